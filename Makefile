@@ -1,0 +1,43 @@
+# Each target does all of its own set-up, with plain pip, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PLUGINS := $(sort $(wildcard plugins/*))
+SOURCES := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+# Build environments must see the pins too, or a plugin's could pull another torch.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint format bench clean
+
+demo: .venv/demo  ## train X-Llama on the built-in text and generate from it
+	$(BIN)/axon train xllama-tiny
+
+test: .venv/test  ## run every test; those that need data are skipped unless AXON_DATA_DIR is set
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+lint: .venv/test  ## ruff, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/pyright -p plugins
+
+format: .venv/test  ## apply ruff's fixes and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/test  ## print the measurements of benchmarks/
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove what the other targets made, except runs/
+	rm -rf .venv .venv-wheels dist
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -e ".[plot]" $(addprefix -e ,$(PLUGINS))
+	touch $@
+
+.venv/test: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -e ".[plot,test]" $(addprefix -e ,$(PLUGINS))
+	touch $@

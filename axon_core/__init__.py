@@ -1,0 +1,44 @@
+"""Axon's core: registries, interfaces and one training loop for AI research made of plugins."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+# Each module, and the public names it defines. Nothing is imported before it is asked for, so that `import axon_core`
+# and the listing commands load neither torch nor pydantic. `__init__.pyi` tells type checkers the same.
+_NAMES = {
+    "config": ["Config", "Spec"],
+    "errors": [
+        "AmbiguousKey",
+        "AxonError",
+        "CheckpointError",
+        "ConfigError",
+        "ContextError",
+        "ContractError",
+        "DataError",
+        "PluginLoadError",
+        "UnknownKey",
+        "UsageError",
+    ],
+    "registry": ["ATTENTIONS", "MODELS", "NORMS", "ROTARY_EMBEDDINGS", "TRAINERS", "Registry", "refresh"],
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: object = version("axon-core")
+    elif name in _HOME:
+        value = getattr(import_module(f"axon_core.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module 'axon_core' has no attribute {name!r}")
+    globals()[name] = value  # the next access finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, "__version__"})

@@ -1,0 +1,95 @@
+"""Softmax attention under a scope, lowered to the cheapest kernel that computes it; and the usual projections."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from axon_core.scope import Between, Scope
+
+
+def attend(
+    q: Float[Tensor, "b n h d"],
+    k: Float[Tensor, "b m k d"],
+    v: Float[Tensor, "b m k e"],
+    scope: Scope,
+    *,
+    scale: float | None = None,
+    narrow: Between | None = None,
+    bias: Between | None = None,
+) -> Float[Tensor, "b n h e"]:
+    """Return softmax(q kᵀ · scale + bias) v over the keys that are visible in `scope`.
+
+    Query head i reads key/value head i // (h / k). The keys are the last m of the scope's keys, so that a cache with
+    a window may hand over fewer. `scale` defaults to d^−½. `narrow` hides further keys from a query, and must leave
+    it itself; `bias` is added to the scores (b h n m). The softmax is computed in float32 at least.
+    """
+    if q.device.type != "cpu":
+        return _attend(q, k, v, scope, scale, narrow, bias)
+    # In float32, and not in autocast's dtype: torch's half-precision kernel for CPUs is several times slower, above all
+    # backward over short rows (7.8 against 2.3 ms) and for a single query (0.68 against 0.19 ms; benchmarks/attend.py).
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        return _attend(q.to(wide), k.to(wide), v.to(wide), scope, scale, narrow, bias).to(q.dtype)
+
+
+def _attend(
+    q: Float[Tensor, "b n h d"],
+    k: Float[Tensor, "b m k d"],
+    v: Float[Tensor, "b m k e"],
+    scope: Scope,
+    scale: float | None,
+    narrow: Between | None,
+    bias: Between | None,
+) -> Float[Tensor, "b n h e"]:
+    (_, n, h, _), (_, m, groups, _) = q.shape, k.shape
+    mask, is_causal = None, False
+    if narrow is None and bias is None and scope.square_causal(m):
+        is_causal = n > 1
+    elif narrow is not None or not scope.sees_all(m):
+        mask = scope.mask(m, narrow)
+    if bias is not None:
+        scores = scope.bias(m, bias, q.dtype)
+        mask = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if n > 1 or h == groups:
+        out = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=h != groups
+        )
+        return out.transpose(1, 2)
+    # A single query: the heads of a group are the queries of one head, so that the cache is read once, not r times.
+    q = q.unflatten(1, (groups, -1)).flatten(2, 3)
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask.unflatten(1, (groups, -1)).flatten(2, 3)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return out.flatten(1, 2).unsqueeze(1)
+
+
+class QKV(nn.Module):
+    """The three projections of attention as one matrix product: `(b n d) -> (b n h d'), (b m k d'), (b m k d')`.
+
+    The rows of `weight` are those of W_Q, then W_K, then W_V, each head's rows together.
+    """
+
+    def __init__(self, dim: int, n_heads: int, n_kv_heads: int, head_dim: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.heads = (n_heads, n_kv_heads, n_kv_heads)
+        self.head_dim = head_dim
+        self.rows = [heads * head_dim for heads in self.heads]
+        self.projection = nn.Linear(dim, sum(self.rows), bias=bias)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], memory: Float[Tensor, "b m d"] | None = None
+    ) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b m k d"], Float[Tensor, "b m k d"]]:
+        """Return queries of `x`, and keys and values of `memory`, or of `x` itself where that is None."""
+        if memory is None:
+            parts = torch.split(self.projection(x), self.rows, -1)
+        else:
+            cuts = [self.rows[0], self.rows[1] + self.rows[2]]
+            parameters = (torch.split(parameter, cuts) for parameter in self.projection.parameters())
+            query_rows, memory_rows = zip(*parameters, strict=True)  # of the weight and, where there is one, the bias
+            parts = (linear(x, *query_rows), *torch.split(linear(memory, *memory_rows), self.rows[1:], -1))
+        q, k, v = (part.unflatten(-1, (heads, self.head_dim)) for part, heads in zip(parts, self.heads, strict=True))
+        return q, k, v

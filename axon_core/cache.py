@@ -1,0 +1,165 @@
+"""Decoding state: what the layers keep between the tokens, allocated outside the modules.
+
+All rows of a batch use the same slot for the same step; shorter rows are padded before their first token, nowhere else,
+and the positions count valid tokens only, so that a row's numbers do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from axon_core.errors import ContextError
+from axon_core.scope import Scope
+
+
+@dataclass(frozen=True)
+class State:
+    """One tensor an attention keeps while decoding."""
+
+    shape: tuple[int, ...]
+    """Shape for one token of one row, or, where `per_token` is False, for one row as a whole."""
+    per_token: bool = True
+    """Whether there is one entry per token, or a single state that every token updates."""
+    dtype: torch.dtype | None = None
+    """The model's own dtype where None; a recurrent state usually wants float32."""
+    window: int | None = None
+    """Over how many tokens, its own included, a query reaches back; older entries are dropped."""
+
+
+class LayerCache:
+    """The state of one layer. An attention appends to it (`append`), or reads and replaces whole states (`[name]`)."""
+
+    def __init__(
+        self, states: Mapping[str, State], batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        self.states = dict(states)
+        self.start = 0
+        self.buffers = {
+            name: torch.zeros(
+                (batch, *_slots(state, capacity), *state.shape), dtype=state.dtype or dtype, device=device
+            )
+            for name, state in self.states.items()
+        }
+
+    def append(self, **new: Float[Tensor, "b n ..."]) -> tuple[Tensor, ...]:
+        """Add per-token entries and return, in the order given, all that a query may reach: `(b m ...)`."""
+        return tuple(self._append(name, entries) for name, entries in new.items())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.buffers[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self.buffers[name].copy_(value)
+
+    def _append(self, name: str, new: Tensor) -> Tensor:
+        buffer, n, window = self.buffers[name], new.shape[1], self.states[name].window
+        if window is None:
+            buffer[:, self.start : self.start + n] = new
+            return buffer[:, : self.start + n]
+        seen = torch.cat((buffer[:, : min(self.start, buffer.shape[1])], new.to(buffer.dtype)), 1)
+        kept = min(seen.shape[1], buffer.shape[1])
+        buffer[:, :kept] = seen[:, seen.shape[1] - kept :]
+        return seen
+
+
+class Step(NamedTuple):
+    """What a model has to run for the tokens just added to a cache."""
+
+    tokens: Int[Tensor, "b n"]
+    scope: Scope
+    layers: Sequence[LayerCache | None]
+
+
+class Cache:
+    """The decoding state of a whole model: one `LayerCache` a layer, and the positions of all slots.
+
+    `horizon` is the sequence length up to which cached entries stay valid (`RotaryEmbedding.constant_until`). Past
+    it the cache keeps the tokens alone, and `extend` hands back all of them to be run again, so that decoding gives
+    exactly what one pass over the whole sequence gives.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Mapping[str, State]],
+        batch: int,
+        capacity: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        horizon: int | None = None,
+    ) -> None:
+        self.capacity = capacity
+        self.horizon = horizon
+        self.length = 0
+        held = capacity if horizon is None else min(capacity, horizon)
+        self.layers = [LayerCache(states, batch, held, dtype, device) for states in layers]
+        self.positions = torch.full((batch, capacity), -1, dtype=torch.long, device=device)
+        self.tokens = None if horizon is None else torch.zeros_like(self.positions)
+        self._next = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        self._padded = False
+
+    def extend(self, tokens: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"] | None = None) -> Step:
+        """Make room for `tokens` (`valid` is False for padding, on the left) and return what to run.
+
+        Raises:
+            ContextError: more tokens than the cache was made for.
+        """
+        start, n = self.length, tokens.shape[1]
+        if start + n > self.capacity:
+            raise ContextError(
+                f"the cache holds {self.capacity} tokens, but {start} + {n} are needed; make it larger or the text shorter"
+            )
+        self.length += n
+        steps = torch.arange(n, device=tokens.device) if valid is None else valid.cumsum(1) - 1
+        positions = self._next + steps
+        if valid is not None:
+            self._padded = True
+            positions = positions.masked_fill(~valid, -1)
+            self._next = self._next + valid.sum(1, keepdim=True)
+        else:
+            self._next = self._next + n
+        self.positions[:, start : start + n] = positions
+        if self.tokens is not None:
+            self.tokens[:, start : start + n] = tokens
+        if self.horizon is not None and self.length > self.horizon:
+            assert self.tokens is not None
+            every = self.positions[:, : self.length]
+            scope = Scope(every, causal=True, padded=self._padded)
+            return Step(self.tokens[:, : self.length], scope, [None] * len(self.layers))
+        for layer in self.layers:
+            layer.start = start
+        scope = Scope(positions, self.positions[:, : start + n], causal=True, padded=self._padded)
+        return Step(tokens, scope, self.layers)
+
+    def reset(self) -> None:
+        """Forget everything, keeping the memory."""
+        self.length, self._padded = 0, False
+        self.positions.fill_(-1)
+        self._next.zero_()
+        for layer in self.layers:
+            for buffer in layer.buffers.values():
+                buffer.zero_()
+
+    def reorder(self, rows: Int[Tensor, " b"]) -> None:
+        """Replace row i of everything by row `rows[i]`, as beam search does."""
+        tensors = [self.positions, self._next, *([] if self.tokens is None else [self.tokens])]
+        for tensor in tensors + [buffer for layer in self.layers for buffer in layer.buffers.values()]:
+            tensor.copy_(tensor[rows])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers' states."""
+        return sum(buffer.nbytes for layer in self.layers for buffer in layer.buffers.values())
+
+
+def _slots(state: State, capacity: int) -> tuple[int, ...]:
+    """The slot axis of a state's buffer: none, all tokens, or the tokens before the newest in its window."""
+    if not state.per_token:
+        return ()
+    return (capacity if state.window is None else max(0, min(capacity, state.window - 1)),)

@@ -1,0 +1,40 @@
+"""The hook that draws `loss.png`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from axon_core.hooks import hook
+
+if TYPE_CHECKING:
+    from axon_core.fit import Fit
+
+__all__ = ["LossPlot"]
+
+_log = logging.getLogger("axon")
+
+
+class LossPlot:
+    """Draws the training and held-out loss over the steps when training ends; needs matplotlib."""
+
+    @hook
+    def fit_end(self, fit: Fit) -> None:
+        """Draw, from the numbers in the metrics file."""
+        if fit.run is None:
+            return
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            _log.warning("no loss plot: matplotlib is not installed (pip install 'axon-core[plot]')")
+            return
+        figure = Figure(figsize=(7, 4), layout="constrained")  # without pyplot, which keeps global state
+        axes = figure.add_subplot(xlabel="step", ylabel="loss", title=fit.run.path.name)
+        lines = [line for line in fit.run.read_metrics() if line["name"] == "loss"]
+        for split, marker in (("train", ""), ("held_out", "o")):
+            points = [(line["step"], line["value"]) for line in lines if line["split"] == split]
+            steps, losses = [step for step, _ in points], [loss for _, loss in points]
+            axes.plot(steps, losses, marker=marker, linewidth=1, label=split.replace("_", " "))
+        axes.legend()
+        axes.grid(alpha=0.3)
+        figure.savefig(fit.run.plot, dpi=120)

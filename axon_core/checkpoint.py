@@ -1,0 +1,155 @@
+"""Models and checkpoints on disk: safetensors and JSON, checked when they are read, never pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
+
+from axon_core import provenance
+from axon_core.errors import CheckpointError, ConfigError, UsageError
+from axon_core.registry import MODELS
+from axon_core.storage import new_folder, read_tree, remove, sha256, sweep, verify, write_tree, writing
+
+if TYPE_CHECKING:
+    from axon_core.interfaces.model import Model
+
+__all__ = ["Checkpoints", "load_model", "save_model"]
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+M = TypeVar("M", bound="Model")
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write a model as `config.json`, which names its parts and their versions, and `model.safetensors`.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+    """
+    parts = provenance.parts_of([model])
+    # The first entry is as good as any: one class may be offered under several keys.
+    own = [key for part in parts if part["group"] == "model" and MODELS[key := provenance.key(part)] is type(model)]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(model, str(folder / _WEIGHTS))
+        facts = {
+            "type": own[0] if own else None,
+            "config": model.config.model_dump(mode="json"),
+            "parts": parts,
+            "axon_core": metadata.version("axon-core"),
+            "sha256": sha256(folder / _WEIGHTS),
+        }
+        (folder / _CONFIG).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def load_model(folder: Path, cls: type[M]) -> M:
+    """Read a model that `save_model` wrote; `cls` is its class, or a base of it.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"no model folder {folder}")
+    try:
+        facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        key, config, parts, checksum = (facts[name] for name in ("type", "config", "parts", "sha256"))
+        intact = sha256(folder / _WEIGHTS) == checksum
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no model in {folder}: {Path(error.filename).name} is missing") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / _CONFIG} is damaged ({error!r})") from None
+    if not intact:
+        raise CheckpointError(f"{folder / _WEIGHTS} is damaged: it does not match the checksum in {_CONFIG}")
+    provenance.require(parts, f"the model in {folder}")
+    found: type[Model] = cls if key is None else MODELS[key]
+    if not issubclass(found, cls):
+        raise CheckpointError(f"{folder} holds a {found.__name__}, which is no {cls.__name__}")
+    try:
+        model = found.build(**config)
+        load_weights(model, str(folder / _WEIGHTS))
+    except ConfigError as error:
+        raise error.inside("config", source=str(folder / _CONFIG)) from None
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"the weights in {folder} do not fit its config: {first_mismatch(error)}") from None
+    return cast(M, model)
+
+
+def first_mismatch(error: Exception) -> str:
+    """Return the first of the problems that `load_state_dict` lists in its error, for a one-line message."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return lines[1] if len(lines) > 1 else str(error)
+
+
+class Checkpoints:
+    """The checkpoints of a run: folders `step-<n>`, each complete or not there.
+
+    A checkpoint holds the training state, the exported `model/` and a manifest of checksums.
+
+    Args:
+        folder: where they are.
+        keep: how many of the latest survive a `save`.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self._keep = keep
+
+    def names(self) -> list[str]:
+        """Names of the checkpoints, earliest first."""
+        steps = (found.name.removeprefix("step-") for found in self.folder.glob("step-*") if found.is_dir())
+        return [f"step-{step}" for step in sorted(int(step) for step in steps if step.isdecimal())]
+
+    def save(self, step: int, state: Mapping[str, Any], export: Callable[[Path], None]) -> Path:
+        """Write checkpoint `step-<step>`, then drop all but the latest ones.
+
+        Raises:
+            CheckpointError: it could not be written; earlier checkpoints are intact.
+        """
+        target = self.folder / f"step-{step}"
+        with new_folder(target) as folder:
+            write_tree(folder, state)
+            (folder / "model").mkdir()
+            export(folder / "model")
+        for name in self.names()[: -self._keep]:
+            remove(self.folder / name)
+        return target
+
+    def find(self, name: str | None = None) -> Path | None:
+        """Return an intact checkpoint by name, `"previous"` for the last but one, or the latest; None if there is none.
+
+        Raises:
+            UsageError: there is no checkpoint of that name.
+            CheckpointError: it is damaged; the message names the latest one that is not.
+        """
+        names = self.names()
+        if name == "previous" and len(names) > 1:
+            name = names[-2]
+        if name is not None and name not in names:
+            raise UsageError(f"no checkpoint {name} in {self.folder}; there are: {', '.join(names) or 'none'}")
+        if not names:
+            return None
+        folder = self.folder / (name or names[-1])
+        if problem := verify(folder):
+            good = [other for other in names if other != folder.name and not verify(self.folder / other)]
+            remedy = f"resume with --from {good[-1]}" if good else "no other is intact: start the run anew"
+            raise CheckpointError(f"checkpoint {folder.name} in {self.folder} is damaged: {problem}; {remedy}")
+        return folder
+
+    def clean(self, step: int) -> None:
+        """Remove what a killed process left unfinished, and checkpoints after `step`, which a resumed run rewrites."""
+        sweep(self.folder)
+        for name in self.names():
+            if int(name.removeprefix("step-")) > step:
+                remove(self.folder / name)
+
+    @staticmethod
+    def read(checkpoint: Path) -> dict[str, Any]:
+        """Return the training state of a checkpoint that `find` found."""
+        return read_tree(checkpoint)

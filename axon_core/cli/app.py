@@ -1,0 +1,114 @@
+"""The group of commands, and `main`, which turns every error into one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from axon_core.discovery import Entry, discover
+from axon_core.errors import AmbiguousKey, AxonError, ContractError, UnknownKey
+
+# Name -> the line `axon --help` shows. The module `axon_core.cli.<name>` holds the click command, as `command`; it is
+# not imported for the help, because several need torch.
+COMMANDS = {
+    "check": "Run the conformance kit on a plugin.",
+    "doctor": "Examine every installed plugin and say how to repair what is broken.",
+    "evaluate": "Measure a trained model on the held-out data.",
+    "generate": "Continue a text with a trained model.",
+    "info": "Describe a component and its options.",
+    "list": "List what the installed plugins offer.",
+    "papers": "List the installed papers.",
+    "recipes": "List the installed recipes.",
+    "reproduce": "Check the claims of a paper.",
+    "search": "Search components, recipes and papers, installed or not.",
+    "train": "Train a model by a recipe.",
+}
+
+
+class _Commands(click.Group):
+    """The core's commands and those of plugins."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *(entry.key for entry in discover().entries("command"))})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        commands = discover().entries("command")  # before a command imports torch, which discovery may have to protect
+        if cmd_name in COMMANDS:
+            return import_module(f"axon_core.cli.{cmd_name}").command
+        found = [e for e in commands if cmd_name in (e.key, e.qualified)]
+        if len(found) > 1:
+            names = " or ".join(entry.qualified for entry in found)
+            raise AmbiguousKey(f"the command {cmd_name!r} is in {len(found)} plugins; say which: {names}")
+        return load_command(found[0]) if found else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if (command := self.get_command(ctx, args[0])) is None:
+            from axon_core.suggest import nearest
+
+            near = nearest(args[0], self.list_commands(ctx))
+            hint = f"did you mean {' or '.join(near)}?" if near else "`axon --help` lists the commands"
+            raise UnknownKey(f"there is no command {args[0]!r}; {hint}")
+        return command.name, command, args[1:]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+        if entries := [e for e in discover().entries("command") if e.key not in COMMANDS]:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(e.key, f"From {e.source}.") for e in entries])
+
+
+def load_command(entry: Entry) -> click.Command:
+    """Import a plugin's command. Raises `PluginLoadError`, and `ContractError` where it is no click command."""
+    command = entry.load()
+    if not isinstance(command, click.Command):
+        raise ContractError(f"{entry.target} of {entry.source} should be a click command, but is {command!r}")
+    return command
+
+
+@click.command(cls=_Commands)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="axon-core", message="axon-core %(version)s")
+def cli(debug: bool) -> None:
+    """Axon: AI research made of plugins. Each paper is a package; its parts fit any model."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `axon` and return its exit code: 0, 1 for a failure, 2 for a wrong request, 130 when interrupted."""
+    argv = list(sys.argv[1:] if args is None else args)
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    debug = "--debug" in options
+    if debug:  # it is accepted anywhere, as people add it to the end of the line that failed
+        argv.remove("--debug")
+    try:
+        result = cli.main(argv, prog_name="axon", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.Abort:
+        click.echo("Interrupted.", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            click.echo(f"Error: {_explained(error)}", err=True)
+        return error.exit_code if isinstance(error, AxonError) else 1
+
+
+def _explained(error: Exception) -> str:
+    if isinstance(error, AxonError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return (
+        f"{type(error).__name__}: {error}. This is a fault of Axon or of a plugin, not of your input; "
+        "`axon --debug …` shows where it happened"
+    )

@@ -1,0 +1,58 @@
+"""`axon check`."""
+
+from __future__ import annotations
+
+import click
+
+from axon_core.cli.output import json_option, print_json, print_table
+
+
+@click.command("check")
+@click.argument("plugin", required=False)
+@json_option
+@click.pass_context
+def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
+    """Run the conformance kit on the parts of PLUGIN, a distribution or a paper; left out, of all that are installed.
+
+    Exits with 1 if any check fails.
+    """
+    from axon_core.testing.kit import cases
+
+    results = [(case, case.failure()) for case in cases(_distribution(plugin))]
+    failures = [failure for _, failure in results if failure]
+    if as_json:
+        print_json(
+            [
+                {
+                    "part": case.part.name,
+                    "check": case.check.name,
+                    "rule": case.check.rule,
+                    "passed": failure is None,
+                    "input": failure and failure.on,
+                    "found": failure and failure.found,
+                    "usual_cause": failure and case.check.cause,
+                }
+                for case, failure in results
+            ]
+        )
+    else:
+        parts: dict[str, tuple[list[str], list[str]]] = {}
+        for case, failure in results:
+            parts.setdefault(case.part.name, ([], []))[failure is not None].append(case.check.name)
+        rows = [
+            (part, f"{len(passed)} of {len(passed) + len(failed)}", ", ".join(failed) or "-")
+            for part, (passed, failed) in parts.items()
+        ]
+        print_table(["part", "passed", "failed"], rows)
+        for failure in failures:
+            click.echo(f"\n{failure}")
+        click.echo(f"\n{len(results)} checks on {len(parts)} parts: {len(failures) or 'none'} failed.")
+    ctx.exit(1 if failures else 0)
+
+
+def _distribution(plugin: str | None) -> str | None:
+    """The distribution that `plugin` names, by itself or by its paper."""
+    from axon_core.discovery import discover
+
+    papers = {entry.key: entry.distribution for entry in discover().entries("paper")}
+    return papers.get(plugin, plugin) if plugin else None

@@ -1,0 +1,70 @@
+"""`axon reproduce`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from axon_core.claims import Result, check, save
+from axon_core.cli.output import json_option, print_json, print_table
+from axon_core.paper import Paper, card, cards
+
+
+@click.command("reproduce")
+@click.argument("name", metavar="PAPER", required=False)
+@click.option("--all", "everything", is_flag=True, help="Check the claims of every installed paper.")
+@click.option("--full", is_flag=True, help="Also run the claims whose check is a run of the paper's own size.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for claims.json and figures.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context, name: str | None, everything: bool, full: bool, out: Path | None, as_json: bool
+) -> None:
+    """Check the claims of PAPER, print what was measured beside what the paper says, and exit with 1 if any fails."""
+    if (name is None) is not everything:
+        raise click.UsageError("name one paper, or give --all")
+    found = cards() if name is None else (card(name),)
+    out = out or Path("runs") / f"reproduce-{name or 'all'}".replace(":", "-")
+    damaged = [c for c in found if c.paper is None]
+    results: list[Result] = []
+    try:
+        for paper in (c.paper for c in found if c.paper):
+            for result in _checked(paper, out, full):
+                results.append(result)
+    finally:  # what was measured before an interruption is kept
+        path = save(results, out)
+    if as_json:
+        print_json([asdict(result) for result in results])
+    else:
+        columns = ["claim", "where", "paper", "measured", "scale", "verdict", "seconds"]
+        print_table(columns, map(_row, results))
+        counts = {
+            v: sum(r.verdict == v for r in results) for v in ("reproduced", "direction holds", "failed", "not run")
+        }
+        click.echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "no claims")
+        click.echo(f"Written to {path}")
+    for one in damaged:
+        click.echo(f"Error: {one.error}", err=True)
+    ctx.exit(1 if damaged or any(result.verdict == "failed" for result in results) else 0)
+
+
+def _checked(paper: Paper, out: Path, full: bool) -> Iterator[Result]:
+    for claim in paper.claim:
+        click.echo(f"{paper.id}: {claim.id} … ", err=True, nl=False)
+        yield (result := check(paper, claim, out=out, full=full))
+        click.echo(f"{result.verdict} ({result.seconds:.1f} s)", err=True)
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    return (
+        f"{result.paper}/{result.claim}",
+        result.where,
+        result.reported,
+        result.measured,
+        result.scale,
+        result.verdict,
+        f"{result.seconds:.1f}",
+    )

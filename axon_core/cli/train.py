@@ -1,0 +1,120 @@
+"""`axon train`."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from axon_core.callbacks.progress import Progress
+from axon_core.errors import UsageError
+from axon_core.fit import Result, evaluation, fit
+from axon_core.interfaces.model import CausalLM
+from axon_core.interfaces.trainer import Trainer
+from axon_core.recipe import Recipe
+from axon_core.run import RunFolder
+
+
+@click.command("train")
+@click.argument("recipe", required=False)
+@click.option("--set", "overrides", metavar="A.B=C", multiple=True, help="Change a field of the recipe; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder, new or empty; by default runs/<recipe>-<n>.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out; RECIPE may be left out then.")
+@click.option(
+    "--from", "checkpoint", metavar="NAME", help="With --resume: the checkpoint to continue from, step-100 or previous."
+)
+@click.option("--stop-at", type=click.IntRange(min=1), help="Save and stop after this step; resume later.")
+def command(
+    recipe: str | None,
+    overrides: Sequence[str],
+    out: Path | None,
+    resume: bool,
+    checkpoint: str | None,
+    stop_at: int | None,
+) -> None:
+    """Train by RECIPE: the name of an installed recipe, or a TOML file."""
+    begun = time.monotonic()
+    if checkpoint and not resume:
+        raise UsageError("--from needs --resume")
+    if resume:
+        if out is None:
+            raise UsageError("--resume needs --out, the folder of the run to continue")
+        plan, saved = _continued(recipe, overrides, out, checkpoint)
+    elif recipe is None:
+        raise UsageError("name a recipe or a TOML file; `axon recipes` lists the installed ones")
+    else:
+        plan, saved = Recipe.load(recipe, overrides), None
+        out = out or RunFolder.free_name(plan.name)
+        RunFolder.check_free(out)
+    trainer = plan.build(saved)
+    click.echo(f"{plan.name}: {_size(trainer):,} parameters, into {out}", err=True)
+    result = fit(
+        trainer,
+        out,
+        resume=checkpoint or resume,
+        stop_at=stop_at,
+        hooks=[Progress()],
+        recipe={"name": plan.name, **plan.tables},
+    )
+    _report(result, trainer, out, time.monotonic() - begun)
+
+
+def _continued(
+    recipe: str | None, overrides: Sequence[str], out: Path, checkpoint: str | None
+) -> tuple[Recipe, Path | None]:
+    """Return the recipe of a run to be continued, and what it exported last."""
+    if recipe and not (out / "run.json").exists():  # killed before it had begun
+        RunFolder.check_free(out)
+        click.echo(f"{out} holds no run to resume; starting it", err=True)
+        return Recipe.load(recipe, overrides), None
+    run = RunFolder.open(out)
+    before = run.recipe()
+    plan = Recipe.load(recipe, overrides) if recipe else run.recipe(overrides)
+    for table in ("model", "data"):
+        old, new = before.tables[table], plan.tables[table]
+        if old != new:
+            name = next(key for key in {**old, **new} if old.get(key) != new.get(key))
+            raise UsageError(
+                f"a run keeps its model and data: {table}.{name} was {old.get(name)!r} in {out} and is now "
+                f"{new.get(name)!r}. Start a new run, or resume without changing it"
+            )
+    found = run.checkpoints.find(checkpoint)
+    return plan, found and found / "model"
+
+
+def _size(trainer: Trainer) -> int:
+    parameters = {p for role in trainer.trainable for p in trainer.models[role].parameters()}
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _report(result: Result, trainer: Trainer, out: Path, seconds: float) -> None:
+    """Say what came out, where it is, and what may be done next."""
+    folder = shlex.quote(str(out))
+    click.echo(f"{result.status} after step {result.step}, {timedelta(seconds=round(seconds))}")
+    if result.metrics:
+        click.echo(f"held out: {described(result.metrics)}")
+    if result.status == "paused":
+        click.echo(f"Continue with: axon train --resume --out {folder}")
+        return
+    if (sample := evaluation(trainer, trainer.sample)) is not None:
+        click.echo(f"\n{sample}\n")
+    click.echo(f"Run folder: {out}")
+    if result.run is not None and result.run.plot.exists():
+        click.echo(f"Loss plot:  {result.run.plot}")
+    if any(isinstance(trainer.models[role], CausalLM) for role in trainer.trainable):
+        click.echo(f'Next:       axon generate {folder} --prompt "The "')
+    else:
+        click.echo(f"Next:       axon evaluate {folder}")
+
+
+def described(metrics: dict[str, float]) -> str:
+    """Return the numbers of an evaluation in words; a loss beside `bits_per_byte` is in nats per token."""
+    units = {"loss": " nats per token"} if "bits_per_byte" in metrics else {}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:,.4f}".removesuffix(".0000") + units.get(name, "")
+        for name, value in metrics.items()
+    )

@@ -1,0 +1,103 @@
+"""Configuration: the pydantic base of all configs, component specs, and their errors."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from axon_core.errors import ConfigError
+
+__all__ = ["Config", "Spec", "at", "validate"]
+
+C = TypeVar("C", bound=BaseModel)
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, keyword only, and unknown fields are errors.
+
+    Every field carries a description; a field that stands for a constant of a paper cites the section.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+
+class Spec(BaseModel):
+    """Which registered component to use, and its options: `{"type": "mynorm", "eps": 1e-6}`.
+
+    A plain name (`"mynorm"`) and a registered class (`NORMS["mynorm"]`) are accepted as short forms. The options are
+    validated by the component's own `Config` when it is built.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    type: str
+    """The component's key in its registry, or `"distribution:key"`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"type": value}
+        if isinstance(value, type):
+            value = {"type": value}
+        if isinstance(value, Mapping):
+            fields = cast(Mapping[str, Any], value)
+            if isinstance(component := fields.get("type"), type):
+                from axon_core.registry import key_of  # deferred: the registry builds components from specs
+
+                return {**fields, "type": key_of(component)}
+        return cast(Any, value)
+
+    @classmethod
+    def of(cls, value: Spec | str | type | Mapping[str, Any]) -> Self:
+        """Return `value`, in any of its forms, as a spec. Raises `ConfigError` where it is none of them."""
+        return value if isinstance(value, cls) else validate(cls, value)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The component's own options: everything but `type`."""
+        return dict(self.model_extra or {})
+
+
+def validate(config: type[C], values: Any) -> C:
+    """Validate `values` against `config`; raises `ConfigError` with each rule, the value and where it stands."""
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            (tuple(map(str, e["loc"])), _message(e, config))
+            for e in error.errors(include_url=False)
+            if e["type"] != "default_factory_not_called"  # follows from an error already listed
+        ]
+        raise ConfigError(problems) from None
+
+
+@contextmanager
+def at(*path: str, source: str | None = None) -> Generator[None]:
+    """Add `path` on the left of every `ConfigError` raised in the block."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.inside(*path, source=source) from error.__cause__
+
+
+def _message(error: ErrorDetails, config: type[BaseModel]) -> str:
+    """One readable line for one pydantic error: the rule, then the value."""
+    name, value = str(error["loc"][-1]) if error["loc"] else "", error["input"]
+    match error["type"]:
+        case "missing":
+            return "this field is required"
+        case "extra_forbidden":
+            close = difflib.get_close_matches(name, config.model_fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(config.model_fields)}"
+            return f"unknown field {name!r} ({hint})"
+        case "value_error":
+            return f"{error['msg'].removeprefix('Value error, ')}"
+        case _:
+            rule = error["msg"].removeprefix("Input should be ")
+            return f"must be {rule}, got {value!r}"

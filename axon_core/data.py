@@ -1,0 +1,190 @@
+"""Text data: read, split, tokenized, and sampled in a deterministic order that can be entered at any step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor
+
+from axon_core import config
+from axon_core.config import Spec, at
+from axon_core.errors import DataError
+from axon_core.randomness import Key
+from axon_core.tokenizer import Tokenizer, train_tokenizer
+
+__all__ = ["TextConfig", "TextData", "Windows", "read_text"]
+
+
+class TextConfig(config.Config):
+    """The `[data]` table of a recipe whose data is one long text."""
+
+    path: str | None = None
+    """A UTF-8 text file, or a folder of them; `~` and `$VARIABLES` are filled in. Left out: Python's own reference."""
+    held_out: float = Field(0.1, gt=0, lt=1)
+    """Which part of the text, at its end, is kept from training and used for evaluation."""
+    tokenizer: Spec = Field(default_factory=lambda: Spec(type="char"), validate_default=True)
+    """How text becomes tokens: `byte`, `char` or `sentencepiece`, with options."""
+
+
+def read_text(path: str | Path | None = None) -> str:
+    """Return the text of a UTF-8 file, or of all files in a folder in the order of their names, joined by newlines.
+
+    Without a path it is the English reference text that every CPython carries in `pydoc_data.topics`.
+
+    Raises:
+        DataError: the path names an unset variable, does not exist, cannot be read, is not UTF-8, or holds no text.
+    """
+    if path is None:
+        from pydoc_data.topics import topics
+
+        return "\n".join(topics[name] for name in sorted(topics))
+    place = Path(os.path.expandvars(str(path))).expanduser()
+    if "$" in str(place):
+        raise DataError(
+            f"data path {str(path)!r} names an environment variable that is not set; set it, or give a path"
+        )
+    if not place.exists():
+        raise DataError(f"no such file or folder: {place} (current folder: {Path.cwd()})")
+    files = [place]
+    if place.is_dir():
+        files = sorted(file for file in place.rglob("*") if file.is_file() and not file.name.startswith("."))
+    text = "\n".join(_read_file(file) for file in files)
+    if not text.strip():
+        raise DataError(f"{place} holds no text; give a UTF-8 text file or a folder of them")
+    return text
+
+
+def _read_file(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise DataError(
+            f"{file} is not UTF-8 text: byte {error.start:,} is 0x{byte:02x} ({error.reason}); convert it, for "
+            "instance with iconv, or leave it out"
+        ) from None
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from None
+
+
+class Windows:
+    """Samples windows of `context + 1` tokens: inputs, and the targets one further on.
+
+    An epoch cuts the text, from a random offset, into windows that follow each other, and visits them in random order:
+    each token is a target at most once an epoch, and almost all are. The offset changes from epoch to epoch, so that
+    windows begin everywhere. Sampling keeps no state: example i is the same whenever it is asked for.
+
+    Args:
+        tokens: the text.
+        context: number of targets in a window.
+        key: what the order depends on.
+
+    Raises:
+        DataError: the text has fewer than `context + 1` tokens.
+    """
+
+    def __init__(self, tokens: Int[Tensor, " n"], context: int, key: Key) -> None:
+        if len(tokens) < context + 1:
+            raise DataError(
+                f"the text must have at least context + 1 = {context + 1} tokens, got {len(tokens)}; give more text "
+                "or choose a shorter context"
+            )
+        self.tokens, self.context, self._key = tokens, context, key
+        self.per_epoch = max(1, (len(tokens) - context) // context)
+        self._slack = min(context, len(tokens) - self.per_epoch * context)  # offsets that still leave all windows whole
+        self._within = torch.arange(context + 1)
+        self._starts = lru_cache(maxsize=2)(self._epoch)
+
+    def batch(self, step: int, size: int) -> Int[Tensor, "b n+1"]:
+        """Return the windows of examples `step * size` up to the next step's first."""
+        starts: list[Tensor] = []
+        example, end = step * size, (step + 1) * size
+        while example < end:
+            epoch, first = divmod(example, self.per_epoch)
+            starts.append(self._starts(epoch)[first : first + end - example])
+            example += len(starts[-1])
+        return self.tokens[torch.cat(starts)[:, None] + self._within].long()
+
+    def _epoch(self, epoch: int) -> Int[Tensor, " w"]:
+        generator = self._key(epoch).generator()
+        offset = torch.randint(self._slack, (), generator=generator)
+        return offset + self.context * torch.randperm(self.per_epoch, generator=generator)
+
+
+@dataclass(frozen=True)
+class TextData:
+    """One text as tokens: the part to train on and the part held out.
+
+    Attributes:
+        tokenizer: what turned the text into tokens.
+        train: tokens of the first part.
+        held_out: tokens of the rest.
+
+    Raises:
+        DataError: fewer than two tokens are held out.
+    """
+
+    tokenizer: Tokenizer
+    train: Int[Tensor, " n"]
+    held_out: Int[Tensor, " m"]
+
+    def __post_init__(self) -> None:
+        if len(self.held_out) < 2:
+            raise DataError(
+                f"the held-out part must have at least 2 tokens, got {len(self.held_out)}; give more text or a "
+                "larger held_out"
+            )
+
+    @classmethod
+    def load(cls, values: TextConfig | dict[str, Any], tokenizer: Tokenizer | None = None) -> Self:
+        """Read the text, split it, and tokenize both parts.
+
+        Without a `tokenizer` one is trained, on the whole text: its vocabulary must cover the held-out part too.
+
+        Raises:
+            ConfigError: `values` break a rule of `TextConfig`.
+            DataError: the text cannot be read or tokenized.
+        """
+        settings = values if isinstance(values, TextConfig) else config.validate(TextConfig, values)
+        text = read_text(settings.path)
+        if tokenizer is None:
+            with at("tokenizer"):
+                tokenizer = train_tokenizer(settings.tokenizer, text)
+        return cls.of(text, tokenizer, settings.held_out)
+
+    @classmethod
+    def of(cls, text: str, tokenizer: Tokenizer | None = None, held_out: float = 0.1) -> Self:
+        """Split a text that is at hand and tokenize both parts, by default into characters.
+
+        Raises:
+            DataError: the text cannot be tokenized, or is too short.
+        """
+        tokenizer = tokenizer or train_tokenizer("char", text)
+        cut = int(len(text) * (1 - held_out))
+        train, rest = (torch.tensor(tokenizer.encode(part), dtype=torch.int32) for part in (text[:cut], text[cut:]))
+        return cls(tokenizer, train, rest)
+
+    @property
+    def held_out_bytes(self) -> int:
+        """UTF-8 length of what evaluation scores: the held-out part without its first token."""
+        return sum(len(self.tokenizer.piece(token)) for token in self.held_out[1:].tolist())
+
+    def held_out_batches(self, context: int, size: int) -> Iterator[Int[Tensor, "b n+1"]]:
+        """Yield windows that cover the held-out part: each token after the first is a target exactly once.
+
+        All windows have `context + 1` tokens but the last, which holds what is left and comes alone.
+        """
+        targets = len(self.held_out) - 1
+        whole = targets // context
+        if whole:
+            yield from self.held_out.long().unfold(0, context + 1, context).split(size)
+        if targets % context:
+            yield self.held_out[whole * context :].long()[None]

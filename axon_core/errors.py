@@ -1,0 +1,82 @@
+"""The kinds of error Axon raises on purpose: each message states the rule, the value and the remedy.
+
+The command line prints an `AxonError` as one paragraph and exits with its `exit_code`; anything else is a bug.
+"""
+
+from __future__ import annotations
+
+
+class AxonError(Exception):
+    """Base of every error a user may meet; `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class UsageError(AxonError):
+    """The request itself is wrong: an unknown name, a bad option, a recipe that does not validate."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration value breaks a rule.
+
+    `problems` are `(path, message)` pairs; a path such as `("attention", "n_kv_heads")` grows on its left as the
+    error travels outwards (`inside`), so that the user reads where in the recipe the value stands.
+    """
+
+    def __init__(self, problems: list[tuple[tuple[str, ...], str]], source: str | None = None) -> None:
+        super().__init__()
+        self.problems = problems
+        self.source = source
+
+    def inside(self, *path: str, source: str | None = None) -> ConfigError:
+        """Return the same error, seen from one level further out."""
+        problems = [((*path, *inner), message) for inner, message in self.problems]
+        return ConfigError(problems, source or self.source)
+
+    def __str__(self) -> str:
+        lines = [f"{'.'.join(path)}: {message}" if path else message for path, message in self.problems]
+        where = f"in {self.source}: " if self.source else ""
+        return where + ("; ".join(lines))
+
+
+class UnknownKey(UsageError, KeyError):
+    """A registry has no component of that name."""
+
+
+class AmbiguousKey(UsageError):
+    """Two distributions claim one key; the qualified name `"distribution:key"` picks one."""
+
+
+class PluginLoadError(AxonError):
+    """A plugin's code could not be imported; only look-ups of its own keys are affected."""
+
+
+class ContractError(AxonError):
+    """A registered class does not keep the contract of its interface."""
+
+
+class DataError(AxonError):
+    """Input data is missing, unreadable, empty or too short."""
+
+
+class CheckpointError(AxonError):
+    """A checkpoint or run folder is missing, damaged or does not fit the model."""
+
+
+class ContextError(UsageError):
+    """A sequence is longer than the model's context allows."""
+
+
+class TrainingError(AxonError):
+    """Training cannot go on: its numbers have stopped being finite."""
+
+
+class Interrupted(AxonError):
+    """The user stopped the work; what was done is saved."""
+
+    exit_code = 130

@@ -1,0 +1,328 @@
+"""The training loop, one for all papers: what a trainer supplies, run, evaluated, saved and resumed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from axon_core import provenance
+from axon_core.callbacks.metrics import MetricsFile
+from axon_core.callbacks.plot import LossPlot
+from axon_core.distributed import share, sum_gradients, sum_numbers
+from axon_core.errors import ContractError, Interrupted, TrainingError
+from axon_core.hooks import Hooks
+from axon_core.interfaces.trainer import Trainer
+from axon_core.optim import schedule
+from axon_core.randomness import Key
+from axon_core.run import RunFolder
+from axon_core.state import State
+
+__all__ = ["Fit", "Result", "evaluate", "evaluation", "fit"]
+
+_log = logging.getLogger("axon")
+
+T = TypeVar("T")
+Status = Literal["finished", "stopped", "paused", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training came to."""
+
+    step: int
+    """Steps done in all."""
+    status: Status
+    """Whether all steps were done, a hook or `patience` ended it, or `stop_at` did."""
+    metrics: dict[str, float]
+    """The last evaluation; empty where the trainer has none."""
+    run: RunFolder | None
+    """The run folder, if there is one."""
+
+
+def fit(
+    trainer: Trainer,
+    out: Path | str | None = None,
+    *,
+    resume: bool | str = False,
+    stop_at: int | None = None,
+    hooks: Iterable[object] = (),
+    recipe: Mapping[str, Any] | None = None,
+) -> Result:
+    """Train, and leave the result in the trainer's models and in the run folder `out`.
+
+    The models end in evaluation mode, with the averaged weights if there is an average.
+    Resuming continues exactly: N steps, then N more, equal 2N bit for bit on CPU.
+
+    Args:
+        trainer: what to train.
+        out: the run folder, made here; without one nothing is written.
+        resume: continue from the latest checkpoint in `out`, or from the one of this name; from the start if there is
+            none yet.
+        stop_at: save and return after this step though more are to come, as when a machine is lent for an hour.
+        hooks: what is to be told of the events; those of installed plugins are added.
+        recipe: what the trainer was built from, for `run.json`.
+
+    Raises:
+        UsageError: `out` is not empty and not to be resumed.
+        CheckpointError: the checkpoint is damaged or does not fit, or the folder cannot be written to.
+        TrainingError: the loss is no longer finite.
+        Interrupted: by Ctrl-C or a request to terminate; all is saved.
+    """
+    for model in trainer.models.values():
+        model.to(trainer.config.device)
+    state = State(trainer)
+    run = None
+    if out is not None:
+        run = _open(trainer, Path(out), resume, recipe, state)
+        hooks = (MetricsFile(), *hooks, LossPlot())
+    return Fit(trainer, state, run, Hooks(hooks)).run_to(min(stop_at or trainer.config.steps, trainer.config.steps))
+
+
+def _open(trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, Any] | None, state: State) -> RunFolder:
+    """Make the run folder, or take up the one that is there."""
+    facts = {
+        "recipe": recipe,
+        "trainer": trainer.config.model_dump(mode="json"),
+        "parts": provenance.parts_of(trainer.models.values(), type(trainer)),
+    }
+    keep = trainer.config.keep
+    if resume is False or (resume is True and not (out / "run.json").exists()):
+        return RunFolder.create(out, facts, keep)
+    run = RunFolder.open(out, keep)
+    checkpoint = run.checkpoints.find(None if resume is True else resume)
+    if checkpoint is not None:
+        state.load_state_dict(run.checkpoints.read(checkpoint))
+    run.rewind(state.step)
+    run.facts.update(facts)
+    run.write_facts()
+    return run
+
+
+def evaluate(trainer: Trainer) -> dict[str, float]:
+    """Return the trainer's own evaluation, see `evaluation`."""
+    return evaluation(trainer, trainer.evaluate)
+
+
+def evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
+    """Return `measure()`, computed in evaluation mode, in the trainer's precision, and without gradients."""
+    with _resting(trainer), _autocast(trainer.config), torch.random.fork_rng():
+        Key((trainer.config.seed, "evaluate")).seed_global()
+        return measure()
+
+
+class Fit:
+    """One training in progress, as hooks see it.
+
+    Attributes:
+        trainer: what is trained.
+        state: weights, optimisers and counters; `state.step` steps are done.
+        run: the run folder, if there is one.
+        units: how many of the trainer's `unit` were trained on since this process began.
+    """
+
+    def __init__(self, trainer: Trainer, state: State, run: RunFolder | None, hooks: Hooks) -> None:
+        self.trainer, self.state, self.run = trainer, state, run
+        self.units = 0.0
+        self._hooks = hooks
+        self._config = trainer.config
+        self._collects = type(trainer).collect is not Trainer.collect
+
+    def run_to(self, end: int) -> Result:
+        """Do the steps that are left until `end`; see `fit`."""
+        config, state = self._config, self.state
+        for role, model in self.trainer.models.items():
+            model.train(role in self.trainer.trainable)
+            model.requires_grad_(role in self.trainer.trainable)
+        with _signals(self.run is not None) as caught, torch.random.fork_rng(), self._reported():
+            self._hooks.emit("fit_start", fit=self)
+            status = self._status(end)
+            while status is None:
+                asked = self._hooks.emit("step_end", fit=self, metrics=self._step())
+                if state.step == config.steps or asked & {"eval", "stop"} or _due(state.step, config.eval_every):
+                    asked |= self._evaluate()
+                status = self._status(end, stop="stop" in asked) or ("interrupted" if caught else None)
+                if status or "save" in asked or _due(state.step, config.save_every):
+                    self._save(publish=status is not None)
+            if status == "interrupted":
+                raise Interrupted(f"interrupted after step {state.step}; all is saved. {self._remedy()}")
+            self._hooks.emit("fit_end", fit=self)
+        state.settle()
+        for model in self.trainer.models.values():
+            model.eval()
+        return Result(state.step, status, state.evaluation, self.run)
+
+    def _status(self, end: int, stop: bool = False) -> Status | None:
+        """Return why training is over, or None."""
+        if self.state.step >= self._config.steps:
+            return "finished"
+        if stop or self.state.exhausted:
+            return "stopped"
+        return "paused" if self.state.step >= end else None
+
+    def _step(self) -> dict[str, float]:
+        """Do one step and return its losses, gradient norm and learning rate."""
+        config, trainer, step = self._config, self.trainer, self.state.step
+        key = Key((config.seed, step))
+        data = {name: rows.to(config.device) for name, rows in share(trainer.batch(step)).items()}
+        if self._collects:
+            with _resting(trainer):
+                key("collect").seed_global()
+                data = trainer.collect(data, key("collect"))
+        factor = schedule(config.schedule, step, steps=config.steps, warmup=config.warmup, final=config.final)
+        metrics: dict[str, float] = {}
+        updates = 0
+        for updates, minibatch in enumerate(trainer.minibatches(data, key("minibatches")), 1):
+            for name, value in self._update(minibatch, key("update", updates), factor).items():
+                metrics[name] = metrics.get(name, 0.0) + value
+        self.state.step = step + 1
+        metrics = {name: value / updates for name, value in metrics.items()}
+        return {**metrics, "learning_rate": self.state.optimizers[0].param_groups[0]["lr"]}
+
+    def _update(self, data: dict[str, Tensor], key: Key, factor: float) -> dict[str, float]:
+        """Make one update from a mini-batch: minimise Σ sum_i / count_i, whatever the micro-batches."""
+        counts = sum_numbers({name: float(count) for name, count in self.trainer.counts(data).items()})
+        sums: dict[str, Tensor] = {}
+        minimised: set[str] = set()
+        for number, micro in enumerate(_cut(data, self._config.micro_batches)):
+            key(number).seed_global()
+            with _autocast(self._config):
+                terms = self.trainer.loss(micro)
+            if terms.keys() != counts.keys():
+                raise ContractError(
+                    f"{type(self.trainer).__name__}.loss and .counts must name the same terms, got "
+                    f"{sorted(terms)} and {sorted(counts)}"
+                )
+            # A count of 0 belongs to a sum of 0: no example bears on that term.
+            losses = {name: term / (counts[name] or 1.0) for name, term in terms.items() if term.requires_grad}
+            if not losses:
+                raise ContractError(f"no term of {type(self.trainer).__name__}.loss has a gradient")
+            sum(losses.values(), torch.zeros(())).backward()
+            minimised |= losses.keys()
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
+        totals = sum_numbers(dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)))
+        metrics = {name: total / (counts[name] or 1.0) for name, total in totals.items()}
+        metrics["loss"] = sum(metrics[name] for name in minimised)
+        if not math.isfinite(metrics["loss"]):
+            raise TrainingError(self._diverged(metrics))
+        self.units += next(iter(counts.values()))
+        parameters = list(self.state.parameters.values())
+        sum_gradients(parameters)
+        if self._config.clip < math.inf:
+            metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self._config.clip).item()
+        self.state.update(factor)
+        return metrics
+
+    def _evaluate(self) -> set[str]:
+        """Evaluate with the averaged weights, if there are any; return what hooks ask for."""
+        with self.state.averaged():
+            metrics = evaluate(self.trainer)
+        if not metrics:
+            return set()
+        self.state.judge(metrics)
+        return self._hooks.emit("eval_end", fit=self, metrics=metrics)
+
+    def _save(self, publish: bool) -> None:
+        if self.run is None:
+            return
+        state = self.state.state_dict()
+        with self.state.averaged():
+            path = self.run.checkpoints.save(self.state.step, state, self.trainer.export)
+        if publish:
+            self.run.publish(path)
+        self._hooks.emit("saved", fit=self, path=path)
+
+    @contextmanager
+    def _reported(self) -> Generator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._hooks.emit("error", fit=self, error=error)
+            raise
+
+    def _diverged(self, metrics: dict[str, float]) -> str:
+        values = ", ".join(f"{name} {value}" for name, value in metrics.items())
+        return (
+            f"the loss is not finite after {self.state.step} steps ({values}). Lower the learning rate "
+            "(trainer.optimizer.lr), warm it up (trainer.warmup), limit the gradients (trainer.clip=1) or compute in "
+            f"fp32 (trainer.precision). {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        if self.run is None:
+            return "There is no run folder to resume from."
+        names = self.run.checkpoints.names()
+        last = f"The last checkpoint is {names[-1]}" if names else "There is no checkpoint yet"
+        return f"{last}. Resume with: axon train --resume --out {shlex.quote(str(self.run.path))}"
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _cut(data: dict[str, Tensor], pieces: int) -> Generator[dict[str, Tensor]]:
+    """Yield near-equal pieces of the rows of `data`, none of them empty."""
+    size = len(next(iter(data.values())))
+    if pieces == 1:
+        yield data
+        return
+    cuts = [rows.tensor_split(min(pieces, size)) for rows in data.values()]
+    for piece in zip(*cuts, strict=True):
+        yield dict(zip(data, piece, strict=True))
+
+
+def _autocast(config: Trainer.Config) -> torch.autocast:
+    kind = torch.device(config.device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@contextmanager
+def _resting(trainer: Trainer) -> Generator[None]:
+    """Within the block all models are in evaluation mode, and no gradients are kept."""
+    training = [model for model in trainer.models.values() if model.training]
+    for model in training:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for model in training:
+            model.train()
+
+
+@contextmanager
+def _signals(listen: bool) -> Generator[list[int]]:
+    """Within the block, collect the first SIGINT or SIGTERM instead of dying of it; a second one acts as ever."""
+    caught: list[int] = []
+    if not listen or threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        restore()
+        _log.warning("finishing this step and saving; once more to stop at once")
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        restore()

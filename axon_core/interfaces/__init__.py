@@ -1,0 +1,1 @@
+"""The five interfaces a paper's parts implement: Attention, RotaryEmbedding, Norm, Model, Trainer."""

@@ -1,0 +1,76 @@
+"""The interface of attentions, and the state they keep while decoding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from jaxtyping import Float
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from axon_core import config
+from axon_core.cache import LayerCache, State
+from axon_core.interfaces.rotary_embedding import RotaryEmbedding
+from axon_core.scope import Scope
+
+
+class Attention(nn.Module, ABC):
+    """Attention `(b n d) -> (b n d)`, over the sequence itself or over a `memory` (cross-attention).
+
+    The `scope` says which positions the tokens have and what each may see; an attention may narrow that, never widen
+    it. With a `cache`, the tokens of `x` follow those already in it, and the result is the same as for one pass over
+    all of them.
+    """
+
+    class Config(config.Config):
+        """What every attention is told by the model that uses it."""
+
+        dim: PositiveInt
+        """Features d of a token."""
+        n_heads: PositiveInt
+        """Query heads h."""
+        head_dim: PositiveInt = Field(default_factory=lambda given: given["dim"] // given["n_heads"])
+        """Features of a head; by default dim / n_heads."""
+        layer: NonNegativeInt = 0
+        """Index of the layer, counted from 0; some attentions depend on it."""
+
+        @property
+        def rotary_dim(self) -> int:
+            """How many features of a head the rotary embedding turns; 0 where the attention takes none."""
+            return self.head_dim
+
+        @model_validator(mode="after")  # not in the default's factory: what that raises, pydantic does not report
+        def _divisible(self) -> Self:
+            if "head_dim" not in self.model_fields_set and self.dim % self.n_heads:
+                raise ValueError(
+                    f"dim must be a multiple of n_heads, but {self.dim} % {self.n_heads} = {self.dim % self.n_heads}; "
+                    "change one of them, or give head_dim"
+                )
+            return self
+
+    cross: ClassVar[bool] = True
+    """Whether it can attend to a `memory`; a model that needs that refuses attentions which cannot."""
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """Options the conformance kit builds it with, on top of what a model passes down; one variant each."""
+
+    def __init__(self, config: Config, rotary: RotaryEmbedding | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.rotary = rotary
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        scope: Scope,
+        *,
+        memory: Float[Tensor, "b m d"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Return what each token of `x` gathers from what it may see."""
+
+    def state(self) -> Mapping[str, State]:
+        """The state this attention keeps while decoding, by name; the core allocates it."""
+        return {}

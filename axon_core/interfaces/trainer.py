@@ -1,0 +1,161 @@
+"""The interface of trainers: what a paper's training supplies. The loop itself is the core's (`axon_core.fit`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from axon_core import config
+from axon_core.optim import AdamW, Optimizer
+from axon_core.randomness import Key
+
+if TYPE_CHECKING:
+    from axon_core.recipe import Recipe
+
+__all__ = ["Trainer"]
+
+
+class Trainer(ABC):
+    """What one paper's training supplies: models, examples, and a loss as sums with their denominators.
+
+    One step of the core's loop is
+
+        data = collect(batch(step), key)
+        for minibatch in minibatches(data, key):            # each one update of the weights
+            minimise Σ_i sum_i / count_i                    # sums from loss, counts from counts
+
+    The counts are known before the first backward pass, because they depend on the data alone. So the sums may be
+    taken over any number of micro-batches and processes: the update is the same.
+
+    Data are dictionaries of tensors whose first axis counts examples; the core cuts them along it.
+
+    Attributes:
+        config: the settings of the loop, and what a paper's own `Config` adds.
+        models: the modules by role, for instance `{"policy": …, "reference": …}`.
+        trainable: the roles that are trained; the others are frozen.
+        unit: what the first count counts, for the rate in the progress line.
+    """
+
+    class Config(config.Config):
+        """What the core's loop needs; a trainer's own `Config` adds its fields."""
+
+        seed: int = 0
+        """What all random numbers of the run derive from."""
+        steps: PositiveInt = 1000
+        """Number of steps of the loop."""
+        batch_size: PositiveInt = 32
+        """Examples in a step."""
+        micro_batches: PositiveInt = 1
+        """Pieces into which a mini-batch is cut to save memory; the update does not depend on it."""
+        optimizer: Optimizer = Field(default_factory=AdamW)
+        """The optimiser by `type`, `adamw` or `muon`, with its learning rates at their peak."""
+        schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"
+        """How the learning rates move after the warm-up."""
+        warmup: NonNegativeInt = 0
+        """Steps over which the learning rates rise linearly to their peak."""
+        final: NonNegativeFloat = Field(0.0, le=1)
+        """Where `linear` and `cosine` end, as a fraction of the peak."""
+        clip: PositiveFloat = Field(float("inf"))
+        """The gradients' largest norm, over all parameters together; larger ones are scaled down to it."""
+        precision: Literal["fp32", "bf16"] = "fp32"
+        """`bf16` computes matrix products in bfloat16 (autocast); weights and updates stay in float32."""
+        ema: float | None = Field(None, gt=0, lt=1)
+        """Decay of the exponential moving average of the weights, which is then what is evaluated and exported."""
+        eval_every: PositiveInt | None = None
+        """Steps between evaluations; left out, only at the end."""
+        save_every: PositiveInt | None = None
+        """Steps between checkpoints; left out, only at the end or when interrupted."""
+        keep: PositiveInt = 2
+        """How many of the latest checkpoints are kept."""
+        patience: PositiveInt | None = None
+        """Stop after so many evaluations in a row without a lower `loss`; left out, never."""
+        device: str = "cpu"
+        """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`."""
+
+        @model_validator(mode="after")
+        def _consistent(self) -> Self:
+            if self.micro_batches > self.batch_size:
+                raise ValueError(
+                    f"micro_batches must be at most batch_size, got {self.micro_batches} > {self.batch_size}"
+                )
+            if self.schedule == "inverse_sqrt" and not self.warmup:
+                raise ValueError("schedule 'inverse_sqrt' needs warmup: its peak is where the warm-up ends")
+            return self
+
+    unit: ClassVar[str] = "examples"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    """Recipes the conformance kit builds it from, as small as can be; one variant each."""
+    trainable: tuple[str, ...]
+
+    def __init__(self, config: Config, models: Mapping[str, nn.Module]) -> None:
+        self.config = config
+        self.models = models
+
+    @classmethod
+    @abstractmethod
+    def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
+        """Build data, models and trainer from a recipe.
+
+        `saved` is a folder that `export` wrote for the same recipe: what was fitted to the data then, such as a
+        tokenizer, is taken from there.
+
+        Raises:
+            ConfigError: a table of the recipe breaks a rule.
+            DataError: the data cannot be used.
+        """
+
+    @abstractmethod
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return the examples of a step, over all processes: a pure function of `step`, so that a run may resume."""
+
+    def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
+        """Return what the step learns from: roll-outs, noise, all that is drawn before the loss. By default the batch.
+
+        Runs without gradients, in evaluation mode. `key` belongs to the step.
+        """
+        return batch
+
+    def minibatches(self, data: dict[str, Tensor], key: Key) -> Iterable[dict[str, Tensor]]:
+        """Cut the collected data into mini-batches, in the order of their updates; by default one."""
+        return [data]
+
+    @abstractmethod
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        """Return the denominator of each term of the loss: a sum over the examples in `data`, and of them alone."""
+
+    @abstractmethod
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the terms of the loss as *sums* over the examples, under the names that `counts` uses.
+
+        A term without gradient is a metric: it is divided and reported likewise, and not minimised.
+        """
+
+    def evaluate(self) -> dict[str, float]:
+        """Return means over the *whole* held-out part; `loss` is the one to lower. By default there is none.
+
+        Runs without gradients, in evaluation mode.
+        """
+        return {}
+
+    def sample(self) -> str | None:
+        """Return something a reader can judge the training by, for instance a generated text."""
+        return None
+
+    @abstractmethod
+    def export(self, folder: Path) -> None:
+        """Write what a user takes away, the model and what it needs (a tokenizer), into the folder."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the trainer's own state, an adaptive coefficient for instance: tensors, numbers and strings, nested.
+
+        Models, optimiser and random numbers are the core's.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  (by default there is nothing to take)
+        """Take over the state that `state_dict` returned."""

@@ -1,0 +1,213 @@
+"""The paper card `paper.toml` and the recipes beside it, found without importing the plugin they belong to."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, StringConstraints, model_validator
+
+from axon_core.config import Config, at, validate
+from axon_core.discovery import Entry, discover
+from axon_core.errors import AmbiguousKey, ConfigError, PluginLoadError, UnknownKey
+from axon_core.suggest import unknown_name
+
+__all__ = ["Card", "Claim", "Paper", "Recipe", "card", "cards", "read_card", "recipe", "recipes"]
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+
+
+class Claim(Config):
+    """One statement of a paper that a function of its plugin can check."""
+
+    id: Identifier
+    """Its name within the paper, in lower case: `relative-position`."""
+    where: Text
+    """Where the paper says it: `Section 3.2.2, Eq. 16`."""
+    text: Text
+    """The statement, in one sentence."""
+    paper: Text
+    """The number or direction the paper reports, or `exact` for a mathematical identity."""
+    check: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
+    """The function that checks it, `"package.module:function"`."""
+    scale: Literal["exact", "scaled", "full"]
+    """How the check compares to the paper's: a proof or identity, a scaled-down run, or a run of the paper's size."""
+    budget_s: PositiveFloat
+    """Seconds it may take on two CPU cores."""
+
+
+class Paper(Config):
+    """A paper's card: what it is, and which of its claims can be checked."""
+
+    id: Identifier
+    """Its short name, the same as in the entry-point group `axon.v1.paper`."""
+    title: Text
+    """Its title."""
+    authors: tuple[Text, ...] = Field(min_length=1)
+    """Its authors, in its order."""
+    year: int = Field(ge=1900, le=2200)
+    """The year it appeared."""
+    arxiv: Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$")]
+    """Its arXiv id, without version: `1706.03762`."""
+    summary: Text
+    """What it shows, in one sentence."""
+    claim: tuple[Claim, ...] = ()
+    """The claims that can be checked."""
+
+    @model_validator(mode="after")
+    def _distinct_claims(self) -> Self:
+        ids = [claim.id for claim in self.claim]
+        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+            raise ValueError(f"claims need ids of their own, but {', '.join(twice)} is given more than once")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """An installed paper: its card, or why that cannot be read."""
+
+    entry: Entry
+    """The entry point that names it."""
+    paper: Paper | None
+    """The card, unless it is damaged."""
+    error: ConfigError | PluginLoadError | None = None
+    """What is wrong with a damaged card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe that an installed plugin brings."""
+
+    name: str
+    """The name `axon train` takes: the file's, without `.toml`."""
+    distribution: str
+    """The plugin that brings it."""
+    version: str
+    """The plugin's version."""
+    path: Path
+    """The file."""
+    summary: str
+    """Its `summary`, or what keeps the file from being read."""
+
+    @property
+    def qualified(self) -> str:
+        """The name no other plugin can claim, `"distribution:name"`."""
+        return f"{self.distribution}:{self.name}"
+
+
+def cards() -> tuple[Card, ...]:
+    """Return the card of every installed paper; a damaged one hurts no other."""
+    return tuple(map(_card, discover().entries("paper")))
+
+
+def card(name: str) -> Card:
+    """Return the card of paper `name`, readable or not. Raises `UnknownKey` or `AmbiguousKey`."""
+    entries = discover().entries("paper")
+    found = [entry for entry in entries if name in (entry.key, entry.qualified)]
+    if not found:
+        hint = "`axon search` finds papers that are not installed"
+        raise UnknownKey(unknown_name("paper", name, {e.key: e.source for e in entries}, hint))
+    if len(found) > 1:
+        names = " or ".join(repr(entry.qualified) for entry in found)
+        raise AmbiguousKey(f"the paper {name!r} is in {len(found)} plugins; say which: {names}")
+    return _card(found[0])
+
+
+def read_card(entry: Entry) -> Paper:
+    """Read the card beside the package that `entry` names.
+
+    Raises:
+        PluginLoadError: the package or the card is not there.
+        ConfigError: the card breaks a rule; the message names file and field.
+    """
+    for folder in _package_folders(entry):
+        path = folder / "paper.toml"
+        if path.is_file():
+            with at(source=str(path)):
+                paper = validate(Paper, _toml(path))
+                if paper.id != entry.key:
+                    raise ConfigError([(("id",), f"must be {entry.key!r}, as in the entry point; got {paper.id!r}")])
+            return paper
+    raise PluginLoadError(
+        f"the paper {entry.key!r} of {entry.source} has no card: there is no paper.toml beside the package "
+        f"{entry.target}. Reinstall it: pip install --force-reinstall {entry.distribution}"
+    )
+
+
+def recipes() -> tuple[Recipe, ...]:
+    """Return the recipes in the folder `recipes` of every installed paper's package, sorted by name."""
+    found = [recipe for entry in discover().entries("paper") for recipe in _recipes_of(entry)]
+    return tuple(sorted(found, key=lambda r: (r.name, r.distribution)))
+
+
+def recipe(name: str) -> Recipe:
+    """Return the installed recipe `name`. Raises `UnknownKey` or `AmbiguousKey`."""
+    known = recipes()
+    found = [r for r in known if name in (r.name, r.qualified)]
+    if not found:
+        raise UnknownKey(unknown_name("recipe", name, {r.name: r.distribution for r in known}))
+    if len(found) > 1:
+        names = " or ".join(repr(r.qualified) for r in found)
+        raise AmbiguousKey(f"{len(found)} plugins bring a recipe {name!r}; say which: {names}")
+    return found[0]
+
+
+def _card(entry: Entry) -> Card:
+    try:
+        return Card(entry, read_card(entry))
+    except (ConfigError, PluginLoadError) as error:
+        return Card(entry, None, error)
+
+
+def _recipes_of(entry: Entry) -> list[Recipe]:
+    try:
+        folders = _package_folders(entry)
+    except PluginLoadError:
+        return []  # `axon papers` and `axon doctor` name it
+    return [
+        Recipe(path.stem, entry.distribution, entry.version, path, _summary(path))
+        for folder in folders
+        for path in folder.glob("recipes/*.toml")
+    ]
+
+
+def _summary(path: Path) -> str:
+    try:
+        return str(_toml(path).get("summary", ""))
+    except ConfigError as error:
+        return f"damaged: {error}"
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([((), f"cannot be read as TOML: {error}")]) from error
+
+
+def _package_folders(entry: Entry) -> list[Path]:
+    """Find the folders of a package, also of an editable install, without running any of its code.
+
+    `importlib.util.find_spec("a.b")` would import `a`; asking the finders part by part does not.
+    """
+    name, folders = "", None
+    for part in entry.target.split("."):
+        name = f"{name}.{part}" if name else part
+        if (spec := _find_spec(name, folders)) is None or spec.submodule_search_locations is None:
+            raise PluginLoadError(
+                f"the paper {entry.key!r} of {entry.source} names the package {entry.target}, but "
+                f"{'there is none' if spec is None else f'{name} is a module and no package'}. "
+                f"Reinstall it: pip install --force-reinstall {entry.distribution}"
+            )
+        folders = list(spec.submodule_search_locations)
+    return [Path(folder) for folder in folders or ()]
+
+
+def _find_spec(name: str, path: list[str] | None) -> ModuleSpec | None:
+    finders = (finder.find_spec(name, path) for finder in sys.meta_path)
+    return next((spec for spec in finders if spec is not None), None)

@@ -1,0 +1,58 @@
+"""Which installed parts something was built from, and whether they are here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+
+from torch import nn
+
+from axon_core.errors import AxonError, CheckpointError
+from axon_core.registry import registries
+
+__all__ = ["key", "parts_of", "require"]
+
+
+def parts_of(modules: Iterable[nn.Module], *classes: type) -> list[dict[str, str]]:
+    """Return group, key, distribution and version of every registered class among `classes` and in `modules`."""
+    used = {*classes, *(type(part) for module in modules for part in module.modules())}
+    packages = {cls.__module__.partition(".")[0] for cls in used}
+    found: list[dict[str, str]] = []
+    for registry in registries():
+        for entry in registry.entries():
+            # Where the package is imported already, looking the entry up runs no foreign code.
+            if entry.target.partition(":")[0].partition(".")[0] in packages:
+                part = {name: getattr(entry, name) for name in ("group", "key", "distribution", "version")}
+                try:
+                    if registry[key(part)] in used:
+                        found.append(part)
+                except AxonError:  # broken, so nothing can be made of it
+                    continue
+    return found
+
+
+def key(part: Mapping[str, str]) -> str:
+    """Return the key that looks exactly this part up, whatever else is installed."""
+    return part["key"] if _by_hand(part) else f"{part['distribution']}:{part['key']}"
+
+
+def require(parts: Iterable[Mapping[str, str]], what: str) -> None:
+    """Check that the distributions of `parts` are installed; parts registered by hand are left to the look-up.
+
+    Raises:
+        CheckpointError: one is missing; the message has the command that installs it.
+    """
+    missing = sorted({f"{part['distribution']}=={part['version']}" for part in parts if not _installed(part)})
+    if missing:
+        raise CheckpointError(f"{what} needs parts that are not installed: pip install {' '.join(missing)}")
+
+
+def _by_hand(part: Mapping[str, str]) -> bool:
+    return part["distribution"].startswith("(")  # "(this session)", which no distribution can be called
+
+
+def _installed(part: Mapping[str, str]) -> bool:
+    try:
+        return _by_hand(part) or bool(metadata.version(part["distribution"]))
+    except metadata.PackageNotFoundError:
+        return False

@@ -1,0 +1,135 @@
+"""The state of a training: all that exact resumption needs, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from axon_core.checkpoint import first_mismatch
+from axon_core.errors import CheckpointError
+from axon_core.interfaces.trainer import Trainer
+
+__all__ = ["State"]
+
+
+class State:
+    """Weights, optimisers, average, and counters of one training, with one way in and one way out.
+
+    Attributes:
+        step: steps done.
+        evaluation: the last evaluation.
+        best: the lowest held-out loss so far.
+        worse: evaluations in a row since then.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.step = 0
+        self.evaluation: dict[str, float] = {}
+        self.best: float | None = None
+        self.worse = 0
+        self.roles: Mapping[str, nn.Module] = {role: trainer.models[role] for role in trainer.trainable}
+        named = {  # by identity, because two roles may share a part
+            id(parameter): (f"{role}.{name}", parameter)
+            for role, module in self.roles.items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        self.parameters: dict[str, nn.Parameter] = dict(named.values())
+        self.optimizers = trainer.config.optimizer.build(list(self.roles.values()))
+        self.average: dict[str, Tensor] | None = None
+        if trainer.config.ema is not None:
+            self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    def update(self, factor: float) -> None:
+        """Make one update of the weights: `factor` times the peak learning rates, then the average."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.average is not None and self.trainer.config.ema is not None:
+            for name, average in self.average.items():
+                average.lerp_(self.parameters[name].detach(), 1 - self.trainer.config.ema)
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """Within the block the models carry the averaged weights, if there are any."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def settle(self) -> None:
+        """Leave the averaged weights in the models, if there are any; the training is over."""
+        self._swap()
+        self.average = None
+
+    def _swap(self) -> None:
+        for name, average in (self.average or {}).items():
+            parameter = self.parameters[name]
+            parameter.data, self.average[name] = average, parameter.data  # type: ignore[index]
+
+    def judge(self, evaluation: dict[str, float]) -> bool:
+        """Take note of an evaluation; return whether the training has stopped getting better."""
+        self.evaluation = evaluation
+        if (loss := evaluation.get("loss")) is not None:
+            improved = self.best is None or loss < self.best
+            self.best, self.worse = (loss, 0) if improved else (self.best, self.worse + 1)
+        return self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `patience` evaluations were all no better than the best before."""
+        patience = self.trainer.config.patience
+        return patience is not None and self.worse >= patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as nested dictionaries, by the names of the parameters."""
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        return {
+            "step": self.step,
+            "evaluation": self.evaluation,
+            "best": self.best,
+            "worse": self.worse,
+            "models": {role: module.state_dict() for role, module in self.roles.items()},
+            "optimizer": self.trainer.config.optimizer.type,
+            "moments": {names[id(p)]: state for optimizer in self.optimizers for p, state in optimizer.state.items()},
+            "average": None if self.average is None else dict(self.average),
+            "trainer": self.trainer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            CheckpointError: it belongs to another model or optimiser.
+        """
+        kind = self.trainer.config.optimizer.type
+        if state["optimizer"] != kind:
+            raise CheckpointError(f"the checkpoint's optimiser is {state['optimizer']}, the recipe's is {kind}")
+        if (state["average"] is None) != (self.average is None):
+            raise CheckpointError("a run has a moving average (trainer.ema) from its first step on, or never")
+        try:
+            for role, module in self.roles.items():
+                module.load_state_dict(state["models"][role])
+        except (RuntimeError, KeyError) as error:
+            reason = first_mismatch(error)
+            raise CheckpointError(f"the checkpoint is of another model than the recipe describes: {reason}") from None
+        self.step, self.evaluation = state["step"], state["evaluation"]
+        self.best, self.worse = state["best"], state["worse"]
+        for optimizer in self.optimizers:
+            mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            for name, moments in state["moments"].items():
+                if id(parameter := self.parameters[name]) in mine:
+                    optimizer.state[parameter] = {
+                        key: value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
+                        for key, value in moments.items()
+                    }
+        for name, average in (self.average or {}).items():
+            average.copy_(state["average"][name])
+        self.trainer.load_state_dict(state["trainer"])

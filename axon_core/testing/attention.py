@@ -1,0 +1,235 @@
+"""What every attention must satisfy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from axon_core.cache import Cache
+from axon_core.interfaces.attention import Attention
+from axon_core.scope import Scope
+from axon_core.testing import modules
+from axon_core.testing.kit import Part, Suite, expect, finite, same
+from axon_core.testing.modules import LENGTHS, PlainRotary, normal, ragged
+
+SUITE = Suite(Attention)
+N = LENGTHS[0]
+
+
+def build(part: Part, seed: int = 0, base: float = 10000.0) -> Attention:
+    """Build a small attention, with a plain rotary embedding where it takes one."""
+    config: Any = modules.config_of(part, dim=32, n_heads=4, layer=1)
+    rotary = PlainRotary(PlainRotary.Config(dim=config.rotary_dim), base) if config.rotary_dim else None
+    return modules.built(lambda: part.cls(config, rotary), seed)
+
+
+def tokens(attention: Attention, seed: int = 1, scale: float = 1.0) -> Float[Tensor, "b n d"]:
+    """Return the features of three rows of tokens."""
+    return scale * normal(len(LENGTHS), N, attention.config.dim, seed=seed)
+
+
+def decode(
+    attention: Attention,
+    x: Float[Tensor, "b n d"],
+    sizes: Sequence[int],
+    valid: Bool[Tensor, "b n"] | None = None,
+    cache: Cache | None = None,
+) -> Float[Tensor, "b n d"]:
+    """Run `x` in pieces of the given sizes, each after what is in the cache."""
+    cache = new_cache(attention, x) if cache is None else cache
+    masks = [None] * len(sizes) if valid is None else valid.split(list(sizes), 1)
+    out: list[Tensor] = []
+    with torch.no_grad():
+        for piece, mask in zip(x.split(list(sizes), 1), masks, strict=True):
+            step = cache.extend(torch.zeros(piece.shape[:2], dtype=torch.long), mask)
+            out.append(attention(piece, step.scope, cache=step.layers[0]))
+    return torch.cat(out, 1)
+
+
+def new_cache(attention: Attention, x: Tensor, spare: int = 0) -> Cache:
+    """Return a cache of one layer with room for the tokens of `x`, and `spare` more."""
+    return Cache([attention.state()], len(x), x.shape[1] + spare, dtype=x.dtype, device=x.device)
+
+
+def at_once(attention: Attention, x: Tensor, **scope: Any) -> Tensor:
+    """Run whole rows without a cache."""
+    with torch.no_grad():
+        return attention(x, Scope.over(x, **scope))
+
+
+@SUITE.check("a reshape that mixes axes, or a hard-wired dtype")
+def shape(part: Part) -> None:
+    """The result has the shape and dtype of the input."""
+    attention = build(part)
+    for x in (tokens(attention), tokens(attention)[:1, :1]):
+        out = at_once(attention, x)
+        found = f"{tuple(out.shape)} {out.dtype}"
+        expect(out.shape == x.shape and out.dtype == x.dtype, f"{tuple(x.shape)} {x.dtype}", found)
+
+
+@SUITE.check("a mask left out or aligned to the wrong corner, or a statistic taken along the sequence")
+def causal(part: Part) -> None:
+    """In a causal scope no token's result depends on later tokens."""
+    attention = build(part)
+    x = tokens(attention)
+    want = at_once(attention, x)
+    for t in (1, N // 2, N - 1):
+        changed = torch.cat((x[:, :t], tokens(attention, seed=2)[:, t:]), 1)
+        same(at_once(attention, changed)[:, :t], want[:, :t], f"tokens from {t} on replaced; results before {t}")
+
+
+@SUITE.check("the scope's mask or positions passed over, or an average that counts padding")
+def padding(part: Part) -> None:
+    """Padding, on either side and whatever stands there, changes nothing for valid tokens."""
+    attention = build(part)
+    x = tokens(attention)
+    for side in ("left", "right"):
+        valid = ragged(side)
+        padded = torch.where(valid.unsqueeze(-1), x, tokens(attention, seed=3, scale=100.0))
+        for direction in (True, False):
+            out = at_once(attention, padded, valid=valid, causal=direction)
+            for row, length in enumerate(LENGTHS):
+                alone = at_once(attention, x[row : row + 1, valid[row]], causal=direction)
+                on = f"a row of {length} tokens padded on the {side} to {N}, {'' if direction else 'not '}causal"
+                same(out[row, valid[row]], alone[0], on)
+
+
+@SUITE.check("the scope's mask passed over, or positions counted across documents")
+def documents(part: Part) -> None:
+    """Documents packed into one row do not see each other."""
+    attention = build(part)
+    x = tokens(attention)
+    sizes = (4, 2, 3)
+    number = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes)).expand(len(x), N)
+    pieces = at_once(attention, x, documents=number).split(sizes, 1)
+    for i, (got, alone) in enumerate(zip(pieces, x.split(sizes, 1), strict=True)):
+        same(got, at_once(attention, alone), f"document {i + 1} of three packed into one row")
+
+
+@SUITE.check("a statistic over the batch, or positions taken from the first row")
+def neighbours(part: Part) -> None:
+    """A row's result does not depend on the other rows of the batch."""
+    attention = build(part)
+    x = tokens(attention)
+    x[1:] *= 100
+    same(at_once(attention, x)[:1], at_once(attention, x[:1]), "a row beside rows a hundred times larger")
+
+
+@SUITE.check("a softmax over nothing in a row of padding, or 0 / 0 in a normalisation")
+def padded_rows_finite(part: Part) -> None:
+    """Results and gradients are finite even for padding, and for rows of nothing else."""
+    attention = build(part)
+    valid = ragged("left")
+    valid[2] = False
+    x = tokens(attention).requires_grad_()
+    out = attention(x, Scope.over(x, valid=valid))
+    finite(out, "a batch with padding on the left, and a row of nothing else")
+    out.sum().backward()
+    assert x.grad is not None
+    finite(x.grad, "the gradient of a batch with padding on the left, and a row of nothing else")
+    finite(decode(attention, x.detach(), [4, 5], valid), "the same batch, decoded")
+
+
+@SUITE.check("a softmax, an exponential or a sum that is not computed in float32")
+def large_logits(part: Part) -> None:
+    """In half precision, scores beyond its range of 65504 give finite results."""
+    attention = build(part).half()
+    x = tokens(attention, scale=200.0).half()
+    finite(at_once(attention, x), "float16, inputs of size 200")
+    finite(decode(attention, x, [5, 3, 1]), "float16, inputs of size 200, decoded")
+
+
+@SUITE.check("a table or mask in float32 that meets bfloat16 operands, or statistics in bfloat16")
+def bfloat16(part: Part) -> None:
+    """A module in bfloat16 gives bfloat16, nearly the numbers of float32, with a cache too."""
+    modules.runs_in(torch.bfloat16, build(part), tokens(build(part)), at_once)
+    modules.runs_in(torch.bfloat16, build(part), tokens(build(part)), lambda m, x: decode(m, x, [5, 3, 1]))
+
+
+@SUITE.check("operands whose dtypes differ under autocast, such as a float32 cache and bfloat16 queries")
+def autocast(part: Part) -> None:
+    """Under autocast to bfloat16 it gives nearly the numbers of float32, with a cache too."""
+    attention = build(part)
+    x = tokens(attention)
+    want = at_once(attention, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, decoded = at_once(attention, x), decode(attention, x, [5, 3, 1])
+    same(got.float(), want, "autocast", tolerance=0.1)
+    same(decoded.float(), want, "autocast, decoded", tolerance=0.1)
+
+
+@SUITE.check("a parameter that is not used, or a tensor detached from the graph")
+def gradient(part: Part) -> None:
+    """A gradient reaches every parameter."""
+    attention = build(part)
+    x = tokens(attention)
+    modules.gradients(attention, attention(x, Scope.over(x)), f"{tuple(x.shape)}, causal")
+
+
+@SUITE.check("randomness in evaluation mode, or state left from the pass before")
+def deterministic(part: Part) -> None:
+    """In evaluation mode the same input gives the same result, bit for bit."""
+    attention = build(part)
+    x = tokens(attention)
+    same(at_once(attention, x), at_once(attention, x), "the same input twice", tolerance=0)
+
+
+@SUITE.check("rotary_dim not overridden by an attention that takes no rotary embedding, or a rotation left out")
+def rotary(part: Part) -> None:
+    """The rotary embedding it asks for by `rotary_dim` makes a difference."""
+    attention = build(part)
+    if attention.rotary is None:
+        return
+    x, dim = tokens(attention), attention.config.rotary_dim
+    difference = (at_once(build(part, base=10.0), x) - at_once(attention, x)).abs().max()
+    expect(float(difference) > 1e-4, f"rotary_dim {dim}, with other angles", "the result is the same")
+
+
+@SUITE.check("queries taken from the memory, keys from the input, or the memory's padding passed over")
+def cross(part: Part) -> None:
+    """Cross-attention, unless the class says `cross = False`, sees the valid part of the memory and nothing else."""
+    attention = build(part)
+    if not attention.cross:
+        return
+    x, memory, valid = tokens(attention)[:, :4], tokens(attention, seed=2), ragged("right")
+
+    def run(x: Tensor, memory: Tensor, valid: Tensor) -> Tensor:
+        with torch.no_grad():
+            return attention(x, Scope.across(x, valid), memory=memory)
+
+    want = run(x, memory, valid)
+    expect(want.shape == x.shape, f"x {tuple(x.shape)}, memory {tuple(memory.shape)}", f"{tuple(want.shape)}")
+    padded = torch.where(valid.unsqueeze(-1), memory, 100.0)
+    same(run(x, padded, valid), want, "other values in the memory's padding")
+    for row, length in enumerate(LENGTHS):
+        alone = run(x[row : row + 1], memory[row : row + 1, :length], torch.ones(1, length, dtype=torch.bool))
+        same(want[row : row + 1], alone, f"a memory of {length} valid tokens out of {N}")
+    changed = memory.clone()
+    changed[:, 0] += 1
+    difference = (run(x, changed, valid) - want).abs().amax((1, 2))
+    expect(bool((difference > 1e-4).all()), "a valid token of the memory changed", "the result is the same")
+
+
+@SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")
+def config_json(part: Part) -> None:
+    """The config round-trips through JSON, and every field of it is described."""
+    attention = build(part)
+    modules.config_round_trip(attention.config)
+    modules.described(part.cls.Config)
+
+
+@SUITE.check("a tensor that results depend on and that is neither a parameter nor a buffer")
+def state_dict(part: Part) -> None:
+    """The state dict holds all that a fresh instance needs to give the same results."""
+    x = tokens(build(part))
+    modules.state_round_trip(lambda seed: build(part, seed), lambda attention: at_once(attention, x))
+
+
+@SUITE.check("a buffer or parameter made once for the class or the module")
+def instances_apart(part: Part) -> None:
+    """Two instances share no memory."""
+    modules.apart(build(part, 0), build(part, 1))

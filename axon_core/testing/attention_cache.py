@@ -1,0 +1,101 @@
+"""What every attention must satisfy while decoding with a cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from axon_core.testing.attention import SUITE, N, at_once, build, decode, new_cache, tokens
+from axon_core.testing.kit import Broken, Part, expect, same
+from axon_core.testing.modules import LENGTHS, ragged
+
+ORDER = [2, 0, 1]
+
+
+@SUITE.check("keys appended before they are rotated, or a state that is not updated")
+def cached_one_pass(part: Part) -> None:
+    """A pass with an empty cache gives what a pass without one gives, however much room the cache has."""
+    attention = build(part)
+    x = tokens(attention)
+    for spare in (0, 5):
+        got = decode(attention, x, [N], cache=new_cache(attention, x, spare))
+        same(got, at_once(attention, x), f"{N} tokens in a cache for {N + spare}")
+
+
+@SUITE.check("a position, slot or window that is off by one")
+def cached_steps(part: Part) -> None:
+    """Decoding token by token gives what one pass gives."""
+    attention = build(part)
+    x = tokens(attention)
+    same(decode(attention, x, [1] * N), at_once(attention, x), f"{N} single steps")
+
+
+@SUITE.check("a causal mask aligned to the first key instead of the last, or a window cut before the pass has used it")
+def cached_chunks(part: Part) -> None:
+    """Decoding in chunks gives what one pass gives."""
+    attention = build(part)
+    x = tokens(attention)
+    for sizes in ([5, 3, 1], [2, 7]):
+        same(decode(attention, x, sizes), at_once(attention, x), f"chunks of {sizes}")
+
+
+@SUITE.check("padding that enters the state, or slots used where positions are meant")
+def cached_ragged(part: Part) -> None:
+    """In a batch padded on the left every row is decoded as if it were alone."""
+    attention = build(part)
+    x, valid = tokens(attention), ragged("left")
+    for sizes in ([6, 1, 1, 1], [2, 3, 4], [1] * N):
+        out = decode(attention, torch.where(valid.unsqueeze(-1), x, 100.0), sizes, valid)
+        for row, length in enumerate(LENGTHS):
+            alone = at_once(attention, x[row : row + 1, valid[row]])
+            same(
+                out[row, valid[row]], alone[0], f"a row of {length} tokens padded on the left to {N}, chunks of {sizes}"
+            )
+
+
+@SUITE.check("state kept in the module instead of the cache")
+def caches_apart(part: Part) -> None:
+    """Two caches used in turn do not disturb each other, nor a pass without one."""
+    attention = build(part)
+    a, b = tokens(attention, seed=1), tokens(attention, seed=2)
+    want = [at_once(attention, x) for x in (a, b)]
+    caches = [new_cache(attention, x) for x in (a, b)]
+    got: list[list[Tensor]] = [[], []]
+    for start in range(0, N, 3):
+        for i, x in enumerate((a, b)):
+            got[i].append(decode(attention, x[:, start : start + 3], [3], cache=caches[i]))
+    for i, x in enumerate((a, b)):
+        same(torch.cat(got[i], 1), want[i], f"cache {i + 1} of two that take turns")
+        same(at_once(attention, x), want[i], "a pass without a cache, after some with one", tolerance=0)
+
+
+@SUITE.check("state kept outside the declared one, or a whole state that starts from something but zero")
+def cache_reused(part: Part) -> None:
+    """The declared state is all there is: rows may be reordered (beam search), and a cache reset and used again."""
+    attention = build(part)
+    x, other = tokens(attention), tokens(attention, seed=2)
+    cache = new_cache(attention, x)
+    decode(attention, x[:, :5], [5], cache=cache)
+    cache.reorder(torch.tensor(ORDER))
+    rest = decode(attention, x[ORDER][:, 5:], [1, 3], cache=cache)
+    same(rest, at_once(attention, x[ORDER])[:, 5:], f"rows reordered to {ORDER} after 5 tokens")
+    cache.reset()
+    same(decode(attention, other, [4, 5], cache=cache), at_once(attention, other), "a cache after reset")
+
+
+@SUITE.check("a state that is declared larger than it is used, or buffers exchanged instead of written to")
+def state(part: Part) -> None:
+    """Decoding fills all states that are declared, and needs no more memory than they take."""
+    attention = build(part)
+    x = tokens(attention)
+    cache = new_cache(attention, x)
+    before = {name: (buffer.data_ptr(), buffer.shape) for name, buffer in cache.layers[0].buffers.items()}
+    decode(attention, x, [5, 4], cache=cache)
+    for name, buffer in cache.layers[0].buffers.items():
+        on = f"state {name!r} {tuple(buffer.shape)} after {N} tokens"
+        expect(before.get(name) == (buffer.data_ptr(), buffer.shape), on, "it is another buffer than before")
+        entries = buffer.unsqueeze(-1).flatten(1 + attention.state()[name].per_token)
+        unused = int((entries == 0).all(-1).sum())
+        expect(unused == 0, on, f"{unused} of its entries were never written")
+    if strange := cache.layers[0].buffers.keys() - before:
+        raise Broken(f"the cache after {N} tokens", f"it holds undeclared {sorted(strange)}")

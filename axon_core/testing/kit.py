@@ -1,0 +1,215 @@
+"""The kit itself: checks, the parts they run on, and what a failure says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from axon_core import discovery
+from axon_core.discovery import Entry
+from axon_core.errors import AxonError, ContractError, UsageError
+from axon_core.registry import registry_of
+
+__all__ = ["Broken", "Case", "Check", "Failure", "Part", "Suite", "cases", "cases_of", "expect", "same"]
+
+
+class Broken(Exception):
+    """What a check raises: on which input, and what was found."""
+
+    def __init__(self, on: str, found: str) -> None:
+        super().__init__(on, found)
+        self.on = on
+        self.found = found
+
+
+class Failure(AxonError):
+    """A part breaks a rule of its interface: the rule, the input, what was found, and what usually causes it."""
+
+    def __init__(self, case: Case, on: str, found: str) -> None:
+        self.case, self.on, self.found = case, on, found
+        super().__init__(
+            f"{case.part.name} breaks the rule {case.check.name!r}: {case.check.rule}\n"
+            f"  input: {on}\n  found: {found}\n  usual cause: {case.check.cause}"
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered class, and the options it is built with."""
+
+    name: str
+    """What it is called in reports, such as `attention:mine`."""
+    cls: type[Any]
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Fields of its `Config`, or, for a trainer, the recipe."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property with a name."""
+
+    name: str
+    rule: str
+    """What must hold, in one sentence."""
+    cause: str
+    """What usually breaks it."""
+    run: Callable[[Part], None]
+    """Raises `Broken` where the property does not hold."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One check on one part."""
+
+    part: Part
+    check: Check
+
+    @property
+    def id(self) -> str:
+        """Its name in tests and tables: `attention:mine:causal`."""
+        return f"{self.part.name}:{self.check.name}"
+
+    def failure(self) -> Failure | None:
+        """Run the check; return what is wrong, or None."""
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.check.run(self.part)
+        except Broken as broken:
+            return Failure(self, broken.on, broken.found)
+        except Exception as error:  # whatever a plugin raises is its failure, and must not hide the other parts'
+            failure = Failure(self, "building or running it", f"it raised {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return failure
+        return None
+
+
+class Suite:
+    """The checks of one interface; a function becomes one by the decorator `check`, its docstring the rule."""
+
+    def __init__(self, interface: type[Any]) -> None:
+        self.interface = interface
+        self.checks: list[Check] = []
+
+    def check(self, cause: str) -> Callable[[Callable[[Part], None]], Callable[[Part], None]]:
+        """Add the decorated function; `cause` is what usually breaks the rule."""
+
+        def add(run: Callable[[Part], None]) -> Callable[[Part], None]:
+            rule = " ".join((run.__doc__ or "").split())
+            self.checks.append(Check(run.__name__, rule, cause, run))
+            return run
+
+        return add
+
+
+def cases(distribution: str | None = None) -> Iterator[Case]:
+    """Yield every check on every part that `distribution`, or anything installed, offers.
+
+    Raises:
+        UsageError: the distribution offers no parts.
+    """
+    known = discovery.discover()
+    groups = sorted(known.groups.keys() - {"paper", "command", "hooks", "registry"})
+    entries = [entry for group in groups for entry in known.entries(group)]
+    if distribution is not None:
+        name = discovery.normalised(distribution)
+        entries = [entry for entry in entries if entry.distribution == name]
+        if not entries:
+            offer = ", ".join(sorted({entry.distribution for group in groups for entry in known.entries(group)}))
+            raise UsageError(f"no installed distribution {name!r} offers any parts; those which do: {offer or 'none'}")
+    twice = [(entry.group, entry.key) for group in groups for entry in known.entries(group)]
+    for entry in entries:
+        key = entry.key if twice.count((entry.group, entry.key)) == 1 else entry.qualified
+        yield from _cases_of_entry(entry, f"{entry.group}:{key}")
+
+
+def cases_of(cls: type[Any], options: Mapping[str, Any] | None = None, name: str | None = None) -> Iterator[Case]:
+    """Yield every check on `cls`, built with `options` or, without any, with each of its `examples`.
+
+    Raises:
+        ContractError: the class implements none of the interfaces.
+    """
+    suite = next((suite for suite in _suites() if issubclass(cls, suite.interface)), None)
+    if suite is None:
+        raise ContractError(f"{cls.__qualname__} implements none of the five interfaces")
+    variants: Sequence[Mapping[str, Any]] = [options] if options else cls.examples
+    if not variants:
+        yield Case(Part(name or cls.__qualname__, cls), _NO_EXAMPLE)
+    for variant in variants:
+        shown = ",".join(f"{key}={value}" for key, value in variant.items() if not isinstance(value, Mapping))
+        title = f"{name or cls.__qualname__}[{shown}]" if shown else name or cls.__qualname__
+        yield from (Case(Part(title, cls, variant), check) for check in suite.checks)
+
+
+def same(got: Tensor, want: Tensor, on: str, *, tolerance: float = 2e-5) -> None:
+    """Raise `Broken` unless `got` is `want`, up to `tolerance` times the largest value of `want`."""
+    if got.shape != want.shape:
+        raise Broken(on, f"shape {tuple(got.shape)} instead of {tuple(want.shape)}")
+    finite(got, on)
+    finite(want, f"{on}; what it is compared with")
+    if not want.numel():
+        return
+    error = (got.double() - want.double()).abs()
+    allowed = tolerance * max(float(want.double().abs().max()), 1e-12)
+    if float(error.max()) > allowed:
+        at = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+        values = f"{float(got[at]):.6g} instead of {float(want[at]):.6g}"
+        raise Broken(on, f"{values} at {list(at)}; difference {float(error[at]):.3g}, allowed {allowed:.3g}")
+
+
+def finite(got: Tensor, on: str) -> None:
+    """Raise `Broken` unless all values are finite."""
+    wrong = ~got.isfinite()
+    if wrong.any():
+        at = wrong.nonzero()[0].tolist()
+        raise Broken(on, f"{int(wrong.sum())} of {wrong.numel()} values are not finite, the first at {at}")
+
+
+def expect(holds: bool, on: str, found: str) -> None:
+    """Raise `Broken` unless `holds`."""
+    if not holds:
+        raise Broken(on, found)
+
+
+def _suites() -> list[Suite]:
+    from axon_core.testing import attention_cache, model, norm, rotary_embedding, trainer
+
+    return [attention_cache.SUITE, rotary_embedding.SUITE, norm.SUITE, *model.SUITES, trainer.SUITE]
+
+
+def _cases_of_entry(entry: Entry, name: str) -> Iterator[Case]:
+    """The checks on one entry; one that cannot be loaded, or whose registry is a plugin's own, is only loaded."""
+    try:
+        cls = registry_of(entry.group)[entry.qualified]
+    except AxonError as error:
+        fails = replace(_LOADS, run=_always(Broken(f"loading {entry.target} of {entry.source}", str(error))))
+        yield Case(Part(name, type(None)), fails)
+        return
+    yield Case(Part(name, cls), _LOADS)
+    if any(issubclass(cls, suite.interface) for suite in _suites()):
+        yield from cases_of(cls, name=name)
+
+
+def _always(broken: Broken) -> Callable[[Part], None]:
+    def run(part: Part) -> None:
+        raise broken
+
+    return run
+
+
+_LOADS = Check(
+    "loads",
+    "The entry point names a class that keeps its registry's contract.",
+    "an import that fails, or a misspelt entry point",
+    lambda part: None,
+)
+_NO_EXAMPLE = Check(
+    "examples",
+    "The class names at least one small example to be checked with.",
+    "the class attribute `examples` left out",
+    _always(Broken("the class attribute `examples`", "it is empty")),
+)

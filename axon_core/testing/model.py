@@ -1,0 +1,217 @@
+"""What every model must satisfy, and what every causal language model must besides."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from axon_core.cache import Cache
+from axon_core.interfaces.model import CausalLM, Model
+from axon_core.testing import modules
+from axon_core.testing.kit import Broken, Part, Suite, expect, same
+from axon_core.testing.modules import LENGTHS, ragged
+
+MODEL = Suite(Model)
+CAUSAL_LM = Suite(CausalLM)
+SUITES = (CAUSAL_LM, MODEL)
+N, CONTEXT, VOCABULARY = LENGTHS[0], 16, 61
+SIZES = {"vocab_size": VOCABULARY, "context": CONTEXT, "dim": 32, "n_layers": 2, "n_heads": 4}
+
+
+def build(part: Part, seed: int = 0) -> Any:
+    """Build a small model."""
+    return modules.built(lambda: part.cls(modules.config_of(part, **SIZES)), seed)
+
+
+def text(seed: int = 1) -> Int[Tensor, "b n"]:
+    """Return three rows of random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(VOCABULARY, (len(LENGTHS), N), generator=generator)
+
+
+def scores(model: CausalLM, tokens: Int[Tensor, "b n"], **more: Any) -> Float[Tensor, "b n v"]:
+    """Return the logits, without a gradient."""
+    with torch.no_grad():
+        return model(tokens, **more)
+
+
+def decode(
+    model: CausalLM,
+    tokens: Int[Tensor, "b n"],
+    sizes: Sequence[int],
+    valid: Bool[Tensor, "b n"] | None = None,
+    cache: Cache | None = None,
+) -> Float[Tensor, "b n v"]:
+    """Run `tokens` in pieces of the given sizes, each after what is in the cache."""
+    cache = model.new_cache(*tokens.shape) if cache is None else cache
+    masks = [None] * len(sizes) if valid is None else valid.split(list(sizes), 1)
+    pieces = zip(tokens.split(list(sizes), 1), masks, strict=True)
+    return torch.cat([scores(model, piece, valid=mask, cache=cache) for piece, mask in pieces], 1)
+
+
+@CAUSAL_LM.check("logits of the last position alone, or a head of another size than the vocabulary")
+def shape(part: Part) -> None:
+    """There is one score for each position and token, and `logits(features(…))` are the same scores."""
+    model, tokens = build(part), text()
+    out = scores(model, tokens)
+    size = model.config.vocab_size
+    expect(
+        out.shape == (*tokens.shape, size), f"tokens {tuple(tokens.shape)}, vocabulary {size}", f"{tuple(out.shape)}"
+    )
+    with torch.no_grad():
+        same(model.logits(model.features(tokens)), out, "logits of features, against the forward pass")
+
+
+@CAUSAL_LM.check("a mask left out, or a statistic taken along the sequence")
+def causal(part: Part) -> None:
+    """No score depends on later tokens."""
+    model, tokens = build(part), text()
+    want = scores(model, tokens)
+    for t in (1, N // 2, N - 1):
+        changed = torch.cat((tokens[:, :t], (tokens[:, t:] + 1) % VOCABULARY), 1)
+        same(scores(model, changed)[:, :t], want[:, :t], f"tokens from {t} on replaced; scores before {t}")
+
+
+@CAUSAL_LM.check("`valid` not passed on, or a padding id looked up in the embedding")
+def padding(part: Part) -> None:
+    """Padding, on either side and whatever id stands there (−1, say), changes nothing for valid tokens."""
+    model, tokens = build(part), text()
+    for side in ("left", "right"):
+        valid = ragged(side)
+        out = scores(model, tokens.masked_fill(~valid, -1), valid=valid)
+        for row, length in enumerate(LENGTHS):
+            alone = scores(model, tokens[row : row + 1, valid[row]])
+            same(out[row, valid[row]], alone[0], f"a row of {length} tokens padded on the {side} to {N}")
+
+
+@CAUSAL_LM.check("`documents` not passed on")
+def documents(part: Part) -> None:
+    """Documents packed into one row do not see each other."""
+    model, tokens = build(part), text()
+    sizes = [4, 2, 3]
+    number = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes)).expand_as(tokens)
+    pieces = scores(model, tokens, documents=number).split(sizes, 1)
+    for i, (got, alone) in enumerate(zip(pieces, tokens.split(sizes, 1), strict=True)):
+        same(got, scores(model, alone), f"document {i + 1} of three packed into one row")
+
+
+@CAUSAL_LM.check("a statistic over the batch")
+def neighbours(part: Part) -> None:
+    """A row's scores do not depend on the other rows of the batch."""
+    model, tokens = build(part), text()
+    same(scores(model, tokens)[:1], scores(model, tokens[:1]), "a row beside others")
+
+
+@CAUSAL_LM.check("a layer that is not given its cache, or positions that start anew at each step")
+def cached(part: Part) -> None:
+    """Decoding at once, token by token, and in chunks gives what one pass gives."""
+    model, tokens = build(part), text()
+    want = scores(model, tokens)
+    for sizes in ([N], [1] * N, [5, 3, 1]):
+        same(decode(model, tokens, sizes), want, f"chunks of {sizes}")
+
+
+@CAUSAL_LM.check("`valid` not passed to the cache")
+def cached_ragged(part: Part) -> None:
+    """In a batch padded on the left every row is decoded as if it were alone."""
+    model, tokens, valid = build(part), text(), ragged("left")
+    for sizes in ([6, 1, 1, 1], [2, 3, 4]):
+        out = decode(model, tokens.masked_fill(~valid, -1), sizes, valid)
+        for row, length in enumerate(LENGTHS):
+            alone = scores(model, tokens[row : row + 1, valid[row]])
+            same(
+                out[row, valid[row]], alone[0], f"a row of {length} tokens padded on the left to {N}, chunks of {sizes}"
+            )
+
+
+@CAUSAL_LM.check("decoding state kept in the model")
+def caches_apart(part: Part) -> None:
+    """Two caches used in turn do not disturb each other."""
+    model, a, b = build(part), text(1), text(2)
+    first, second = model.new_cache(*a.shape), model.new_cache(*b.shape)
+    decode(model, a[:, :4], [4], cache=first)
+    decode(model, b[:, :6], [6], cache=second)
+    same(decode(model, a[:, 4:], [5], cache=first), scores(model, a)[:, 4:], "the first of two caches")
+    same(decode(model, b[:, 6:], [3], cache=second), scores(model, b)[:, 6:], "the second of two caches")
+
+
+@CAUSAL_LM.check("a float32 table or cache that meets bfloat16 operands")
+def bfloat16(part: Part) -> None:
+    """In bfloat16, and under autocast to it, it gives nearly the numbers of float32, with a cache too."""
+    model, tokens = build(part), text()
+    want = scores(model, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        same(scores(model, tokens).float(), want, "autocast", tolerance=0.1)
+        same(decode(model, tokens, [5, 4]).float(), want, "autocast, decoded", tolerance=0.1)
+    model = model.bfloat16()
+    same(scores(model, tokens).float(), want, "the model in bfloat16", tolerance=0.1)
+    same(decode(model, tokens, [5, 4]).float(), want, "the model in bfloat16, decoded", tolerance=0.1)
+
+
+@CAUSAL_LM.check("a parameter that is not used, or a tensor detached from the graph")
+def gradient(part: Part) -> None:
+    """A gradient reaches every parameter."""
+    model, tokens = build(part), text()
+    modules.gradients(model, model(tokens), f"tokens {tuple(tokens.shape)}")
+
+
+@CAUSAL_LM.check("a tensor that results depend on and that is neither a parameter nor a buffer")
+def saved(part: Part) -> None:
+    """A model that is saved and loaded gives the same scores, bit for bit."""
+    model, tokens = build(part), text()
+    same(scores(_reloaded(model), tokens), scores(model, tokens), "the model saved and loaded", tolerance=0)
+
+
+@MODEL.check("a tensor that is neither a parameter nor a buffer, or a config that is not complete")
+def saved_state(part: Part) -> None:
+    """A model that is saved and loaded has the same state dict, bit for bit."""
+    model = build(part)
+    want, got = model.state_dict(), _reloaded(model).state_dict()
+    expect(want.keys() == got.keys(), "the state dict, saved and loaded", f"{sorted(want.keys() ^ got.keys())} differ")
+    for name, tensor in want.items():
+        same(got[name], tensor, f"state {name!r}, saved and loaded", tolerance=0)
+
+
+def config_json(part: Part) -> None:
+    """The config round-trips through JSON and builds the same model again, and every field of it is described."""
+    model = build(part)
+    modules.config_round_trip(model.config)
+    modules.described(part.cls.Config)
+
+
+def hidden_matrices(part: Part) -> None:
+    """`hidden_matrices` are matrices among the model's parameters, each once."""
+    model: Model = build(part)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    seen: set[int] = set()
+    for i, matrix in enumerate(model.hidden_matrices()):
+        on = f"hidden matrix {i}, {names.get(id(matrix), 'no parameter of the model')}"
+        expect(isinstance(matrix, nn.Parameter) and id(matrix) in names, on, "it is not one of the parameters")
+        expect(matrix.ndim == 2, on, f"it has shape {tuple(matrix.shape)}")
+        expect(id(matrix) not in seen, on, "it is listed twice")
+        seen.add(id(matrix))
+
+
+def instances_apart(part: Part) -> None:
+    """Two instances share no memory."""
+    modules.apart(build(part, 0), build(part, 1))
+
+
+for _suite in SUITES:
+    _suite.check("a field of a type JSON does not have, or a default that depends on more than the fields")(config_json)
+    _suite.check("copies or transposes returned instead of the parameters")(hidden_matrices)
+    _suite.check("a buffer or parameter made once for the class or the module")(instances_apart)
+
+
+def _reloaded(model: Model) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder)
+        again = type(model).load(folder).eval()
+    if type(again) is not type(model):
+        raise Broken("the model saved and loaded", f"it is a {type(again).__qualname__}")
+    return again

@@ -1,0 +1,129 @@
+"""What the checks of all interfaces share: small parts, their inputs, and rules that hold for any module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from axon_core.config import Config, validate
+from axon_core.errors import ConfigError
+from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
+from axon_core.testing.kit import Broken, Part, finite, same
+
+LENGTHS = (9, 6, 3)
+"""Valid tokens of the rows in ragged batches."""
+
+
+class PlainRotary(RotaryEmbedding):
+    """The plain rotation that attentions are checked with: θ_i = position · base^(−2i / r)."""
+
+    def __init__(self, config: RotaryEmbedding.Config, base: float = 10000.0) -> None:
+        super().__init__(config)
+        self.base = base
+
+    def forward(self, positions: Int[Tensor, "b n"]) -> Rotation:
+        """Return the rotation for tokens at `positions`."""
+        dim = self.config.dim
+        frequencies = self.base ** (-torch.arange(0, dim, 2, device=positions.device) / dim)
+        return Rotation.of(positions.unsqueeze(-1) * frequencies, self.config.layout)
+
+
+def config_of(part: Part, **sizes: Any) -> Config:
+    """Return the part's config: its options, on top of small `sizes` for the fields it has."""
+    values = {**{k: v for k, v in sizes.items() if k in part.cls.Config.model_fields}, **part.options}
+    try:
+        return validate(part.cls.Config, values)
+    except ConfigError as error:
+        raise Broken(
+            f"the options {values}", f"{error}; name options that work in the class attribute `examples`"
+        ) from None
+
+
+def built(make: Callable[[], Any], seed: int = 0) -> Any:
+    """Return what `make` makes, from this seed and in evaluation mode; its parameters are `stirred`."""
+    torch.manual_seed(seed)
+    module = make()
+    stirred(module)
+    return module.eval()
+
+
+def stirred(module: nn.Module) -> None:
+    """Move all parameters at random: one that starts at zero, or at one, hides mistakes."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+
+
+def normal(*shape: int, seed: int = 1) -> Tensor:
+    """Return standard normal numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ragged(side: str) -> Bool[Tensor, "b n"]:
+    """Return which tokens are valid in a batch of rows of `LENGTHS`, padded on the `left` or the `right`."""
+    index, lengths = torch.arange(LENGTHS[0]), torch.tensor(LENGTHS)[:, None]
+    return index < lengths if side == "right" else index >= LENGTHS[0] - lengths
+
+
+def config_round_trip(config: Config) -> None:
+    """Check that a config written as JSON and read again is the same."""
+    text = json.dumps(config.model_dump(mode="json"))
+    again = type(config).model_validate(json.loads(text))
+    if again != config:
+        changed = [n for n in type(config).model_fields if getattr(again, n) != getattr(config, n)]
+        values = ", ".join(f"{n}: {getattr(config, n)!r} became {getattr(again, n)!r}" for n in changed)
+        raise Broken(f"the config as JSON, {text}", values or "the two are not equal")
+
+
+def described(config: type[Config]) -> None:
+    """Check that every field of a config carries a description."""
+    if missing := [name for name, field in config.model_fields.items() if not field.description]:
+        raise Broken(f"the fields of {config.__qualname__}", f"no description of {', '.join(missing)}")
+
+
+def state_round_trip(make: Callable[[int], nn.Module], run: Callable[[Any], Tensor]) -> None:
+    """Check that a fresh module gives the same results, bit for bit, after `load_state_dict`; `make` takes a seed."""
+    first, second = make(0), make(1)
+    second.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        want, got = run(first), run(second)
+    same(got, want, "a second instance, from another seed, with the state dict of the first", tolerance=0)
+
+
+def gradients(module: nn.Module, out: Tensor, on: str) -> None:
+    """Check that a random weighting of `out` has a finite gradient other than zero for every parameter."""
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if trained and out.requires_grad:
+        (out * normal(*out.shape, seed=7)).sum().backward()
+    for name, parameter in trained.items():
+        if parameter.grad is None or not parameter.grad.any():
+            raise Broken(on, f"parameter {name!r} {tuple(parameter.shape)} gets no gradient")
+        finite(parameter.grad, f"{on}; gradient of parameter {name!r}")
+
+
+def apart(first: nn.Module, second: nn.Module) -> None:
+    """Check that two instances share no parameter and no buffer."""
+    theirs = {t.untyped_storage().data_ptr() for _, t in _tensors(first) if t.numel()}
+    for name, tensor in _tensors(second):
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in theirs:
+            raise Broken("two instances of the same config", f"both use one memory for {name!r}")
+
+
+def runs_in(dtype: torch.dtype, module: nn.Module, x: Tensor, run: Callable[[Any, Tensor], Tensor]) -> None:
+    """Check that the module, converted to `dtype`, gives that dtype, and nearly the numbers of float32."""
+    with torch.no_grad():
+        want = run(module, x)
+        got = run(module.to(dtype), x.to(dtype))
+    on = f"the module and its input in {dtype}"
+    if got.dtype != dtype:
+        raise Broken(on, f"the result is {got.dtype}")
+    same(got, want, on, tolerance=0.1)
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]

@@ -1,0 +1,110 @@
+"""What every norm must satisfy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from axon_core.interfaces.norm import Norm
+from axon_core.testing import modules
+from axon_core.testing.kit import Part, Suite, expect, finite, same
+from axon_core.testing.modules import normal
+
+SUITE = Suite(Norm)
+DIM = 32
+
+
+def build(part: Part, seed: int = 0) -> Norm:
+    """Build a norm of 32 features."""
+    return modules.built(lambda: part.cls(modules.config_of(part, dim=DIM)), seed)
+
+
+def run(norm: Norm, x: Tensor) -> Tensor:
+    """Normalise without a gradient."""
+    with torch.no_grad():
+        return norm(x)
+
+
+@SUITE.check("a fixed number of axes, or a result left in float32")
+def shape(part: Part) -> None:
+    """The result has the shape and dtype of the input, whatever its number of axes."""
+    norm = build(part)
+    for x in (normal(DIM), normal(5, DIM), normal(2, 3, 4, DIM), normal(5, DIM).bfloat16()):
+        out = run(norm.to(x.dtype), x)
+        found = f"{tuple(out.shape)} {out.dtype}"
+        expect(out.shape == x.shape and out.dtype == x.dtype, f"{tuple(x.shape)} {x.dtype}", found)
+
+
+@SUITE.check("a statistic over the batch or the sequence")
+def vectors_apart(part: Part) -> None:
+    """Each vector is normalised by itself, in training too."""
+    norm = build(part)
+    x = normal(3, 4, DIM)
+    x[1:] *= 100
+    for module in (norm.eval(), norm.train()):
+        mode = "training" if module.training else "evaluation"
+        same(run(module, x)[0, 0], run(module, x[:1, :1])[0, 0], f"a vector beside others, in {mode} mode")
+
+
+@SUITE.check("squares summed in the dtype of the input")
+def statistics_in_float32(part: Part) -> None:
+    """In half precision large and small vectors give nearly the numbers of float32."""
+    for dtype in (torch.float16, torch.bfloat16):
+        norm = build(part).to(dtype)
+        for size in (1e-3, 1.0, 1e4):
+            x = (size * normal(5, DIM)).clamp(-6e4, 6e4).to(dtype)
+            got = run(norm, x).float()
+            same(got, run(norm.float(), x.float()), f"{dtype}, values of size {size:g}", tolerance=0.02)
+            norm.to(dtype)
+
+
+@SUITE.check("ε left out, or added after the square root")
+def zero(part: Part) -> None:
+    """A vector of zeros has a finite result and a finite gradient."""
+    norm = build(part)
+    x = torch.zeros(2, DIM, requires_grad=True)
+    out = norm(x)
+    finite(out, "a vector of zeros")
+    out.sum().backward()
+    assert x.grad is not None
+    finite(x.grad, "the gradient at a vector of zeros")
+
+
+@SUITE.check("a parameter that is not used, or a statistic detached from the graph")
+def gradient(part: Part) -> None:
+    """A gradient reaches every parameter, and agrees with finite differences at the input."""
+    norm = build(part)
+    modules.gradients(norm, norm(normal(5, DIM)), f"(5, {DIM})")
+    x = normal(DIM, seed=2).requires_grad_()
+    weight, step = normal(DIM, seed=3), 0.01 * normal(DIM, seed=4)
+    (got,) = torch.autograd.grad((norm(x) * weight).sum(), x)
+    change = ((run(norm, x + step) - run(norm, x - step)) * weight).sum()
+    same((2 * got * step).sum(), change, "the derivative in one direction, against finite differences", tolerance=0.02)
+
+
+@SUITE.check("a parameter in float32 that meets bfloat16 operands")
+def autocast(part: Part) -> None:
+    """Under autocast to bfloat16 it gives nearly the numbers of float32."""
+    norm, x = build(part), normal(5, DIM)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = run(norm, x)
+    same(got.float(), run(norm, x), "autocast", tolerance=0.02)
+
+
+@SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")
+def config_json(part: Part) -> None:
+    """The config round-trips through JSON, and every field of it is described."""
+    modules.config_round_trip(build(part).config)
+    modules.described(part.cls.Config)
+
+
+@SUITE.check("a tensor that results depend on and that is neither a parameter nor a buffer")
+def state_dict(part: Part) -> None:
+    """The state dict holds all that a fresh instance needs to give the same results."""
+    modules.state_round_trip(lambda seed: build(part, seed), lambda norm: run(norm, normal(5, DIM)))
+
+
+@SUITE.check("a buffer or parameter made once for the class or the module")
+def instances_apart(part: Part) -> None:
+    """Two instances share no memory."""
+    modules.apart(build(part, 0), build(part, 1))

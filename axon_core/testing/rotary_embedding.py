@@ -1,0 +1,178 @@
+"""What every rotary embedding must satisfy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from axon_core.interfaces.rotary_embedding import Layout, RotaryEmbedding, Rotation
+from axon_core.testing import modules
+from axon_core.testing.kit import Broken, Part, Suite, expect, same
+from axon_core.testing.modules import normal
+
+SUITE = Suite(RotaryEmbedding)
+DIM, CONTEXT, FAR = 16, 32, 8191
+
+
+def build(part: Part, layout: str = "half") -> RotaryEmbedding:
+    """Build a rotary embedding of 16 features, for a model trained with 32 tokens."""
+    config: Any = modules.config_of(part, dim=DIM, context=CONTEXT, layout=layout)
+    return part.cls(config).eval()
+
+
+def rotation(rotary: RotaryEmbedding, *rows: Sequence[int]) -> Rotation:
+    """Return the rotation at the positions of the given rows."""
+    with torch.no_grad():
+        return rotary(torch.tensor(rows))
+
+
+def phases(rotary: RotaryEmbedding, *rows: Sequence[int]) -> Float[Tensor, "b n r2"]:
+    """Return cos θ + i sin θ of every pair of features."""
+    table = rotation(rotary, *rows)
+    first, second = pairs(table.layout, table.cos.shape[-1])
+    return torch.complex(table.cos[..., first].double(), table.sin[..., second].double())
+
+
+def pairs(layout: str, r: int) -> tuple[slice, slice]:
+    """Return where the first and the second features of all pairs are."""
+    return (slice(0, r // 2), slice(r // 2, r)) if layout == "half" else (slice(0, r, 2), slice(1, r, 2))
+
+
+def length(rotary: RotaryEmbedding) -> int:
+    """Return a sequence length up to which rotations should be constant, beyond the context where they may be."""
+    return 4 * CONTEXT if rotary.constant_until is None else rotary.constant_until
+
+
+@SUITE.check("tables of another dtype or for another number of features")
+def shape(part: Part) -> None:
+    """The tables are float32, with one entry per position and feature; a rotated tensor keeps its shape and dtype."""
+    rotary = build(part)
+    table = rotation(rotary, range(5), range(5, 10))
+    for name, values in (("cos", table.cos), ("sin", table.sin)):
+        found = f"{tuple(values.shape)} {values.dtype}"
+        expect(values.shape == (2, 5, DIM) and values.dtype == torch.float32, f"{name} of (2, 5) positions", found)
+    x = normal(2, 5, 3, DIM + 4).bfloat16()
+    out = table(x)
+    expect(out.shape == x.shape and out.dtype == x.dtype, "bfloat16 heads", f"{tuple(out.shape)} {out.dtype}")
+    same(out[..., DIM:].float(), x[..., DIM:].float(), "features beyond the rotated ones", tolerance=0)
+
+
+@SUITE.check("cos and sin of different angles, or a scale applied to the tables")
+def norm_preserving(part: Part) -> None:
+    """A rotation changes no vector's length."""
+    rotary = build(part)
+    n = length(rotary)
+    x = normal(1, n, 1, DIM)
+    same(rotation(rotary, range(n))(x).norm(dim=-1), x.norm(dim=-1), f"positions 0 to {n - 1}")
+
+
+@SUITE.check("angles that are not proportional to positions")
+def relative(part: Part) -> None:
+    """The score of a rotated query and key depends on their distance alone."""
+    rotary = build(part)
+    n = length(rotary)
+    table = rotation(rotary, range(n))
+    q, k = (normal(DIM, seed=s).expand(1, n, 1, DIM) for s in (2, 3))
+    scores = torch.einsum("bnhd,bmhd->nm", table(q), table(k)) / (q[0, 0].norm() * k[0, 0].norm())
+    for distance in (0, 1, 7):
+        cosines = scores.diagonal(-distance)
+        spread = float(cosines.max() - cosines.min())
+        expect(
+            spread < 1e-3,
+            f"one query and key at distance {distance}",
+            f"the cosine of their angle varies by {spread:.3g}",
+        )
+
+
+@SUITE.check("frequencies that are zero, or positions that are not used")
+def positions_differ(part: Part) -> None:
+    """Different positions within the context are rotated differently."""
+    table = phases(build(part), range(CONTEXT))[0]
+    gap = (table[:, None] - table[None]).abs().amax(-1) + torch.eye(CONTEXT)
+    at = divmod(int(gap.argmin()), CONTEXT)
+    expect(float(gap.min()) > 1e-3, f"positions 0 to {CONTEXT - 1}", f"positions {at[0]} and {at[1]} are rotated alike")
+
+
+@SUITE.check("frequencies in a buffer that .bfloat16() rounds, or a matrix product that autocast rounds")
+def float32_angles(part: Part) -> None:
+    """Angles are computed in float32, whatever the module's dtype and under autocast."""
+    near = [0, 1, 2, FAR - 1, FAR]
+    want = rotation(build(part), near)
+    for dtype in (torch.bfloat16, torch.float16):
+        got = rotation(build(part).to(dtype), near)
+        _same_tables(got, want, f"positions up to {FAR}, the module in {dtype}", 1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = rotation(build(part), near)
+    _same_tables(got, want, f"positions up to {FAR}, under autocast", 1e-3)
+    z = phases(build(part), near)[0]
+    error = float((z[4] - z[3] * z[1] / z[0]).abs().max())
+    expect(error < 4e-3, f"position {FAR}, as position {FAR - 1} turned once more", f"off by {error:.3g}")
+
+
+@SUITE.check("a length or a table taken over the whole batch")
+def rows_apart(part: Part) -> None:
+    """A row's rotation does not depend on the other rows of the batch."""
+    rotary = build(part)
+    short, long = list(range(8)), list(range(4 * CONTEXT, 4 * CONTEXT + 8))
+    both, alone = rotation(rotary, short, long), rotation(rotary, short)
+    _same_tables(Rotation(both.cos[:1], both.sin[:1], both.layout), alone, "a short row beside a long one", 1e-6)
+
+
+@SUITE.check("a table or a base kept from a longer sequence")
+def no_memory(part: Part) -> None:
+    """A rotation does not depend on what was asked for before."""
+    rotary = build(part)
+    want = rotation(rotary, range(8))
+    rotation(rotary, range(8 * CONTEXT))
+    _same_tables(rotation(rotary, range(8)), want, "a short sequence after a long one", 0)
+
+
+@SUITE.check("a scaling that depends on the sequence's length and does not say so")
+def constant_until(part: Part) -> None:
+    """Up to the length `constant_until`, or any length where it is None, a position's rotation never changes."""
+    rotary = build(part)
+    n = length(rotary)
+    whole = rotation(rotary, range(n))
+    for k in {1, CONTEXT // 2, min(CONTEXT, n), n}:
+        cut = Rotation(whole.cos[:, :k], whole.sin[:, :k], whole.layout)
+        _same_tables(rotation(rotary, range(k)), cut, f"the first {k} of {n} positions", 1e-6)
+    last = Rotation(whole.cos[:, -1:], whole.sin[:, -1:], whole.layout)
+    _same_tables(rotation(rotary, [n - 1]), last, f"position {n - 1} alone", 1e-6)
+    found = f"context {rotary.context}, constant_until {rotary.constant_until}"
+    expect(rotary.context >= CONTEXT, f"a model trained with {CONTEXT} tokens", found)
+
+
+@SUITE.check("tables put together for one layout and labelled with the other")
+def layout(part: Part) -> None:
+    """The tables pair the features their layout names, and both layouts rotate by the same angles."""
+    angles: list[Tensor] = []
+    for name in get_args(Layout):
+        rotary = build(part, name)
+        table = rotation(rotary, range(5))
+        expect(table.layout == name, f"layout {name!r} in the config", f"a rotation labelled {table.layout!r}")
+        first, second = pairs(name, DIM)
+        on = f"layout {name!r}, the two features of a pair"
+        same(table.cos[..., first], table.cos[..., second], f"{on}, cosines", tolerance=1e-6)
+        same(table.sin[..., first], -table.sin[..., second], f"{on}, sines", tolerance=1e-6)
+        angles.append(torch.view_as_real(phases(rotary, range(5))))
+    same(angles[0], angles[1], "the angles of one layout and those of the other", tolerance=1e-6)
+
+
+@SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")
+def config_json(part: Part) -> None:
+    """The config round-trips through JSON, and every field of it is described."""
+    modules.config_round_trip(build(part).config)
+    modules.described(part.cls.Config)
+
+
+def _same_tables(got: Rotation, want: Rotation, on: str, tolerance: float) -> None:
+    if got.layout != want.layout:
+        raise Broken(on, f"layout {got.layout!r} instead of {want.layout!r}")
+    for name in ("cos", "sin"):
+        same(
+            getattr(got, name), getattr(want, name).expand_as(getattr(got, name)), f"{on}, {name}", tolerance=tolerance
+        )

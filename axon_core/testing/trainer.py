@@ -1,0 +1,176 @@
+"""What every trainer must satisfy."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from axon_core.interfaces.trainer import Trainer
+from axon_core.randomness import Key
+from axon_core.recipe import Recipe
+from axon_core.testing import modules
+from axon_core.testing.kit import Broken, Part, Suite, expect, same
+
+SUITE = Suite(Trainer)
+STEP = 3
+
+
+def build(part: Part, saved: Path | None = None) -> Trainer:
+    """Build the trainer of an example recipe, its models in evaluation mode and moved away from their start."""
+    torch.manual_seed(0)
+    trainer = part.cls.from_recipe(Recipe.of(part.options, "example", f"the example of {part.name}"), saved)
+    for model in trainer.models.values():
+        modules.stirred(model.eval())
+    return trainer
+
+
+def collected(trainer: Trainer, step: int = STEP) -> dict[str, Tensor]:
+    """Return what a step learns from."""
+    key = Key((trainer.config.seed, step))("collect")
+    key.seed_global()
+    with torch.no_grad():
+        return trainer.collect(trainer.batch(step), key)
+
+
+def minibatch(trainer: Trainer) -> dict[str, Tensor]:
+    """Return the first mini-batch of a step."""
+    return next(iter(trainer.minibatches(collected(trainer), Key((trainer.config.seed, STEP))("minibatches"))))
+
+
+def pieces(data: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Cut data into its first example and the rest."""
+    return [{name: rows[cut] for name, rows in data.items()} for cut in (slice(0, 1), slice(1, None))]
+
+
+@SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")
+def config_json(part: Part) -> None:
+    """The config round-trips through JSON, and every field of it is described."""
+    modules.config_round_trip(build(part).config)
+    modules.described(part.cls.Config)
+
+
+@SUITE.check("a role misspelt in `trainable`")
+def roles(part: Part) -> None:
+    """The trainable roles are among those of the models."""
+    trainer = build(part)
+    found = f"trainable {list(trainer.trainable)}, models {list(trainer.models)}"
+    expect(bool(trainer.trainable) and set(trainer.trainable) <= trainer.models.keys(), "the example recipe", found)
+
+
+@SUITE.check("an iterator or a generator that is advanced by each call")
+def batch(part: Part) -> None:
+    """The batch of a step is a function of the step alone, and all its tensors have one row per example."""
+    trainer, other = build(part), build(part)
+    want = trainer.batch(STEP)
+    sizes = {name: len(rows) for name, rows in want.items()}
+    expect(len(set(sizes.values())) == 1, f"batch({STEP})", f"rows: {sizes}")
+    trainer.batch(0)
+    _same_data(trainer.batch(STEP), want, f"batch({STEP}) after batch(0)")
+    _same_data(other.batch(STEP), want, f"batch({STEP}) of another instance, as the first call")
+    alike = all(torch.equal(rows, want[name]) for name, rows in trainer.batch(STEP + 1).items())
+    expect(not alike, f"batch({STEP}) and batch({STEP + 1})", "they are the same")
+
+
+@SUITE.check("random numbers drawn from something else than the key")
+def collect(part: Part) -> None:
+    """What a step learns from depends on the batch and the key alone."""
+    trainer = build(part)
+    want = collected(trainer)
+    collected(trainer, STEP + 1)
+    _same_data(collected(trainer), want, f"step {STEP} collected again, after step {STEP + 1}")
+
+
+@SUITE.check("a mean returned instead of a sum, or a batch statistic in the loss")
+def additive(part: Part) -> None:
+    """Losses and counts are sums over the examples, under the same names, so that micro-batches do not matter."""
+    trainer = build(part)
+    data = minibatch(trainer)
+    counts, losses = trainer.counts(data), trainer.loss(data)
+    expect(counts.keys() == losses.keys(), "the names of counts and of losses", f"{[*counts]} and {[*losses]}")
+    on = "a mini-batch, against its first example plus the rest"
+    for name, loss in losses.items():
+        parts = torch.stack([trainer.loss(piece)[name].detach() for piece in pieces(data)]).sum()
+        same(parts, loss.detach(), f"{on}; loss {name!r}")
+        found = sum(trainer.counts(piece)[name] for piece in pieces(data))
+        expect(math.isclose(found, counts[name], rel_tol=1e-6), f"{on}; count {name!r}", f"{found}, not {counts[name]}")
+
+
+@SUITE.check("padding or masked examples counted, or a mask that is empty")
+def positive_counts(part: Part) -> None:
+    """Every term of the loss has a positive, finite count."""
+    trainer = build(part)
+    for name, count in trainer.counts(minibatch(trainer)).items():
+        expect(0 < count < math.inf, f"the count of {name!r} in a mini-batch", f"{count}")
+
+
+@SUITE.check("a loss computed without gradients, or a model that does not take part in it")
+def gradient(part: Part) -> None:
+    """A finite gradient reaches every trainable model, and no other."""
+    trainer = build(part)
+    for role, model in trainer.models.items():  # as the loop does
+        model.requires_grad_(role in trainer.trainable)
+    terms = trainer.loss(minibatch(trainer))
+    torch.stack([term for term in terms.values() if term.requires_grad]).sum().backward()
+    for role in trainer.trainable:
+        found = [p.grad for p in trainer.models[role].parameters() if p.grad is not None and p.grad.any()]
+        expect(bool(found), f"the gradient of model {role!r}", "there is none")
+        expect(all(bool(g.isfinite().all()) for g in found), f"the gradient of model {role!r}", "it is not finite")
+
+
+@SUITE.check("evaluation on a random sample, or one that trains")
+def evaluate(part: Part) -> None:
+    """Evaluation gives the same finite numbers each time, and leaves the models as they are."""
+    trainer = build(part)
+    before = {role: copy.deepcopy(model.state_dict()) for role, model in trainer.models.items()}
+    with torch.no_grad():
+        first, second = trainer.evaluate(), trainer.evaluate()
+    expect(first == second, "two evaluations", f"{first} and {second}")
+    for name, value in first.items():
+        expect(math.isfinite(value), f"metric {name!r}", f"{value}")
+    for role, model in trainer.models.items():
+        _same_data(model.state_dict(), before[role], f"model {role!r} after an evaluation")
+
+
+@SUITE.check("state that `state_dict` leaves out or `load_state_dict` ignores")
+def state_dict(part: Part) -> None:
+    """The trainer's own state is made of tensors, numbers and strings, and another instance takes it over."""
+    trainer, other = build(part), build(part)
+    for step in range(2):
+        trainer.loss(next(iter(trainer.minibatches(collected(trainer, step), Key((step,))))))
+    state = trainer.state_dict()
+    _plain(state, "state_dict")
+    other.load_state_dict(copy.deepcopy(state))
+    same_state = repr(other.state_dict()) == repr(state)
+    expect(same_state, "the state of a trainer given to another", f"{other.state_dict()} instead of {state}")
+
+
+@SUITE.check("a file that is not written, or fitted anew instead of read")
+def export(part: Part) -> None:
+    """What it exports is enough to build it again from the same recipe, with the same examples."""
+    trainer = build(part)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.export(Path(folder))
+        expect(any(Path(folder).iterdir()), "the folder it exports into", "it is empty")
+        again = build(part, Path(folder))
+    _same_data(again.batch(STEP), trainer.batch(STEP), f"batch({STEP}) of the trainer built from its export")
+
+
+def _same_data(got: dict[str, Tensor], want: dict[str, Tensor], on: str) -> None:
+    if got.keys() != want.keys():
+        raise Broken(on, f"{sorted(got)} instead of {sorted(want)}")
+    for name, rows in want.items():
+        same(got[name], rows, f"{on}; {name!r}", tolerance=0)
+
+
+def _plain(value: Any, path: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():  # pyright: ignore[reportUnknownVariableType]
+            _plain(inner, f"{path}[{key!r}]")
+    elif not isinstance(value, (Tensor, int, float, str, bool, type(None))):
+        raise Broken(path, f"it is a {type(value).__name__}")

@@ -1,0 +1,347 @@
+"""Byte, character and sentencepiece tokenizers behind one small interface.
+
+A tokenizer is a table of pieces: piece i is the bytes that token i stands for. So decoding and streaming are the same
+for all of them: join the bytes and read them as UTF-8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import sentencepiece
+from pydantic import Field
+
+from axon_core import config
+from axon_core.config import Spec, validate
+from axon_core.errors import CheckpointError, ConfigError, DataError
+
+__all__ = [
+    "PAD",
+    "TOKENIZERS",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "DecodeStream",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "train_tokenizer",
+]
+
+PAD = -1
+"""The id that fills up short rows. It is no token: it decodes to nothing and must never reach an embedding."""
+
+_FILE = "tokenizer.json"
+
+
+class Tokenizer(ABC):
+    """Turns text into token ids and back; `decode(encode(text)) == text`.
+
+    `bos` and `eos` are the ids that mark a text's begin and end, or None where there are none. They are ids only: no
+    text encodes to them, and they decode to nothing.
+    """
+
+    class Config(config.Config):
+        """What may be chosen when the tokenizer is trained."""
+
+    type: ClassVar[str]
+    bos: int | None = None
+    eos: int | None = None
+    drops_spaces: int = 0
+    """How many spaces at the very start of a decoded text are the encoder's own."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    @classmethod
+    @abstractmethod
+    def train(cls, text: str, config: Any) -> Self:
+        """Build the tokenizer from a text; `config` is the class's `Config`."""
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]: ...
+
+    @abstractmethod
+    def _state(self, folder: Path) -> dict[str, Any]:
+        """Return what `_restore` needs, as JSON; bigger things go into files of `folder`."""
+
+    @classmethod
+    @abstractmethod
+    def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self: ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens; ids run from 0 to one less."""
+        return len(self._pieces)
+
+    def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
+        """Return the ids of `text`, between `bos` and `eos` where they are asked for.
+
+        Raises:
+            DataError: the text cannot be encoded, or the tokenizer has no such marker.
+        """
+        ids = self._encode(text)
+        for wanted, name, token, place in ((bos, "bos", self.bos, 0), (eos, "eos", self.eos, len(ids) + bos)):
+            if wanted:
+                if token is None:
+                    raise DataError(f"a {self.type} tokenizer has no {name} token; encode without it")
+                ids.insert(place, token)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD, padding nothing.
+
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
+        stream = DecodeStream(self)
+        return stream.push(*ids) + stream.finish()
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that one token stands for. Raises `DataError` where it is not in the vocabulary."""
+        if token == PAD:
+            return b""
+        if not 0 <= token < len(self._pieces):
+            raise DataError(f"token ids run from 0 to {len(self._pieces) - 1} for this tokenizer, got {token}")
+        return self._pieces[token]
+
+    def save(self, folder: Path | str) -> None:
+        """Write `tokenizer.json`, and the files it names, into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {"type": self.type, **self._state(folder)}
+        (folder / _FILE).write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path | str) -> Tokenizer:
+        """Read the tokenizer that `save` wrote.
+
+        Raises:
+            CheckpointError: the files are missing, damaged, or of a kind that is not known.
+        """
+        file = Path(folder) / _FILE
+        try:
+            state = json.loads(file.read_text(encoding="utf-8"))
+            return TOKENIZERS[state["type"]]._restore(state, file.parent)  # pyright: ignore[reportPrivateUsage]
+        except FileNotFoundError as error:
+            raise CheckpointError(f"no tokenizer in {folder}: {error.filename} is missing") from None
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"the tokenizer file {file} is damaged or of an unknown kind ({error!r})") from error
+
+
+class DecodeStream:
+    """Decodes token by token: the pieces of text, joined, equal the decoding of all ids at once.
+
+    A character whose bytes are spread over several tokens appears with the last of them.
+
+    >>> stream = DecodeStream(ByteTokenizer())
+    >>> [stream.push(id) for id in "é!".encode()], stream.finish()
+    (['', 'é', '!'], '')
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._spaces = tokenizer.drops_spaces
+
+    def push(self, *tokens: int) -> str:
+        """Return the text that `tokens` complete."""
+        piece = self._tokenizer.piece
+        return self._trim(self._decoder.decode(b"".join([piece(token) for token in tokens])))
+
+    def finish(self) -> str:
+        """Return what is left: a character that was cut off reads U+FFFD."""
+        return self._trim(self._decoder.decode(b"", final=True))
+
+    def _trim(self, text: str) -> str:
+        if self._spaces and text:
+            rest = text.lstrip(" ")
+            drop = min(len(text) - len(rest), self._spaces)
+            self._spaces = 0 if rest else self._spaces - drop
+            text = text[drop:]
+        return text
+
+
+class ByteTokenizer(Tokenizer):
+    """The 256 bytes of UTF-8, then `bos` and `eos`: encodes every text, needs no training."""
+
+    type = "byte"
+    bos = 256
+    eos = 257
+
+    def __init__(self) -> None:
+        super().__init__([bytes([byte]) for byte in range(256)] + [b"", b""])
+
+    @classmethod
+    def train(cls, text: str, config: Tokenizer.Config) -> Self:
+        """Return the tokenizer; there is nothing to learn from `text`."""
+        return cls()
+
+    def _encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def _state(self, folder: Path) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
+        return cls()
+
+
+class CharTokenizer(Tokenizer):
+    """The characters of the text it was trained on, in code point order; no others can be encoded."""
+
+    type = "char"
+
+    def __init__(self, characters: str) -> None:
+        if len(set(characters)) != len(characters):
+            raise ValueError("every character must occur once")
+        super().__init__([character.encode() for character in characters])
+        self._ids = {character: token for token, character in enumerate(characters)}
+
+    @classmethod
+    def train(cls, text: str, config: Tokenizer.Config) -> Self:
+        """Collect the characters of `text`."""
+        return cls("".join(sorted(set(text))))
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self._ids
+        try:
+            return [ids[character] for character in text]
+        except KeyError as error:
+            character: str = error.args[0]
+            raise DataError(
+                f"character {character!r} (U+{ord(character):04X}, at position {text.index(character)}) is not among "
+                f"the {len(ids)} this tokenizer was trained on; leave it out, or train with the tokenizer type "
+                "'byte', which encodes every text"
+            ) from None
+
+    def _state(self, folder: Path) -> dict[str, Any]:
+        return {"characters": "".join(self._ids)}
+
+    @classmethod
+    def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
+        return cls(state["characters"])
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Subwords by the sentencepiece library (1808.06226): an existing model file, or one trained on the text."""
+
+    class Config(Tokenizer.Config):
+        """Options of sentencepiece's trainer; the rest are chosen so that every text round-trips."""
+
+        path: Path | None = None
+        """An existing `.model` file to use instead of training one."""
+        vocab_size: int = Field(1000, gt=300)
+        """Number of pieces to train, of which 256 are the bytes and 4 the markers and the newline."""
+        algorithm: str = Field("bpe", pattern="^(bpe|unigram)$")
+        """How pieces are chosen: `bpe` or `unigram`."""
+
+    type = "sentencepiece"
+    _MODEL = "tokenizer.model"
+
+    def __init__(self, model: bytes) -> None:
+        self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._model = model
+        super().__init__([self._bytes_of(token) for token in range(processor.get_piece_size())])
+        self.bos = self._marker(processor.bos_id())
+        self.eos = self._marker(processor.eos_id())
+        # The encoder may put a space before the text, and may have dropped all leading ones; its own decoder knows
+        # which, and is asked once.
+        kept = processor.decode_pieces(["▁"] * 64 + ["a"]).count(" ")
+        self.drops_spaces = (1 << 62) if kept == 0 else 64 - kept
+
+    @classmethod
+    def train(cls, text: str, config: Config) -> Self:
+        """Train on the lines of `text`, or read the model at `config.path`.
+
+        Raises:
+            ConfigError: the model file cannot be read.
+            DataError: the text is too short for that many pieces.
+        """
+        if config.path is not None:
+            try:
+                return cls(config.path.expanduser().read_bytes())
+            except (OSError, RuntimeError) as error:
+                raise ConfigError(
+                    [(("path",), f"must be a sentencepiece model, got {config.path} ({error})")]
+                ) from None
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(_sentences(text)),
+                model_writer=model,
+                model_type=config.algorithm,
+                vocab_size=config.vocab_size,
+                character_coverage=1.0,
+                byte_fallback=True,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                user_defined_symbols=["\n"],
+                num_threads=1,  # the same text gives the same pieces
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise DataError(
+                f"sentencepiece cannot learn {config.vocab_size} pieces from {len(text):,} characters: choose a "
+                f"smaller vocab_size or more text ({str(error).strip()})"
+            ) from None
+        return cls(model.getvalue())
+
+    def _bytes_of(self, token: int) -> bytes:
+        processor = self._processor
+        piece: str = processor.id_to_piece(token)
+        if processor.is_control(token):
+            return b""
+        if processor.is_unknown(token):
+            return " ⁇ ".encode()
+        if processor.is_byte(token):
+            return bytes([int(piece[1:-1], 16)])  # "<0x0A>"
+        return piece.replace("▁", " ").encode()
+
+    @staticmethod
+    def _marker(token: int) -> int | None:
+        return token if token >= 0 else None
+
+    def _encode(self, text: str) -> list[int]:
+        return cast(list[int], self._processor.encode(text))
+
+    def _state(self, folder: Path) -> dict[str, Any]:
+        (folder / self._MODEL).write_bytes(self._model)
+        return {"model": self._MODEL}
+
+    @classmethod
+    def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
+        return cls((folder / state["model"]).read_bytes())
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Lines, cut to a length that sentencepiece does not skip (4,192 bytes)."""
+    for line in text.splitlines():
+        characters = iter(line)
+        while part := "".join(islice(characters, 1000)):
+            yield part
+
+
+TOKENIZERS: Mapping[str, type[Tokenizer]] = {
+    kind.type: kind for kind in (ByteTokenizer, CharTokenizer, SentencePieceTokenizer)
+}
+
+
+def train_tokenizer(spec: Spec | str | Mapping[str, Any], text: str) -> Tokenizer:
+    """Build the tokenizer that `spec` asks for, for instance `{"type": "sentencepiece", "vocab_size": 500}`.
+
+    Raises:
+        ConfigError: there is no such type, or an option breaks a rule.
+        DataError: the text does not suit it.
+    """
+    spec = Spec.of(spec)
+    if spec.type not in TOKENIZERS:
+        raise ConfigError([(("type",), f"must be one of {', '.join(TOKENIZERS)}, got {spec.type!r}")])
+    kind = TOKENIZERS[spec.type]
+    return kind.train(text, validate(kind.Config, spec.options))

@@ -1,0 +1,148 @@
+"""Learning at a small budget: recipe `xllama-shakespeare` beside a GPT of nanoGPT's CPU example, in one run.
+
+Both have 4 layers, 4 heads, dim 128 and context 64, and make 2,000 updates on batches of 12 windows of Tiny
+Shakespeare (nanoGPT: github karpathy/nanoGPT, README, "I only have a macbook"; float32, AdamW 1e-3, cosine to 1e-4).
+They train in turn, a block of steps each, so that both see the same machine; times are medians over the blocks, and
+losses are means over the whole held-out part.
+
+    AXON_DATA_DIR=... python benchmarks/shakespeare.py --seeds 1337 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
+
+from axon_core.data import TextData
+from axon_core.hooks import Hooks
+from axon_core.loop import Fit
+from axon_core.recipe import Recipe
+from axon_core.state import State
+
+LAYERS, HEADS, DIM, CONTEXT, BATCH, STEPS, BLOCK = 4, 4, 128, 64, 12, 2000, 100
+
+
+class GPTBlock(nn.Module):
+    """A pre-norm GPT layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(DIM, bias=False), nn.LayerNorm(DIM, bias=False)
+        self.qkv, self.out = nn.Linear(DIM, 3 * DIM, bias=False), nn.Linear(DIM, DIM, bias=False)
+        self.up, self.down = nn.Linear(DIM, 4 * DIM, bias=False), nn.Linear(4 * DIM, DIM, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features after this layer."""
+        b, n, d = x.shape
+        q, k, v = (
+            part.view(b, n, HEADS, d // HEADS).transpose(1, 2) for part in self.qkv(self.norm1(x)).split(DIM, -1)
+        )
+        x = x + self.out(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, n, d))
+        return x + self.down(gelu(self.up(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    """A GPT with learned positions and a tied head."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.embedding, self.positions = nn.Embedding(vocab_size, DIM), nn.Embedding(CONTEXT, DIM)
+        self.blocks = nn.Sequential(*(GPTBlock() for _ in range(LAYERS)))
+        self.norm, self.head = nn.LayerNorm(DIM, bias=False), nn.Linear(DIM, vocab_size, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                scale = 1 / math.sqrt(2 * LAYERS) if name.endswith(("out.weight", "down.weight")) else 1
+                nn.init.normal_(parameter, std=0.02 * scale)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the next token's scores."""
+        x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
+        return self.head(self.norm(self.blocks(x)))
+
+
+class GPTTraining:
+    """The plain training loop."""
+
+    def __init__(self, data: TextData, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.data, self.model = data, GPT(data.tokenizer.vocab_size)
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        groups = [
+            {"params": matrices, "weight_decay": 0.1},
+            {"params": [p for p in self.model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
+        self.step = 0
+
+    def run_to(self, end: int) -> None:
+        """Do the steps up to `end`."""
+        for self.step in range(self.step, end):  # noqa: B020 - the attribute is the counter
+            warm, t = 100, self.step
+            factor = t / warm if t < warm else 0.1 + 0.45 * (1 + math.cos(math.pi * (t - warm) / (STEPS - warm)))
+            for group in self.optimizer.param_groups:
+                group["lr"] = 1e-3 * factor
+            starts = torch.randint(len(self.data.train) - CONTEXT, (BATCH,)).tolist()
+            tokens = torch.stack([self.data.train[s : s + CONTEXT + 1] for s in starts]).long()
+            logits = self.model(tokens[:, :-1])
+            cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.step = end
+
+    @torch.inference_mode()
+    def evaluate(self) -> float:
+        """Return the mean loss over the whole held-out part."""
+        total, count = 0.0, 0
+        for tokens in self.data.held_out_batches(CONTEXT, 64):
+            logits = self.model(tokens[:, :-1])
+            total += cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").item()
+            count += tokens[:, 1:].numel()
+        return total / count
+
+
+def timed(run_to: object, end: int) -> float:
+    """Return the milliseconds a step took until `end`."""
+    start = time.perf_counter()
+    run_to(end)  # type: ignore[operator]
+    return (time.perf_counter() - start) / BLOCK * 1e3
+
+
+def main() -> None:
+    """Train both for each seed and print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1337, 1, 2])
+    parser.add_argument("--set", action="append", default=[], help="an override of the recipe, such as a.b=c")
+    options = parser.parse_args()
+    losses: dict[str, list[float]] = {"X-Llama": [], "GPT": []}
+    times: dict[str, list[float]] = {"X-Llama": [], "GPT": []}
+    for seed in options.seeds:
+        trainer = Recipe.load("xllama-shakespeare", [f"trainer.seed={seed}", *options.set]).build()
+        ours = Fit(trainer, State(trainer), None, Hooks(()))
+        theirs = GPTTraining(trainer.data, seed)  # type: ignore[attr-defined]
+        for end in range(BLOCK, STEPS + 1, BLOCK):
+            times["GPT"].append(timed(theirs.run_to, end))
+            if end < STEPS:  # the last block of ours evaluates too, and is not timed
+                times["X-Llama"].append(timed(ours.run_to, end))
+        losses["X-Llama"].append(ours.run_to(STEPS).metrics["loss"])
+        losses["GPT"].append(theirs.evaluate())
+        sizes = [sum(p.numel() for p in model.parameters()) for model in (trainer.models["model"], theirs.model)]
+        print(f"seed {seed}: X-Llama {losses['X-Llama'][-1]:.4f}, GPT {losses['GPT'][-1]:.4f}", flush=True)
+    print(f"\n{'':10}{'parameters':>12}{'loss, mean':>12}{'min':>8}{'max':>8}{'ms/step':>10}{'2,000 steps':>13}")
+    for name, size in zip(losses, sizes, strict=True):
+        found, ms = losses[name], statistics.median(times[name])
+        row = f"{name:10}{size:12,}{statistics.mean(found):12.4f}{min(found):8.4f}{max(found):8.4f}"
+        print(f"{row}{ms:10.1f}{ms * STEPS / 1e3:11.1f} s")
+    ratio = statistics.median(times["X-Llama"]) / statistics.median(times["GPT"])
+    print(f"\nX-Llama's step takes {ratio:.2f} of GPT's; {torch.get_num_threads()} threads, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()

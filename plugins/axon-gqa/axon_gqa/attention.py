@@ -1,0 +1,95 @@
+"""Grouped-query and multi-query attention: groups of query heads share one key head and one value head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from axon_core.attend import QKV, attend
+from axon_core.cache import LayerCache, State
+from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.rotary_embedding import RotaryEmbedding
+from axon_core.scope import Scope
+
+
+class GroupedQueryAttention(Attention):
+    """Grouped-query attention `(b n d) -> (b n d)`: query head i reads key/value head i // (h / k).
+
+    Between multi-head attention (k = h) and multi-query attention (k = 1): what is kept while decoding shrinks by
+    h / k. Cross-attention to a `memory` neither rotates nor caches. Source: arXiv 2305.13245, Section 2.2.
+    """
+
+    class Config(Attention.Config):
+        """Sizes of grouped-query attention; `ConfigError` where the key/value heads do not divide the query heads."""
+
+        n_kv_heads: PositiveInt = Field(default_factory=lambda given: _largest_proper_divisor(given["n_heads"]))
+        """Key/value heads k, the groups G of Section 2.2; by default the fewest groups short of multi-head attention
+        that divide the heads: h / 2 for an even h."""
+        bias: bool = False
+        """Whether the four projections add a bias."""
+
+        @field_validator("n_kv_heads")
+        @classmethod
+        def _divides(cls, n_kv_heads: int, info: ValidationInfo) -> int:
+            n_heads = info.data.get("n_heads", n_kv_heads)  # absent where it is itself wrong: reported there
+            if n_heads % n_kv_heads:
+                raise ValueError(
+                    f"n_kv_heads must divide n_heads, but {n_heads} % {n_kv_heads} = {n_heads % n_kv_heads}; "
+                    f"{n_heads} heads allow {', '.join(map(str, _divisors(n_heads)))}"
+                )
+            return n_kv_heads
+
+    config: Config
+    examples = ({}, {"n_kv_heads": 1, "bias": True})
+
+    def __init__(self, config: Config, rotary: RotaryEmbedding | None = None) -> None:
+        super().__init__(config, rotary)
+        c = config
+        self.qkv = QKV(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, bias=c.bias)
+        self.out = nn.Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        scope: Scope,
+        *,
+        memory: Float[Tensor, "b m d"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Return W_O concat_i(softmax(q_i k_{i // r}ᵀ / √d_h) v_{i // r}), with r = h / k."""
+        q, k, v = self.qkv(x, memory)
+        if memory is None:
+            q, k = scope.rotate(self.rotary, q, k)
+            k, v = (k, v) if cache is None else cache.append(k=k, v=v)
+        return self.out(attend(q, k, v, scope).flatten(-2))
+
+    def state(self) -> Mapping[str, State]:
+        """Keys and values, one per key/value head: h / k times less than multi-head attention keeps."""
+        per_token = State((self.config.n_kv_heads, self.config.head_dim))
+        return {"k": per_token, "v": per_token}
+
+
+class MultiQueryAttention(GroupedQueryAttention):
+    """Multi-query attention: grouped-query attention with one group, as Section 2.2 defines it.
+
+    All query heads share a single key head and value head. Source: arXiv 1911.02150; arXiv 2305.13245, Section 2.2.
+    """
+
+    class Config(GroupedQueryAttention.Config):
+        """Sizes of multi-query attention."""
+
+        n_kv_heads: PositiveInt = Field(default=1, le=1)
+        """Key/value heads: always one."""
+
+    examples = ({},)
+
+
+def _divisors(n: int) -> list[int]:
+    return [divisor for divisor in range(1, n + 1) if n % divisor == 0]
+
+
+def _largest_proper_divisor(n: int) -> int:
+    return _divisors(n)[-2] if n > 1 else 1

@@ -1,0 +1,67 @@
+"""Root mean square layer normalisation, on all features or on a share of them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from axon_core.interfaces.norm import Norm
+
+
+def rms_norm(
+    x: Float[Tensor, "... d"], weight: Float[Tensor, " d"], eps: float, partial: float = 1.0
+) -> Float[Tensor, "... d"]:
+    """Return x / RMS(x) · weight (Eq. 4), the RMS taken over the first ⌈partial · d⌉ features (Section 5).
+
+    RMS(x) = √(mean(x²) + eps). Half precision is normalised in float32 and rounded *before* the multiplication by
+    the weight, as Llama does it, so that Llama checkpoints give the same bits. The result has the dtype of `x`.
+
+    Source: arXiv 1910.07467, Sections 4 and 5.
+    """
+    d = x.shape[-1]
+    k = max(1, math.ceil(round(d * partial, 6)))  # rounded, as 100 · 0.07 is a little more than 7 in binary
+    if k == d:
+        if x.dtype == weight.dtype == torch.float32:  # nothing to round in between: one kernel does it all
+            return functional.rms_norm(x, (d,), weight, eps)
+        normalised = functional.rms_norm(x, (d,), None, eps)
+    else:
+        wide = x if x.dtype == torch.float64 else x.float()
+        normalised = wide * torch.rsqrt(wide[..., :k].square().mean(-1, keepdim=True) + eps)
+    return (weight * normalised.to(x.dtype)).to(x.dtype)
+
+
+class RMSNorm(Norm):
+    """Root mean square layer normalisation `(... d) -> (... d)`: y = x / √(mean(x²) + eps) · g.
+
+    Unlike LayerNorm it neither subtracts the mean nor adds a bias. With `partial` < 1 it is pRMSNorm. The gain g
+    starts at 1. Source: arXiv 1910.07467, Sections 4 and 5.
+    """
+
+    class Config(Norm.Config):
+        """Options of RMSNorm."""
+
+        eps: float = Field(1e-5, ge=0)
+        """Added to the mean square, so that a vector of zeros stays one. The paper's Eq. 4 has none; 1e-5 is what
+        Llama 2's checkpoints were trained with (their `norm_eps`), Llama 1's with 1e-6."""
+        partial: float = Field(1.0, gt=0, le=1)
+        """Share p of the features, the first ⌈p · dim⌉, that the RMS is estimated from: pRMSNorm (Section 5)."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.weight = nn.Parameter(torch.ones(config.dim))
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Return `x` divided by its root mean square and multiplied by the gain."""
+        return rms_norm(x, self.weight, self.config.eps, self.config.partial)
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows."""
+        partial = "" if self.config.partial == 1 else f", partial={self.config.partial}"
+        return f"{self.config.dim}, eps={self.config.eps}{partial}"

@@ -1,0 +1,56 @@
+"""Multi-head attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from axon_core.attend import QKV, attend
+from axon_core.cache import LayerCache, State
+from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.rotary_embedding import RotaryEmbedding
+from axon_core.scope import Scope
+
+
+class MultiHeadAttention(Attention):
+    """Multi-head attention `(b n d) -> (b n d)`: W_O concat_i(softmax(q_i k_iᵀ / √d_h) v_i).
+
+    Cross-attention to a `memory` neither rotates nor caches. Source: arXiv 1706.03762, Section 3.2.2.
+    """
+
+    class Config(Attention.Config):
+        """Sizes of multi-head attention; the paper's base model has dim 512 and 8 heads (Section 3.2.2)."""
+
+        bias: bool = False
+        """Whether the four projections add a bias; the paper's formulas have none (Section 3.2.2)."""
+
+    config: Config
+    examples = ({}, {"bias": True})
+
+    def __init__(self, config: Config, rotary: RotaryEmbedding | None = None) -> None:
+        super().__init__(config, rotary)
+        c = config
+        self.qkv = QKV(c.dim, c.n_heads, c.n_heads, c.head_dim, bias=c.bias)
+        self.out = nn.Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        scope: Scope,
+        *,
+        memory: Float[Tensor, "b m d"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Return what each token of `x` gathers, with all heads, from the tokens it may see."""
+        q, k, v = self.qkv(x, memory)
+        if memory is None:
+            q, k = scope.rotate(self.rotary, q, k)
+            k, v = (k, v) if cache is None else cache.append(k=k, v=v)
+        return self.out(attend(q, k, v, scope).flatten(-2))
+
+    def state(self) -> Mapping[str, State]:
+        """Keys and values of every head."""
+        per_token = State((self.config.n_heads, self.config.head_dim))
+        return {"k": per_token, "v": per_token}

@@ -1,0 +1,73 @@
+"""The claims of the paper's card, checked."""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from axon_core.claims import Outcome
+from axon_core.data import TextData, Windows
+from axon_core.randomness import Key
+from axon_xllama.model import XLlama
+
+_SEEDS = (0, 1, 2)
+
+
+def context_length() -> Outcome:
+    """Train on as many tokens with context 16 and 32, and compare the losses on the same held-out tokens.
+
+    The tokens late in a window of 32 stand for tasks that need the longer context; those early in it for the others.
+    """
+    data = TextData.load({})
+    short, long = ([_losses(data, context, seed) for seed in _SEEDS] for context in (16, 32))
+    late = [(s[24:] - n[24:]).mean().item() for s, n in zip(short, long, strict=True)]
+    early = statistics.mean((n[:16] / s[:16]).mean().item() for s, n in zip(short, long, strict=True))
+    improved = statistics.mean(late) > 2 * statistics.stdev(late) / len(late) ** 0.5
+    return Outcome(
+        improved and early < 1.02,
+        f"early tokens' loss changes by {early - 1:+.1%}; late tokens' falls, in nats, by",
+        late,
+    )
+
+
+def kv_cache() -> Outcome:
+    """Compare the caches' sizes with 2 · layers · key/value heads · head size · bytes for each token."""
+    measured = {n: _model(n).new_cache(1, 32).nbytes for n in (8, 4, 2, 1)}
+    exact = all(nbytes == 32 * 2 * 2 * n * 8 * 4 for n, nbytes in measured.items())
+    listed = ", ".join(f"{n} heads {nbytes / 32:.0f}" for n, nbytes in measured.items())
+    return Outcome(exact, f"bytes a token: {listed}")
+
+
+def _model(n_kv_heads: int, vocab_size: int = 256, context: int = 32) -> XLlama:
+    attention = {"type": "GQA", "n_kv_heads": n_kv_heads}
+    return XLlama.build(vocab_size=vocab_size, context=context, dim=64, n_layers=2, n_heads=8, attention=attention)
+
+
+def _losses(data: TextData, context: int, seed: int, steps: int = 250) -> Float[Tensor, 32]:
+    """Train a small model and return its mean loss at each place of held-out windows of 32 tokens.
+
+    A model with a shorter context sees a window in pieces.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _model(4, data.tokenizer.vocab_size, context)
+    windows = Windows(data.train, context, Key((seed,)))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, steps)
+    for step in range(steps):
+        _cross_entropy(model, windows.batch(step, 1024 // context)).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    held_out = torch.cat(list(data.held_out_batches(32, 256))[:-1])
+    with torch.inference_mode():
+        pieces = held_out.unfold(1, context + 1, context)
+        return _cross_entropy(model, pieces.flatten(0, 1)).view(len(held_out), 32).mean(0)
+
+
+def _cross_entropy(model: XLlama, tokens: Int[Tensor, "b n+1"]) -> Float[Tensor, "b n"]:
+    return cross_entropy(model(tokens[:, :-1]).transpose(1, 2), tokens[:, 1:], reduction="none")

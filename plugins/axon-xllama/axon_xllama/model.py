@@ -1,0 +1,155 @@
+"""X-Llama: the Llama 2 architecture (arXiv 2307.09288, Section 2.2) put together from registered parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
+from axon_core.cache import Cache, LayerCache, Step
+from axon_core.config import Spec
+from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.model import CausalLM, part, part_config
+from axon_core.interfaces.norm import Norm
+from axon_core.scope import Scope
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (arXiv 2002.05202, Section 2, Eq. 6): `(silu(x W) ⊙ x V) W₂`; the rows of `gate_up` are W's, then V's."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(dim, 2 * hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Return the feed-forward of each token by itself."""
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(silu(gate) * up)
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each on normalised input and added to its input (pre-norm)."""
+
+    attention: Attention
+
+    def __init__(self, attention: Attention, attention_norm: Norm, feed_forward: FeedForward, ff_norm: Norm) -> None:
+        super().__init__()
+        self.attention = attention
+        self.attention_norm = attention_norm
+        self.feed_forward = feed_forward
+        self.feed_forward_norm = ff_norm
+
+    def forward(self, x: Float[Tensor, "b n d"], scope: Scope, cache: LayerCache | None) -> Float[Tensor, "b n d"]:
+        """Return the tokens' features after this layer."""
+        h = x + self.attention(self.attention_norm(x), scope, cache=cache)
+        return h + self.feed_forward(self.feed_forward_norm(h))
+
+
+class XLlama(CausalLM):
+    """Llama 2 with every part injected by name: attention, rotary embedding and norm come from the registries.
+
+    `(b n) -> (b n v)`: tokens in, scores of the next token out.
+
+    Raises:
+        ConfigError: a size does not fit, or a part's option breaks a rule.
+        UnknownKey: no installed plugin offers a part of that name.
+    """
+
+    class Config(CausalLM.Config):
+        """Sizes of an X-Llama, and the names of its parts."""
+
+        dim: PositiveInt
+        """Features d of a token."""
+        n_layers: PositiveInt
+        """Number of layers."""
+        n_heads: PositiveInt
+        """Query heads of each attention."""
+        hidden_dim: PositiveInt = Field(default_factory=lambda given: _hidden_dim(given["dim"]))
+        """Hidden features of the feed-forward; by default ⅔ · 4d (arXiv 2302.13971, Section 2.2), rounded up to 16."""
+        attention: Spec = Spec(type="GQA")
+        """The attention of every layer (arXiv 2307.09288, Section 2.2: grouped-query attention)."""
+        rotary: Spec = Spec(type="rotary")
+        """The rotary embedding, shared by all layers (arXiv 2302.13971, Section 2.2)."""
+        norm: Spec = Spec(type="rmsnorm")
+        """The norm before each part of a layer and before the head (arXiv 2302.13971, Section 2.2)."""
+        tie_embeddings: bool = False
+        """Whether the head's weights are the embedding's; Llama 2 does not tie them."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        c = config
+        rotary_dim = part_config(c, "attention", ATTENTIONS, Attention.Config, dim=c.dim, n_heads=c.n_heads).rotary_dim
+        rotary = part(c, "rotary", ROTARY_EMBEDDINGS, dim=rotary_dim, context=c.context) if rotary_dim else None
+        self.rotary = rotary
+        self.embedding = nn.Embedding(c.vocab_size, c.dim)
+        self.blocks = nn.ModuleList(
+            Block(
+                part(c, "attention", ATTENTIONS, dim=c.dim, n_heads=c.n_heads, layer=layer, rotary=rotary),
+                part(c, "norm", NORMS, dim=c.dim),
+                FeedForward(c.dim, c.hidden_dim),
+                part(c, "norm", NORMS, dim=c.dim),
+            )
+            for layer in range(c.n_layers)
+        )
+        self.norm = part(c, "norm", NORMS, dim=c.dim)
+        self.head = nn.Linear(c.dim, c.vocab_size, bias=False)
+        if c.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    @property
+    def context(self) -> int:
+        """The longest sequence the model is meant for; a rotary embedding may extend the training context."""
+        return self.config.context if self.rotary is None else self.rotary.context
+
+    def features(
+        self,
+        tokens: Int[Tensor, "b n"],
+        *,
+        valid: Bool[Tensor, "b n"] | None = None,
+        documents: Int[Tensor, "b n"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Return each token's normalised features after the last layer; arguments as for `CausalLM.features`."""
+        n = tokens.shape[1]
+        if valid is not None:
+            tokens = tokens.masked_fill(~valid, 0)  # a padding id such as −1 has no embedding
+        if cache is None:
+            step = Step(tokens, Scope.over(tokens, valid=valid, documents=documents), [None] * len(self.blocks))
+        else:
+            step = cache.extend(tokens, valid)
+        x = self.embedding(step.tokens)
+        for block, layer in zip(self.blocks, step.layers, strict=True):
+            x = block(x, step.scope, layer)
+        return self.norm(x[:, -n:])
+
+    def logits(self, features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n v"]:
+        """Return the scores of the next token."""
+        return linear(features, self.head.weight)
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """Return an empty cache for `batch` rows of up to `capacity` tokens, in the model's dtype and device."""
+        weight = self.embedding.weight
+        return Cache(
+            [block.attention.state() for block in cast("Iterable[Block]", self.blocks)],
+            batch,
+            capacity,
+            dtype=weight.dtype,
+            device=weight.device,
+            horizon=None if self.rotary is None else self.rotary.constant_until,
+        )
+
+    def hidden_matrices(self) -> list[Tensor]:
+        """The weights of all linear layers inside the blocks."""
+        return [module.weight for module in self.blocks.modules() if isinstance(module, nn.Linear)]
+
+
+def _hidden_dim(dim: int) -> int:
+    return -(-8 * dim // 3 // 16) * 16

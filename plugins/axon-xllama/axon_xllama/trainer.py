@@ -1,0 +1,101 @@
+"""Trainer `causal_lm`: next-token prediction on one long text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from axon_core import MODELS
+from axon_core.config import Spec, at, validate
+from axon_core.data import TextConfig, TextData, Windows
+from axon_core.errors import ContractError
+from axon_core.generation import generate
+from axon_core.interfaces.model import CausalLM
+from axon_core.interfaces.trainer import Trainer
+from axon_core.randomness import Key
+from axon_core.recipe import Recipe
+from axon_core.sampling import Sampling
+from axon_core.tokenizer import Tokenizer
+
+
+class CausalLMTrainer(Trainer):
+    """Minimise the mean of −log p(token | tokens before it) over windows of the text, in nats per token.
+
+    Works with any registered `CausalLM`, under the role `model`. The loss is next-token cross-entropy as in
+    arXiv 2302.13971, Section 2; evaluation covers the whole held-out part, in windows of the model's context.
+    """
+
+    class Config(Trainer.Config):
+        """Settings of causal language modelling: those of every training."""
+
+    unit = "tokens"
+    trainable = ("model",)
+    examples = (
+        {
+            "model": {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 8},
+            "trainer": {"type": "causal_lm", "batch_size": 4},
+            "data": {"held_out": 0.001},
+        },
+    )
+
+    def __init__(self, config: Config, models: Mapping[str, nn.Module], data: TextData) -> None:
+        super().__init__(config, models)
+        model = models["model"]
+        if not isinstance(model, CausalLM):
+            raise ContractError(f"the trainer causal_lm needs a CausalLM as its model, got a {type(model).__name__}")
+        self.model = model
+        self.data = data
+        self._windows = Windows(data.train, model.config.context, Key((config.seed, "windows")))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
+        """Build the trainer from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`."""
+        with at("trainer"):
+            config = validate(cls.Config, recipe.trainer.options)
+        with at("data"):
+            data = TextData.load(validate(TextConfig, recipe.data), None if saved is None else Tokenizer.load(saved))
+        with at("model"), torch.random.fork_rng():
+            Key((config.seed, "weights")).seed_global()
+            model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
+        return cls(config, {"model": model}, data)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return the windows of a step: `tokens` `(b n+1)`."""
+        return {"tokens": self._windows.batch(step, self.config.batch_size)}
+
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        """Return the number of predicted tokens."""
+        return {"loss": data["tokens"][:, 1:].numel()}
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the summed cross-entropy, in nats."""
+        tokens = data["tokens"]
+        logits = self.models["model"](tokens[:, :-1])
+        return {"loss": cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")}
+
+    def evaluate(self) -> dict[str, float]:
+        """Return `loss` in nats per token and `bits_per_byte` over the whole held-out part, and its `tokens`."""
+        total = torch.zeros((), dtype=torch.float64)
+        tokens = 0
+        for batch in self.data.held_out_batches(self.model.config.context, 64):
+            data = {"tokens": batch.to(self.config.device)}
+            total += self.loss(data)["loss"].double().cpu()
+            tokens += batch[:, 1:].numel()
+        bits = total.item() / math.log(2)
+        return {"loss": total.item() / tokens, "bits_per_byte": bits / self.data.held_out_bytes, "tokens": tokens}
+
+    def sample(self) -> str:
+        """Return a text: the first words of the held-out part, and how the model goes on from them."""
+        prompt = self.data.tokenizer.decode(self.data.held_out[:16].tolist())
+        return prompt + generate(self.model, self.data.tokenizer, prompt, sampling=Sampling(temperature=0.8))
+
+    def export(self, folder: Path) -> None:
+        """Write the model and its tokenizer."""
+        self.model.save(folder)
+        self.data.tokenizer.save(folder)

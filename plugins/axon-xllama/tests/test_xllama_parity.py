@@ -1,0 +1,80 @@
+"""X-Llama against `transformers.LlamaForCausalLM` with the same random weights."""
+
+import itertools
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from axon_core.generation import decode
+from axon_core.sampling import Sampling
+from axon_xllama import XLlama
+from axon_xllama.hugging_face import config_from_hugging_face, from_hugging_face, to_hugging_face
+
+KV_HEADS = {"MHA": 4, "GQA": 2, "MQA": 1}
+ROPE = {
+    "plain": {"rope_type": "default", "rope_theta": 10000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+}
+GRID = list(itertools.product(KV_HEADS, ROPE, (False, True)))
+
+
+def pair(heads: str, rope: str, tied: bool, *, dtype: torch.dtype = torch.float32) -> tuple[LlamaForCausalLM, XLlama]:
+    torch.manual_seed(0)
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=97,
+            hidden_size=64,
+            intermediate_size=112,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=KV_HEADS[heads],
+            max_position_embeddings=32,
+            rope_parameters=ROPE[rope],
+            tie_word_embeddings=tied,
+            initializer_range=0.1,
+            rms_norm_eps=1e-5,
+        )
+    )
+    theirs = theirs.to(dtype).eval()
+    config = config_from_hugging_face(theirs.config.to_dict())
+    ours = XLlama(config).to(dtype).eval()
+    ours.load_state_dict(from_hugging_face(theirs.state_dict(), config))
+    return theirs, ours
+
+
+@pytest.mark.parametrize("length", [7, 32, 50], ids="n={}".format)
+@pytest.mark.parametrize(("heads", "rope", "tied"), GRID)
+@torch.no_grad()
+def test_logits_equal(heads, rope, tied, length):
+    theirs, ours = pair(heads, rope, tied)
+    tokens = torch.randint(97, (2, length))
+    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("heads", "rope"), [("MHA", "plain"), ("GQA", "plain"), ("MQA", "linear")])
+@torch.no_grad()
+def test_greedy_tokens_equal(heads, rope):
+    theirs, ours = pair(heads, rope, False)
+    prompt = torch.randint(97, (1, 5))
+    expected = theirs.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=27,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[0, 5:]
+    greedy = decode(ours, prompt.tolist(), [0], max_new_tokens=27, sampling=Sampling(temperature=0))
+    assert [token for (token,) in greedy] == expected.tolist()
+
+
+@pytest.mark.parametrize(("heads", "rope", "tied"), GRID)
+def test_weights_return_unchanged(heads, rope, tied):
+    theirs, ours = pair(heads, rope, tied)
+    back = to_hugging_face(ours.state_dict(), ours.config)
+    theirs.load_state_dict(back, strict=not tied)
+    expected = {k: v for k, v in theirs.state_dict().items() if not (tied and k == "lm_head.weight")}
+    assert back.keys() == expected.keys()
+    assert all(torch.equal(back[name], expected[name]) for name in back)

@@ -1,0 +1,67 @@
+"""What listing leaves unimported. The times themselves are measured by benchmarks/registry.py."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import axon_core
+
+HEAVY = {"torch", "numpy", "pydantic", "jaxtyping", "matplotlib", "sentencepiece", "safetensors"}
+TRAP = "raise RuntimeError('a plugin was imported')"
+
+
+def imported(code: str, folder: Path) -> set[str]:
+    """Return the top-level modules a fresh interpreter has imported after `code`, with `folder` on its path."""
+    report = "\nimport sys\nprint('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    run = subprocess.run([sys.executable, "-c", code + report], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_import_axon_core_imports_nothing_heavy(tmp_path: Path) -> None:
+    modules = imported("import axon_core", tmp_path)
+    assert not modules & {*HEAVY, "click", "rich"}
+    assert not imported("from axon_core import ATTENTIONS; 'x' in ATTENTIONS, list(ATTENTIONS)", tmp_path) & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "--json"], ["list", "norm"]])
+def test_listing_imports_neither_torch_nor_a_plugin(site, arguments: list[str]) -> None:
+    groups = {"axon.v1.norm": {"trap": "axon_trap:Trap"}, "axon.v1.command": {"spring": "axon_trap:spring"}}
+    site.install("axon-trap", groups, {"axon_trap.py": TRAP})
+    modules = imported(f"from axon_core.cli import main; assert main({arguments!r}) == 0", site.folder)
+    assert not modules & {*HEAVY, "axon_trap"}
+
+
+@pytest.mark.parametrize("command", ["papers", "recipes", "search"])
+def test_reading_cards_imports_neither_torch_nor_a_plugin(site, command: str) -> None:
+    files = {"axon_trap/__init__.py": TRAP, "axon_trap/recipes/trap.toml": ""}
+    site.install("axon-trap", {"axon.v1.paper": {"trap": "axon_trap"}}, files)
+    modules = imported(f"from axon_core.cli import main; assert main([{command!r}]) == 0", site.folder)
+    assert not modules & {"torch", "axon_trap"}
+
+
+def test_every_public_name_resolves() -> None:
+    for name in axon_core.__all__:
+        assert getattr(axon_core, name) is not None
+    assert {*axon_core.__all__, "__version__"} <= set(dir(axon_core))
+    with pytest.raises(AttributeError, match="module 'axon_core' has no attribute 'Atention'"):
+        axon_core.Atention  # noqa: B018
+
+
+def test_type_checkers_are_told_the_same_names() -> None:
+    stub = ast.parse(Path(axon_core.__file__).with_suffix(".pyi").read_text("utf-8"))
+    told = {
+        alias.asname: f"{statement.module}.{alias.name}"
+        for statement in stub.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    home = {name: f"axon_core.{module}.{name}" for name, module in axon_core._HOME.items()}
+    assert told == home

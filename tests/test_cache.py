@@ -1,0 +1,210 @@
+"""Decoding with a cache equals one pass over everything, however the tokens arrive; and what the cache costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from axon_core.attend import attend
+from axon_core.cache import Cache, LayerCache, State, Step
+from axon_core.errors import ContextError
+from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
+from axon_core.scope import Scope
+
+VOCABULARY, HEADS, GROUPS, SIZE = 11, 4, 2, 4
+
+
+@dataclass(frozen=True)
+class Near:
+    window: int
+
+    def __call__(self, query: Tensor, key: Tensor) -> Tensor:
+        return query - key < self.window
+
+
+class Turn(RotaryEmbedding):
+    """Turns by the position in radians; all angles of a row shrink once it is longer than `horizon`."""
+
+    horizon: int | None = None
+
+    def forward(self, positions: Tensor) -> Rotation:
+        longest = positions.amax(1, keepdim=True) + 1
+        factor = 1.0 if self.horizon is None else (self.horizon / longest).clamp(max=1)
+        return Rotation.of((factor * positions).unsqueeze(-1), "half")
+
+
+class Toy:
+    """Two layers of attention over a table of random vectors, in float64; enough of a model to fill a cache."""
+
+    def __init__(self, window: int | None = None, horizon: int | None = None) -> None:
+        table = torch.Generator().manual_seed(0)
+        sizes = HEADS * SIZE, 2 * GROUPS * SIZE
+        self.embedding = torch.randn(VOCABULARY, sizes[0], generator=table, dtype=torch.float64)
+        self.kv = torch.randn(2, sizes[0], sizes[1], generator=table, dtype=torch.float64) / 4
+        self.window = window
+        self.rotary = Turn(Turn.Config(dim=2))
+        self.rotary.horizon = horizon
+
+    def cache(self, batch: int, capacity: int = 16) -> Cache:
+        states = {name: State((GROUPS, SIZE), window=self.window) for name in ("k", "v")}
+        horizon = self.rotary.horizon
+        return Cache([states, states], batch, capacity, dtype=torch.float64, device="cpu", horizon=horizon)
+
+    def __call__(self, tokens: Tensor, cache: Cache | None = None, valid: Tensor | None = None) -> Tensor:
+        if cache is None:
+            step = Step(tokens, Scope.over(tokens, valid=valid), [None, None])
+        else:
+            step = cache.extend(tokens, valid)
+        x = self.embedding[step.tokens]
+        for kv, layer in zip(self.kv, step.layers, strict=True):
+            k, v = (x @ kv).unflatten(-1, (2, GROUPS, SIZE)).unbind(2)
+            q, k = step.scope.rotate(self.rotary, x.unflatten(-1, (HEADS, SIZE)), k)
+            k, v = (k, v) if layer is None else layer.append(k=k, v=v)
+            narrow = None if self.window is None else Near(self.window)
+            x = x + attend(q, k, v, step.scope, narrow=narrow).flatten(2)
+        return x[:, -tokens.shape[1] :]
+
+
+def tokens(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def in_chunks(toy: Toy, cache: Cache, text: Tensor, chunks: list[int]) -> Tensor:
+    return torch.cat([toy(chunk, cache) for chunk in text.split(chunks, 1)], 1)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("horizon", [None, 6])
+@settings(deadline=None, max_examples=40)
+@given(chunks=st.lists(st.integers(1, 5), min_size=1, max_size=6))
+def test_any_chunks_equal_one_pass(window: int | None, horizon: int | None, chunks: list[int]) -> None:
+    toy, n = Toy(window, horizon), sum(chunks)
+    text, cache = tokens(2, n), toy.cache(2, n)
+    done = 0
+    for chunk in chunks:  # each chunk's result is that of one pass over the text so far
+        done += chunk
+        out = toy(text[:, done - chunk : done], cache)
+        torch.testing.assert_close(out, toy(text[:, :done])[:, -chunk:], rtol=1e-10, atol=1e-10)
+
+
+def test_chunks_of_5_3_and_1_equal_one_pass() -> None:
+    toy, text = Toy(), tokens(2, 9)
+    torch.testing.assert_close(in_chunks(toy, toy.cache(2), text, [5, 3, 1]), toy(text))
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("horizon", [None, 5])
+def test_a_left_padded_batch_equals_each_row_alone(window: int | None, horizon: int | None) -> None:
+    toy, lengths, prompt, steps = Toy(window, horizon), (5, 3, 1), 5, 3
+    text = tokens(3, prompt + steps)
+    valid = torch.arange(prompt) >= prompt - torch.tensor(lengths)[:, None]
+    cache = toy.cache(3)
+    outs = [toy(text[:, :prompt], cache, valid)]
+    outs += [toy(text[:, i : i + 1], cache) for i in range(prompt, prompt + steps)]
+    for row, length in enumerate(lengths):
+        own = text[row : row + 1, prompt - length :]
+        first = outs[0][row : row + 1, prompt - length :]
+        torch.testing.assert_close(first, toy(own[:, :length]))
+        for i, out in enumerate(outs[1:], length + 1):
+            torch.testing.assert_close(out[row : row + 1], toy(own[:, :i])[:, -1:])
+
+
+def test_later_chunks_may_be_padded_too() -> None:
+    toy, text = Toy(), tokens(2, 6)
+    cache = toy.cache(2)
+    first, second = torch.tensor([[0, 1, 1], [1, 1, 1]]).bool(), torch.tensor([[1, 1, 1], [0, 0, 1]]).bool()
+    toy(text[:, :3], cache, first)
+    out = toy(text[:, 3:], cache, second)
+    torch.testing.assert_close(out[:1], toy(text[:1, 1:])[:, 2:])
+    torch.testing.assert_close(out[1:, -1:], toy(text[1:, [0, 1, 2, 5]])[:, -1:])
+
+
+def test_past_the_horizon_all_tokens_are_run_again() -> None:
+    toy, text = Toy(horizon=4), tokens(1, 6)
+    cache = toy.cache(1)
+    cached = cache.extend(text[:, :4])
+    assert all(layer is not None for layer in cached.layers)
+    again = cache.extend(text[:, 4:])
+    assert torch.equal(again.tokens, text)
+    assert list(again.layers) == [None, None]
+    assert cache.nbytes == 2 * 2 * 4 * GROUPS * SIZE * 8  # two layers of keys and values, up to the horizon alone
+
+
+def test_reordering_rows_continues_the_other_rows() -> None:
+    for horizon in (None, 5):
+        toy, text = Toy(horizon=horizon), tokens(3, 7)
+        cache, rows = toy.cache(3), torch.tensor([2, 0, 0])
+        valid = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]]).bool()
+        toy(text[:, :4], cache, valid)
+        cache.reorder(rows)
+        fresh = toy.cache(3)
+        toy(text[rows, :4], fresh, valid[rows])
+        for step in (4, 5, 6):
+            more = text[:, step : step + 1]
+            torch.testing.assert_close(toy(more, cache), toy(more, fresh), rtol=0, atol=0)
+
+
+def test_a_reset_cache_is_a_new_one() -> None:
+    toy, text = Toy(window=3), tokens(2, 8)
+    cache = toy.cache(2, 8)
+    toy(text, cache, torch.tensor([[False] * 2 + [True] * 6, [True] * 8]))
+    cache.reset()
+    torch.testing.assert_close(in_chunks(toy, cache, text, [4, 4]), toy(text))
+
+
+def test_more_tokens_than_the_cache_holds_are_an_error_that_changes_nothing() -> None:
+    toy, text = Toy(), tokens(1, 4)
+    cache = toy.cache(1, 4)
+    toy(text[:, :3], cache)
+    with pytest.raises(ContextError, match="holds 4 tokens, but 3 \\+ 2 are needed"):
+        toy(text[:, :2], cache)
+    torch.testing.assert_close(toy(text[:, 3:], cache), toy(text)[:, 3:])
+
+
+def test_bytes() -> None:
+    states = {
+        "k": State((2, 8)),
+        "near": State((8,), window=5),
+        "sum": State((3, 3), per_token=False, dtype=torch.float32),
+    }
+    cache = Cache([states], 4, 100, dtype=torch.bfloat16, device="cpu")
+    # bfloat16 for every token; for the 4 tokens before the newest; one float32 matrix a row
+    assert cache.nbytes == 4 * (100 * 2 * 8 * 2 + 4 * 8 * 2 + 3 * 3 * 4)
+    short = Cache([states], 4, 3, dtype=torch.bfloat16, device="cpu")
+    assert short.nbytes == 4 * (3 * 2 * 8 * 2 + 3 * 8 * 2 + 3 * 3 * 4)
+
+
+def test_decoding_allocates_no_buffers() -> None:
+    toy, text = Toy(window=3), tokens(2, 8)
+    cache = toy.cache(2)
+
+    def addresses() -> list[int]:
+        return [buffer.data_ptr() for layer in cache.layers for buffer in layer.buffers.values()]
+
+    before = addresses()
+    in_chunks(toy, cache, text, [4, 1, 1, 2])
+    assert addresses() == before
+
+
+def test_a_window_hands_over_only_what_a_query_may_reach() -> None:
+    layer = LayerCache({"k": State((1,), window=3)}, 1, 10, torch.float32, "cpu")
+    seen = []
+    for start, n in ((0, 4), (4, 1), (5, 2)):
+        layer.start = start
+        (keys,) = layer.append(k=torch.arange(start, start + n).float().view(1, n, 1))
+        seen.append(keys.flatten().tolist())
+    assert seen == [[0, 1, 2, 3], [2, 3, 4], [3, 4, 5, 6]]
+
+
+def test_a_whole_state_is_read_and_replaced() -> None:
+    cache = Cache([{"sum": State((2,), per_token=False)}], 3, 4, dtype=torch.float32, device="cpu")
+    (layer,) = cache.layers
+    for _ in range(2):
+        layer["sum"] = layer["sum"] + torch.arange(3.0).unsqueeze(1)
+    cache.reorder(torch.tensor([1, 2, 0]))
+    assert layer["sum"].tolist() == [[2, 2], [4, 4], [0, 0]]

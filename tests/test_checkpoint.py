@@ -1,0 +1,272 @@
+"""Checkpoints and models on disk: complete or not there, refused by name when damaged, without pickle."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
+from toy_trainer import Toy
+
+from axon_core import MODELS
+from axon_core.checkpoint import Checkpoints
+from axon_core.errors import CheckpointError, UsageError
+from axon_core.fit import fit
+from axon_core.hooks import hook
+from axon_core.interfaces.model import Model
+from axon_core.storage import new_folder, read_tree, verify, write_tree
+
+OPTIONS = {"save_every": 4, "keep": 5, "dropout": 0.3, "optimizer": {"type": "muon"}}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    fit(Toy.make(**OPTIONS), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+DAMAGES = [
+    ("tensors.safetensors", flip, "tensors.safetensors does not match its checksum"),
+    ("tensors.safetensors", cut, "tensors.safetensors does not match its checksum"),
+    ("tensors.safetensors", Path.unlink, "tensors.safetensors is missing"),
+    ("state.json", flip, "state.json does not match its checksum"),
+    ("model/tokenizer.json", cut, "model/tokenizer.json does not match its checksum"),
+    ("manifest.json", cut, "manifest.json is unreadable"),
+    ("manifest.json", Path.unlink, "manifest.json is missing"),
+]
+
+
+@pytest.mark.parametrize(("file", "damage", "message"), DAMAGES)
+def test_a_damaged_checkpoint_is_refused_by_name(run: Path, file: str, damage: Callable[[Path], None], message: str):
+    damage(run / "checkpoints/step-12" / file)
+    with pytest.raises(CheckpointError) as caught:
+        fit(Toy.make(**OPTIONS), run, resume=True)
+    assert f"checkpoint step-12 in {run / 'checkpoints'} is damaged: {message}" in str(caught.value)
+    assert "resume with --from step-8" in str(caught.value)
+
+
+def test_the_one_before_is_used_if_asked_to_the_same_end(run: Path):
+    whole = Toy.make(**OPTIONS)
+    fit(whole)
+    numbers = (run / "metrics.jsonl").read_text()
+    for name, step in (("previous", 8), ("step-4", 4)):
+        cut(run / "checkpoints/step-12/tensors.safetensors")
+        starts = []
+
+        class Watch:
+            @hook
+            def fit_start(self, fit, starts=starts):
+                starts.append(fit.state.step)
+
+        trainer = Toy.make(**OPTIONS)
+        fit(trainer, run, resume=name, hooks=[Watch()])
+        assert starts == [step] and trainer.digest() == whole.digest()
+        assert (run / "metrics.jsonl").read_text() == numbers  # no step is written twice, none is missing
+        assert verify(run / "checkpoints/step-12") is None
+
+
+def test_the_remedy_never_names_another_damaged_one(run: Path):
+    for step in (12, 8):
+        flip(run / f"checkpoints/step-{step}/state.json")
+    with pytest.raises(CheckpointError, match="resume with --from step-4"):
+        fit(Toy.make(**OPTIONS), run, resume=True)
+    flip(run / "checkpoints/step-4/state.json")
+    with pytest.raises(CheckpointError, match="no other is intact: start the run anew"):
+        fit(Toy.make(**OPTIONS), run, resume=True)
+
+
+def test_an_unknown_checkpoint_is_a_usage_error(run: Path):
+    with pytest.raises(UsageError, match=r"no checkpoint step-5 .* there are: step-4, step-8, step-12"):
+        fit(Toy.make(**OPTIONS), run, resume="step-5")
+
+
+def test_only_the_latest_are_kept_and_the_last_is_always_saved(tmp_path: Path):
+    fit(Toy.make(steps=11, save_every=3, keep=2), tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step-11", "step-9"]
+
+
+def test_what_a_kill_left_unfinished_is_swept_away(run: Path):
+    (run / "checkpoints/.unfinished-1-step-99").mkdir()
+    (run / ".unfinished-1-model").mkdir()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "spl')
+    fit(Toy.make(**OPTIONS), run, resume=True)
+    assert not list(run.rglob(".unfinished*"))
+    assert all(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+
+
+def test_another_model_or_optimiser_is_refused(run: Path):
+    with pytest.raises(CheckpointError, match=r"is of another model .* size mismatch"):
+        fit(Toy.make(**OPTIONS, dim=8), run, resume=True)
+    with pytest.raises(CheckpointError, match="optimiser is muon, the recipe's is adamw"):
+        fit(Toy.make(**{**OPTIONS, "optimizer": {"type": "adamw"}}), run, resume=True)
+    with pytest.raises(CheckpointError, match="moving average"):
+        fit(Toy.make(**OPTIONS, ema=0.9), run, resume=True)
+
+
+class Limit:
+    """From a step on, no file may grow over 4 kB, as on a full disk."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    @hook
+    def step_end(self, fit):
+        if fit.state.step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+
+@pytest.fixture
+def unlimited():
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.mark.usefixtures("unlimited")
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path: Path):
+    with pytest.raises(CheckpointError) as caught:
+        fit(Toy.make(**OPTIONS), tmp_path / "run", hooks=[Limit(6)])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert f"cannot write {tmp_path / 'run/checkpoints/step-8'}: " in str(caught.value)
+    assert "File too large" in str(caught.value) and "is intact" in str(caught.value)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-4"]
+    trainer, whole = Toy.make(**OPTIONS), Toy.make(**OPTIONS)
+    fit(trainer, tmp_path / "run", resume=True)
+    fit(whole)
+    assert trainer.digest() == whole.digest()
+
+
+def test_a_full_disk_says_so(tmp_path: Path):
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, {}, lambda folder: None)
+    with pytest.raises(CheckpointError, match="No space left on device; free some space"):
+        checkpoints.save(2, {}, full)
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step-1"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"cannot write .*file/run: Not a directory; choose a folder"):
+        fit(Toy.make(), tmp_path / "file/run")
+
+
+def test_a_failing_export_leaves_nothing(tmp_path: Path):
+    class Broken(Toy):
+        def export(self, folder):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(Broken.make(), tmp_path / "run")
+    assert list((tmp_path / "run/checkpoints").iterdir()) == []
+
+
+def test_a_tree_returns_as_it_was_with_shared_tensors_written_once(tmp_path: Path):
+    base = torch.arange(6.0).view(2, 3)
+    tree = {
+        "weights": {"a": base, "tied": base, "row": base[0], "transposed": base.T, "empty": torch.zeros(0)},
+        "list": [1, 0.1, None, "x", {"half": torch.ones(2, dtype=torch.bfloat16)}],
+        "scalar": torch.tensor(3),
+    }
+    write_tree(tmp_path, tree)
+    result = read_tree(tmp_path)
+    for name, tensor in tree["weights"].items():
+        assert torch.equal(result["weights"][name], tensor)
+    assert result["weights"]["tied"] is result["weights"]["a"]
+    assert result["list"][:4] == [1, 0.1, None, "x"] and result["list"][4]["half"].dtype == torch.bfloat16
+    assert result["scalar"] == 3
+    assert not list(tmp_path.glob("*.p*"))
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path):
+    target = tmp_path / "deep/target"
+    for text in ("one", "two"):  # the second replaces the first
+        with new_folder(target) as folder:
+            (folder / "file").write_text(text)
+            assert not target.exists() or (target / "file").read_text() == "one"
+    with pytest.raises(KeyboardInterrupt), new_folder(target) as folder:
+        (folder / "file").write_text("three")
+        raise KeyboardInterrupt
+    assert (target / "file").read_text() == "two" and [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+class Square(Model):
+    """A model with tied weights."""
+
+    class Config(Model.Config):
+        dim: int
+        """Features."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.inner = torch.nn.Linear(config.dim, config.dim, bias=False)
+        self.tied = torch.nn.Linear(config.dim, config.dim, bias=False)
+        self.tied.weight = self.inner.weight
+
+
+def test_a_model_returns_with_its_class_config_and_ties(tmp_path: Path):
+    model = Square.build(dim=3)
+    model.save(tmp_path)
+    loaded = Square.load(tmp_path)
+    assert loaded.config == model.config and loaded.tied.weight is loaded.inner.weight
+    assert torch.equal(loaded.inner.weight, model.inner.weight)
+    with MODELS.override(square=Square):
+        model.save(tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["type"] == "square"
+        assert type(Model.load(tmp_path)) is Square
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("model.safetensors", flip, "model.safetensors is damaged"),
+        ("model.safetensors", Path.unlink, "model.safetensors is missing"),
+        ("config.json", cut, "config.json is damaged"),
+        ("config.json", Path.unlink, "config.json is missing"),
+    ],
+)
+def test_a_damaged_model_is_refused(tmp_path: Path, file: str, damage: Callable[[Path], None], message: str):
+    Square.build(dim=3).save(tmp_path)
+    damage(tmp_path / file)
+    with pytest.raises(CheckpointError, match=message):
+        Square.load(tmp_path)
+
+
+def test_a_missing_part_is_named_with_its_install_command(tmp_path: Path):
+    Square.build(dim=3).save(tmp_path)
+    facts = json.loads((tmp_path / "config.json").read_text())
+    facts["parts"] = [{"group": "norm", "key": "n", "distribution": "axon-not-here", "version": "1.2"}]
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match=r"needs parts that are not installed: pip install axon-not-here==1.2"):
+        Square.load(tmp_path)
+
+
+def test_a_model_of_another_class_or_nowhere(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="no model folder"):
+        Square.load(tmp_path / "nowhere")
+    with MODELS.override(square=Square):
+        Square.build(dim=3).save(tmp_path)
+
+        class Other(Model):
+            """Something else."""
+
+        with pytest.raises(CheckpointError, match="holds a Square, which is no Other"):
+            Other.load(tmp_path)

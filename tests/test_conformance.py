@@ -1,0 +1,103 @@
+"""The conformance kit over every part of every installed distribution, and the ways to run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from axon_core.cli.check import command
+from axon_core.discovery import GROUPS, discover
+from axon_core.errors import UsageError
+from axon_core.testing import conformance
+from axon_core.testing.kit import cases
+
+test_every_installed_part = conformance()
+
+BROKEN = {
+    "axon_broken.py": """
+        from axon_core.interfaces.norm import Norm
+
+        class Forgetful(Norm):
+            def forward(self, x):
+                return x / x.float().square().mean(-1, keepdim=True).sqrt().to(x.dtype)
+    """
+}
+GROUP = {"axon.v1.norm": {"forgetful": "axon_broken:Forgetful", "gone": "axon_broken:Gone"}}
+
+
+def test_no_installed_part_is_left_out() -> None:
+    parts = {case.part.name.partition("[")[0] for case in cases()}
+    groups = [group for group in GROUPS if group not in ("paper", "command", "hooks", "registry")]
+    installed = {f"{group}:{entry.key}" for group in groups for entry in discover().entries(group)}
+    assert installed <= parts
+    checks = {name: sum(case.part.name.startswith(f"{name}") for case in cases()) for name in installed}
+    assert min(checks.values()) > 5, checks  # not merely loaded
+
+
+def test_ids_name_part_and_check() -> None:
+    assert "attention:GQA:causal" in {case.id for case in cases("axon-gqa")}
+    assert all(case.part.name.partition("[")[0] in ("attention:GQA", "attention:MQA") for case in cases("axon_gqa"))
+
+
+def test_distribution_without_parts_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"no installed distribution 'axon-nothing' offers any parts; those which do: .*gqa"
+    ):
+        list(cases("axon-nothing"))
+
+
+def test_axon_check_explains_each_failure_and_exits_with_1(site) -> None:
+    site.install("axon-broken", GROUP, BROKEN)
+    result = CliRunner().invoke(command, ["axon-broken"])
+    assert result.exit_code == 1
+    rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "norm:forgetful 9 of 10 zero" in rows
+    assert "norm:gone 0 of 1 loads" in rows
+    assert "norm:forgetful breaks the rule 'zero': A vector of zeros has a finite result and a finite gradient." in rows
+    assert "found: 64 of 64 values are not finite, the first at [0, 0]" in rows
+    assert "usual cause: ε left out, or added after the square root" in rows
+    assert any("module 'axon_broken' has no attribute 'Gone'" in row for row in rows)
+    assert rows[-1] == "11 checks on 2 parts: 2 failed."
+
+
+def test_axon_check_prints_json(site) -> None:
+    site.install("axon-broken", GROUP, BROKEN)
+    result = CliRunner().invoke(command, ["axon-broken", "--json"])
+    assert result.exit_code == 1
+    failed = [entry for entry in json.loads(result.stdout) if not entry["passed"]]
+    assert [(entry["part"], entry["check"]) for entry in failed] == [("norm:forgetful", "zero"), ("norm:gone", "loads")]
+    assert failed[0]["input"] == "a vector of zeros"
+
+
+def test_axon_check_takes_a_paper_and_exits_with_0() -> None:
+    result = CliRunner().invoke(command, ["rmsnorm"])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].endswith("on 1 parts: none failed.")
+
+
+def test_one_line_runs_the_kit_in_a_plugin_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "from axon_core.testing import conformance\ntest_conformance = conformance('axon-rmsnorm')\n"
+    )
+    run = _pytest(tmp_path, "-v", "--strict-markers")
+    assert run.returncode == 0, run.stdout
+    assert "test_mine.py::test_conformance[norm:rmsnorm:zero] PASSED" in run.stdout
+
+
+def test_pytest_plugin_imports_no_torch_where_it_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
+        "import sys\ndef test_other(pytestconfig):\n"
+        "    assert pytestconfig.pluginmanager.hasplugin('axon')\n    assert 'torch' not in sys.modules\n"
+    )
+    run = _pytest(tmp_path, "-p", "no:jaxtyping")  # jaxtyping brings a pytest plugin of its own
+    assert run.returncode == 0, run.stdout
+
+
+def _pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(folder)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)

@@ -1,0 +1,151 @@
+"""Text data: what is read, how it is split, and that sampling covers it, in an order known at every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axon_core.data import TextData, Windows, read_text
+from axon_core.errors import ConfigError, DataError
+from axon_core.randomness import Key
+from axon_core.tokenizer import ByteTokenizer, Tokenizer
+
+SIZES = st.tuples(st.integers(1, 9), st.integers(0, 60)).map(lambda pair: (pair[0], pair[0] + 1 + pair[1]))
+
+
+@given(SIZES, st.integers(0, 3))
+def test_an_epoch_has_each_token_as_target_once_but_for_the_ends(sizes, epoch: int):
+    context, length = sizes
+    windows = Windows(torch.arange(length), context, Key((0,)))
+    rows = torch.cat([windows.batch(epoch * windows.per_epoch + i, 1) for i in range(windows.per_epoch)])
+    assert torch.equal(rows, rows[:, :1] + torch.arange(context + 1))  # each is a piece of the text
+    targets = rows[:, 1:].flatten().tolist()
+    assert len(set(targets)) == len(targets)
+    assert max(targets) < length
+    assert length - 1 - len(targets) < 2 * context  # what the random offset leaves out at both ends
+
+
+@given(SIZES, st.integers(1, 7), st.integers(0, 40))
+def test_a_step_may_be_asked_for_at_any_time_and_in_any_size(sizes, size: int, step: int):
+    context, length = sizes
+    windows = Windows(torch.arange(length), context, Key((3,)))
+    one_by_one = torch.cat([windows.batch(step * size + i, 1) for i in range(size)])
+    assert torch.equal(Windows(torch.arange(length), context, Key((3,))).batch(step, size), one_by_one)
+
+
+def test_windows_begin_everywhere_and_in_another_order_each_epoch():
+    windows = Windows(torch.arange(1000), 10, Key((0,)))
+    epochs = [windows.batch(epoch, windows.per_epoch)[:, 0] for epoch in range(100)]
+    assert {int(starts[0] % 10) for starts in epochs} == set(range(10))
+    assert len({tuple(starts.tolist()) for starts in epochs}) == 100
+    assert not torch.equal(epochs[0], Windows(torch.arange(1000), 10, Key((1,))).batch(0, windows.per_epoch)[:, 0])
+
+
+@given(st.integers(2, 60), st.integers(1, 12), st.integers(1, 5))
+def test_evaluation_scores_each_held_out_token_after_the_first_once(length: int, context: int, size: int):
+    data = TextData(ByteTokenizer(), torch.arange(3), torch.arange(length, dtype=torch.int32))
+    batches = list(data.held_out_batches(context, size))
+    targets = torch.cat([batch[:, 1:].flatten() for batch in batches])
+    assert targets.sort().values.tolist() == list(range(1, length))
+    assert all(torch.equal(batch[:, 1:], batch[:, :-1] + 1) for batch in batches)
+    assert all(len(batch) <= size and batch.shape[1] <= context + 1 for batch in batches)
+
+
+def test_the_end_of_the_text_is_held_out_and_its_bytes_are_counted(tmp_path: Path):
+    file = tmp_path / "text.txt"
+    file.write_text("0123456é8€")
+    data = TextData.load({"path": str(file), "held_out": 0.3})
+    assert data.tokenizer.decode(data.train.tolist()) == "0123456"
+    assert data.tokenizer.decode(data.held_out.tolist()) == "é8€"
+    assert data.held_out_bytes == 4  # "8€"
+
+
+def test_a_saved_tokenizer_is_used_as_it_is():
+    text = "abcd" * 20
+    first = TextData.of(text)
+    assert torch.equal(TextData.of(text, first.tokenizer).train, first.train)
+    assert TextData.of(text, ByteTokenizer()).train.tolist() == list(text[:72].encode())
+    assert isinstance(first.tokenizer, Tokenizer)
+
+
+def test_folders_are_read_in_the_order_of_their_names(tmp_path: Path):
+    for name, text in (("b.txt", "second"), ("a.txt", "\ufefffirst\r\nline"), ("sub/c.txt", "third"), (".git", "no")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    assert read_text(tmp_path) == "first\nline\nsecond\nthird"
+
+
+def test_left_out_it_is_pythons_own_reference():
+    text = read_text()
+    assert len(text) > 400_000 and 'The "if" statement is used for conditional execution' in text
+
+
+def test_variables_in_a_path_are_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "text.txt").write_text("hello")
+    monkeypatch.setenv("SOME_FOLDER", str(tmp_path))
+    assert read_text("$SOME_FOLDER/text.txt") == "hello"
+    monkeypatch.delenv("SOME_FOLDER")
+    with pytest.raises(DataError, match=r"'\$SOME_FOLDER/text.txt' names an environment variable that is not set"):
+        read_text("$SOME_FOLDER/text.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file or folder: .*text.txt"),
+        (b"", "holds no text"),
+        (b" \n ", "holds no text"),
+        (b"caf\xe9", "text.txt is not UTF-8 text: byte 3 is 0xe9"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path: Path, content, message):
+    file = tmp_path / "text.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_text(file)
+
+
+def test_an_empty_folder_holds_no_text(tmp_path: Path):
+    with pytest.raises(DataError, match="holds no text"):
+        read_text(tmp_path)
+
+
+def test_a_text_shorter_than_the_context_is_refused():
+    with pytest.raises(
+        DataError, match=r"at least context \+ 1 = 9 tokens, got 8; give more text or .* shorter context"
+    ):
+        Windows(torch.arange(8), 8, Key((0,)))
+    with pytest.raises(DataError, match="held-out part must have at least 2 tokens, got 1"):
+        TextData.of("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pth": "x"}, "pth: unknown field 'pth' \\(did you mean 'path'\\?\\)"),
+        ({"held_out": 1.5}, "held_out: must be less than 1, got 1.5"),
+        ({"tokenizer": "morse"}, "tokenizer.type: must be one of byte, char, sentencepiece, got 'morse'"),
+    ],
+)
+def test_settings_that_break_a_rule(values, message):
+    with pytest.raises(ConfigError, match=message):
+        TextData.load(values)
+
+
+def test_noise_belongs_to_the_example_not_to_the_batch():
+    key = Key((0, 5))("noise")
+    whole = key.normal(range(6), (3,))
+    assert torch.equal(key.normal([4, 2], (3,)), whole[[4, 2]])
+    assert len({row.sum().item() for row in whole}) == 6
+
+
+def test_keys_are_stable_across_machines_and_independent():
+    assert Key((0, 1, "dropout")).seed == Key((0,))(1)("dropout").seed
+    assert len({Key(parts).seed for parts in [(0, 1), (1, 0), (0, "1"), ("01",), (0,), (0, 1, 0)]}) == 6
+    numbers = Key((0,))("a").normal(range(2000), ())
+    assert abs(numbers.mean()) < 0.1 and abs(numbers.std() - 1) < 0.1

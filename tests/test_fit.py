@@ -1,0 +1,395 @@
+"""The training loop: exact resumption, invariance to micro-batches, averages, clipping, precision, hooks, failures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
+from toy_trainer import Toy
+
+from axon_core.callbacks.progress import Progress
+from axon_core.errors import ConfigError, ContractError, Interrupted, TrainingError, UsageError
+from axon_core.fit import evaluate, fit
+from axon_core.hooks import hook
+
+MUON = {"type": "muon"}
+
+
+def digest_after(**values) -> int:
+    trainer = Toy.make(**values)
+    fit(trainer)
+    return trainer.digest()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout": 0.3},
+        {"dropout": 0.3, "optimizer": MUON, "ema": 0.9, "schedule": "cosine", "warmup": 3},
+        {"micro_batches": 3, "clip": 0.5, "eval_every": 2, "precision": "bf16"},
+    ],
+    ids=["adamw", "muon", "bf16"],
+)
+def test_n_steps_and_n_more_are_2n_bit_for_bit(tmp_path: Path, options):
+    whole = Toy.make(**options)
+    fit(whole, tmp_path / "whole")
+    fit(Toy.make(**options), tmp_path / "parts", stop_at=5)
+    rest = Toy.make(**options, seed=0)
+    result = fit(rest, tmp_path / "parts", resume=True)
+    assert (result.step, result.status) == (12, "finished")
+    assert rest.digest() == whole.digest()
+    assert rest.calls == whole.calls  # the trainer's own state is resumed too
+    numbers = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
+    assert numbers[0] == numbers[1]
+
+
+def test_other_seeds_and_dropout_change_the_weights():
+    assert len({digest_after(), digest_after(seed=1), digest_after(dropout=0.3)}) == 3
+
+
+@pytest.mark.parametrize("optimizer", [{"type": "adamw"}, MUON])
+def test_the_update_does_not_depend_on_the_micro_batches(optimizer):
+    trained = []
+    for pieces in (1, 3, 8):
+        trainer = Toy.make(micro_batches=pieces, optimizer=optimizer, steps=4)
+        fit(trainer)
+        trained.append(trainer.models["model"].state_dict())
+    # Muon's first steps turn rounding into directions where a matrix has none; bfloat16 rounds them once more.
+    tolerance = 1e-6 if optimizer != MUON else 2e-4
+    for other in trained[1:]:
+        for name, weights in trained[0].items():
+            torch.testing.assert_close(other[name], weights, rtol=0, atol=tolerance)
+
+
+def test_the_average_follows_its_formula_and_is_what_is_evaluated_and_exported(tmp_path: Path):
+    weights, seen = [], []
+
+    class Watch:
+        @hook
+        def step_end(self, fit):
+            weights.append(fit.trainer.models["model"].head.weight.detach().clone())
+
+        @hook
+        def eval_end(self, metrics):
+            seen.append(metrics["loss"])
+
+    trainer = Toy.make(ema=0.8, steps=6)
+    expected = trainer.models["model"].head.weight.detach().clone()
+    fit(trainer, tmp_path / "run", hooks=[Watch()])
+    for each in weights:
+        expected = 0.8 * expected + 0.2 * each
+    torch.testing.assert_close(trainer.models["model"].head.weight.detach(), expected)
+    assert evaluate(trainer)["loss"] == seen[-1]
+    exported = torch.load(tmp_path / "run/model/weights.pt", weights_only=True)
+    torch.testing.assert_close(exported["head.weight"], expected)
+
+
+def test_clipping_limits_the_norm_and_is_reported_before_it():
+    norms, moved = [], []
+
+    class Watch:
+        @hook
+        def fit_start(self, fit):
+            inner = fit.state.update
+
+            def update(factor):
+                gradients = [p.grad.flatten() for p in fit.state.parameters.values()]
+                moved.append(torch.cat(gradients).norm().item())
+                inner(factor)
+
+            fit.state.update = update
+
+        @hook
+        def step_end(self, metrics):
+            norms.append(metrics["grad_norm"])
+
+    fit(Toy.make(clip=0.01, steps=3), hooks=[Watch()])
+    assert all(norm > 0.01 for norm in norms)
+    assert moved == pytest.approx([0.01] * 3, rel=1e-3)
+
+
+def test_bf16_computes_otherwise_and_keeps_float32_weights():
+    trainer = Toy.make(precision="bf16")
+    fit(trainer)
+    assert {p.dtype for p in trainer.models["model"].parameters()} == {torch.float32}
+    assert trainer.digest() != digest_after()
+    losses = [evaluate(Toy.make(precision=precision))["loss"] for precision in ("fp32", "bf16")]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_it_learns():
+    trainer = Toy.make(steps=150, optimizer={"type": "muon"}, schedule="linear", eval_every=150)
+    before = evaluate(trainer)["loss"]
+    assert fit(trainer).metrics["loss"] < before - 1
+
+
+def test_a_frozen_model_stays_and_is_not_saved(tmp_path: Path):
+    trainer = Toy.make()
+    trainer.models = {**trainer.models, "reference": torch.nn.Linear(2, 2)}
+    before = trainer.models["reference"].weight.detach().clone()
+    fit(trainer, tmp_path / "run")
+    assert torch.equal(trainer.models["reference"].weight, before)
+    assert not trainer.models["reference"].weight.requires_grad
+    state = json.loads((tmp_path / "run/checkpoints/step-12/state.json").read_text())
+    assert list(state["models"]) == ["model"]
+
+
+def test_several_mini_batches_a_step_are_several_updates():
+    class Epochs(Toy):
+        def minibatches(self, data, key):
+            order = torch.randperm(8, generator=key.generator())
+            for rows in order.split(2):
+                yield {name: values[rows] for name, values in data.items()}
+
+    trainer = Epochs.make(steps=3)
+    fit(trainer)
+    state = Toy.make(steps=3)
+    fit(state)
+    assert trainer.digest() != state.digest()
+
+
+def test_collect_runs_at_rest_and_draws_by_step():
+    drawn = []
+
+    class Noisy(Toy):
+        def collect(self, batch, key):
+            assert not self.models["model"].training and not torch.is_grad_enabled()
+            drawn.append((torch.rand(()).item(), torch.rand((), generator=key.generator()).item()))
+            return batch
+
+    fit(Noisy.make(steps=3))
+    first, drawn[:] = drawn[:], []
+    fit(Noisy.make(steps=3))
+    assert first == drawn and len(set(first)) == 3
+
+
+def test_a_term_without_gradient_is_reported_and_not_minimised():
+    class Metric(Toy):
+        def counts(self, data):
+            return {"loss": data["tokens"][:, 1:].numel(), "first": len(data["tokens"])}
+
+        def loss(self, data):
+            return {**super().loss(data), "first": data["tokens"][:, 0].sum().float()}
+
+    seen = []
+
+    class Watch:
+        @hook
+        def step_end(self, metrics):
+            seen.append(metrics)
+
+    trainer = Metric.make(steps=1, micro_batches=4)
+    fit(trainer, hooks=[Watch()])
+    assert seen[0]["first"] == pytest.approx(trainer.batch(0)["tokens"][:, 0].float().mean().item())
+    assert seen[0]["loss"] < 20 and trainer.digest() == digest_after(steps=1, micro_batches=4)
+
+
+def test_terms_without_a_count_break_the_contract():
+    class Broken(Toy):
+        def counts(self, data):
+            return {"another": 1}
+
+    with pytest.raises(ContractError, match=r"same terms, got \['loss'\] and \['another'\]"):
+        fit(Broken.make())
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_last_checkpoint(tmp_path: Path):
+    options = {"spoil_at": 7, "save_every": 3}
+    with pytest.raises(TrainingError) as caught:
+        fit(Toy.make(**options), tmp_path / "run")
+    message = str(caught.value)
+    assert "not finite after 7 steps (loss nan)" in message and "--resume --out" in message
+    result = fit(Toy.make(save_every=3), tmp_path / "run", resume=True)
+    assert result.step == 12
+
+
+def test_it_stops_early_when_nothing_gets_better(tmp_path: Path):
+    class Stuck(Toy):
+        def evaluate(self):
+            return {"loss": 1.0}
+
+    result = fit(Stuck.make(eval_every=2, patience=2), tmp_path / "run")
+    assert (result.step, result.status) == (6, "stopped")  # the first evaluation, and two no better
+    again = fit(Stuck.make(eval_every=2, patience=2), tmp_path / "run", resume=True)
+    assert (again.step, again.status) == (6, "stopped")
+
+
+def test_hooks_may_ask_and_a_failing_one_is_switched_off(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    events = []
+
+    class Asking:
+        @hook
+        def step_end(self, fit):
+            events.append(fit.state.step)
+            return {2: "save", 4: "eval", 5: "stop"}.get(fit.state.step)
+
+        @hook
+        def eval_end(self, fit):
+            events.append("eval")
+
+        @hook
+        def saved(self, path):
+            events.append(path.name)
+
+        @hook
+        def fit_end(self):
+            events.append("end")
+
+    class Failing:
+        @hook
+        def step_end(self):
+            events.append("failing")
+            raise ValueError("broken")
+
+    with caplog.at_level(logging.WARNING, "axon"):
+        result = fit(Toy.make(), tmp_path / "run", hooks=[Failing(), Asking()])
+    assert events == ["failing", 1, 2, "step-2", 3, 4, "eval", 5, "eval", "step-5", "end"]
+    assert (result.step, result.status) == (5, "stopped")
+    assert "hook Failing failed at step_end and is switched off" in caplog.text
+
+
+def test_hooks_do_not_change_the_numbers():
+    class Drawing:
+        @hook
+        def step_end(self):
+            torch.rand(7)
+
+    trainer = Toy.make(dropout=0.3)
+    fit(trainer, hooks=[Drawing()])
+    assert trainer.digest() == digest_after(dropout=0.3)
+
+
+def test_a_misspelt_event_is_an_error():
+    class Misspelt:
+        @hook
+        def step_ends(self):
+            raise AssertionError("is never called")
+
+    with pytest.raises(Exception, match="step_ends"):
+        fit(Toy.make(), hooks=[Misspelt()])
+
+
+def test_training_leaves_the_global_random_numbers_alone():
+    trainer = Toy.make(dropout=0.5, steps=2, eval_every=1)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    fit(trainer)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, number):
+    class Interrupting:
+        @hook
+        def step_end(self, fit):
+            if fit.state.step == 5:
+                os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        fit(Toy.make(dropout=0.3), tmp_path / "run", hooks=[Interrupting()])
+    assert caught.value.exit_code == 130
+    assert "after step 5" in str(caught.value) and f"axon train --resume --out {tmp_path / 'run'}" in str(caught.value)
+    assert signal.getsignal(number) is before
+    trainer = Toy.make(dropout=0.3)
+    fit(trainer, tmp_path / "run", resume=True)
+    assert trainer.digest() == digest_after(dropout=0.3)
+
+
+def test_a_second_interrupt_is_immediate(tmp_path: Path):
+    class Interrupting:
+        @hook
+        def step_end(self, fit):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Toy.make(), tmp_path / "run", hooks=[Interrupting()])
+
+
+def test_a_run_folder_is_never_overwritten(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="--resume"):
+        fit(Toy.make(), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_the_run_folder_says_what_was_done(tmp_path: Path):
+    fit(Toy.make(eval_every=6), tmp_path / "run", recipe={"name": "toy"})
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts["recipe"] == {"name": "toy"} and facts["trainer"]["seed"] == 0
+    assert facts["versions"]["torch"] == torch.__version__ and facts["hardware"]["cpus"] and facts["command"]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    held_out = [line["step"] for line in lines if line["split"] == "held_out" and line["name"] == "loss"]
+    assert held_out == [6, 12]
+    assert [line["step"] for line in lines if line["split"] == "train" and line["name"] == "loss"] == [*range(1, 13)]
+    assert (tmp_path / "run/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(file.name for file in (tmp_path / "run/model").iterdir()) == [
+        "manifest.json", "tokenizer.json", "weights.pt",
+    ]  # fmt: skip
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]):
+    fit(Toy.make(eval_every=12), hooks=[Progress(sys.stderr, seconds=0)])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 13 and "\x1b" not in "".join(lines)
+    assert lines[0].startswith("step 1/12  loss ") and " tokens/s  ETA 0:00:" in lines[0]
+    assert lines[-1].startswith("step 12/12  held out: loss ")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"micro_batches": 9}, "micro_batches must be at most batch_size, got 9 > 8"),
+        ({"schedule": "inverse_sqrt"}, "needs warmup"),
+        ({"optimizer": {"type": "adamw", "lrr": 1}}, r"optimizer.lrr: unknown field 'lrr' \(did you mean 'lr'\?\)"),
+        ({"optimizer": {"type": "sgd"}}, "optimizer.type: must be one of adamw, muon, got 'sgd'"),
+        ({"optimizer": {"lr": -1}}, "optimizer.lr: must be greater than 0, got -1"),
+        ({"ema": 1.0}, "ema: must be less than 1, got 1.0"),
+        ({"step": 3}, "did you mean 'steps'"),
+    ],
+)
+def test_settings_that_break_a_rule(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Toy.make(**values)
+
+
+def test_a_huge_learning_rate_diverges_with_a_remedy():
+    with pytest.raises(TrainingError, match="Lower the learning rate"):
+        fit(Toy.make(steps=400, optimizer={"type": "adamw", "lr": 1e30}))
+
+
+RANK = """
+import sys, torch, torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from toy_trainer import Toy
+from axon_core.fit import fit
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[3]), world_size=2)
+trainer = Toy.make(steps=4, micro_batches=2, clip=0.5)
+fit(trainer)
+torch.save(trainer.models["model"].state_dict(), sys.argv[2] + sys.argv[3])
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_make_the_update_of_one(tmp_path: Path):
+    store = tmp_path / "store"
+    command = [sys.executable, "-c", RANK, str(Path(__file__).parent), str(store)]
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    alone = Toy.make(steps=4, clip=0.5)
+    fit(alone)
+    for rank in range(2):
+        for name, weights in torch.load(f"{store}{rank}", weights_only=True).items():
+            torch.testing.assert_close(alone.models["model"].state_dict()[name], weights, rtol=0, atol=1e-6)

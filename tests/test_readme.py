@@ -1,0 +1,38 @@
+"""The Python examples in README files run as they stand, and what the front page says of the project is so."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("plugins/*/README.md"))]
+
+
+def blocks(readme: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", readme.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_python_examples_run(readme, tmp_path):
+    found = blocks(readme)
+    assert found, f"{readme} shows no Python"
+    for block in found:
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert run.returncode == 0, run.stderr
+
+
+def test_the_main_example_trains_and_generates_in_15_lines():
+    (example,) = blocks(ROOT / "README.md")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+    assert 'LLAMA_ATTENTIONS_CLASSES["GQA"]' in example and "fit(" in example and "generate(" in example
+
+
+def test_the_table_names_every_plugin():
+    table = (ROOT / "README.md").read_text(encoding="utf-8")
+    for plugin in ROOT.glob("plugins/axon-*"):
+        assert f"[{plugin.name}](plugins/{plugin.name})" in table

@@ -1,0 +1,107 @@
+"""Recipes: overrides do what they say in any order, and errors name file, place, rule and value."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from axon_core.errors import ConfigError, UnknownKey, UsageError
+from axon_core.recipe import Recipe, override
+
+TABLES = {
+    "model": {"type": "m", "dim": 8, "attention": {"type": "A", "heads": 2}, "norm": "plain"},
+    "trainer": {"type": "t", "steps": 5},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("[1, 2]", [1, 2]),
+        ('"3"', "3"),
+        ("inf", float("inf")),
+        ("some text", "some text"),
+        ("$HOME/a=b.txt", "$HOME/a=b.txt"),
+        ("1\nother = 2", "1\nother = 2"),
+        ("", ""),
+    ],
+)
+def test_a_value_is_toml_or_else_a_string(text: str, value: object):
+    assert override({}, [f"trainer.x={text}"]) == {"trainer": {"x": value}}
+
+
+def test_another_type_drops_the_options_of_the_old_one_in_any_order():
+    sets = ["model.attention.type=B", "model.attention.window=4", "model.norm.eps=1", "model.dim=16"]
+    expected = {
+        "model": {
+            "type": "m", "dim": 16, "attention": {"type": "B", "window": 4}, "norm": {"type": "plain", "eps": 1},
+        },
+        "trainer": TABLES["trainer"],
+    }  # fmt: skip
+    for order in itertools.permutations(sets):
+        assert override(TABLES, order) == expected
+
+
+def test_the_same_type_keeps_the_options_and_outer_types_come_first():
+    assert override(TABLES, ["model.attention.type=A"]) == TABLES
+    for order in itertools.permutations(["model.type=n", "model.attention.type=B"]):
+        assert override(TABLES, order)["model"] == {"type": "n", "attention": {"type": "B"}}
+    assert override(TABLES, ["model.norm.type=other"])["model"]["norm"] == {"type": "other"}
+    assert override({}, ["model.norm.type=other"]) == {"model": {"norm": {"type": "other"}}}
+
+
+def test_overriding_leaves_the_original_alone():
+    override(TABLES, ["model.attention.heads=9"])
+    assert TABLES["model"]["attention"]["heads"] == 2
+
+
+@pytest.mark.parametrize("text", ["trainer.steps", "=3", ".a=3", "trainer..steps=1"])
+def test_malformed_overrides(text: str):
+    with pytest.raises(UsageError, match=r"--set takes table.field=value, got"):
+        override(TABLES, [text])
+
+
+def test_an_override_into_a_value():
+    with pytest.raises(UsageError, match=r"--set trainer.steps.x=1: steps is the value 5, not a table"):
+        override(TABLES, ["trainer.steps.x=1"])
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_is_read_and_round_trips(tmp_path: Path):
+    path = write(tmp_path, 'summary = "s"\n[model]\ntype = "m"\n[trainer]\ntype = "t"\nsteps = 3\n[data]\npath = "x"\n')
+    recipe = Recipe.load(path, ["trainer.steps=4"])
+    assert (recipe.name, recipe.summary, recipe.trainer.options) == ("mine", "s", {"steps": 4})
+    assert Recipe.of(recipe.tables, "mine", "run.json").tables == recipe.tables
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[trainer\n", "mine.toml: not valid TOML"),
+        ("[model]\n", "mine.toml: trainer: this field is required"),
+        ('[trainr]\ntype = "t"\n', r"mine.toml: .*trainr: unknown field 'trainr' \(did you mean 'trainer'\?\)"),
+        ("[trainer]\nsteps = 1\n", "mine.toml: trainer.type: this field is required"),
+    ],
+)
+def test_errors_name_the_file_and_the_place(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        Recipe.load(write(tmp_path, text))
+
+
+def test_names_that_are_not_there(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"cannot read the recipe .*nowhere.toml: No such file"):
+        Recipe.load(tmp_path / "nowhere.toml")
+    with pytest.raises(UnknownKey, match="no recipe 'nowhere' is installed"):
+        Recipe.load("nowhere")
+    with pytest.raises(UnknownKey, match="no trainer 'nowhere' is installed"):
+        Recipe.of({"trainer": {"type": "nowhere"}}, "x", "x").build()

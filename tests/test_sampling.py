@@ -1,0 +1,97 @@
+"""Sampling: exact sets of kept tokens, and the right frequencies."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from axon_core.config import validate
+from axon_core.errors import ConfigError
+from axon_core.sampling import Sampling, choose, keep_top_k, keep_top_p
+
+LOG = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+
+
+def kept(logits: torch.Tensor) -> list[int]:
+    return logits[0].isfinite().nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [(0.0, [1]), (0.39, [1]), (0.41, [1, 3]), (0.69, [1, 3]), (0.71, [1, 2, 3]), (1.0, [0, 1, 2, 3])],
+)
+def test_top_p_keeps_a_token_while_the_probability_before_it_is_at_most_p(p, expected):
+    assert kept(keep_top_p(LOG, p)) == expected
+
+
+def test_top_p_of_ties_keeps_the_first():
+    assert kept(keep_top_p(torch.zeros(1, 4), 0.0)) == [0]
+    assert kept(keep_top_p(torch.zeros(1, 4), 0.25)) == [0, 1]  # 0.25 before token 1: at most p
+
+
+@pytest.mark.parametrize(("k", "expected"), [(1, [1]), (2, [1, 3]), (4, [0, 1, 2, 3])])
+def test_top_k_keeps_the_k_largest(k, expected):
+    assert kept(keep_top_k(LOG, k)) == expected
+
+
+def test_top_k_keeps_exactly_k_of_ties():
+    assert kept(keep_top_k(torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]]), 2)) == [1, 2]
+
+
+@given(st.lists(st.floats(-20, 20), min_size=2, max_size=30), st.integers(1, 30), st.floats(0, 1))
+@settings(deadline=None)
+def test_filters_agree_with_a_naive_reference(values, k, p):
+    logits = torch.tensor([values], dtype=torch.float64)
+    order = sorted(range(len(values)), key=lambda i: (-logits[0, i].item(), i))
+    assert kept(keep_top_k(logits, k)) == sorted(order[:k])
+    probability = logits.softmax(-1)[0].tolist()
+    before, expected = 0.0, []
+    for i in order:
+        if before <= p:
+            expected.append(i)
+        before += probability[i]
+    got = kept(keep_top_p(logits, p))
+    if got != sorted(expected):  # only where rounding decides
+        assert min(abs(sum(probability[i] for i in order[:n]) - p) for n in range(len(order) + 1)) < 1e-12
+
+
+def test_temperature_zero_is_argmax_and_needs_no_randomness():
+    assert choose(LOG, Sampling(temperature=0)).item() == 1
+
+
+def test_inverse_transform_covers_every_token_in_proportion():
+    uniform = (torch.arange(10_000) + 0.5) / 10_000
+    drawn = choose(LOG.expand(10_000, 4), Sampling(), uniform)
+    assert drawn.bincount(minlength=4).tolist() == [1000, 4000, 2000, 3000]
+
+
+def test_temperature_sharpens():
+    uniform = (torch.arange(10_000) + 0.5) / 10_000
+    counts = choose(LOG.expand(10_000, 4), Sampling(temperature=0.5), uniform).bincount(minlength=4)
+    expected = torch.tensor([1.0, 16.0, 4.0, 9.0]) / 30 * 10_000  # p² normalised
+    assert (counts - expected).abs().max() <= 1
+
+
+def test_a_filtered_token_is_never_drawn_at_the_edges_of_the_unit_interval():
+    logits = torch.tensor([[1.0, 5.0, 4.0, 0.0]])
+    for uniform in (0.0, 1 - 2**-24):
+        assert choose(logits, Sampling(top_k=2), torch.tensor([uniform])).item() in (1, 2)
+
+
+def test_half_precision_logits_of_large_size():
+    logits = torch.tensor([[-1e4, 1e4, 0.0]], dtype=torch.float16)
+    assert choose(logits, Sampling(top_p=0.9), torch.tensor([0.999])).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1}, "temperature: must be greater than or equal to 0, got -1"),
+        ({"top_k": 0}, "top_k: must be greater than or equal to 1, got 0"),
+        ({"top_p": 1.5}, "top_p: must be less than or equal to 1, got 1.5"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ConfigError) as caught:
+        validate(Sampling, options)
+    assert str(caught.value) == message
