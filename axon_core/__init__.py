@@ -7,7 +7,11 @@ from importlib import import_module
 # Each module, and the public names it defines. Nothing is imported before it is asked for, so that `import axon_core`
 # and the listing commands load neither torch nor pydantic. `__init__.pyi` tells type checkers the same.
 _NAMES = {
+    "attend": ["QKV"],
+    "cache": ["Cache", "LayerCache", "State"],
+    "claims": ["NotRun", "Outcome"],
     "config": ["Config", "Spec"],
+    "data": ["TextConfig", "TextData", "Windows"],
     "errors": [
         "AmbiguousKey",
         "AxonError",
@@ -16,11 +20,26 @@ _NAMES = {
         "ContextError",
         "ContractError",
         "DataError",
+        "Interrupted",
         "PluginLoadError",
+        "TrainingError",
         "UnknownKey",
         "UsageError",
     ],
+    "generation": ["generate", "stream"],
+    "interfaces.attention": ["Attention"],
+    "interfaces.model": ["CausalLM", "Model"],
+    "interfaces.norm": ["Norm"],
+    "interfaces.rotary_embedding": ["RotaryEmbedding", "Rotation"],
+    "interfaces.trainer": ["Trainer"],
+    "linear": ["StackedLinear"],
+    "loop": ["evaluate", "fit"],
+    "randomness": ["Key"],
+    "recipe": ["Recipe"],
     "registry": ["ATTENTIONS", "MODELS", "NORMS", "ROTARY_EMBEDDINGS", "TRAINERS", "Registry", "refresh"],
+    "sampling": ["Sampling"],
+    "scope": ["Scope"],
+    "tokenizer": ["ByteTokenizer", "CharTokenizer", "DecodeStream", "SentencePieceTokenizer", "Tokenizer"],
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

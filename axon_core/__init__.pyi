@@ -1,6 +1,15 @@
 # What `__init__.py` resolves lazily, for type checkers; a test compares the two.
+from axon_core.attend import QKV as QKV
+from axon_core.cache import Cache as Cache
+from axon_core.cache import LayerCache as LayerCache
+from axon_core.cache import State as State
+from axon_core.claims import NotRun as NotRun
+from axon_core.claims import Outcome as Outcome
 from axon_core.config import Config as Config
 from axon_core.config import Spec as Spec
+from axon_core.data import TextConfig as TextConfig
+from axon_core.data import TextData as TextData
+from axon_core.data import Windows as Windows
 from axon_core.errors import AmbiguousKey as AmbiguousKey
 from axon_core.errors import AxonError as AxonError
 from axon_core.errors import CheckpointError as CheckpointError
@@ -8,9 +17,25 @@ from axon_core.errors import ConfigError as ConfigError
 from axon_core.errors import ContextError as ContextError
 from axon_core.errors import ContractError as ContractError
 from axon_core.errors import DataError as DataError
+from axon_core.errors import Interrupted as Interrupted
 from axon_core.errors import PluginLoadError as PluginLoadError
+from axon_core.errors import TrainingError as TrainingError
 from axon_core.errors import UnknownKey as UnknownKey
 from axon_core.errors import UsageError as UsageError
+from axon_core.generation import generate as generate
+from axon_core.generation import stream as stream
+from axon_core.interfaces.attention import Attention as Attention
+from axon_core.interfaces.model import CausalLM as CausalLM
+from axon_core.interfaces.model import Model as Model
+from axon_core.interfaces.norm import Norm as Norm
+from axon_core.interfaces.rotary_embedding import RotaryEmbedding as RotaryEmbedding
+from axon_core.interfaces.rotary_embedding import Rotation as Rotation
+from axon_core.interfaces.trainer import Trainer as Trainer
+from axon_core.linear import StackedLinear as StackedLinear
+from axon_core.loop import evaluate as evaluate
+from axon_core.loop import fit as fit
+from axon_core.randomness import Key as Key
+from axon_core.recipe import Recipe as Recipe
 from axon_core.registry import ATTENTIONS as ATTENTIONS
 from axon_core.registry import MODELS as MODELS
 from axon_core.registry import NORMS as NORMS
@@ -18,5 +43,12 @@ from axon_core.registry import ROTARY_EMBEDDINGS as ROTARY_EMBEDDINGS
 from axon_core.registry import TRAINERS as TRAINERS
 from axon_core.registry import Registry as Registry
 from axon_core.registry import refresh as refresh
+from axon_core.sampling import Sampling as Sampling
+from axon_core.scope import Scope as Scope
+from axon_core.tokenizer import ByteTokenizer as ByteTokenizer
+from axon_core.tokenizer import CharTokenizer as CharTokenizer
+from axon_core.tokenizer import DecodeStream as DecodeStream
+from axon_core.tokenizer import SentencePieceTokenizer as SentencePieceTokenizer
+from axon_core.tokenizer import Tokenizer as Tokenizer
 
 __version__: str

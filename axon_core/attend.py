@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from axon_core.linear import StackedLinear
 from axon_core.scope import Between, Scope
 
 
@@ -26,10 +27,11 @@ def attend(
     a window may hand over fewer. `scale` defaults to d^−½. `narrow` hides further keys from a query, and must leave
     it itself; `bias` is added to the scores (b h n m). The softmax is computed in float32 at least.
     """
-    if q.device.type != "cpu":
+    half = q.dtype.itemsize < 4 or torch.is_autocast_enabled("cpu")
+    if q.device.type != "cpu" or not half:
         return _attend(q, k, v, scope, scale, narrow, bias)
-    # In float32, and not in autocast's dtype: torch's half-precision kernel for CPUs is several times slower, above all
-    # backward over short rows (7.8 against 2.3 ms) and for a single query (0.68 against 0.19 ms; benchmarks/attend.py).
+    # In float32 instead: torch's half-precision kernel for CPUs is several times slower, above all backward over short
+    # rows (7.4 against 2.3 ms) and for a single query (0.68 against 0.18 ms; benchmarks/attend.py).
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast("cpu", enabled=False):
         return _attend(q.to(wide), k.to(wide), v.to(wide), scope, scale, narrow, bias).to(q.dtype)
@@ -60,7 +62,7 @@ def _attend(
         )
         return out.transpose(1, 2)
     # A single query: the heads of a group are the queries of one head, so that the cache is read once, not r times.
-    q = q.unflatten(1, (groups, -1)).flatten(2, 3)
+    q = q.reshape(-1, groups, h // groups, q.shape[-1])
     if mask is not None and mask.shape[1] > 1:
         mask = mask.unflatten(1, (groups, -1)).flatten(2, 3)
     out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
@@ -77,19 +79,18 @@ class QKV(nn.Module):
         super().__init__()
         self.heads = (n_heads, n_kv_heads, n_kv_heads)
         self.head_dim = head_dim
-        self.rows = [heads * head_dim for heads in self.heads]
-        self.projection = nn.Linear(dim, sum(self.rows), bias=bias)
+        self.projection = StackedLinear(dim, [heads * head_dim for heads in self.heads], bias=bias)
 
     def forward(
         self, x: Float[Tensor, "b n d"], memory: Float[Tensor, "b m d"] | None = None
     ) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b m k d"], Float[Tensor, "b m k d"]]:
         """Return queries of `x`, and keys and values of `memory`, or of `x` itself where that is None."""
         if memory is None:
-            parts = torch.split(self.projection(x), self.rows, -1)
+            parts = self.projection(x)
         else:
-            cuts = [self.rows[0], self.rows[1] + self.rows[2]]
-            parameters = (torch.split(parameter, cuts) for parameter in self.projection.parameters())
+            h, *rest = self.projection.rows
+            parameters = (torch.split(parameter, (h, sum(rest))) for parameter in self.projection.parameters())
             query_rows, memory_rows = zip(*parameters, strict=True)  # of the weight and, where there is one, the bias
-            parts = (linear(x, *query_rows), *torch.split(linear(memory, *memory_rows), self.rows[1:], -1))
+            parts = (linear(x, *query_rows), *torch.split(linear(memory, *memory_rows), rest, -1))
         q, k, v = (part.unflatten(-1, (heads, self.head_dim)) for part, heads in zip(parts, self.heads, strict=True))
         return q, k, v

@@ -1,7 +1,7 @@
 """Decoding state: what the layers keep between the tokens, allocated outside the modules.
 
-All rows of a batch use the same slot for the same step; shorter rows are padded before their first token, nowhere else,
-and the positions count valid tokens only, so that a row's numbers do not depend on its neighbours.
+All rows of a batch use the same slot for the same step; shorter rows are padded before their first token, nowhere
+else, and the positions count valid tokens only, so that a row's numbers do not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Cache:
         start, n = self.length, tokens.shape[1]
         if start + n > self.capacity:
             raise ContextError(
-                f"the cache holds {self.capacity} tokens, but {start} + {n} are needed; make it larger or the text shorter"
+                f"the cache holds {self.capacity} tokens, got {start} + {n}; make it larger or the text shorter"
             )
         self.length += n
         steps = torch.arange(n, device=tokens.device) if valid is None else valid.cumsum(1) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from typing import overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,26 @@ from axon_core.sampling import Sampling, choose
 from axon_core.tokenizer import DecodeStream, Tokenizer
 
 
+@overload
+def generate(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_new_tokens: int = ...,
+    sampling: Sampling | None = ...,
+    seed: int = ...,
+) -> str: ...
+@overload
+def generate(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    prompt: Sequence[str],
+    *,
+    max_new_tokens: int = ...,
+    sampling: Sampling | None = ...,
+    seed: int = ...,
+) -> list[str]: ...
 def generate(
     model: CausalLM,
     tokenizer: Tokenizer,
@@ -41,14 +62,14 @@ def generate(
         ContextError: a prompt is longer than the model's context.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    rows: list[list[int]] = [[] for _ in prompts]
+    texts = [""] * len(prompts)
     ids = [tokenizer.encode(text) for text in prompts]
+    pieces = [_continuing(tokenizer, row) for row in ids]
     seeds = [seed + i for i in range(len(prompts))]
     for tokens in decode(model, ids, seeds, max_new_tokens=max_new_tokens, sampling=sampling, stop=tokenizer.eos):
-        for row, token in zip(rows, tokens, strict=True):
-            if token is not None:
-                row.append(token)
-    texts = [tokenizer.decode(row) for row in rows]
+        for i, token in enumerate(tokens):
+            texts[i] += "" if token is None else pieces[i].push(token)
+    texts = [text + rest.finish() for text, rest in zip(texts, pieces, strict=True)]
     return texts[0] if isinstance(prompt, str) else texts
 
 
@@ -62,9 +83,9 @@ def stream(
     seed: int = 0,
 ) -> Iterator[str]:
     """Yield the pieces of the text that `generate` returns for one prompt, as they come; arguments as there."""
-    pieces = DecodeStream(tokenizer)
-    ids = [tokenizer.encode(prompt)]
-    for (token,) in decode(model, ids, [seed], max_new_tokens=max_new_tokens, sampling=sampling, stop=tokenizer.eos):
+    ids = tokenizer.encode(prompt)
+    pieces = _continuing(tokenizer, ids)
+    for (token,) in decode(model, [ids], [seed], max_new_tokens=max_new_tokens, sampling=sampling, stop=tokenizer.eos):
         if token is not None and (piece := pieces.push(token)):
             yield piece
     if rest := pieces.finish():
@@ -120,6 +141,13 @@ def decode(
                     logits = model(torch.tensor(chosen, device=device).unsqueeze(1), cache=cache)[:, -1]
     finally:
         model.train(was_training)
+
+
+def _continuing(tokenizer: Tokenizer, prompt: Sequence[int]) -> DecodeStream:
+    """Return a stream that has given out the prompt: a first space after it is then not taken for the encoder's."""
+    pieces = DecodeStream(tokenizer)
+    pieces.push(*prompt)
+    return pieces
 
 
 def _check(prompts: Sequence[Sequence[int]], context: int) -> None:

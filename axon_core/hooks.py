@@ -17,7 +17,7 @@ import pluggy
 from axon_core import discovery
 
 if TYPE_CHECKING:
-    from axon_core.fit import Fit
+    from axon_core.loop import Fit
 
 __all__ = ["Events", "Hooks", "Request", "hook"]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from axon_core import config
 from axon_core.config import Spec, at, validate
 from axon_core.errors import ConfigError
+from axon_core.linear import StackedLinear
 
 __all__ = ["AdamW", "Muon", "MuonOptimizer", "Optimizer", "orthogonalise", "schedule"]
 
@@ -81,7 +82,8 @@ class Muon(_Optimizer):
     """Muon on the hidden matrices of a model, AdamW without decay on the rest.
 
     A hidden matrix is what the model's `hidden_matrices()` says, or the weight of any `nn.Linear` where a module has no
-    such method. What is left are embeddings (`nn.Embedding`), the head (other matrices) and vectors.
+    such method; the matrices in a `StackedLinear` are taken one by one. What is left are embeddings (`nn.Embedding`),
+    the head (other matrices) and vectors.
     """
 
     type: Literal["muon"] = "muon"
@@ -120,7 +122,7 @@ class Muon(_Optimizer):
         if matrices:
             coefficients = tuple(_COEFFICIENTS[self.iteration](i) for i in range(self.iterations))
             group = _group(matrices, self.lr, weight_decay=self.weight_decay, momentum=self.momentum)
-            optimizers.append(MuonOptimizer([group], coefficients))
+            optimizers.append(MuonOptimizer([group], coefficients, _stacked(modules)))
         if groups := [group for group in groups if group["params"]]:
             optimizers.append(torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=0.0, fused=True))
         return optimizers
@@ -150,6 +152,12 @@ def _group(parameters: list[nn.Parameter], lr: float, **options: float) -> dict[
 def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
     """Return the trainable parameters, each once though modules may share some."""
     return list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
+
+
+def _stacked(modules: Sequence[nn.Module]) -> dict[Tensor, list[int]]:
+    """Return, for each weight that several matrices share, how many of its rows each has."""
+    parts = [part for module in modules for part in module.modules() if isinstance(part, StackedLinear)]
+    return {part.weight: part.rows for part in parts}
 
 
 def _hidden_matrices(module: nn.Module) -> Sequence[Tensor]:
@@ -205,11 +213,18 @@ class MuonOptimizer(torch.optim.Optimizer):
     Args:
         groups: parameter groups with `lr` η, `momentum` μ and `weight_decay` λ; all parameters are matrices.
         coefficients: the Newton–Schulz polynomials, one for each iteration.
+        rows: for parameters that hold several matrices, one below the other, how many rows each has.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], coefficients: Sequence[Coefficients]) -> None:
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        coefficients: Sequence[Coefficients],
+        rows: Mapping[Tensor, list[int]] | None = None,
+    ) -> None:
         super().__init__(groups, {})
         self._coefficients = coefficients
+        self._rows = rows or {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -218,23 +233,27 @@ class MuonOptimizer(torch.optim.Optimizer):
             parameters = [p for p in cast(list[Tensor], group["params"]) if p.grad is not None]
             if not parameters:
                 continue
+            matrices: list[Tensor] = []
             steps: list[Tensor] = []
-            by_shape: dict[tuple[int, ...], list[int]] = {}
-            for i, p in enumerate(parameters):
+            for p in parameters:
                 gradient, state = cast(Tensor, p.grad), self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 momentum: Tensor = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-                steps.append(gradient.lerp(momentum, group["momentum"]))
-                by_shape.setdefault(tuple(sorted(p.shape)), []).append(i)
+                rows = self._rows.get(p, [len(p)])
+                matrices += torch.split(p, rows)
+                steps += torch.split(gradient.lerp(momentum, group["momentum"]), rows)
+            by_shape: dict[tuple[int, ...], list[int]] = {}
+            for i, step in enumerate(steps):
+                by_shape.setdefault(tuple(sorted(step.shape)), []).append(i)
             for members in by_shape.values():
                 wide = [steps[i] if _is_wide(steps[i]) else steps[i].mT for i in members]
                 for i, update in zip(members, orthogonalise(torch.stack(wide), self._coefficients), strict=True):
                     steps[i] = update if _is_wide(steps[i]) else update.mT
-            for p, step in zip(parameters, steps, strict=True):
+            for matrix, step in zip(matrices, steps, strict=True):
                 if group["weight_decay"]:
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(step, alpha=-group["lr"] * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(step, alpha=-group["lr"] * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])))
 
 
 def _is_wide(matrix: Tensor) -> bool:

@@ -143,10 +143,11 @@ class RunFolder:
                 except ValueError:
                     return
 
-    def publish(self, checkpoint: Path) -> None:
-        """Copy what a checkpoint exported to `model/`."""
+    def publish(self) -> None:
+        """Copy what the latest checkpoint exported to `model/`."""
+        latest = self.checkpoints.folder / self.checkpoints.names()[-1]
         with new_folder(self.model) as folder:
-            shutil.copytree(checkpoint / "model", folder, dirs_exist_ok=True)
+            shutil.copytree(latest / "model", folder, dirs_exist_ok=True)
 
 
 def _environment() -> dict[str, Any]:

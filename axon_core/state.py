@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from axon_core.checkpoint import first_mismatch
@@ -13,6 +16,9 @@ from axon_core.errors import CheckpointError
 from axon_core.interfaces.trainer import Trainer
 
 __all__ = ["State"]
+
+
+_log = logging.getLogger("axon")
 
 
 class State:
@@ -93,6 +99,7 @@ class State:
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
             "step": self.step,
+            "first_batch": _digest(self.trainer.batch(0)),
             "evaluation": self.evaluation,
             "best": self.best,
             "worse": self.worse,
@@ -120,6 +127,8 @@ class State:
         except (RuntimeError, KeyError) as error:
             reason = first_mismatch(error)
             raise CheckpointError(f"the checkpoint is of another model than the recipe describes: {reason}") from None
+        if state["first_batch"] != _digest(self.trainer.batch(0)):
+            _log.warning("data, seed or batch size differ from those the run began with: it goes on, but not exactly")
         self.step, self.evaluation = state["step"], state["evaluation"]
         self.best, self.worse = state["best"], state["worse"]
         for optimizer in self.optimizers:
@@ -133,3 +142,11 @@ class State:
         for name, average in (self.average or {}).items():
             average.copy_(state["average"][name])
         self.trainer.load_state_dict(state["trainer"])
+
+
+def _digest(batch: Mapping[str, Tensor]) -> str:
+    """Return a checksum by which another run's data are told apart."""
+    total = hashlib.sha256()
+    for name in sorted(batch):
+        total.update(name.encode() + batch[name].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

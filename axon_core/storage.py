@@ -40,8 +40,11 @@ def writing(place: Path) -> Generator[None]:
         yield
     except (OSError, SafetensorError, _WriteError) as failure:
         error = failure.__cause__ if isinstance(failure, _WriteError) else failure
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
+        if isinstance(error, shutil.Error):  # what `copytree` raises: a list of (source, target, reason)
+            reason = error.args[0][0][2]
+        else:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        full = any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
         remedy = "free some space" if full else "choose a folder that can be written to"
         raise _WriteError(f"cannot write {place}: {reason}; {remedy}. What was saved before is intact.") from error
 

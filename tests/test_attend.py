@@ -186,11 +186,11 @@ def test_the_layout_is_h_div_r_not_modulo() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_projections_are_rows_of_queries_keys_values(bias: bool) -> None:
     torch.manual_seed(0)
-    qkv = QKV(12, 4, 2, 3, bias=bias)
+    qkv = QKV(12, 4, 1, 3, bias=bias)
     x, memory = normal(2, 5, 12, dtype=torch.float32), normal(2, 7, 12, seed=1, dtype=torch.float32)
-    rows = qkv.projection.weight.split((12, 6, 6))
-    shifts = qkv.projection.bias.split((12, 6, 6)) if bias else (0, 0, 0)
+    rows = qkv.projection.weight.split((12, 3, 3))
+    shifts = qkv.projection.bias.split((12, 3, 3)) if bias else (0, 0, 0)
     for y, parts in ((x, qkv(x)), (memory, qkv(x, memory))):
         q, k, v = (source @ w.T + s for source, w, s in zip((x, y, y), rows, shifts, strict=True))
-        for part, expected, heads in zip(parts, (q, k, v), (4, 2, 2), strict=True):
+        for part, expected, heads in zip(parts, (q, k, v), (4, 1, 1), strict=True):
             torch.testing.assert_close(part, expected.view(2, -1, heads, 3))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import Toy
@@ -17,9 +21,9 @@ from toy_trainer import Toy
 from axon_core import MODELS
 from axon_core.checkpoint import Checkpoints
 from axon_core.errors import CheckpointError, UsageError
-from axon_core.fit import fit
 from axon_core.hooks import hook
 from axon_core.interfaces.model import Model
+from axon_core.loop import fit
 from axon_core.storage import new_folder, read_tree, verify, write_tree
 
 OPTIONS = {"save_every": 4, "keep": 5, "dropout": 0.3, "optimizer": {"type": "muon"}}
@@ -111,6 +115,13 @@ def test_what_a_kill_left_unfinished_is_swept_away(run: Path):
     assert all(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
 
 
+def test_a_kill_before_the_model_is_published_is_made_up_for(run: Path):
+    model = {path.name: path.read_bytes() for path in (run / "model").iterdir()}
+    shutil.rmtree(run / "model")
+    assert fit(Toy.make(**OPTIONS), run, resume=True).step == 12
+    assert {path.name: path.read_bytes() for path in (run / "model").iterdir()} == model
+
+
 def test_another_model_or_optimiser_is_refused(run: Path):
     with pytest.raises(CheckpointError, match=r"is of another model .* size mismatch"):
         fit(Toy.make(**OPTIONS, dim=8), run, resume=True)
@@ -118,6 +129,13 @@ def test_another_model_or_optimiser_is_refused(run: Path):
         fit(Toy.make(**{**OPTIONS, "optimizer": {"type": "adamw"}}), run, resume=True)
     with pytest.raises(CheckpointError, match="moving average"):
         fit(Toy.make(**OPTIONS, ema=0.9), run, resume=True)
+
+
+def test_other_data_is_told(run: Path, caplog: pytest.LogCaptureFixture):
+    fit(Toy.make(**{**OPTIONS, "steps": 13}), run, resume=True)
+    assert "differ" not in caplog.text
+    fit(Toy.make(**{**OPTIONS, "steps": 14, "seed": 1}), run, resume=True)
+    assert "data, seed or batch size differ from those the run began with" in caplog.text
 
 
 class Limit:
@@ -153,13 +171,21 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path: Path):
 
 
 def test_a_full_disk_says_so(tmp_path: Path):
-    def full(folder: Path) -> None:
-        raise OSError(28, "No space left on device")
-
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    errors = [
+        full,
+        shutil.Error([("source", "target", str(full))]),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ]
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(1, {}, lambda folder: None)
-    with pytest.raises(CheckpointError, match="No space left on device; free some space"):
-        checkpoints.save(2, {}, full)
+    for error in errors:
+
+        def export(folder: Path, error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(CheckpointError, match=r"step-2: .*No space left on device.*; free some space"):
+            checkpoints.save(2, {}, export)
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-1"]
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 from toy_trainer import Toy
-from axon_core.fit import fit
+from axon_core.loop import fit
 from axon_core.storage import verify
 
 OPTIONS = dict(steps=60, save_every=2, eval_every=10, dropout=0.3, ema=0.9, optimizer={"type": "muon"}, dim=48)

@@ -18,7 +18,7 @@ from toy_trainer import TEXT, Toy
 from axon_core.cli import main
 from axon_core.config import validate
 from axon_core.data import TextData
-from axon_core.fit import fit
+from axon_core.loop import fit
 
 RECIPE = """
 summary = "A bigram model on a pangram"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from axon_core.hooks import hook
 
 if TYPE_CHECKING:
-    from axon_core.fit import Fit
+    from axon_core.loop import Fit
 
 __all__ = ["MetricsFile"]
 

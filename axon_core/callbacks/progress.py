@@ -12,7 +12,7 @@ from axon_core.hooks import hook
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from axon_core.fit import Fit
+    from axon_core.loop import Fit
 
 __all__ = ["Progress"]
 

@@ -9,7 +9,7 @@ import click
 from axon_core.cli.output import json_option, print_json
 from axon_core.cli.train import described
 from axon_core.errors import CheckpointError
-from axon_core.fit import evaluate
+from axon_core.loop import evaluate
 from axon_core.run import RunFolder
 from axon_core.state import State
 

@@ -12,9 +12,9 @@ import click
 
 from axon_core.callbacks.progress import Progress
 from axon_core.errors import UsageError
-from axon_core.fit import Result, evaluation, fit
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
+from axon_core.loop import Result, evaluation, fit
 from axon_core.recipe import Recipe
 from axon_core.run import RunFolder
 

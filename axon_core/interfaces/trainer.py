@@ -1,4 +1,4 @@
-"""The interface of trainers: what a paper's training supplies. The loop itself is the core's (`axon_core.fit`)."""
+"""The interface of trainers: what a paper's training supplies. The loop itself is the core's (`axon_core.loop`)."""
 
 from __future__ import annotations
 

@@ -8,9 +8,12 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from axon_core import NORMS
 from axon_core.attend import QKV, attend
 from axon_core.cache import LayerCache, State
+from axon_core.config import Spec
 from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.model import part
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
 from axon_core.scope import Scope
 
@@ -30,6 +33,9 @@ class GroupedQueryAttention(Attention):
         that divide the heads: h / 2 for an even h."""
         bias: bool = False
         """Whether the four projections add a bias."""
+        qk_norm: Spec | None = None
+        """Norm of every query and key head before the rotation (query-key normalisation, arXiv 2010.04245, Section 3);
+        by default none, as in Llama."""
 
         @field_validator("n_kv_heads")
         @classmethod
@@ -49,6 +55,8 @@ class GroupedQueryAttention(Attention):
         super().__init__(config, rotary)
         c = config
         self.qkv = QKV(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, bias=c.bias)
+        self.q_norm = part(c, "qk_norm", NORMS, dim=c.head_dim) if c.qk_norm else nn.Identity()
+        self.k_norm = part(c, "qk_norm", NORMS, dim=c.head_dim) if c.qk_norm else nn.Identity()
         self.out = nn.Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias)
 
     def forward(
@@ -61,6 +69,7 @@ class GroupedQueryAttention(Attention):
     ) -> Float[Tensor, "b n d"]:
         """Return W_O concat_i(softmax(q_i k_{i // r}ᵀ / √d_h) v_{i // r}), with r = h / k."""
         q, k, v = self.qkv(x, memory)
+        q, k = self.q_norm(q), self.k_norm(k)
         if memory is None:
             q, k = scope.rotate(self.rotary, q, k)
             k, v = (k, v) if cache is None else cache.append(k=k, v=v)

@@ -87,7 +87,7 @@ def _load(new: M, old: nn.Module, n_kv_heads: int, pool: Pool) -> M:
     for name, module in old.named_modules():
         if isinstance(module, QKV):
             for parameter, rows in module.projection.named_parameters(f"{name}.projection"):
-                q, k, v = rows.detach().split(module.rows)
+                q, k, v = rows.detach().split(module.projection.rows)
                 pooled = (pool(part, module.heads[1], n_kv_heads) for part in (k, v))
                 state[parameter] = torch.cat((q, *pooled))
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -80,11 +81,11 @@ def comparable_quality() -> Outcome:
     losses = {name: [_loss_after_training(norm, seed) for seed in range(3)] for name, norm in norms.items()}
     means = {name: sum(values) / len(values) for name, values in losses.items()}
     gaps = [ours - theirs for ours, theirs in zip(losses["RMSNorm"], losses["LayerNorm"], strict=True)]
-    better_than_none = max(means["RMSNorm"], means["pRMSNorm"], means["LayerNorm"]) < means["none"]
-    # Comparable: the gap to LayerNorm is small against what either gains over no normalisation.
-    comparable = abs(means["RMSNorm"] - means["LayerNorm"]) < 0.25 * (means["none"] - means["LayerNorm"])
+    # Comparable: what separates it from LayerNorm is small against what LayerNorm gains over no normalisation.
+    gain = means["none"] - means["LayerNorm"]
+    comparable = all(abs(means[name] - means["LayerNorm"]) < 0.25 * gain for name in ("RMSNorm", "pRMSNorm"))
     return Outcome(
-        "direction" if better_than_none and comparable else False,
+        "direction" if comparable else False,
         f"held-out loss after {_STEPS} steps: {', '.join(f'{name} {mean:.3f}' for name, mean in means.items())} "
         "nats; RMSNorm minus LayerNorm",
         values=gaps,
@@ -106,6 +107,18 @@ class _Layer(nn.Module):
         return torch.tanh(self.norm(self.linear(x)) + self.bias)
 
 
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Kernels this small lose more to the hand-over between threads than they gain, on a busy machine a hundredfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def _loss_after_training(norm: Callable[[], nn.Module], seed: int) -> float:
     """Learn to predict a character from those before it; return the loss on the last tenth of the text."""
     text = read_text()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -45,10 +46,10 @@ class RMSNorm(Norm):
     class Config(Norm.Config):
         """Options of RMSNorm."""
 
-        eps: float = Field(1e-5, ge=0)
+        eps: NonNegativeFloat = 1e-5
         """Added to the mean square, so that a vector of zeros stays one. The paper's Eq. 4 has none; 1e-5 is what
         Llama 2's checkpoints were trained with (their `norm_eps`), Llama 1's with 1e-6."""
-        partial: float = Field(1.0, gt=0, le=1)
+        partial: Annotated[float, Field(gt=0, le=1)] = 1.0
         """Share p of the features, the first ⌈p · dim⌉, that the RMS is estimated from: pRMSNorm (Section 5)."""
 
     config: Config

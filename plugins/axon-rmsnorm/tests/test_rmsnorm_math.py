@@ -54,10 +54,13 @@ def test_gives_the_bits_of_hugging_faces_llama(dtype, dim):
     assert torch.equal(module(x), reference(x))
 
 
-def test_rounds_before_it_multiplies_by_the_weight():
+@pytest.mark.parametrize("partial", [1.0, 0.5])
+def test_rounds_before_it_multiplies_by_the_weight(partial):
     # The other order, which torch's own RMSNorm takes, is not what Llama checkpoints were trained with.
-    module, x = norm(128, torch.bfloat16), inputs(64, 128, dtype=torch.bfloat16)
-    assert not torch.equal(module(x), nn.functional.rms_norm(x, (128,), module.weight, 1e-5))
+    module, x = norm(128, torch.bfloat16, partial=partial), inputs(64, 128, dtype=torch.bfloat16)
+    normalised = rms_norm(x, torch.ones(128, dtype=torch.bfloat16), 1e-5, partial)
+    assert torch.equal(module(x), module.weight * normalised)
+    assert not torch.equal(module(x), rms_norm(x.float(), module.weight.float(), 1e-5, partial).bfloat16())
 
 
 def test_autocast_keeps_dtype_and_bits():

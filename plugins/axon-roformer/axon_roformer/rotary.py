@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
@@ -35,7 +35,7 @@ class Rotary(RotaryEmbedding):
     class Config(RotaryEmbedding.Config):
         """Options of rotary position embeddings."""
 
-        base: float = Field(10000.0, gt=0)
+        base: PositiveFloat = 10000.0
         """Base of the geometric progression of the frequencies (10000: Section 3.2.2, below Eq. 15)."""
 
     config: Config
@@ -57,8 +57,7 @@ class Rotary(RotaryEmbedding):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow the module to another device, but not to another dtype, in which the angles would be wrong."""
         super()._apply(fn, recurse)
-        if not self.frequencies.is_meta:
-            self.frequencies = self._frequencies().to(self.frequencies.device)
+        self.frequencies = self._frequencies().to(self.frequencies.device)
         return self
 
     def extra_repr(self) -> str:
@@ -72,10 +71,10 @@ class _Extended(Rotary):
     class Config(Rotary.Config):
         """Options of the methods that extend the context."""
 
-        factor: float = Field(1.0, ge=1)
+        factor: Annotated[float, Field(ge=1)] = 1.0
         """How many times longer than `context` sequences may be; 1 extends nothing."""
 
-    config: Config  # pyright: ignore[reportIncompatibleVariableOverride] - set once, by the constructor
+    config: Config
 
     @property
     def context(self) -> int:

@@ -16,6 +16,7 @@ from axon_core.config import Spec
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import CausalLM, part, part_config
 from axon_core.interfaces.norm import Norm
+from axon_core.linear import StackedLinear
 from axon_core.scope import Scope
 
 
@@ -24,12 +25,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(dim, 2 * hidden_dim, bias=False)
+        self.gate_up = StackedLinear(dim, (hidden_dim, hidden_dim))
         self.down = nn.Linear(hidden_dim, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the feed-forward of each token by itself."""
-        gate, up = self.gate_up(x).chunk(2, -1)
+        gate, up = self.gate_up(x)
         return self.down(silu(gate) * up)
 
 

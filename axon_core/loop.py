@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shlex
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -27,11 +23,10 @@ from axon_core.interfaces.trainer import Trainer
 from axon_core.optim import schedule
 from axon_core.randomness import Key
 from axon_core.run import RunFolder
+from axon_core.signals import first_signal
 from axon_core.state import State
 
 __all__ = ["Fit", "Result", "evaluate", "evaluation", "fit"]
-
-_log = logging.getLogger("axon")
 
 T = TypeVar("T")
 Status = Literal["finished", "stopped", "paused", "interrupted"]
@@ -145,7 +140,7 @@ class Fit:
         for role, model in self.trainer.models.items():
             model.train(role in self.trainer.trainable)
             model.requires_grad_(role in self.trainer.trainable)
-        with _signals(self.run is not None) as caught, torch.random.fork_rng(), self._reported():
+        with first_signal(self.run is not None) as caught, torch.random.fork_rng(), self._reported():
             self._hooks.emit("fit_start", fit=self)
             status = self._status(end)
             while status is None:
@@ -154,7 +149,9 @@ class Fit:
                     asked |= self._evaluate()
                 status = self._status(end, stop="stop" in asked) or ("interrupted" if caught else None)
                 if status or "save" in asked or _due(state.step, config.save_every):
-                    self._save(publish=status is not None)
+                    self._save()
+            if self.run is not None:  # also when nothing was left to do: the last process may have been killed here
+                self.run.publish()
             if status == "interrupted":
                 raise Interrupted(f"interrupted after step {state.step}; all is saved. {self._remedy()}")
             self._hooks.emit("fit_end", fit=self)
@@ -234,14 +231,12 @@ class Fit:
         self.state.judge(metrics)
         return self._hooks.emit("eval_end", fit=self, metrics=metrics)
 
-    def _save(self, publish: bool) -> None:
+    def _save(self) -> None:
         if self.run is None:
             return
         state = self.state.state_dict()
         with self.state.averaged():
             path = self.run.checkpoints.save(self.state.step, state, self.trainer.export)
-        if publish:
-            self.run.publish(path)
         self._hooks.emit("saved", fit=self, path=path)
 
     @contextmanager
@@ -300,29 +295,3 @@ def _resting(trainer: Trainer) -> Generator[None]:
     finally:
         for model in training:
             model.train()
-
-
-@contextmanager
-def _signals(listen: bool) -> Generator[list[int]]:
-    """Within the block, collect the first SIGINT or SIGTERM instead of dying of it; a second one acts as ever."""
-    caught: list[int] = []
-    if not listen or threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        restore()
-        _log.warning("finishing this step and saving; once more to stop at once")
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield caught
-    finally:
-        restore()

@@ -18,8 +18,8 @@ from toy_trainer import Toy
 
 from axon_core.callbacks.progress import Progress
 from axon_core.errors import ConfigError, ContractError, Interrupted, TrainingError, UsageError
-from axon_core.fit import evaluate, fit
 from axon_core.hooks import hook
+from axon_core.loop import evaluate, fit
 
 MUON = {"type": "muon"}
 
@@ -373,7 +373,7 @@ RANK = """
 import sys, torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from toy_trainer import Toy
-from axon_core.fit import fit
+from axon_core.loop import fit
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[3]), world_size=2)
 trainer = Toy.make(steps=4, micro_batches=2, clip=0.5)

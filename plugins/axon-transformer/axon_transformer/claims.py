@@ -1,0 +1,77 @@
+"""The paper's claims, checked."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from axon_core.claims import Outcome
+from axon_core.scope import Scope
+from axon_transformer.attention import MultiHeadAttention
+from axon_transformer.positions import sinusoids
+
+KEY_SIZES = (4, 16, 64, 256)
+
+
+def dot_product_variance() -> Outcome:
+    """Mean and variance of q·k over 100,000 pairs of standard normal vectors."""
+    generator = torch.Generator().manual_seed(0)
+    means: list[float] = []
+    ratios: list[float] = []
+    holds = True
+    for d_k in KEY_SIZES:
+        q, k = torch.randn(2, 100_000, d_k, generator=generator).unbind(0)
+        products = (q * k).sum(-1)
+        mean, ratio = products.mean().item(), products.var().item() / d_k
+        # six standard errors: √(d_k / N) of the mean, and √((2 + 6 / d_k) / N) of the variance relative to d_k
+        holds &= abs(mean) < 6 * (d_k / 1e5) ** 0.5 and abs(ratio - 1) < 6 * ((2 + 6 / d_k) / 1e5) ** 0.5
+        means.append(abs(mean))
+        ratios.append(ratio)
+    sizes = f"for d_k {KEY_SIZES[0]} to {KEY_SIZES[-1]}"
+    return Outcome(
+        holds, f"mean within {max(means):.3f} of 0, variance / d_k {min(ratios):.3f} to {max(ratios):.3f}, {sizes}"
+    )
+
+
+def saturation() -> Outcome:
+    """Size of softmax's gradient over 64 random keys, for dot products as they are and scaled by 1/√d_k."""
+    generator = torch.Generator().manual_seed(0)
+    sizes: dict[bool, list[float]] = {False: [], True: []}
+    for d_k in KEY_SIZES:
+        q, k = torch.randn(512, 1, d_k, generator=generator), torch.randn(512, 64, d_k, generator=generator)
+        scores = (q * k).sum(-1)
+        for scaled in sizes:
+            p = (scores / d_k**0.5 if scaled else scores).softmax(-1)
+            jacobian = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+            sizes[scaled].append(jacobian.norm(dim=(-2, -1)).median().item())
+    plain, scaled = sizes[False], sizes[True]
+    shrinks = plain[-1] < plain[0] / 10 and scaled[-1] > scaled[0] / 2
+    text = f"median gradient from d_k {KEY_SIZES[0]} to {KEY_SIZES[-1]}: unscaled {plain[0]:.2g} to {plain[-1]:.2g}"
+    return Outcome(shrinks, f"{text}, scaled {scaled[0]:.2g} to {scaled[-1]:.2g}")
+
+
+def cost_of_heads() -> Outcome:
+    """Parameters and floating-point operations of one attention, with 1 head of 512 and 8 heads of 64 features."""
+    cost = {}
+    for n_heads in (1, 8):
+        attention = MultiHeadAttention(MultiHeadAttention.Config(dim=512, n_heads=n_heads)).to("meta")
+        x = torch.empty(1, 128, 512, device="meta")
+        with FlopCounterMode(display=False) as counter:
+            attention(x, Scope.over(x))
+        cost[n_heads] = (sum(p.numel() for p in attention.parameters()), counter.get_total_flops())
+    (p1, f1), (p8, f8) = cost[1], cost[8]
+    found = f"1 and 8 heads: {p1:,} and {p8:,} parameters, {f1:,} and {f8:,} operations over 128 tokens"
+    return Outcome(cost[1] == cost[8], found)
+
+
+def linear_shift() -> Outcome:
+    """Distance of PE(p + s) from M_s PE(p), where M_s turns each pair of features by s and knows nothing of p."""
+    dim, positions, worst = 64, torch.arange(1000), 0.0
+    encoded = sinusoids(positions, dim)
+    for shift in (1, 7, 100):
+        sin, cos = sinusoids(torch.tensor(shift), dim).double().view(-1, 2).unbind(-1)
+        turn = torch.stack((torch.stack((cos, sin), -1), torch.stack((-sin, cos), -1)), -2)
+        moved = torch.block_diag(*turn)
+        shifted = sinusoids(positions + shift, dim)
+        worst = max(worst, (encoded.double() @ moved.T - shifted).abs().max().item())
+    return Outcome(worst < 1e-3, f"largest difference {worst:.1e} over 1,000 positions in float32")

@@ -1,0 +1,99 @@
+"""What holds the parts apart: the core names no paper, and every distribution declares and ships what it uses."""
+
+import ast
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = sorted(path for path in ROOT.glob("plugins/axon-*") if path.is_dir())
+PROJECTS = [ROOT, *PLUGINS]
+MODULE_OF = {"axon-core": "axon_core"} | {path.name: path.name.replace("-", "_") for path in PLUGINS}
+
+
+def project(folder: Path) -> dict:
+    return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def package(folder: Path) -> Path:
+    return folder / MODULE_OF[project(folder)["name"]]
+
+
+def requirement(line: str) -> str:
+    return re.match(r"[A-Za-z0-9._-]+", line)[0].lower()
+
+
+def imported(source: Path) -> set[str]:
+    """The top-level modules a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_the_core_names_no_paper():
+    names = {entry for path in PLUGINS for group in project(path)["entry-points"].values() for entry in group}
+    ordinary = {"linear", "dynamic", "rotary"}  # words that are keys as well
+    words = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names - ordinary)))})\b")
+    found = [
+        f"{source.relative_to(ROOT)}:{number}: {line.strip()}"
+        for source in package(ROOT).rglob("*.py")
+        for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1)
+        if words.search(line) and "causal_lm" not in line
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("folder", PROJECTS, ids=lambda path: path.name)
+def test_everything_imported_is_declared(folder):
+    facts = project(folder)
+    optional = {"matplotlib"} | ({"pytest", "axon_core"} if folder == ROOT else set())
+    own = MODULE_OF[facts["name"]]
+    declared = {requirement(line) for line in facts["dependencies"]}
+    allowed = set(sys.stdlib_module_names) | {own} | optional | {MODULE_OF.get(name, name) for name in declared}
+    if "pydantic" in declared:
+        allowed.add("pydantic_core")  # pydantic's own, pinned by it
+    used = {module for source in package(folder).rglob("*.py") for module in imported(source)}
+    assert used - allowed == set()
+    if folder != ROOT:
+        assert "axon-core" in declared
+
+
+@pytest.mark.parametrize("folder", PLUGINS, ids=lambda path: path.name)
+def test_a_plugin_takes_other_papers_parts_from_the_registry_alone(folder):
+    others = set(MODULE_OF.values()) - {"axon_core", MODULE_OF[folder.name]}
+    assert not {module for source in package(folder).rglob("*.py") for module in imported(source)} & others
+
+
+@pytest.mark.parametrize("folder", PROJECTS, ids=lambda path: path.name)
+def test_a_distribution_holds_its_package_alone(folder, tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=folder, check=True, capture_output=True, text=True)
+    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    own = package(folder)
+    files = {
+        path.relative_to(folder).as_posix()
+        for path in own.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert shipped == files
+    with tarfile.open(sdist) as archive:
+        folders = {Path(name).parts[1] for name in archive.getnames()}
+    assert {name for name in folders if "." not in name} <= {own.name, "LICENSE", "PKG-INFO", "tests"}
+
+
+def test_versions_agree_with_changelogs():
+    for folder in PROJECTS:
+        changelog = (folder / "CHANGELOG.md").read_text(encoding="utf-8")
+        assert f"## {project(folder)['version']}\n" in changelog, folder
