@@ -89,8 +89,10 @@ class QKV(nn.Module):
             parts = self.projection(x)
         else:
             h, *rest = self.projection.rows
-            parameters = (torch.split(parameter, (h, sum(rest))) for parameter in self.projection.parameters())
+            parameters = (torch.split(parameter, [h, sum(rest)]) for parameter in self.projection.parameters())
             query_rows, memory_rows = zip(*parameters, strict=True)  # of the weight and, where there is one, the bias
             parts = (linear(x, *query_rows), *torch.split(linear(memory, *memory_rows), rest, -1))
+        if x.device.type == "cpu":  # `attend` wants them so there: cast once, where autocast narrowed them
+            parts = tuple(part.to(x.dtype) for part in parts)
         q, k, v = (part.unflatten(-1, (heads, self.head_dim)) for part, heads in zip(parts, self.heads, strict=True))
         return q, k, v

@@ -31,7 +31,7 @@ def generate(
 def generate(
     model: CausalLM,
     tokenizer: Tokenizer,
-    prompt: Sequence[str],
+    prompt: list[str],
     *,
     max_new_tokens: int = ...,
     sampling: Sampling | None = ...,
@@ -40,7 +40,7 @@ def generate(
 def generate(
     model: CausalLM,
     tokenizer: Tokenizer,
-    prompt: str | Sequence[str],
+    prompt: str | list[str],
     *,
     max_new_tokens: int = 200,
     sampling: Sampling | None = None,
@@ -61,7 +61,7 @@ def generate(
         DataError: a prompt cannot be encoded.
         ContextError: a prompt is longer than the model's context.
     """
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = [prompt] if isinstance(prompt, str) else prompt
     texts = [""] * len(prompts)
     ids = [tokenizer.encode(text) for text in prompts]
     pieces = [_continuing(tokenizer, row) for row in ids]

@@ -20,6 +20,8 @@ class StackedLinear(nn.Linear):
         super().__init__(dim, sum(rows), bias=bias)
         self.rows = list(rows)
 
-    def forward(self, input: Float[Tensor, "... d"]) -> tuple[Float[Tensor, "... r"], ...]:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - several results, on purpose
+        self, input: Float[Tensor, "... d"]
+    ) -> tuple[Float[Tensor, "... r"], ...]:
         """Return the outputs of the maps, in their order."""
         return torch.split(super().forward(input), self.rows, -1)

@@ -196,7 +196,8 @@ def orthogonalise(
     Newton–Schulz: X ← X / ‖X‖, then for each (a, b, c): X ← a X + (b A + c A²) X with A = X Xᵀ. It is
     fast for r ≤ c. Computed in `dtype`, by default bfloat16, and returned in that of `matrices`.
     """
-    x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).to(dtype or _DTYPE)
+    x = matrices.to(dtype or _DTYPE)
+    x = x * (1 / (matrices.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).to(x.dtype)
     for a, b, c in coefficients:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from axon_core.interfaces.norm import Norm
@@ -26,14 +27,32 @@ def rms_norm(
     """
     d = x.shape[-1]
     k = max(1, math.ceil(round(d * partial, 6)))  # rounded, as 100 · 0.07 is a little more than 7 in binary
-    if k == d:
-        if x.dtype == weight.dtype == torch.float32:  # nothing to round in between: one kernel does it all
-            return functional.rms_norm(x, (d,), weight, eps)
-        normalised = functional.rms_norm(x, (d,), None, eps)
-    else:
-        wide = x if x.dtype == torch.float64 else x.float()
+    wide = x if x.dtype == torch.float64 else x.float()
+    if k < d:
         normalised = wide * torch.rsqrt(wide[..., :k].square().mean(-1, keepdim=True) + eps)
+    elif x.device.type == "cpu" and torch.is_grad_enabled():
+        normalised = cast(Tensor, _Normalise.apply(wide, eps))
+    else:
+        normalised = functional.rms_norm(wide, (d,), None, eps)
     return (weight * normalised.to(x.dtype)).to(x.dtype)
+
+
+class _Normalise(torch.autograd.Function):
+    """x / RMS(x) with its derivative in closed form: half the time of autograd's, which goes by square and mean."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        y = x * scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (g,), (y, scale) = gradients, ctx.saved_tensors
+        along = torch.linalg.vecdot(g, y).unsqueeze(-1)
+        return torch.addcmul(g, y, along, value=-1 / y.shape[-1]).mul_(scale), None
 
 
 class RMSNorm(Norm):

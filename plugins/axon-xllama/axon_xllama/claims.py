@@ -5,14 +5,16 @@ from __future__ import annotations
 import statistics
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from axon_core.claims import Outcome
-from axon_core.data import TextData, Windows
-from axon_core.randomness import Key
+from axon_core.data import TextData
+from axon_core.loop import fit
+from axon_core.optim import Muon
 from axon_xllama.model import XLlama
+from axon_xllama.trainer import CausalLMTrainer
 
 _SEEDS = (0, 1, 2)
 
@@ -47,7 +49,7 @@ def _model(n_kv_heads: int, vocab_size: int = 256, context: int = 32) -> XLlama:
     return XLlama.build(vocab_size=vocab_size, context=context, dim=64, n_layers=2, n_heads=8, attention=attention)
 
 
-def _losses(data: TextData, context: int, seed: int, steps: int = 250) -> Float[Tensor, 32]:
+def _losses(data: TextData, context: int, seed: int) -> Float[Tensor, "32"]:
     """Train a small model and return its mean loss at each place of held-out windows of 32 tokens.
 
     A model with a shorter context sees a window in pieces.
@@ -55,19 +57,13 @@ def _losses(data: TextData, context: int, seed: int, steps: int = 250) -> Float[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _model(4, data.tokenizer.vocab_size, context)
-    windows = Windows(data.train, context, Key((seed,)))
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, steps)
-    for step in range(steps):
-        _cross_entropy(model, windows.batch(step, 1024 // context)).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+    optimizer = Muon(lr=0.02, momentum=0.9, embedding_lr=0.1, iteration="polar", iterations=3)
+    config = CausalLMTrainer.Config(
+        seed=seed, steps=400, batch_size=512 // context, optimizer=optimizer, schedule="linear", precision="bf16"
+    )
+    fit(CausalLMTrainer(config, {"model": model}, data))
     held_out = torch.cat(list(data.held_out_batches(32, 256))[:-1])
+    pieces = held_out.unfold(1, context + 1, context).flatten(0, 1)
     with torch.inference_mode():
-        pieces = held_out.unfold(1, context + 1, context)
-        return _cross_entropy(model, pieces.flatten(0, 1)).view(len(held_out), 32).mean(0)
-
-
-def _cross_entropy(model: XLlama, tokens: Int[Tensor, "b n+1"]) -> Float[Tensor, "b n"]:
-    return cross_entropy(model(tokens[:, :-1]).transpose(1, 2), tokens[:, 1:], reduction="none")
+        losses = cross_entropy(model(pieces[:, :-1]).transpose(1, 2), pieces[:, 1:], reduction="none")
+    return losses.view(len(held_out), 32).mean(0)
