@@ -1,8 +1,8 @@
 # Each target does all of its own set-up, with plain pip, in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PLUGINS := $(sort $(wildcard plugins/*))
-SOURCES := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
+SOURCES := pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 # Build environments must see the pins too, or a plugin's could pull another torch.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
