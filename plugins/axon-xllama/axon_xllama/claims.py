@@ -49,7 +49,7 @@ def _model(n_kv_heads: int, vocab_size: int = 256, context: int = 32) -> XLlama:
     return XLlama.build(vocab_size=vocab_size, context=context, dim=64, n_layers=2, n_heads=8, attention=attention)
 
 
-def _losses(data: TextData, context: int, seed: int) -> Float[Tensor, "32"]:
+def _losses(data: TextData, context: int, seed: int) -> Float[Tensor, " n"]:
     """Train a small model and return its mean loss at each place of held-out windows of 32 tokens.
 
     A model with a shorter context sees a window in pieces.
