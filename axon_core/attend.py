@@ -27,13 +27,16 @@ def attend(
     a window may hand over fewer. `scale` defaults to d^−½. `narrow` hides further keys from a query, and must leave
     it itself; `bias` is added to the scores (b h n m). The softmax is computed in float32 at least.
     """
-    half = q.dtype.itemsize < 4 or torch.is_autocast_enabled("cpu")
-    if q.device.type != "cpu" or not half:
+    device = q.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    half = q.dtype.itemsize < 4 or autocast
+    if not half or (device != "cpu" and bias is None):
         return _attend(q, k, v, scope, scale, narrow, bias)
     # In float32 instead: torch's half-precision kernel for CPUs is several times slower, above all backward over short
     # rows (7.4 against 2.3 ms) and for a single query (0.68 against 0.18 ms; benchmarks/attend.py).
+    # A bias is added in float32 on every device: half precision would round its larger values.
     wide = torch.promote_types(q.dtype, torch.float32)
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(device, enabled=False):
         return _attend(q.to(wide), k.to(wide), v.to(wide), scope, scale, narrow, bias).to(q.dtype)
 
 

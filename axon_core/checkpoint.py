@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 
 from axon_core import provenance
+from axon_core.config import validate
 from axon_core.errors import CheckpointError, ConfigError, UsageError
+from axon_core.randomness import forked
 from axon_core.registry import MODELS
 from axon_core.storage import new_folder, read_tree, remove, sha256, sweep, verify, write_tree, writing
 
@@ -27,6 +32,16 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 M = TypeVar("M", bound="Model")
 
 
+class _Saved(BaseModel):
+    """What `config.json` holds."""
+
+    type: str | None
+    config: dict[str, Any]
+    dtype: Literal["float32", "float64", "float16", "bfloat16"]
+    parts: list[dict[str, str]]
+    sha256: str
+
+
 def save_model(model: Model, folder: Path) -> None:
     """Write a model as `config.json`, which names its parts and their versions, and `model.safetensors`.
 
@@ -38,15 +53,19 @@ def save_model(model: Model, folder: Path) -> None:
     own = [key for part in parts if part["group"] == "model" and MODELS[key := provenance.key(part)] is type(model)]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(model, str(folder / _WEIGHTS))
+        draft = {name: folder / f".{name}" for name in (_WEIGHTS, _CONFIG)}
+        save_weights(model, str(draft[_WEIGHTS]))
         facts = {
             "type": own[0] if own else None,
             "config": model.config.model_dump(mode="json"),
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "parts": parts,
             "axon_core": metadata.version("axon-core"),
-            "sha256": sha256(folder / _WEIGHTS),
+            "sha256": sha256(draft[_WEIGHTS]),
         }
-        (folder / _CONFIG).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        draft[_CONFIG].write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        for name, path in draft.items():  # only once both are written
+            os.replace(path, folder / name)
 
 
 def load_model(folder: Path, cls: type[M]) -> M:
@@ -59,20 +78,21 @@ def load_model(folder: Path, cls: type[M]) -> M:
         raise CheckpointError(f"no model folder {folder}")
     try:
         facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        key, config, parts, checksum = (facts[name] for name in ("type", "config", "parts", "sha256"))
-        intact = sha256(folder / _WEIGHTS) == checksum
+        saved = validate(_Saved, facts)
+        intact = sha256(folder / _WEIGHTS) == saved.sha256
     except FileNotFoundError as error:
         raise CheckpointError(f"no model in {folder}: {Path(error.filename).name} is missing") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / _CONFIG} is damaged ({error!r})") from None
+    except (ConfigError, ValueError) as error:
+        raise CheckpointError(f"{folder / _CONFIG} is damaged: {error}") from None
     if not intact:
         raise CheckpointError(f"{folder / _WEIGHTS} is damaged: it does not match the checksum in {_CONFIG}")
-    provenance.require(parts, f"the model in {folder}")
-    found: type[Model] = cls if key is None else MODELS[key]
+    provenance.require(saved.parts, f"the model in {folder}")
+    found: type[Model] = cls if saved.type is None else MODELS[saved.type]
     if not issubclass(found, cls):
         raise CheckpointError(f"{folder} holds a {found.__name__}, which is no {cls.__name__}")
     try:
-        model = found.build(**config)
+        with forked("cpu"):  # the first weights are drawn, and replaced at once
+            model = found.build(**saved.config).to(getattr(torch, saved.dtype))
         load_weights(model, str(folder / _WEIGHTS))
     except ConfigError as error:
         raise error.inside("config", source=str(folder / _CONFIG)) from None

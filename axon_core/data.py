@@ -28,7 +28,7 @@ class TextConfig(config.Config):
 
     path: str | None = None
     """A UTF-8 text file, or a folder of them; `~` and `$VARIABLES` are filled in. Left out: Python's own reference."""
-    held_out: float = Field(0.1, gt=0, lt=1)
+    held_out: float = Field(default=0.1, gt=0, lt=1)
     """Which part of the text, at its end, is kept from training and used for evaluation."""
     tokenizer: Spec = Field(default_factory=lambda: Spec(type="char"), validate_default=True)
     """How text becomes tokens: `byte`, `char` or `sentencepiece`, with options."""
@@ -47,7 +47,7 @@ def read_text(path: str | Path | None = None) -> str:
 
         return "\n".join(topics[name] for name in sorted(topics))
     place = Path(os.path.expandvars(str(path))).expanduser()
-    if "$" in str(place):
+    if "$" in str(place) and not place.exists():
         raise DataError(
             f"data path {str(path)!r} names an environment variable that is not set; set it, or give a path"
         )
@@ -55,7 +55,8 @@ def read_text(path: str | Path | None = None) -> str:
         raise DataError(f"no such file or folder: {place} (current folder: {Path.cwd()})")
     files = [place]
     if place.is_dir():
-        files = sorted(file for file in place.rglob("*") if file.is_file() and not file.name.startswith("."))
+        found = (file for file in place.rglob("*") if file.is_file())
+        files = sorted(f for f in found if not any(part.startswith(".") for part in f.relative_to(place).parts))
     text = "\n".join(_read_file(file) for file in files)
     if not text.strip():
         raise DataError(f"{place} holds no text; give a UTF-8 text file or a folder of them")
@@ -99,7 +100,7 @@ class Windows:
             )
         self.tokens, self.context, self._key = tokens, context, key
         self.per_epoch = max(1, (len(tokens) - context) // context)
-        self._slack = min(context, len(tokens) - self.per_epoch * context)  # offsets that still leave all windows whole
+        self._slack = len(tokens) - self.per_epoch * context  # offsets that leave all windows whole
         self._within = torch.arange(context + 1)
         self._starts = lru_cache(maxsize=2)(self._epoch)
 

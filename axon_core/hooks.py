@@ -88,6 +88,8 @@ class Hooks:
         for implementation in getattr(self._manager.hook, event).get_hookimpls():
             try:
                 answer = implementation.function(*(facts[name] for name in implementation.argnames))
+                if answer not in (None, "save", "eval", "stop"):
+                    raise ValueError(f"a hook may return 'save', 'eval', 'stop' or nothing, got {answer!r}")
             except Exception as error:
                 plugin = implementation.plugin
                 self._manager.unregister(plugin)

@@ -19,9 +19,10 @@ from axon_core.callbacks.plot import LossPlot
 from axon_core.distributed import share, sum_gradients, sum_numbers
 from axon_core.errors import ContractError, Interrupted, TrainingError
 from axon_core.hooks import Hooks
+from axon_core.interfaces.model import Model
 from axon_core.interfaces.trainer import Trainer
 from axon_core.optim import schedule
-from axon_core.randomness import Key
+from axon_core.randomness import Key, forked
 from axon_core.run import RunFolder
 from axon_core.signals import first_signal
 from axon_core.state import State
@@ -90,6 +91,11 @@ def _open(trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, 
     facts = {
         "recipe": recipe,
         "trainer": trainer.config.model_dump(mode="json"),
+        "models": {
+            role: model.config.model_dump(mode="json")
+            for role, model in trainer.models.items()
+            if isinstance(model, Model)
+        },
         "parts": provenance.parts_of(trainer.models.values(), type(trainer)),
     }
     keep = trainer.config.keep
@@ -112,7 +118,7 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
 
 def evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
     """Return `measure()`, computed in evaluation mode, in the trainer's precision, and without gradients."""
-    with _resting(trainer), _autocast(trainer.config), torch.random.fork_rng():
+    with _resting(trainer), _autocast(trainer.config), forked(trainer.config.device):
         Key((trainer.config.seed, "evaluate")).seed_global()
         return measure()
 
@@ -139,8 +145,8 @@ class Fit:
         config, state = self._config, self.state
         for role, model in self.trainer.models.items():
             model.train(role in self.trainer.trainable)
-            model.requires_grad_(role in self.trainer.trainable)
-        with first_signal(self.run is not None) as caught, torch.random.fork_rng(), self._reported():
+            model.zero_grad(set_to_none=True)  # what an earlier backward pass may have left
+        with first_signal(self.run is not None) as caught, forked(config.device), self._reported():
             self._hooks.emit("fit_start", fit=self)
             status = self._status(end)
             while status is None:
@@ -217,7 +223,7 @@ class Fit:
         self.units += next(iter(counts.values()))
         parameters = list(self.state.parameters.values())
         sum_gradients(parameters)
-        if self._config.clip < math.inf:
+        if self._config.clip is not None:
             metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self._config.clip).item()
         self.state.update(factor)
         return metrics

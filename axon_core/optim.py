@@ -19,6 +19,7 @@ from axon_core.linear import StackedLinear
 
 __all__ = ["AdamW", "Muon", "MuonOptimizer", "Optimizer", "orthogonalise", "schedule"]
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 ScheduleKind = Literal["constant", "linear", "cosine", "inverse_sqrt"]
 
 
@@ -49,7 +50,7 @@ def schedule(kind: ScheduleKind, step: int, *, steps: int, warmup: int = 0, fina
 class _Optimizer(config.Config):
     """What all optimisers share; `build` makes the PyTorch optimisers."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay of the first and second moment."""
     eps: PositiveFloat = 1e-8
     """AdamW's ε."""
@@ -95,7 +96,7 @@ class Muon(_Optimizer):
     """AdamW's learning rate for the output head."""
     vector_lr: PositiveFloat = 0.005
     """AdamW's learning rate for norms and biases."""
-    momentum: float = Field(0.95, ge=0, lt=1)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
     """Decay of Muon's (Nesterov) momentum."""
     weight_decay: NonNegativeFloat = 0.0
     """Decay of hidden matrices a step, as a fraction of the learning rate."""
@@ -168,8 +169,8 @@ def _hidden_matrices(module: nn.Module) -> Sequence[Tensor]:
 
 Coefficients = tuple[float, float, float]
 
-# Polar Express (2505.16932), Algorithm 1: the best polynomials for singular values in [0.001, 1], with its safety
-# factor 1.01; the last one serves all further iterations.
+# Polar Express (2505.16932), Algorithm 1: the best polynomials for singular values in [0.001, 1], without the paper's
+# safety factor; the last one serves all further iterations.
 _POLAR: tuple[Coefficients, ...] = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),

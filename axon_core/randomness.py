@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Key"]
+__all__ = ["Key", "forked"]
 
 Part = int | str
 
@@ -55,3 +56,9 @@ class Key:
         torch.default_generator.manual_seed(self.seed)  # `torch.manual_seed` also asks every backend: 100 times as slow
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(self.seed)
+
+
+def forked(device: str) -> AbstractContextManager[None]:
+    """Within the block the global generators may be seeded; after it those of the CPU and `device` are as before."""
+    kind = torch.device(device)
+    return torch.random.fork_rng(devices=[] if kind.type == "cpu" else [kind.index or 0], device_type=kind.type)

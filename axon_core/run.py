@@ -22,15 +22,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from axon_core.checkpoint import Checkpoints
-from axon_core.errors import CheckpointError, UsageError
+from axon_core.config import validate
+from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.recipe import Recipe
 from axon_core.storage import new_folder, sweep, writing
 
 __all__ = ["RunFolder"]
 
 _FACTS_DRAFT = ".run.json"
+
+
+class _RunRecipe(BaseModel, extra="allow"):
+    name: str
+
+
+class _Facts(BaseModel, extra="allow"):
+    """What `run.json` must hold to be resumed."""
+
+    recipe: _RunRecipe | None = None
 
 
 class RunFolder:
@@ -100,14 +112,14 @@ class RunFolder:
         """
         file = path / "run.json"
         try:
-            return cls(path, json.loads(file.read_text(encoding="utf-8")), keep)
+            return cls(path, validate(_Facts, json.loads(file.read_text(encoding="utf-8"))).model_dump(), keep)
         except (FileNotFoundError, NotADirectoryError):
             what = f"{file} is missing" if path.is_dir() else "no such folder"
             raise CheckpointError(
                 f"{path} is not a run folder: {what}. Give the folder that `axon train` named"
             ) from None
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{file} cannot be read: {error}") from None
+        except (ConfigError, ValueError, OSError) as error:
+            raise CheckpointError(f"{file} is damaged or cannot be read: {error}") from None
 
     def recipe(self, overrides: Iterable[str] = ()) -> Recipe:
         """Return the recipe it was trained by, with `overrides`. Raises `CheckpointError` where it had none."""

@@ -50,7 +50,8 @@ def choose(
         return logits.argmax(-1)
     if uniform is None:
         raise ValueError("sampling at a temperature above 0 needs one uniform number a row")
-    logits = logits.float() / sampling.temperature
+    logits = logits.double()
+    logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature  # no overflow, however low it is
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:

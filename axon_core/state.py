@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from axon_core.checkpoint import first_mismatch
-from axon_core.errors import CheckpointError
+from axon_core.errors import CheckpointError, ContractError
 from axon_core.interfaces.trainer import Trainer
 
 __all__ = ["State"]
@@ -37,6 +37,9 @@ class State:
         self.evaluation: dict[str, float] = {}
         self.best: float | None = None
         self.worse = 0
+        for role, model in trainer.models.items():
+            if role not in trainer.trainable:
+                model.requires_grad_(False)
         self.roles: Mapping[str, nn.Module] = {role: trainer.models[role] for role in trainer.trainable}
         named = {  # by identity, because two roles may share a part
             id(parameter): (f"{role}.{name}", parameter)
@@ -45,6 +48,8 @@ class State:
             if parameter.requires_grad
         }
         self.parameters: dict[str, nn.Parameter] = dict(named.values())
+        if not self.parameters:
+            raise ContractError(f"nothing to train: no parameter of {', '.join(self.roles)} requires a gradient")
         self.optimizers = trainer.config.optimizer.build(list(self.roles.values()))
         self.average: dict[str, Tensor] | None = None
         if trainer.config.ema is not None:

@@ -81,6 +81,8 @@ def verify(folder: Path) -> str | None:
     """Return what is wrong with a folder that `new_folder` made, or None."""
     try:
         sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        if not {_TREE, _TENSORS} <= sums.keys():
+            return f"{_MANIFEST} does not name {_TREE} and {_TENSORS}"
         for name, checksum in cast(dict[str, str], sums).items():
             if not (folder / name).is_file():
                 return f"{name} is missing"

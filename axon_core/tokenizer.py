@@ -313,11 +313,11 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _state(self, folder: Path) -> dict[str, Any]:
         (folder / self._MODEL).write_bytes(self._model)
-        return {"model": self._MODEL}
+        return {}
 
     @classmethod
     def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
-        return cls((folder / state["model"]).read_bytes())
+        return cls((folder / cls._MODEL).read_bytes())
 
 
 def _sentences(text: str) -> Iterator[str]:

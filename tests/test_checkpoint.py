@@ -24,6 +24,7 @@ from axon_core.errors import CheckpointError, UsageError
 from axon_core.hooks import hook
 from axon_core.interfaces.model import Model
 from axon_core.loop import fit
+from axon_core.run import RunFolder
 from axon_core.storage import new_folder, read_tree, verify, write_tree
 
 OPTIONS = {"save_every": 4, "keep": 5, "dropout": 0.3, "optimizer": {"type": "muon"}}
@@ -63,6 +64,13 @@ def test_a_damaged_checkpoint_is_refused_by_name(run: Path, file: str, damage: C
         fit(Toy.make(**OPTIONS), run, resume=True)
     assert f"checkpoint step-12 in {run / 'checkpoints'} is damaged: {message}" in str(caught.value)
     assert "resume with --from step-8" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", '{"recipe": 5}', '{"recipe": {"trainer": {}}}', "{"])
+def test_a_damaged_run_file_is_refused(run: Path, content: str):
+    (run / "run.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"run.json is damaged or cannot be read"):
+        RunFolder.open(run)
 
 
 def test_the_one_before_is_used_if_asked_to_the_same_end(run: Path):
@@ -274,6 +282,26 @@ def test_a_damaged_model_is_refused(tmp_path: Path, file: str, damage: Callable[
     damage(tmp_path / file)
     with pytest.raises(CheckpointError, match=message):
         Square.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", '{"config": [1]}', '{"type": 5}'])
+def test_a_config_that_is_json_but_none_is_refused(tmp_path: Path, content: str):
+    Square.build(dim=3).save(tmp_path)
+    facts = json.loads((tmp_path / "config.json").read_text())
+    changed = json.loads(content)
+    (tmp_path / "config.json").write_text(json.dumps(facts | changed if isinstance(changed, dict) else changed))
+    with pytest.raises(CheckpointError, match=r"config.json is damaged"):
+        Square.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_returns_with_its_dtype_and_draws_no_random_numbers(tmp_path: Path, dtype: torch.dtype):
+    model = Square.build(dim=3).to(dtype)
+    model.save(tmp_path)
+    before = torch.get_rng_state()
+    loaded = Square.load(tmp_path)
+    assert loaded.inner.weight.dtype == dtype and torch.equal(loaded.inner.weight, model.inner.weight)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_missing_part_is_named_with_its_install_command(tmp_path: Path):

@@ -149,3 +149,15 @@ def test_keys_are_stable_across_machines_and_independent():
     assert len({Key(parts).seed for parts in [(0, 1), (1, 0), (0, "1"), ("01",), (0,), (0, 1, 0)]}) == 6
     numbers = Key((0,))("a").normal(range(2000), ())
     assert abs(numbers.mean()) < 0.1 and abs(numbers.std() - 1) < 0.1
+
+
+def test_the_very_last_token_is_sampled_too():
+    windows = Windows(torch.arange(191), 64, Key((0,)))
+    assert max(windows.batch(epoch, windows.per_epoch).max().item() for epoch in range(300)) == 190
+
+
+def test_hidden_folders_are_passed_over(tmp_path: Path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "index").write_bytes(b"\xff\xfe")
+    (tmp_path / "a.txt").write_text("text", encoding="utf-8")
+    assert read_text(tmp_path) == "text"

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test 
 from toy_trainer import Toy
 
 from axon_core.callbacks.progress import Progress
+from axon_core.config import validate
 from axon_core.errors import ConfigError, ContractError, Interrupted, TrainingError, UsageError
 from axon_core.hooks import hook
 from axon_core.loop import evaluate, fit
@@ -393,3 +394,53 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path):
     for rank in range(2):
         for name, weights in torch.load(f"{store}{rank}", weights_only=True).items():
             torch.testing.assert_close(alone.models["model"].state_dict()[name], weights, rtol=0, atol=1e-6)
+
+
+def test_gradients_left_by_someone_else_do_not_enter_the_first_update():
+    clean, stale = Toy.make(), Toy.make()
+    for parameter in stale.models["model"].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    fit(clean)
+    fit(stale)
+    for ours, theirs in zip(clean.models["model"].parameters(), stale.models["model"].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_parameter_that_was_frozen_stays_frozen_and_unchanged():
+    trainer = Toy.make()
+    embedding = trainer.models["model"].embedding.weight.requires_grad_(False)
+    before = embedding.clone()
+    fit(trainer)
+    assert not embedding.requires_grad and embedding.grad is None and torch.equal(embedding, before)
+
+
+def test_nothing_to_train_breaks_the_contract():
+    trainer = Toy.make()
+    trainer.models["model"].requires_grad_(False)
+    with pytest.raises(ContractError, match="nothing to train: no parameter of model requires a gradient"):
+        fit(trainer)
+
+
+@pytest.mark.parametrize("answer", ["sotp", ["save"]])
+def test_a_hook_that_asks_for_something_unknown_is_switched_off(answer, caplog: pytest.LogCaptureFixture):
+    class Asking:
+        @hook
+        def step_end(self):
+            return answer
+
+    with caplog.at_level(logging.WARNING, "axon"):
+        assert fit(Toy.make(), hooks=[Asking()]).status == "finished"
+    assert "a hook may return 'save', 'eval', 'stop' or nothing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"device": "nonsense"}, "device: device must be one that PyTorch has here, got 'nonsense'"),
+        ({"optimizer": {"type": "adamw", "betas": [2, 3]}}, "optimizer.betas.0: must be less than 1, got 2"),
+    ],
+)
+def test_settings_torch_would_refuse_are_refused_first(values, message):
+    with pytest.raises(ConfigError) as caught:
+        validate(Toy.Config, values)
+    assert message in str(caught.value)

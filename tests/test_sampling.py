@@ -95,3 +95,8 @@ def test_wrong_options(options, message):
     with pytest.raises(ConfigError) as caught:
         validate(Sampling, options)
     assert str(caught.value) == message
+
+
+def test_a_temperature_near_zero_is_argmax():
+    logits = torch.tensor([[1.0, 3.0, 2.0, -4.0]])
+    assert choose(logits, Sampling(temperature=1e-39), torch.tensor([0.99])).item() == 1

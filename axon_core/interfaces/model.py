@@ -105,6 +105,9 @@ class CausalLM(Model):
 
         `valid` is False for padding, whatever id stands there; `documents` number the documents of packed rows; with
         a `cache` the tokens follow those already in it.
+
+        Raises:
+            UsageError: documents are given and a cache too, which holds one document a row.
         """
 
     @abstractmethod

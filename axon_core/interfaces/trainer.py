@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+import torch
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor, nn
 
 from axon_core import config
@@ -51,20 +60,20 @@ class Trainer(ABC):
         batch_size: PositiveInt = 32
         """Examples in a step."""
         micro_batches: PositiveInt = 1
-        """Pieces into which a mini-batch is cut to save memory; the update does not depend on it."""
+        """Pieces into which a mini-batch is cut to save memory; without dropout the update does not depend on it."""
         optimizer: Optimizer = Field(default_factory=AdamW)
         """The optimiser by `type`, `adamw` or `muon`, with its learning rates at their peak."""
         schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"
         """How the learning rates move after the warm-up."""
         warmup: NonNegativeInt = 0
         """Steps over which the learning rates rise linearly to their peak."""
-        final: NonNegativeFloat = Field(0.0, le=1)
+        final: NonNegativeFloat = Field(default=0.0, le=1)
         """Where `linear` and `cosine` end, as a fraction of the peak."""
-        clip: PositiveFloat = Field(float("inf"))
-        """The gradients' largest norm, over all parameters together; larger ones are scaled down to it."""
+        clip: PositiveFloat | None = None
+        """The gradients' largest norm, over all parameters: larger ones are scaled down to it; left out, any."""
         precision: Literal["fp32", "bf16"] = "fp32"
         """`bf16` computes matrix products in bfloat16 (autocast); weights and updates stay in float32."""
-        ema: float | None = Field(None, gt=0, lt=1)
+        ema: float | None = Field(default=None, gt=0, lt=1)
         """Decay of the exponential moving average of the weights, which is then what is evaluated and exported."""
         eval_every: PositiveInt | None = None
         """Steps between evaluations; left out, only at the end."""
@@ -76,6 +85,16 @@ class Trainer(ABC):
         """Stop after so many evaluations in a row without a lower `loss`; left out, never."""
         device: str = "cpu"
         """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`."""
+
+        @field_validator("device")
+        @classmethod
+        def _available(cls, device: str) -> str:
+            try:
+                torch.empty(0, device=device)
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"device must be one that PyTorch has here, got {device!r} ({reason})") from None
+            return device
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:

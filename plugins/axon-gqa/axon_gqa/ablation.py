@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pydoc_data.topics
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -80,12 +79,11 @@ def train(model: Tiny, steps: int, peak: float, seed: int) -> Tiny:
     """Train `model` in place with AdamW, the learning rate falling linearly from `peak` to 0."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, fused=True)
-    with _one_thread():
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = peak * (1 - step / steps)
-            optimizer.zero_grad()
-            _loss(model, _training_text(), BATCH, generator).backward()
-            optimizer.step()
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = peak * (1 - step / steps)
+        optimizer.zero_grad()
+        _loss(model, _training_text(), BATCH, generator).backward()
+        optimizer.step()
     return model
 
 
@@ -93,17 +91,6 @@ def train(model: Tiny, steps: int, peak: float, seed: int) -> Tiny:
 def evaluate(model: Tiny) -> float:
     """Return the loss in nats per character, on 512 passages of text the model was not trained on."""
     return _loss(model, _held_out_text(), 512, torch.Generator().manual_seed(1)).item()
-
-
-@contextmanager
-def _one_thread() -> Generator[None]:
-    """Use a single thread: operations this small only wait for a second one, and round alike everywhere."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _loss(model: Tiny, text: Int[Tensor, " t"], batch: int, generator: torch.Generator) -> Tensor:

@@ -34,8 +34,8 @@ class GroupedQueryAttention(Attention):
         bias: bool = False
         """Whether the four projections add a bias."""
         qk_norm: Spec | None = None
-        """Norm of every query and key head before the rotation (query-key normalisation, arXiv 2010.04245, Section 3);
-        by default none, as in Llama."""
+        """Norm of every query and key head before the rotation, after arXiv 2010.04245, which normalises them to length
+        1 and learns the scale; by default none, as in Llama."""
 
         @field_validator("n_kv_heads")
         @classmethod

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -107,18 +106,6 @@ class _Layer(nn.Module):
         return torch.tanh(self.norm(self.linear(x)) + self.bias)
 
 
-@contextmanager
-def _one_thread() -> Generator[None]:
-    """Kernels this small lose more to the hand-over between threads than they gain, on a busy machine a hundredfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
 def _loss_after_training(norm: Callable[[], nn.Module], seed: int) -> float:
     """Learn to predict a character from those before it; return the loss on the last tenth of the text."""
     text = read_text()

@@ -49,7 +49,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,), (y, scale) = gradients, ctx.saved_tensors
         along = torch.linalg.vecdot(g, y).unsqueeze(-1)
         return torch.addcmul(g, y, along, value=-1 / y.shape[-1]).mul_(scale), None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -115,18 +113,6 @@ class _Block(nn.Module):
         return x + self.mlp(self.norms[1](x))
 
 
-@contextmanager
-def _one_thread() -> Generator[None]:
-    """Kernels this small lose more to the hand-over between threads than they gain, on a busy machine a hundredfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
 def _masked_language_model_loss(rotary: bool, seed: int) -> float:
     """Train on nine tenths of CPython's reference text and return the loss on the masked tenth part of the rest."""
     text = read_text()

@@ -13,6 +13,7 @@ from torch.nn.functional import linear, silu
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
 from axon_core.cache import Cache, LayerCache, Step
 from axon_core.config import Spec
+from axon_core.errors import UsageError
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import CausalLM, part, part_config
 from axon_core.interfaces.norm import Norm
@@ -120,6 +121,8 @@ class XLlama(CausalLM):
     ) -> Float[Tensor, "b n d"]:
         """Return each token's normalised features after the last layer; arguments as for `CausalLM.features`."""
         n = tokens.shape[1]
+        if cache is not None and documents is not None:
+            raise UsageError("a cache holds one document a row; leave out either the cache or the documents")
         if valid is not None:
             tokens = tokens.masked_fill(~valid, 0)  # a padding id such as −1 has no embedding
         if cache is None:

@@ -18,7 +18,7 @@ from axon_core.errors import ContractError
 from axon_core.generation import generate
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
-from axon_core.randomness import Key
+from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_core.sampling import Sampling
 from axon_core.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ class CausalLMTrainer(Trainer):
             config = validate(cls.Config, recipe.trainer.options)
         with at("data"):
             data = TextData.load(validate(TextConfig, recipe.data), None if saved is None else Tokenizer.load(saved))
-        with at("model"), torch.random.fork_rng():
+        with at("model"), forked("cpu"):
             Key((config.seed, "weights")).seed_global()
             model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
         return cls(config, {"model": model}, data)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from axon_core.errors import UsageError
 from axon_core.generation import decode
 from axon_core.sampling import Sampling
 from axon_xllama import XLlama
@@ -78,3 +79,10 @@ def test_weights_return_unchanged(heads, rope, tied):
     expected = {k: v for k, v in theirs.state_dict().items() if not (tied and k == "lm_head.weight")}
     assert back.keys() == expected.keys()
     assert all(torch.equal(back[name], expected[name]) for name in back)
+
+
+def test_documents_cannot_be_cached():
+    _, ours = pair("GQA", "plain", False)
+    tokens = torch.randint(97, (1, 6))
+    with pytest.raises(UsageError, match="a cache holds one document a row"):
+        ours(tokens, documents=torch.tensor([[0, 0, 0, 1, 1, 1]]), cache=ours.new_cache(1, 6))
