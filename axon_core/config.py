@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from axon_core.errors import ConfigError
+from axon_core.errors import ConfigError, RegistryError
 
 __all__ = ["Config", "Spec", "at", "validate"]
 
@@ -79,9 +79,12 @@ def validate(config: type[C], values: Any) -> C:
 
 @contextmanager
 def at(*path: str, source: str | None = None) -> Generator[None]:
-    """Add `path` on the left of every `ConfigError` raised in the block."""
+    """Add `path` on the left of every `ConfigError`, and of a key that cannot be looked up, raised in the block."""
     try:
         yield
+    except RegistryError as error:
+        error.place, error.source = (*path, *error.place), source or error.source
+        raise
     except ConfigError as error:
         raise error.inside(*path, source=source) from error.__cause__
 

@@ -46,7 +46,7 @@ def read_text(path: str | Path | None = None) -> str:
         from pydoc_data.topics import topics
 
         return "\n".join(topics[name] for name in sorted(topics))
-    place = Path(os.path.expandvars(str(path))).expanduser()
+    place = Path(os.path.expanduser(os.path.expandvars(str(path))))
     if "$" in str(place) and not place.exists():
         raise DataError(
             f"data path {str(path)!r} names an environment variable that is not set; set it, or give a path"

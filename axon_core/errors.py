@@ -44,11 +44,22 @@ class ConfigError(UsageError):
         return where + ("; ".join(lines))
 
 
-class UnknownKey(UsageError, KeyError):
+class RegistryError(UsageError):
+    """A look-up failed; `place` is where the key stands in a recipe, where it comes from one."""
+
+    place: tuple[str, ...] = ()
+    source: str | None = None
+
+    def __str__(self) -> str:
+        where = f"in {self.source}: " if self.source else ""
+        return f"{where}{'.'.join(self.place)}: {super().__str__()}" if self.place else where + super().__str__()
+
+
+class UnknownKey(RegistryError, KeyError):
     """A registry has no component of that name."""
 
 
-class AmbiguousKey(UsageError):
+class AmbiguousKey(RegistryError):
     """Two distributions claim one key; the qualified name `"distribution:key"` picks one."""
 
 

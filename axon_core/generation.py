@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from axon_core.cache import Cache
-from axon_core.errors import ContextError, UsageError
+from axon_core.errors import CheckpointError, ContextError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.randomness import Key
 from axon_core.sampling import Sampling, choose
@@ -59,9 +59,11 @@ def generate(
     Raises:
         UsageError: a prompt is empty.
         DataError: a prompt cannot be encoded.
+        CheckpointError: the tokenizer is not the model's.
         ContextError: a prompt is longer than the model's context.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
+    _check_vocabulary(model, tokenizer)
     texts = [""] * len(prompts)
     ids = [tokenizer.encode(text) for text in prompts]
     pieces = [_continuing(tokenizer, row) for row in ids]
@@ -83,6 +85,7 @@ def stream(
     seed: int = 0,
 ) -> Iterator[str]:
     """Yield the pieces of the text that `generate` returns for one prompt, as they come; arguments as there."""
+    _check_vocabulary(model, tokenizer)
     ids = tokenizer.encode(prompt)
     pieces = _continuing(tokenizer, ids)
     for (token,) in decode(model, [ids], [seed], max_new_tokens=max_new_tokens, sampling=sampling, stop=tokenizer.eos):
@@ -115,7 +118,7 @@ def decode(
     rows = [list(prompt) for prompt in prompts]
     first = [0] * len(rows)  # where the part of the row that the model sees begins
     ended = [False] * len(rows)
-    uniform = torch.stack([torch.rand(max_new_tokens, generator=Key((seed, "sample")).generator()) for seed in seeds])
+    generators = [Key((seed, "sample")).generator() for seed in seeds]
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -123,7 +126,8 @@ def decode(
         logits, cache = _prefill(model, rows, max_new_tokens, device)
         for step in range(max_new_tokens):
             with torch.inference_mode():
-                chosen: list[int] = choose(logits, sampling, uniform[:, step].to(device)).tolist()
+                uniform = torch.cat([torch.rand(1, generator=draws) for draws in generators]).to(device)
+                chosen: list[int] = choose(logits, sampling, uniform).tolist()
             for i, token in enumerate(chosen):
                 ended[i] = ended[i] or token == stop
                 rows[i].append(token)
@@ -148,6 +152,14 @@ def _continuing(tokenizer: Tokenizer, prompt: Sequence[int]) -> DecodeStream:
     pieces = DecodeStream(tokenizer)
     pieces.push(*prompt)
     return pieces
+
+
+def _check_vocabulary(model: CausalLM, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary {model.config.vocab_size}; "
+            "use the tokenizer the model was trained with"
+        )
 
 
 def _check(prompts: Sequence[Sequence[int]], context: int) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pluggy
 
 from axon_core import discovery
+from axon_core.errors import AxonError
 
 if TYPE_CHECKING:
     from axon_core.loop import Fit
@@ -59,7 +60,9 @@ class Events:
 
 
 class Hooks:
-    """The hooks of one training. One that fails is reported and switched off; training goes on.
+    """The hooks of one training.
+
+    One that fails is reported and switched off, and training goes on; only an `AxonError` ends it.
 
     Args:
         given: hook objects; those of installed plugins are added.
@@ -90,6 +93,8 @@ class Hooks:
                 answer = implementation.function(*(facts[name] for name in implementation.argnames))
                 if answer not in (None, "save", "eval", "stop"):
                     raise ValueError(f"a hook may return 'save', 'eval', 'stop' or nothing, got {answer!r}")
+            except AxonError:
+                raise  # what the core's own hooks cannot write must not get lost
             except Exception as error:
                 plugin = implementation.plugin
                 self._manager.unregister(plugin)

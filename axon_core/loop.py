@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -17,7 +18,7 @@ from axon_core import provenance
 from axon_core.callbacks.metrics import MetricsFile
 from axon_core.callbacks.plot import LossPlot
 from axon_core.distributed import share, sum_gradients, sum_numbers
-from axon_core.errors import ContractError, Interrupted, TrainingError
+from axon_core.errors import CheckpointError, ContractError, Interrupted, TrainingError
 from axon_core.hooks import Hooks
 from axon_core.interfaces.model import Model
 from axon_core.interfaces.trainer import Trainer
@@ -26,6 +27,8 @@ from axon_core.randomness import Key, forked
 from axon_core.run import RunFolder
 from axon_core.signals import first_signal
 from axon_core.state import State
+
+_log = logging.getLogger("axon")
 
 __all__ = ["Fit", "Result", "evaluate", "evaluation", "fit"]
 
@@ -103,6 +106,10 @@ def _open(trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, 
         return RunFolder.create(out, facts, keep)
     run = RunFolder.open(out, keep)
     checkpoint = run.checkpoints.find(None if resume is True else resume)
+    if checkpoint is None and run.model.exists():
+        raise CheckpointError(f"{out} holds a trained model but no checkpoint to resume from; choose another folder")
+    if checkpoint is None:
+        _log.warning("%s has no checkpoint yet: training begins anew", out)
     if checkpoint is not None:
         state.load_state_dict(run.checkpoints.read(checkpoint))
     run.rewind(state.step)
@@ -241,8 +248,11 @@ class Fit:
         if self.run is None:
             return
         state = self.state.state_dict()
-        with self.state.averaged():
-            path = self.run.checkpoints.save(self.state.step, state, self.trainer.export)
+        try:
+            with self.state.averaged():
+                path = self.run.checkpoints.save(self.state.step, state, self.trainer.export)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} {self._remedy()}") from error
         self._hooks.emit("saved", fit=self, path=path)
 
     @contextmanager

@@ -75,7 +75,10 @@ class Recipe(config.Config):
         if overrides:
             source = f"{source} with {' '.join(f'--set {text}' for text in overrides)}"
         with at(source=source):
-            return validate(cls, {**override(tables, overrides), "name": name, "source": source})
+            result = override(tables, overrides)
+            if reserved := result.keys() & {"name", "source"}:
+                raise ConfigError([((key,), "a recipe is named after its file") for key in sorted(reserved)])
+            return validate(cls, {**result, "name": name, "source": source})
 
     @property
     def tables(self) -> Table:

@@ -85,6 +85,10 @@ class Tokenizer(ABC):
         Raises:
             DataError: the text cannot be encoded, or the tokenizer has no such marker.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the text is not valid Unicode at position {error.start}: {error.reason}") from None
         ids = self._encode(text)
         for wanted, name, token, place in ((bos, "bos", self.bos, 0), (eos, "eos", self.eos, len(ids) + bos)):
             if wanted:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS
-from axon_core.errors import ContextError, UsageError
+from axon_core.errors import CheckpointError, ContextError, UsageError
 from axon_core.generation import decode, generate, pad_left, stream
 from axon_core.sampling import Sampling
 from axon_core.tokenizer import ByteTokenizer
@@ -146,6 +146,11 @@ def test_prompts_that_cannot_be_used(prompts, error, message):
     with pytest.raises(error) as caught:
         next(decode(model(), prompts, [0] * len(prompts), max_new_tokens=5))
     assert str(caught.value) == message
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused():
+    with pytest.raises(CheckpointError, match="the tokenizer has 258 tokens, but the model's vocabulary 61"):
+        generate(model(), ByteTokenizer(), "a")
 
 
 def test_every_shipped_part_is_covered_here():

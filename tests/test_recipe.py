@@ -105,3 +105,17 @@ def test_names_that_are_not_there(tmp_path: Path):
         Recipe.load("nowhere")
     with pytest.raises(UnknownKey, match="no trainer 'nowhere' is installed"):
         Recipe.of({"trainer": {"type": "nowhere"}}, "x", "x").build()
+
+
+def test_a_key_that_cannot_be_looked_up_says_where_it_stands():
+    overrides = ["model.attention.qk_norm=nonorm"]
+    with pytest.raises(UnknownKey) as caught:
+        Recipe.load("xllama-tiny", overrides).build()
+    message = str(caught.value)
+    assert "model.attention.qk_norm: " in message and "'nonorm'" in message and "xllama-tiny.toml" in message
+
+
+@pytest.mark.parametrize("key", ["name", "source"])
+def test_a_recipe_is_named_after_its_file(key: str):
+    with pytest.raises(ConfigError, match=f"{key}: a recipe is named after its file"):
+        Recipe.load("xllama-tiny", [f"{key}=other"])

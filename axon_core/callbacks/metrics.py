@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from axon_core.hooks import hook
+from axon_core.storage import writing
 
 if TYPE_CHECKING:
     from axon_core.loop import Fit
@@ -24,7 +27,8 @@ class MetricsFile:
     def fit_start(self, fit: Fit) -> None:
         """Open the file."""
         if fit.run is not None:
-            self._file = fit.run.metrics.open("a", encoding="utf-8")
+            with writing(fit.run.metrics):
+                self._file = fit.run.metrics.open("a", encoding="utf-8")
 
     @hook
     def step_end(self, fit: Fit, metrics: dict[str, float]) -> None:
@@ -53,12 +57,15 @@ class MetricsFile:
         self._close()
 
     def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        with writing(Path(self._file.name)):
             lines = ({"step": step, "split": split, "name": name, "value": metrics[name]} for name in metrics)
             self._file.write("".join(json.dumps(line) + "\n" for line in lines))
             self._file.flush()  # so that a kill after the next checkpoint loses no line before it
 
     def _close(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with suppress(OSError):  # on a full disk; the write itself has been reported
+                file.close()

@@ -11,6 +11,7 @@ import click
 from axon_core.claims import Result, check, save
 from axon_core.cli.output import json_option, print_json, print_table
 from axon_core.paper import Paper, card, cards
+from axon_core.storage import writing
 
 
 @click.command("reproduce")
@@ -28,6 +29,8 @@ def command(
         raise click.UsageError("name one paper, or give --all")
     found = cards() if name is None else (card(name),)
     out = out or Path("runs") / f"reproduce-{name or 'all'}".replace(":", "-")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)  # before the work, which takes minutes
     damaged = [c for c in found if c.paper is None]
     results: list[Result] = []
     try:

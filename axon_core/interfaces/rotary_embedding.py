@@ -77,7 +77,7 @@ class RotaryEmbedding(nn.Module, ABC):
         @model_validator(mode="after")
         def _even(self) -> Self:
             if self.dim % 2:
-                raise ValueError(f"a rotary dimension must be even, got {self.dim}")
+                raise ValueError(f"a rotary dimension must be even, got {self.dim}; make the attention's head_dim even")
             return self
 
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)

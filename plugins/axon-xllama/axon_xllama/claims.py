@@ -20,14 +20,14 @@ _SEEDS = (0, 1, 2)
 
 
 def context_length() -> Outcome:
-    """Train on as many tokens with context 16 and 32, and compare the losses on the same held-out tokens.
+    """Train on as many tokens with context 8 and 16, and compare the losses on the same held-out tokens.
 
-    The tokens late in a window of 32 stand for tasks that need the longer context; those early in it for the others.
+    The tokens late in a window of 16 stand for tasks that need the longer context; those early in it for the others.
     """
     data = TextData.load({})
-    short, long = ([_losses(data, context, seed) for seed in _SEEDS] for context in (16, 32))
-    late = [(s[24:] - n[24:]).mean().item() for s, n in zip(short, long, strict=True)]
-    early = statistics.mean((n[:16] / s[:16]).mean().item() for s, n in zip(short, long, strict=True))
+    short, long = ([_losses(data, context, seed) for seed in _SEEDS] for context in (8, 16))
+    late = [(s[8:] - n[8:]).mean().item() for s, n in zip(short, long, strict=True)]
+    early = statistics.mean((n[:8] / s[:8]).mean().item() for s, n in zip(short, long, strict=True))
     improved = statistics.mean(late) > 2 * statistics.stdev(late) / len(late) ** 0.5
     return Outcome(
         improved and early < 1.02,
@@ -50,7 +50,7 @@ def _model(n_kv_heads: int, vocab_size: int = 256, context: int = 32) -> XLlama:
 
 
 def _losses(data: TextData, context: int, seed: int) -> Float[Tensor, " n"]:
-    """Train a small model and return its mean loss at each place of held-out windows of 32 tokens.
+    """Train a small model and return its mean loss at each place of held-out windows of 16 tokens.
 
     A model with a shorter context sees a window in pieces.
     """
@@ -62,8 +62,8 @@ def _losses(data: TextData, context: int, seed: int) -> Float[Tensor, " n"]:
         seed=seed, steps=400, batch_size=512 // context, optimizer=optimizer, schedule="linear", precision="bf16"
     )
     fit(CausalLMTrainer(config, {"model": model}, data))
-    held_out = torch.cat(list(data.held_out_batches(32, 256))[:-1])
+    held_out = torch.cat(list(data.held_out_batches(16, 512))[:-1])
     pieces = held_out.unfold(1, context + 1, context).flatten(0, 1)
     with torch.inference_mode():
         losses = cross_entropy(model(pieces[:, :-1]).transpose(1, 2), pieces[:, 1:], reduction="none")
-    return losses.view(len(held_out), 32).mean(0)
+    return losses.view(len(held_out), 16).mean(0)
