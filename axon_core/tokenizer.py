@@ -87,7 +87,13 @@ class Tokenizer(ABC):
         Raises:
             DataError: the text cannot be encoded, or the tokenizer has no such marker.
         """
-        ids = self._encode(text)
+        try:
+            ids = self._encode(text)
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}, at position {error.start}), which is "
+                "no character; was it read with the wrong encoding?"
+            ) from None
         for wanted, name, token, place in ((bos, "bos", self.bos, 0), (eos, "eos", self.eos, len(ids) + bos)):
             if wanted:
                 if token is None:
@@ -320,7 +326,7 @@ class SentencePieceTokenizer(Tokenizer):
         return token if token >= 0 else None
 
     def _encode(self, text: str) -> list[int]:
-        return cast(list[int], self._processor.encode(text))
+        return cast(list[int], self._processor.encode(text.encode()))  # given a lone surrogate, the library fails
 
     def _state(self, folder: Path) -> dict[str, Any]:
         (folder / self._MODEL).write_bytes(self._model)

@@ -188,6 +188,12 @@ def test_an_unknown_character_is_named_with_a_remedy():
         tokenizer.encode("abé")
 
 
+def test_half_a_character_is_refused(pieces: Tokenizer):
+    for tokenizer in (ByteTokenizer(), pieces):
+        with pytest.raises(DataError, match=r"lone surrogate \(U\+D83D, at position 1\)"):
+            tokenizer.encode("a\ud83db")
+
+
 def test_padding_is_no_token_and_other_ids_are_refused():
     tokenizer = CharTokenizer("abc")
     assert tokenizer.decode([0, PAD, 2, PAD]) == "ac"
