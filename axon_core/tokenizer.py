@@ -91,8 +91,8 @@ class Tokenizer(ABC):
             ids = self._encode(text)
         except UnicodeEncodeError as error:
             raise DataError(
-                f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}, at position {error.start}), which is "
-                "no character; was it read with the wrong encoding?"
+                f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}, at position {error.start}), which "
+                "is no character; was it read with the wrong encoding?"
             ) from None
         for wanted, name, token, place in ((bos, "bos", self.bos, 0), (eos, "eos", self.eos, len(ids) + bos)):
             if wanted:
