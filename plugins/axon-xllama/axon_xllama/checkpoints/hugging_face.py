@@ -49,7 +49,7 @@ def open_folder(folder: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
         files = sorted(set(places.values()))
         for name in files:
             # By its letters alone: files in a download cache are links to elsewhere, and may be.
-            if PurePath(name).name != name or "\\" in name:
+            if PurePath(name).name != name or name in ("", "..") or "\\" in name:
                 raise CheckpointError(f"{folder / _INDEX} names {name!r}, which is no file in that folder; refused")
         tensors = {name: tensor for file in files for name, tensor in stored_in(folder / file).items()}
         if missing := sorted(places.keys() - tensors.keys()):

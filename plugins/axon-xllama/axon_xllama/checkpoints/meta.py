@@ -82,7 +82,7 @@ def write_folder(folder: Path, model: XLlama, tensors: Mapping[str, Tensor]) -> 
         "n_kv_heads": model.blocks[0].attention.config.n_kv_heads,
         "vocab_size": c.vocab_size,
         "norm_eps": model.norm.config.eps,
-        **_hidden_dim(c.dim, c.hidden_dim),
+        **hidden_settings(c.dim, c.hidden_dim),
     }
     if model.rotary.config.base != 10000.0:
         params["rope_theta"] = model.rotary.config.base
@@ -126,20 +126,20 @@ def _same_names(shards: list[dict[str, Tensor]]) -> Iterable[str]:
 
 def _merged(name: str, shards: list[Tensor], dim: int) -> Stored:
     """Return one tensor of all shards, joined along the axis that Meta splits its kind of layer by."""
-    kind = name.split(".")[-2]
+    if len({(shard.shape, shard.dtype) for shard in shards}) > 1:
+        raise CheckpointError(f"the shards of {name!r} differ in shape or dtype")
     first = shards[0]
     if first.dim() == 1 or len(shards) == 1:  # norms are in every shard
         return Stored.of(first)
+    kind = name.split(".")[-2]
     # The embedding is split by features, in later models by tokens; then its rows are whole.
     columns = kind in ("wo", "w2") or (kind == "tok_embeddings" and first.shape[1] != dim)
-    if len({(shard.shape, shard.dtype) for shard in shards}) > 1:
-        raise CheckpointError(f"the shards of {name!r} differ: {', '.join(str(tuple(t.shape)) for t in shards)}")
     rows, width = first.shape
     shape = (rows, width * len(shards)) if columns else (rows * len(shards), width)
     return Stored(shape, first.dtype, partial(torch.cat, shards, int(columns)))
 
 
-def _hidden_dim(dim: int, hidden_dim: int) -> dict[str, Any]:
+def hidden_settings(dim: int, hidden_dim: int) -> dict[str, Any]:
     """Return the settings by which Meta's code computes `hidden_dim`: ⅔ · 4d, scaled, rounded up to a multiple."""
     plain = int(2 * 4 * dim / 3)
     for multiple in (256, *(1 << i for i in range(12, -1, -1))):
