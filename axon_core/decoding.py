@@ -78,7 +78,8 @@ class Decoder:
         self._model = model
         self._device = next(model.parameters()).device
         given = zip(prompts, limits, sampling, strict=True)
-        self._going = [_Row(i, list(prompt), limit, how) for i, (prompt, limit, how) in enumerate(given)]
+        rows = [_Row(i, list(prompt), limit, how) for i, (prompt, limit, how) in enumerate(given)]
+        self._going = [row for row in rows if row.limit > 0]
         self._batch: list[_Row] = []  # the rows that the cache holds, in its order
         self._groups: list[tuple[Sampling, Int[Tensor, " g"]]] = []
         self._cache: Cache | None = None
@@ -90,7 +91,7 @@ class Decoder:
         self._seen: Bool[Tensor, "b v"] | None = None
         if any(how.repetition_penalty != 1 for how in sampling):
             self._seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool, device=self._device)
-            for row in self._going:
+            for row in rows:
                 self._seen[row.number, row.tokens] = True
 
     @property

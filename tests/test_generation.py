@@ -264,6 +264,10 @@ def test_chunks_add_up_to_the_completions():
     assert added == complete(built, tokenizer, requests)
 
 
+def test_no_new_tokens_are_no_steps():
+    assert list(decode(model(), [[1], [2]], [0, 0], max_new_tokens=0)) == []
+
+
 def test_rows_that_have_ended_leave_the_batch():
     built, sizes = model(), []
     built.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
