@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["load_weights", "read_tensor", "weightless"]
 
@@ -21,20 +22,20 @@ def weightless() -> Generator[None]:
     Only parameters are: a buffer or a constant that a module computes for itself, and that no file holds, is real.
 
     >>> with weightless():
-    ...     layer = nn.Linear(1_000_000, 1_000_000)
+    ...     layer = nn.Linear(1000, 1000)
     >>> layer.weight.device
     device(type='meta')
     """
-    moved: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # the first keeps the id from being used again
+    moved = WeakTensorKeyDictionary()  # a parameter of two modules stays one
 
     def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if parameter is None or parameter.is_meta:
             return parameter
-        if id(parameter) not in moved:
-            moved[id(parameter)] = parameter, nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-        return moved[id(parameter)][1]
+        if parameter not in moved:
+            moved[parameter] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        return moved[parameter]
 
-    handle = register_module_parameter_registration_hook(to_meta)
+    handle = register_module_parameter_registration_hook(to_meta)  # pyright: ignore[reportArgumentType] - it may return
     try:
         yield
     finally:

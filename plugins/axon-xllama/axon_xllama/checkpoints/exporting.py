@@ -20,7 +20,7 @@ from axon_core.tokenizer import SentencePieceTokenizer, Tokenizer
 from axon_core.weights import read_tensor
 from axon_xllama.checkpoints import hugging_face, meta
 from axon_xllama.checkpoints.importing import Progress, free_folder
-from axon_xllama.checkpoints.layout import Names, Part, Stored, parts_of, relayout
+from axon_xllama.checkpoints.layout import Names, Part, Settings, Stored, parts_of, relayout
 from axon_xllama.checkpoints.safetensors_files import nbytes, stored_in, write_safetensors
 from axon_xllama.model import XLlama
 
@@ -57,7 +57,7 @@ def export_checkpoint(
     model = load_config(folder, XLlama)
     _check_parts(model, format, rotaries)
     stored = stored_in(folder / WEIGHTS)
-    permuted = layout if model.rotary.config.layout != layout else None
+    permuted = layout if Settings.of(model).layout != layout else None
     parts = {part.theirs: _piece(folder / WEIGHTS, part, stored, permuted) for part in parts_of(model, names)}
     tokenizer = Tokenizer.load(folder)
     total = nbytes({name: [part] for name, part in parts.items()})
@@ -112,10 +112,9 @@ def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> No
             raise CheckpointError(
                 f"the {field} must be {' or '.join(known)} for the format {format!r}, but the model's is {spec.type!r}"
             )
-    if model.norm.config.partial != 1:
-        raise CheckpointError(f"the norm's partial must be 1 in a Llama, but is {model.norm.config.partial}")
-    head_dim = model.blocks[0].attention.config.head_dim
-    if format == "meta" and head_dim * c.n_heads != c.dim:
+    if (share := c.norm.options.get("partial", 1)) != 1:
+        raise CheckpointError(f"the norm's partial must be 1 in a Llama, but is {share}")
+    if format == "meta" and (head_dim := Settings.of(model).head_dim) * c.n_heads != c.dim:
         raise CheckpointError(f"head_dim must be dim / n_heads for the format 'meta', but is {head_dim}")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from axon_core.errors import CheckpointError
 from axon_core.tokenizer import Tokenizer
-from axon_xllama.checkpoints.layout import Names, Stored, checked, configured, parts_of, skeleton
+from axon_xllama.checkpoints.layout import Names, Settings, Stored, checked, configured, parts_of, skeleton
 from axon_xllama.checkpoints.safetensors_files import stored_in
 from axon_xllama.model import XLlama
 
@@ -78,38 +78,32 @@ def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
             raise CheckpointError(f"{field} must be false: X-Llama's projections have no bias")
     if values.get("quantization_config"):
         raise CheckpointError("quantization_config must be absent; take the checkpoint before quantisation")
+    head_dim = {"head_dim": values["head_dim"]} if values.get("head_dim") else {}
     try:
-        dim, n_heads = values["hidden_size"], values["num_attention_heads"]
+        n_heads = values["num_attention_heads"]
+        n_kv_heads = values.get("num_key_value_heads") or n_heads
         sizes = {
             "vocab_size": values["vocab_size"],
             "context": values["max_position_embeddings"],
-            "dim": dim,
+            "dim": values["hidden_size"],
             "n_layers": values["num_hidden_layers"],
             "n_heads": n_heads,
             "hidden_dim": values["intermediate_size"],
-            "attention": {
-                "type": "GQA",
-                "n_kv_heads": values.get("num_key_value_heads") or n_heads,
-                "head_dim": values.get("head_dim") or dim // n_heads,
-            },
+            "attention": {"type": "GQA", "n_kv_heads": n_kv_heads, **head_dim},
             "rotary": _rotary(values),
             "norm": {"type": "rmsnorm", "eps": values["rms_norm_eps"]},
             "tie_embeddings": values.get("tie_word_embeddings", False),
         }
     except KeyError as error:
         raise CheckpointError(f"config.json must give {error.args[0]}, but does not") from None
-    except (TypeError, ZeroDivisionError):
-        raise CheckpointError(
-            f"hidden_size and num_attention_heads must be positive numbers, got {dim!r} and {n_heads!r}"
-        ) from None
     return configured("config.json", **sizes)
 
 
 def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """Return the `config.json` of a Llama like `model`, whose parts are GQA or MQA, a rotary embedding and RMSNorm."""
-    c, attention, rotary = model.config, model.blocks[0].attention.config, model.rotary.config
+    """Return the `config.json` of a Llama like `model`, with the parts that `Settings.of` knows."""
+    c, settings = model.config, Settings.of(model)
     kind = c.rotary.type.rpartition(":")[2]
-    scaling = None if kind == "rotary" else {"rope_type": kind, "type": kind, "factor": rotary.factor}
+    scaling = None if kind == "rotary" else {"rope_type": kind, "type": kind, "factor": settings.factor}
     dtype_name = str(dtype).removeprefix("torch.")
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -120,16 +114,16 @@ def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokeniz
         "intermediate_size": c.hidden_dim,
         "num_hidden_layers": c.n_layers,
         "num_attention_heads": c.n_heads,
-        "num_key_value_heads": attention.n_kv_heads,
-        "head_dim": attention.head_dim,
+        "num_key_value_heads": settings.n_kv_heads,
+        "head_dim": settings.head_dim,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "rms_norm_eps": model.norm.config.eps,
+        "rms_norm_eps": settings.eps,
         "tie_word_embeddings": c.tie_embeddings,
         # transformers 5 reads `rope_parameters` and `dtype`; earlier ones, and other programs, what follows them.
-        "rope_parameters": {"rope_theta": rotary.base, **(scaling or {"rope_type": "default"})},
-        "rope_theta": rotary.base,
+        "rope_parameters": {"rope_theta": settings.base, **(scaling or {"rope_type": "default"})},
+        "rope_theta": settings.base,
         "rope_scaling": scaling,
         "dtype": dtype_name,
         "torch_dtype": dtype_name,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from axon_core.attend import QKV
 from axon_core.config import validate
 from axon_core.errors import CheckpointError, ConfigError
 from axon_core.interfaces.rotary_embedding import Layout
@@ -57,6 +59,27 @@ class Part:
     """The number of heads, where it is a projection whose rows the rotary layout orders."""
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the parts of a Llama are set to, as far as other formats write it down."""
+
+    n_kv_heads: int
+    head_dim: int
+    eps: float
+    base: float
+    factor: float
+    layout: Layout
+
+    @classmethod
+    def of(cls, model: XLlama) -> Settings:
+        """Return the settings of a model whose parts are GQA or MQA, RMSNorm and a rotary embedding."""
+        attention, norm, rotary = (
+            cast(Any, model.get_submodule(name)).config for name in ("blocks.0.attention", "norm", "rotary")
+        )
+        factor = getattr(rotary, "factor", 1.0)
+        return cls(attention.n_kv_heads, attention.head_dim, norm.eps, rotary.base, factor, rotary.layout)
+
+
 def skeleton(config: XLlama.Config) -> XLlama:
     """Return the model of `config` without weights.
 
@@ -80,7 +103,9 @@ def configured(source: str, **values: object) -> XLlama.Config:
 
 def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
     """Yield the tensors that a checkpoint of `model` consists of in the format with these `names`."""
-    stacks = {name: module.rows for name, module in model.named_modules() if isinstance(module, StackedLinear)}
+    modules = dict(model.named_modules())
+    stacks = {name: module.rows for name, module in modules.items() if isinstance(module, StackedLinear)}
+    heads = {f"{name}.projection": module.heads for name, module in modules.items() if isinstance(module, QKV)}
     for name, tensor in model.state_dict().items():
         module = name.removesuffix(".weight")
         if module == "head" and model.config.tie_embeddings:
@@ -90,10 +115,8 @@ def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
         if inner not in names:
             raise CheckpointError(f"the model has a tensor {name!r}, for which a Llama checkpoint has no place")
         theirs, start = [pattern.format(layer) for pattern in names[inner]], 0
-        heads: list[int | None] = [None] * len(theirs)
-        if inner == "attention.qkv.projection":
-            heads = [*model.get_submodule(module.removesuffix(".projection")).heads[:2], None]
-        for part, rows, n_heads in zip(theirs, stacks.get(module, tensor.shape[:1]), heads, strict=True):
+        rotated: list[int | None] = [*heads[module][:2], None] if module in heads else [None] * len(theirs)
+        for part, rows, n_heads in zip(theirs, stacks.get(module) or [tensor.shape[0]], rotated, strict=True):
             yield Part(part, name, slice(start, start + rows), (rows, *tensor.shape[1:]), n_heads)
             start += rows
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from axon_core.errors import CheckpointError
 from axon_core.tokenizer import Tokenizer
 from axon_xllama.checkpoints.hugging_face import read_json
-from axon_xllama.checkpoints.layout import Names, Stored, configured
+from axon_xllama.checkpoints.layout import Names, Settings, Stored, configured
 from axon_xllama.model import XLlama
 
 _LAYER = "layers.{}."
@@ -74,18 +74,18 @@ def open_folder(folder: Path, tokenizer: Tokenizer) -> tuple[XLlama.Config, dict
 
 def write_folder(folder: Path, model: XLlama, tensors: Mapping[str, Tensor]) -> None:
     """Write `params.json` and the weights as one `consolidated.00.pth`."""
-    c = model.config
+    c, settings = model.config, Settings.of(model)
     params = {
         "dim": c.dim,
         "n_layers": c.n_layers,
         "n_heads": c.n_heads,
-        "n_kv_heads": model.blocks[0].attention.config.n_kv_heads,
+        "n_kv_heads": settings.n_kv_heads,
         "vocab_size": c.vocab_size,
-        "norm_eps": model.norm.config.eps,
+        "norm_eps": settings.eps,
         **hidden_settings(c.dim, c.hidden_dim),
     }
-    if model.rotary.config.base != 10000.0:
-        params["rope_theta"] = model.rotary.config.base
+    if settings.base != 10000.0:
+        params["rope_theta"] = settings.base
     (folder / _PARAMS).write_text(json.dumps(params), encoding="utf-8")
     torch.save(dict(tensors), folder / "consolidated.00.pth")
 
