@@ -26,7 +26,7 @@ _NAMES = {
         "UnknownKey",
         "UsageError",
     ],
-    "generation": ["generate", "stream"],
+    "generation": ["Chunk", "Completion", "Request", "chunks", "complete", "generate", "stream"],
     "interfaces.attention": ["Attention"],
     "interfaces.model": ["CausalLM", "Model"],
     "interfaces.norm": ["Norm"],

@@ -22,6 +22,11 @@ from axon_core.errors import PluginLoadError as PluginLoadError
 from axon_core.errors import TrainingError as TrainingError
 from axon_core.errors import UnknownKey as UnknownKey
 from axon_core.errors import UsageError as UsageError
+from axon_core.generation import Chunk as Chunk
+from axon_core.generation import Completion as Completion
+from axon_core.generation import Request as Request
+from axon_core.generation import chunks as chunks
+from axon_core.generation import complete as complete
 from axon_core.generation import generate as generate
 from axon_core.generation import stream as stream
 from axon_core.interfaces.attention import Attention as Attention

@@ -152,6 +152,14 @@ class Cache:
         for tensor in tensors + [buffer for layer in self.layers for buffer in layer.buffers.values()]:
             tensor.copy_(tensor[rows])
 
+    def keep(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep only these rows, in this order, and free the memory of the others."""
+        self.positions, self._next = self.positions[rows], self._next[rows]
+        if self.tokens is not None:
+            self.tokens = self.tokens[rows]
+        for layer in self.layers:
+            layer.buffers = {name: buffer[rows] for name, buffer in layer.buffers.items()}
+
     @property
     def nbytes(self) -> int:
         """Bytes of all layers' states."""

@@ -7,12 +7,10 @@ import os
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError
-from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 
 from axon_core import provenance
@@ -21,13 +19,16 @@ from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.randomness import forked
 from axon_core.registry import MODELS
 from axon_core.storage import new_folder, read_tree, remove, sha256, sweep, verify, write_tree, writing
+from axon_core.weights import load_weights, weightless
 
 if TYPE_CHECKING:
     from axon_core.interfaces.model import Model
 
-__all__ = ["Checkpoints", "load_model", "save_model"]
+__all__ = ["WEIGHTS", "Checkpoints", "load_config", "load_model", "save_config", "save_model"]
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+"""The file of a model folder that holds the weights."""
 
 M = TypeVar("M", bound="Model")
 
@@ -37,7 +38,6 @@ class _Saved(BaseModel):
 
     type: str | None
     config: dict[str, Any]
-    dtype: Literal["float32", "float64", "float16", "bfloat16"]
     parts: list[dict[str, str]]
     sha256: str
 
@@ -48,28 +48,47 @@ def save_model(model: Model, folder: Path) -> None:
     Raises:
         CheckpointError: the folder cannot be written to.
     """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".{WEIGHTS}"
+        save_weights(model, str(draft))
+        os.replace(draft, folder / WEIGHTS)  # only once it is complete
+        save_config(model, folder)
+
+
+def save_config(model: Model, folder: Path) -> None:
+    """Write the `config.json` of `save_model` beside weights that are in `folder` already; `model` may have none."""
     parts = provenance.parts_of([model])
     # The first entry is as good as any: one class may be offered under several keys.
     own = [key for part in parts if part["group"] == "model" and MODELS[key := provenance.key(part)] is type(model)]
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = {name: folder / f".{name}" for name in (_WEIGHTS, _CONFIG)}
-        save_weights(model, str(draft[_WEIGHTS]))
-        facts = {
-            "type": own[0] if own else None,
-            "config": model.config.model_dump(mode="json"),
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "parts": parts,
-            "axon_core": metadata.version("axon-core"),
-            "sha256": sha256(draft[_WEIGHTS]),
-        }
-        draft[_CONFIG].write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        for name, path in draft.items():  # only once both are written
-            os.replace(path, folder / name)
+    facts = {
+        "type": own[0] if own else None,
+        "config": model.config.model_dump(mode="json"),
+        "parts": parts,
+        "axon_core": metadata.version("axon-core"),
+        "sha256": sha256(folder / WEIGHTS),
+    }
+    draft = folder / f".{_CONFIG}"
+    draft.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    os.replace(draft, folder / _CONFIG)
 
 
 def load_model(folder: Path, cls: type[M]) -> M:
-    """Read a model that `save_model` wrote; `cls` is its class, or a base of it.
+    """Read a model that `save_model` wrote, in the dtype it was saved in; `cls` is its class, or a base of it.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
+    """
+    model = load_config(folder, cls)
+    try:
+        load_weights(model, folder / WEIGHTS)
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"the weights in {folder} do not fit its config: {first_mismatch(error)}") from None
+    return model
+
+
+def load_config(folder: Path, cls: type[M]) -> M:
+    """Check a model folder and return its model without the weights, as `weightless` builds it.
 
     Raises:
         CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
@@ -79,26 +98,22 @@ def load_model(folder: Path, cls: type[M]) -> M:
     try:
         facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         saved = validate(_Saved, facts)
-        intact = sha256(folder / _WEIGHTS) == saved.sha256
+        intact = sha256(folder / WEIGHTS) == saved.sha256
     except FileNotFoundError as error:
         raise CheckpointError(f"no model in {folder}: {Path(error.filename).name} is missing") from None
     except (ConfigError, ValueError) as error:
         raise CheckpointError(f"{folder / _CONFIG} is damaged: {error}") from None
     if not intact:
-        raise CheckpointError(f"{folder / _WEIGHTS} is damaged: it does not match the checksum in {_CONFIG}")
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged: it does not match the checksum in {_CONFIG}")
     provenance.require(saved.parts, f"the model in {folder}")
     found: type[Model] = cls if saved.type is None else MODELS[saved.type]
     if not issubclass(found, cls):
         raise CheckpointError(f"{folder} holds a {found.__name__}, which is no {cls.__name__}")
     try:
-        with forked("cpu"):  # the first weights are drawn, and replaced at once
-            model = found.build(**saved.config).to(getattr(torch, saved.dtype))
-        load_weights(model, str(folder / _WEIGHTS))
+        with weightless(), forked("cpu"):  # the first weights are drawn, and replaced
+            return cast(M, found.build(**saved.config))
     except ConfigError as error:
         raise error.inside("config", source=str(folder / _CONFIG)) from None
-    except (RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"the weights in {folder} do not fit its config: {first_mismatch(error)}") from None
-    return cast(M, model)
 
 
 def first_mismatch(error: Exception) -> str:

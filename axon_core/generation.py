@@ -1,20 +1,91 @@
-"""Generation with any causal language model: batched, cached, and streaming."""
+"""Generation with any causal language model: batched, cached, and streaming.
+
+Text in, text out: `generate`, and `stream` for its pieces as they come. Requests with options of their own in, and
+completions with tokens, log-probabilities and the reason they ended out: `complete`, and `chunks` as they come.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import overload
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, overload
 
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from pydantic import Field, field_validator
 
-from axon_core.cache import Cache
-from axon_core.errors import CheckpointError, ContextError, UsageError
+from axon_core.config import Config, validate
+from axon_core.decoding import Decoder, evaluating
+from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import CausalLM
-from axon_core.randomness import Key
-from axon_core.sampling import Sampling, choose
+from axon_core.sampling import Sampling
+from axon_core.stopping import StopStrings
 from axon_core.tokenizer import DecodeStream, Tokenizer
+
+__all__ = ["Chunk", "Completion", "Finish", "Request", "chunks", "complete", "decode", "generate", "stream"]
+
+Finish = Literal["stop", "length", "eos"]
+"""Why a text ended: at a stop string, at its `max_new_tokens`, or with the tokenizer's end-of-text token."""
+
+
+class Request(Config):
+    """A text to go on from, and how."""
+
+    prompt: str | Sequence[int]
+    """A text, or its tokens where they are more than the tokenizer makes of a text."""
+    max_new_tokens: int = Field(default=200, gt=0, le=1_000_000)
+    """How many tokens are generated at most."""
+    sampling: Sampling = Sampling()
+    """How tokens are chosen."""
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these strings that is complete."""
+    seed: int = 0
+    """Equal requests with equal seeds give equal texts, whatever runs beside them."""
+
+    @field_validator("stop")
+    @classmethod
+    def _not_empty(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("a stop string needs at least one character, got ''")
+        return stop
+
+    def tokens(self, tokenizer: Tokenizer) -> list[int]:
+        """Return the prompt's tokens. Raises `DataError` where it cannot be encoded."""
+        return tokenizer.encode_prompt(self.prompt) if isinstance(self.prompt, str) else list(self.prompt)
+
+
+class Chunk(NamedTuple):
+    """What one token adds to one row's text; the texts of a row's chunks, joined, are its completion's."""
+
+    row: int
+    """The request's number, counted from 0."""
+    text: str
+    """May be empty: of a character with bytes to come, or of what may turn out to be a stop string."""
+    token: int
+    """The token."""
+    logprob: float
+    """Its log-probability under the model as it is: before penalty, temperature and filters, in nats."""
+    finish: Finish | None
+    """Why the row ends with this chunk, or None where it goes on."""
+
+
+@dataclass
+class Completion:
+    """What a request brought."""
+
+    text: str = ""
+    """The text after the prompt, without the stop string that ended it."""
+    tokens: list[int] = field(default_factory=list[int])
+    """All tokens that were generated, those of the stop string and the end-of-text token included."""
+    logprobs: list[float] = field(default_factory=list[float])
+    """The log-probability of each token (`Chunk.logprob`)."""
+    finish: Finish | None = None
+    """Why the text ended; None until it has."""
+
+    def add(self, chunk: Chunk) -> None:
+        """Append the request's next chunk."""
+        self.text += chunk.text
+        self.tokens.append(chunk.token)
+        self.logprobs.append(chunk.logprob)
+        self.finish = chunk.finish
 
 
 @overload
@@ -25,6 +96,7 @@ def generate(
     *,
     max_new_tokens: int = ...,
     sampling: Sampling | None = ...,
+    stop: Sequence[str] = ...,
     seed: int = ...,
 ) -> str: ...
 @overload
@@ -35,6 +107,7 @@ def generate(
     *,
     max_new_tokens: int = ...,
     sampling: Sampling | None = ...,
+    stop: Sequence[str] = ...,
     seed: int = ...,
 ) -> list[str]: ...
 def generate(
@@ -44,6 +117,7 @@ def generate(
     *,
     max_new_tokens: int = 200,
     sampling: Sampling | None = None,
+    stop: Sequence[str] = (),
     seed: int = 0,
 ) -> str | list[str]:
     """Return the text that follows `prompt`, or the list of texts that follow each of several prompts.
@@ -54,24 +128,19 @@ def generate(
         prompt: one text, or several, which are run as one batch and do not affect each other.
         max_new_tokens: how many tokens are generated at most; the tokenizer's end-of-text token ends a text earlier.
         sampling: how tokens are chosen.
+        stop: strings that end a text; they are not part of it.
         seed: row i of a batch draws what a single prompt with seed `seed + i` draws.
 
     Raises:
         UsageError: a prompt is empty.
+        ConfigError: an option breaks a rule.
         DataError: a prompt cannot be encoded.
         CheckpointError: the tokenizer is not the model's.
         ContextError: a prompt is longer than the model's context.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    _check_vocabulary(model, tokenizer)
-    texts = [""] * len(prompts)
-    ids = [tokenizer.encode(text) for text in prompts]
-    pieces = [_continuing(tokenizer, row) for row in ids]
-    seeds = [seed + i for i in range(len(prompts))]
-    for tokens in decode(model, ids, seeds, max_new_tokens=max_new_tokens, sampling=sampling, stop=tokenizer.eos):
-        for i, token in enumerate(tokens):
-            texts[i] += "" if token is None else pieces[i].push(token)
-    texts = [text + rest.finish() for text, rest in zip(texts, pieces, strict=True)]
+    requests = [_request(text, max_new_tokens, sampling, stop, seed + i) for i, text in enumerate(prompts)]
+    texts = [completion.text for completion in complete(model, tokenizer, requests)]
     return texts[0] if isinstance(prompt, str) else texts
 
 
@@ -82,17 +151,51 @@ def stream(
     *,
     max_new_tokens: int = 200,
     sampling: Sampling | None = None,
+    stop: Sequence[str] = (),
     seed: int = 0,
 ) -> Iterator[str]:
     """Yield the pieces of the text that `generate` returns for one prompt, as they come; arguments as there."""
-    _check_vocabulary(model, tokenizer)
-    ids = tokenizer.encode(prompt)
-    pieces = _continuing(tokenizer, ids)
-    for (token,) in decode(model, [ids], [seed], max_new_tokens=max_new_tokens, sampling=sampling, stop=tokenizer.eos):
-        if token is not None and (piece := pieces.push(token)):
-            yield piece
-    if rest := pieces.finish():
-        yield rest
+    request = _request(prompt, max_new_tokens, sampling, stop, seed)
+    return (chunk.text for chunk in chunks(model, tokenizer, [request]) if chunk.text)
+
+
+def complete(model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request]) -> list[Completion]:
+    """Return what each request brings; they run as one batch and do not affect each other. Raises as `chunks`."""
+    completions = [Completion() for _ in requests]
+    for chunk in chunks(model, tokenizer, requests):
+        completions[chunk.row].add(chunk)
+    return completions
+
+
+def chunks(model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request]) -> Generator[Chunk, None, None]:
+    """Yield what each token adds, as it comes; every step brings one chunk for each request that goes on.
+
+    Raises:
+        UsageError: there is no request, a prompt is empty, or it holds a number that is no token of the model.
+        DataError: a prompt cannot be encoded.
+        ContextError: a prompt is longer than the model's context.
+    """
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary only "
+            f"{model.config.vocab_size}; use the tokenizer the model was trained with"
+        )
+    prompts = [request.tokens(tokenizer) for request in requests]
+    texts = [_Text(tokenizer, request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+    decoder = Decoder(
+        model,
+        prompts,
+        [request.seed for request in requests],
+        [request.sampling for request in requests],
+        [request.max_new_tokens for request in requests],
+    )
+    with evaluating(model):
+        while decoder.going:
+            for row, token, logprob in decoder.step():
+                text, finish = texts[row].push(token)
+                if finish:
+                    decoder.end(row)
+                yield Chunk(row, text, token, logprob, finish)
 
 
 def decode(
@@ -106,92 +209,43 @@ def decode(
 ) -> Generator[list[int | None], None, None]:
     """Yield, step by step, the next token of each row of `prompts`; None for a row that has ended.
 
-    A row's tokens depend on its prompt and seed alone, not on the other rows. It ends with the token `stop`, which is
-    not given out. A text that outgrows the model's context goes on from its last half context.
-
-    Raises:
-        UsageError: a prompt is empty.
-        ContextError: a prompt is longer than the model's context.
+    A row ends with the token `stop`, which is not given out. What holds of rows, and what is raised: see `Decoder`.
     """
-    sampling = sampling or Sampling()
-    _check(prompts, model.context)
-    rows = [list(prompt) for prompt in prompts]
-    first = [0] * len(rows)  # where the part of the row that the model sees begins
-    ended = [False] * len(rows)
-    generators = [Key((seed, "sample")).generator() for seed in seeds]
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        logits, cache = _prefill(model, rows, max_new_tokens, device)
-        for step in range(max_new_tokens):
-            with torch.inference_mode():
-                uniform = torch.cat([torch.rand(1, generator=draws) for draws in generators]).to(device)
-                chosen: list[int] = choose(logits, sampling, uniform).tolist()
-            for i, token in enumerate(chosen):
-                ended[i] = ended[i] or token == stop
-                rows[i].append(token)
-            yield [None if end else token for end, token in zip(ended, chosen, strict=True)]
-            if all(ended) or step + 1 == max_new_tokens:
-                return
-            full = [i for i, row in enumerate(rows) if len(row) - first[i] > model.context]
-            if full:
-                for i in full:
-                    first[i] = len(rows[i]) - (model.context + 1) // 2
-                seen = [row[start:] for row, start in zip(rows, first, strict=True)]
-                logits, cache = _prefill(model, seen, max_new_tokens - step - 1, device)
-            else:
-                with torch.inference_mode():
-                    logits = model(torch.tensor(chosen, device=device).unsqueeze(1), cache=cache)[:, -1]
-    finally:
-        model.train(was_training)
+    n = len(prompts)
+    decoder = Decoder(model, prompts, seeds, [sampling or Sampling()] * n, [max_new_tokens] * n)
+    with evaluating(model):
+        while decoder.going:
+            tokens: list[int | None] = [None] * n
+            for row, token, _ in decoder.step():
+                if token == stop:
+                    decoder.end(row)
+                else:
+                    tokens[row] = token
+            yield tokens
 
 
-def _continuing(tokenizer: Tokenizer, prompt: Sequence[int]) -> DecodeStream:
-    """Return a stream that has given out the prompt: a first space after it is then not taken for the encoder's."""
-    pieces = DecodeStream(tokenizer)
-    pieces.push(*prompt)
-    return pieces
+class _Text:
+    """The text of one row: tokens to characters, up to where the request says it ends."""
+
+    def __init__(self, tokenizer: Tokenizer, request: Request, prompt: Sequence[int]) -> None:
+        self._eos = tokenizer.eos
+        self._left = request.max_new_tokens
+        self._stop = StopStrings(request.stop)
+        self._pieces = DecodeStream(tokenizer)
+        self._pieces.push(*prompt)  # a first space after the prompt is then not taken for the encoder's
+
+    def push(self, token: int) -> tuple[str, Finish | None]:
+        """Return what the token adds, and why the text ends with it."""
+        self._left -= 1
+        finish: Finish | None = "eos" if token == self._eos else "length" if not self._left else None
+        text = self._stop.push(self._pieces.push(token))
+        if finish and not self._stop.stopped:
+            text += self._stop.push(self._pieces.finish())
+        if self._stop.stopped:
+            return text, "stop"
+        return (text + self._stop.finish() if finish else text), finish
 
 
-def _check_vocabulary(model: CausalLM, tokenizer: Tokenizer) -> None:
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary {model.config.vocab_size}; "
-            "use the tokenizer the model was trained with"
-        )
-
-
-def _check(prompts: Sequence[Sequence[int]], context: int) -> None:
-    if not prompts:
-        raise UsageError("there is no prompt; give at least one")
-    for i, prompt in enumerate(prompts):
-        name = "the prompt" if len(prompts) == 1 else f"prompt {i + 1}"
-        if not prompt:
-            raise UsageError(f"{name} is empty; give it some text to go on from")
-        if len(prompt) > context:
-            raise ContextError(
-                f"{name} has {len(prompt)} tokens, but the model's context is {context}; make it shorter"
-            )
-
-
-def _prefill(
-    model: CausalLM, rows: Sequence[Sequence[int]], new: int, device: torch.device
-) -> tuple[Float[Tensor, "b v"], Cache]:
-    """Run `rows` in one pass, padded on the left, and return the last logits and a cache with room for `new` more."""
-    tokens, valid = pad_left(rows)
-    n = tokens.shape[1]
-    capacity = n + min(new, model.context - min(map(len, rows)))
-    with torch.inference_mode():
-        cache = model.new_cache(len(rows), capacity)
-        mask = None if bool(valid.all()) else valid.to(device)
-        features = model.features(tokens.to(device), valid=mask, cache=cache)
-        return model.logits(features[:, -1:])[:, -1], cache
-
-
-def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """Return `rows` as one tensor padded on the left, and which of its entries are tokens."""
-    n = max(map(len, rows))
-    tokens = torch.tensor([[0] * (n - len(row)) + list(row) for row in rows])
-    valid = torch.tensor([[False] * (n - len(row)) + [True] * len(row) for row in rows])
-    return tokens, valid
+def _request(prompt: str, max_new_tokens: int, sampling: Sampling | None, stop: Sequence[str], seed: int) -> Request:
+    values = {"prompt": prompt, "max_new_tokens": max_new_tokens, "stop": stop, "seed": seed}
+    return validate(Request, {**values, "sampling": sampling or Sampling()})

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from axon_core.errors import CheckpointError
 
-__all__ = ["new_folder", "read_tree", "remove", "sha256", "sweep", "verify", "write_tree", "writing"]
+__all__ = ["new_folder", "read_tree", "remove", "sha256", "sweep", "verify", "whole_folder", "write_tree", "writing"]
 
 _TREE, _TENSORS, _MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
 _REFERENCE = "$tensor"
@@ -50,11 +50,10 @@ def writing(place: Path) -> Generator[None]:
 
 
 @contextmanager
-def new_folder(target: Path) -> Generator[Path]:
+def whole_folder(target: Path) -> Generator[Path]:
     """Yield a temporary folder that becomes `target` at the end of the block: completely, or not at all.
 
-    A manifest with the SHA-256 of every file is added for `verify`. Whatever goes wrong removes the temporary folder;
-    after a kill, `sweep` does.
+    Whatever goes wrong removes the temporary folder; after a kill, `sweep` does.
 
     Raises:
         CheckpointError: the disk is full or the place cannot be written to.
@@ -64,9 +63,6 @@ def new_folder(target: Path) -> Generator[Path]:
         with writing(target):
             temporary.mkdir(parents=True)
             yield temporary
-            files = sorted(file for file in temporary.rglob("*") if file.is_file())
-            sums = {file.relative_to(temporary).as_posix(): sha256(file) for file in files}
-            (temporary / _MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1), encoding="utf-8")
             for path in (*temporary.rglob("*"), temporary):
                 _flush(path)
             if target.exists():
@@ -75,6 +71,16 @@ def new_folder(target: Path) -> Generator[Path]:
             _flush(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(target: Path) -> Generator[Path]:
+    """Do what `whole_folder` does, and add a manifest with the SHA-256 of every file for `verify`."""
+    with whole_folder(target) as temporary:
+        yield temporary
+        files = sorted(file for file in temporary.rglob("*") if file.is_file())
+        sums = {file.relative_to(temporary).as_posix(): sha256(file) for file in files}
+        (temporary / _MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1), encoding="utf-8")
 
 
 def verify(folder: Path) -> str | None:

@@ -52,6 +52,8 @@ class Tokenizer(ABC):
     type: ClassVar[str]
     bos: int | None = None
     eos: int | None = None
+    add_bos: bool = False
+    """Whether `bos` comes before a prompt, as a model expects whose training texts all began with it."""
     drops_spaces: int = 0
     """How many spaces at the very start of a decoded text are the encoder's own."""
 
@@ -86,16 +88,22 @@ class Tokenizer(ABC):
             DataError: the text cannot be encoded, or the tokenizer has no such marker.
         """
         try:
-            text.encode()
+            ids = self._encode(text)
         except UnicodeEncodeError as error:
-            raise DataError(f"the text is not valid Unicode at position {error.start}: {error.reason}") from None
-        ids = self._encode(text)
+            raise DataError(
+                f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}, at position {error.start}), which "
+                "is no character; was it read with the wrong encoding?"
+            ) from None
         for wanted, name, token, place in ((bos, "bos", self.bos, 0), (eos, "eos", self.eos, len(ids) + bos)):
             if wanted:
                 if token is None:
                     raise DataError(f"a {self.type} tokenizer has no {name} token; encode without it")
                 ids.insert(place, token)
         return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the ids of a text that a model is to go on from: after `bos` where `add_bos` says so."""
+        return self.encode(text, bos=self.add_bos)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD, padding nothing.
@@ -245,16 +253,21 @@ class SentencePieceTokenizer(Tokenizer):
         """Number of pieces to train, of which 256 are the bytes and 4 the markers and the newline."""
         algorithm: str = Field("bpe", pattern="^(bpe|unigram)$")
         """How pieces are chosen: `bpe` or `unigram`."""
+        add_bos: bool = False
+        """Whether a prompt begins with the marker `bos`; for a model that was trained that way."""
 
     type = "sentencepiece"
     _MODEL = "tokenizer.model"
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, *, add_bos: bool = False) -> None:
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._model = model
         super().__init__([self._bytes_of(token) for token in range(processor.get_piece_size())])
         self.bos = self._marker(processor.bos_id())
         self.eos = self._marker(processor.eos_id())
+        if add_bos and self.bos is None:
+            raise ValueError("add_bos needs a sentencepiece model with a bos marker, and this one has none")
+        self.add_bos = add_bos
         # The encoder may put a space before the text, and may have dropped all leading ones; its own decoder knows
         # which, and is asked once.
         kept = processor.decode_pieces(["▁"] * 64 + ["a"]).count(" ")
@@ -270,8 +283,8 @@ class SentencePieceTokenizer(Tokenizer):
         """
         if config.path is not None:
             try:
-                return cls(config.path.expanduser().read_bytes())
-            except (OSError, RuntimeError) as error:
+                return cls(config.path.expanduser().read_bytes(), add_bos=config.add_bos)
+            except (OSError, RuntimeError, ValueError) as error:
                 raise ConfigError(
                     [(("path",), f"must be a sentencepiece model, got {config.path} ({error})")]
                 ) from None
@@ -295,7 +308,7 @@ class SentencePieceTokenizer(Tokenizer):
                 f"sentencepiece cannot learn {config.vocab_size} pieces from {len(text):,} characters: choose a "
                 f"smaller vocab_size or more text ({str(error).strip()})"
             ) from None
-        return cls(model.getvalue())
+        return cls(model.getvalue(), add_bos=config.add_bos)
 
     def _bytes_of(self, token: int) -> bytes:
         processor = self._processor
@@ -313,15 +326,15 @@ class SentencePieceTokenizer(Tokenizer):
         return token if token >= 0 else None
 
     def _encode(self, text: str) -> list[int]:
-        return cast(list[int], self._processor.encode(text))
+        return cast(list[int], self._processor.encode(text.encode()))  # given a lone surrogate, the library fails
 
     def _state(self, folder: Path) -> dict[str, Any]:
         (folder / self._MODEL).write_bytes(self._model)
-        return {}
+        return {"add_bos": self.add_bos}
 
     @classmethod
     def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
-        return cls((folder / cls._MODEL).read_bytes())
+        return cls((folder / cls._MODEL).read_bytes(), add_bos=state.get("add_bos") is True)
 
 
 def _sentences(text: str) -> Iterator[str]:

@@ -41,7 +41,8 @@ def imported(source: Path) -> set[str]:
 
 
 def test_the_core_names_no_paper():
-    names = {entry for path in PLUGINS for group in project(path)["entry-points"].values() for entry in group}
+    groups = [group for path in PLUGINS for group in project(path)["entry-points"].items()]
+    names = {entry for group, entries in groups if group != "axon.v1.command" for entry in entries}
     ordinary = {"linear", "dynamic", "rotary"}  # words that are keys as well
     words = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names - ordinary)))})\b")
     found = [

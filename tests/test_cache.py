@@ -149,6 +149,22 @@ def test_reordering_rows_continues_the_other_rows() -> None:
             torch.testing.assert_close(toy(more, cache), toy(more, fresh), rtol=0, atol=0)
 
 
+def test_rows_that_are_kept_go_on_and_the_others_memory_is_freed() -> None:
+    for horizon in (None, 5):
+        toy, text = Toy(horizon=horizon, window=None if horizon else 3), tokens(3, 7)
+        cache, rows = toy.cache(3), torch.tensor([2, 0])
+        valid = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]]).bool()
+        toy(text[:, :4], cache, valid)
+        before = cache.nbytes
+        cache.keep(rows)
+        assert cache.nbytes * 3 == before * 2
+        fresh = toy.cache(2)
+        toy(text[rows, :4], fresh, valid[rows])
+        for step in (4, 5, 6):
+            more = text[rows, step : step + 1]
+            torch.testing.assert_close(toy(more, cache), toy(more, fresh), rtol=0, atol=0)
+
+
 def test_a_reset_cache_is_a_new_one() -> None:
     toy, text = Toy(window=3), tokens(2, 8)
     cache = toy.cache(2, 8)

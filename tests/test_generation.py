@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS
-from axon_core.errors import CheckpointError, ContextError, UsageError
-from axon_core.generation import decode, generate, pad_left, stream
+from axon_core.decoding import pad_left
+from axon_core.errors import CheckpointError, ConfigError, ContextError, UsageError
+from axon_core.generation import Completion, Request, chunks, complete, decode, generate, stream
 from axon_core.sampling import Sampling
+from axon_core.stopping import cut
 from axon_core.tokenizer import ByteTokenizer
 
 GREEDY = Sampling(temperature=0)
@@ -140,6 +142,12 @@ def test_training_mode_comes_back_even_when_the_caller_stops_early():
         ([], UsageError, "there is no prompt; give at least one"),
         ([[1], []], UsageError, "prompt 2 is empty; give it some text to go on from"),
         ([[1] * 33], ContextError, "the prompt has 33 tokens, but the model's context is 32; make it shorter"),
+        (
+            [[1], [5, 61]],
+            UsageError,
+            "prompt 2 holds the token 61, but the model's run from 0 to 60; use the tokenizer that the model was "
+            "trained with",
+        ),
     ],
 )
 def test_prompts_that_cannot_be_used(prompts, error, message):
@@ -149,8 +157,141 @@ def test_prompts_that_cannot_be_used(prompts, error, message):
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused():
-    with pytest.raises(CheckpointError, match="the tokenizer has 258 tokens, but the model's vocabulary 61"):
+    with pytest.raises(CheckpointError, match="the tokenizer has 258 tokens, but the model's vocabulary only 61"):
         generate(model(), ByteTokenizer(), "a")
+
+
+OPTIONS = [
+    Sampling(temperature=0),
+    Sampling(temperature=1.2, top_k=30),
+    Sampling(temperature=0.9, min_p=0.02, repetition_penalty=1.3),
+    Sampling(temperature=0, repetition_penalty=1.5),
+    Sampling(temperature=2, top_p=0.9),
+]
+
+
+def letters(context):
+    """A model of bytes that writes lower-case letters alone, so that texts are about as long as they have tokens."""
+    built = model(vocab_size=258, context=context)
+    plain = built.logits
+    outside = torch.ones(258, dtype=torch.bool)
+    outside[97:123] = False
+    built.logits = lambda features: plain(features).masked_fill(outside, -1e9)
+    return built
+
+
+@pytest.mark.parametrize("rotary", ["rotary", "dynamic"])
+def test_requests_of_a_batch_have_options_of_their_own_and_do_not_affect_each_other(rotary):
+    built, tokenizer = model(rotary=rotary, vocab_size=258, context=24), ByteTokenizer()
+    requests = [
+        Request(prompt="abcdefghij"[: 2 * i + 1], sampling=sampling, seed=i, max_new_tokens=8 * i + 5)
+        for i, sampling in enumerate(OPTIONS)
+    ]  # rows end one after the other, and the last outgrows the context
+    together = complete(built, tokenizer, requests)
+    for request, completion in zip(requests, together, strict=True):
+        (alone,) = complete(built, tokenizer, [request])
+        assert (completion.text, completion.tokens, completion.finish) == (alone.text, alone.tokens, alone.finish)
+        assert completion.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+    assert len({len(completion.tokens) for completion in together}) == len(requests)
+
+
+@torch.no_grad()
+def test_log_probabilities_are_the_models_own():
+    built, tokenizer = model(vocab_size=258), ByteTokenizer()
+    sampling = Sampling(temperature=0.5, top_k=3, repetition_penalty=2)
+    (completion,) = complete(built, tokenizer, [Request(prompt="seven", sampling=sampling, max_new_tokens=20)])
+    row = torch.tensor([tokenizer.encode("seven") + completion.tokens])
+    every = built(row).log_softmax(-1)[0, 4:-1]
+    expected = every.gather(1, torch.tensor(completion.tokens).unsqueeze(1)).flatten()
+    torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_repetition_penalty_counts_the_prompt_and_the_text_so_far():
+    built, penalty = model(), 1.8
+    prompt = torch.randint(61, (4,)).tolist()
+    sampling = Sampling(temperature=0, repetition_penalty=penalty)
+    (got,) = tokens_of(decode(built, [prompt], [0], max_new_tokens=25, sampling=sampling))
+    row = list(prompt)
+    for _ in range(25):
+        logits = built(torch.tensor([row]))[0, -1]
+        for token in set(row):
+            logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+        row.append(logits.argmax().item())
+    assert got == row[4:]
+    (plain,) = tokens_of(decode(built, [prompt], [0], max_new_tokens=25, sampling=GREEDY))
+    assert len(set(got)) > len(set(plain))
+
+
+def test_stop_strings_cut_the_text_that_would_have_come():
+    built, tokenizer = letters(64), ByteTokenizer()
+    wide = Sampling(temperature=1.5)
+    free = [Request(prompt="Once", sampling=wide, seed=seed, max_new_tokens=50) for seed in range(8)]
+    whole = complete(built, tokenizer, free)
+    # Strings of two and three characters, which span tokens, from the middle of each text.
+    stops = [(text[9:11], text[20:23]) for text in (completion.text for completion in whole)]
+    stopping = [request.model_copy(update={"stop": stop}) for request, stop in zip(free, stops, strict=True)]
+    for completion, before, stop in zip(complete(built, tokenizer, stopping), whole, stops, strict=True):
+        assert completion.text == cut(before.text, stop)
+        assert completion.finish == "stop"
+        assert completion.tokens == before.tokens[: len(completion.tokens)]
+        assert len(completion.tokens) < len(before.tokens)
+    assert "".join(stream(built, tokenizer, "Once", sampling=wide, max_new_tokens=50, stop=stops[0])) == cut(
+        whole[0].text, stops[0]
+    )
+
+
+def test_what_may_begin_a_stop_string_is_given_out_when_the_text_ends():
+    built, tokenizer = model(vocab_size=258), ByteTokenizer()
+    text = generate(built, tokenizer, "Once", sampling=GREEDY, max_new_tokens=6)
+    request = Request(prompt="Once", sampling=GREEDY, max_new_tokens=6, stop=(text[-2:] + "never",))
+    (completion,) = complete(built, tokenizer, [request])
+    assert (completion.text, completion.finish) == (text, "length")
+
+
+def test_end_of_text_is_a_token_with_a_probability_and_no_text():
+    built, tokenizer = model(vocab_size=258), ByteTokenizer()
+    free = tokens_of(decode(built, [tokenizer.encode("Once")], [0], max_new_tokens=10, sampling=GREEDY))[0]
+    tokenizer.eos = free[4]
+    (completion,) = complete(built, tokenizer, [Request(prompt="Once", sampling=GREEDY)])
+    at = free.index(free[4])
+    assert (completion.tokens, completion.finish) == (free[: at + 1], "eos")
+    assert len(completion.logprobs) == at + 1
+
+
+def test_chunks_add_up_to_the_completions():
+    built, tokenizer = letters(32), ByteTokenizer()
+    requests = [Request(prompt="ab", seed=i, max_new_tokens=9 + i, stop=("e",)) for i in range(4)]
+    added = [Completion() for _ in requests]
+    for chunk in chunks(built, tokenizer, requests):
+        assert added[chunk.row].finish is None  # nothing comes after the end
+        added[chunk.row].add(chunk)
+    assert added == complete(built, tokenizer, requests)
+
+
+def test_no_new_tokens_are_no_steps():
+    assert list(decode(model(), [[1], [2]], [0, 0], max_new_tokens=0)) == []
+
+
+def test_rows_that_have_ended_leave_the_batch():
+    built, sizes = model(), []
+    built.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
+    requests = [Request(prompt=[1, 2, 3], sampling=GREEDY, max_new_tokens=n) for n in (2, 4, 6, 20)]
+    complete(built, ByteTokenizer(), requests)
+    # The first pass goes through `features`. 3 of 4 stay as they are, 2 of 4 and 1 of 2 move together.
+    assert sizes == [4] * 3 + [2] * 2 + [1] * 14
+
+
+def test_a_request_that_breaks_a_rule():
+    built, tokenizer = model(vocab_size=258), ByteTokenizer()
+    for options, message in (
+        ({"stop": [""]}, "stop: a stop string needs at least one character, got ''"),
+        ({"stop": "end"}, "stop: must be a valid tuple, got 'end'"),
+        ({"max_new_tokens": 0}, "max_new_tokens: must be greater than 0, got 0"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            generate(built, tokenizer, "Once", **options)
+        assert str(caught.value) == message
 
 
 def test_every_shipped_part_is_covered_here():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from axon_core.config import validate
 from axon_core.errors import ConfigError
-from axon_core.sampling import Sampling, choose, keep_top_k, keep_top_p
+from axon_core.sampling import Sampling, choose, keep_min_p, keep_top_k, keep_top_p, penalise
 
 LOG = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
 
@@ -36,6 +36,47 @@ def test_top_k_keeps_the_k_largest(k, expected):
 
 def test_top_k_keeps_exactly_k_of_ties():
     assert kept(keep_top_k(torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]]), 2)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [(1.0, [1]), (0.76, [1]), (0.74, [1, 3]), (0.51, [1, 3]), (0.49, [1, 2, 3]), (0.24, [0, 1, 2, 3])],
+)
+def test_min_p_keeps_what_is_at_least_p_times_as_likely_as_the_likeliest(p, expected):
+    assert kept(keep_min_p(LOG, p)) == expected
+
+
+def test_min_p_of_ties_keeps_all_of_them():
+    assert kept(keep_min_p(torch.tensor([[2.0, 1.0, 2.0]]), 1.0)) == [0, 2]
+
+
+def test_a_repetition_penalty_divides_positive_and_multiplies_negative_logits_of_seen_tokens():
+    logits = torch.tensor([[2.0, -2.0, 3.0, -3.0, 0.0]])
+    seen = torch.tensor([[True, True, False, False, True]])
+    assert penalise(logits, seen, 4.0).tolist() == [[0.5, -8.0, 3.0, -3.0, 0.0]]
+    assert penalise(logits, seen, 0.5).tolist() == [[4.0, -1.0, 3.0, -3.0, 0.0]]  # below 1 it rewards
+
+
+def test_a_penalty_is_a_rows_own_and_counts_at_temperature_zero():
+    logits = torch.tensor([[4.0, 3.0, 0.0]]).expand(2, 3)
+    seen = torch.tensor([[True, False, False], [False, False, False]])
+    assert choose(logits, Sampling(temperature=0, repetition_penalty=2), seen=seen).tolist() == [1, 0]
+
+
+def test_the_penalty_comes_before_the_filters():
+    # 4 / 2 = 2 for token 0, so that token 1 leads, and the two of them are the top two.
+    sampling = Sampling(repetition_penalty=2, top_k=2)
+    logits, seen = torch.tensor([[4.0, 3.0, 0.0]]).expand(4, 3), torch.tensor([[True, False, False]]).expand(4, 3)
+    first = torch.tensor([2.0, 3.0]).softmax(0)[0].item()
+    uniform = torch.tensor([0.0, first - 1e-3, first + 1e-3, 1 - 2**-24])
+    assert choose(logits, sampling, uniform, seen).tolist() == [0, 0, 1, 1]
+
+
+def test_what_a_choice_needs_is_asked_for():
+    with pytest.raises(ValueError, match="needs one uniform number a row"):
+        choose(LOG, Sampling())
+    with pytest.raises(ValueError, match="needs to know the tokens seen"):
+        choose(LOG, Sampling(repetition_penalty=1.1, temperature=0))
 
 
 @given(st.lists(st.floats(-20, 20), min_size=2, max_size=30), st.integers(1, 30), st.floats(0, 1))
@@ -89,6 +130,8 @@ def test_half_precision_logits_of_large_size():
         ({"temperature": -1}, "temperature: must be greater than or equal to 0, got -1"),
         ({"top_k": 0}, "top_k: must be greater than or equal to 1, got 0"),
         ({"top_p": 1.5}, "top_p: must be less than or equal to 1, got 1.5"),
+        ({"min_p": -0.1}, "min_p: must be greater than or equal to 0, got -0.1"),
+        ({"repetition_penalty": 0}, "repetition_penalty: must be greater than 0, got 0"),
     ],
 )
 def test_wrong_options(options, message):

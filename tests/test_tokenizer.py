@@ -109,6 +109,43 @@ def test_a_published_llama_style_model_gives_its_known_ids(tmp_path: Path):
     assert Tokenizer.load(tmp_path).encode("Hello world!") == ids[1:-1]
 
 
+@pytest.fixture(scope="module")
+def published() -> Tokenizer:
+    if not (folder := os.environ.get("AXON_DATA_DIR")):
+        pytest.skip("AXON_DATA_DIR is not set: the sentencepiece model it holds is not part of the repository")
+    return train_tokenizer({"type": "sentencepiece", "path": f"{folder}/llama/m.model", "add_bos": True}, "")
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=("Cs",))))
+def test_a_published_model_streams_every_text_as_it_decodes(published: Tokenizer, text: str):
+    assert isinstance(published, SentencePieceTokenizer)
+    ids = published.encode(text)
+    assert streamed(published, ids) == published.decode(ids)
+    if published._processor.unk_id() not in ids:  # the library keeps the first space of " ⁇ "
+        assert published.decode(ids) == published._processor.decode(ids)
+
+
+@given(st.lists(st.integers(0, 1999)))
+def test_any_pieces_of_a_published_model_stream_as_they_decode(published: Tokenizer, ids: list[int]):
+    assert streamed(published, ids) == published.decode(ids)
+
+
+def test_markers_written_in_a_text_are_no_markers(published: Tokenizer):
+    assert not {published.bos, published.eos} & set(published.encode("<s>a</s> <s>"))
+
+
+def test_a_prompt_begins_with_bos_where_the_model_expects_it(pieces: Tokenizer, tmp_path: Path):
+    assert isinstance(pieces, SentencePieceTokenizer)
+    assert pieces.encode_prompt("The fox") == pieces.encode("The fox")
+    tokenizer = SentencePieceTokenizer(pieces._model, add_bos=True)
+    tokenizer.save(tmp_path)
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["add_bos"] is True
+    for one in (tokenizer, Tokenizer.load(tmp_path)):
+        assert one.encode_prompt("The fox") == [pieces.bos, *pieces.encode("The fox")]
+        assert one.encode("The fox") == pieces.encode("The fox")
+
+
 @pytest.mark.parametrize("spec", ["byte", "char", {"type": "sentencepiece", "vocab_size": 400}])
 def test_saving_and_loading(tmp_path: Path, spec):
     tokenizer = train_tokenizer(spec, CORPUS)
@@ -149,6 +186,12 @@ def test_an_unknown_character_is_named_with_a_remedy():
     tokenizer = CharTokenizer("abc")
     with pytest.raises(DataError, match=r"'é' \(U\+00E9, at position 2\) is not among the 3 .* 'byte'"):
         tokenizer.encode("abé")
+
+
+def test_half_a_character_is_refused(pieces: Tokenizer):
+    for tokenizer in (ByteTokenizer(), pieces):
+        with pytest.raises(DataError, match=r"lone surrogate \(U\+D83D, at position 1\)"):
+            tokenizer.encode("a\ud83db")
 
 
 def test_padding_is_no_token_and_other_ids_are_refused():

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
+from axon_core.bulk import finished, generate_rows, read_prompts, record
+from axon_core.cli.options import generation_options
+from axon_core.cli.output import print_json
 from axon_core.config import validate
-from axon_core.errors import CheckpointError
-from axon_core.generation import stream
+from axon_core.errors import CheckpointError, UsageError
+from axon_core.generation import Request, chunks, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.run import RunFolder
 from axon_core.sampling import Sampling
@@ -17,25 +24,95 @@ from axon_core.tokenizer import Tokenizer
 
 @click.command("generate")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--prompt", required=True, help="The text to go on from.")
-@click.option("--max-new-tokens", default=200, show_default=True, type=click.IntRange(1), help="How much, at most.")
-@click.option("--temperature", default=0.8, show_default=True, help="0 always takes the most likely token.")
-@click.option("--top-k", type=int, help="Choose among the k most likely tokens only.")
+@click.option("--prompt", help="The text to go on from.")
 @click.option(
-    "--top-p", default=1.0, show_default=True, help="Choose among the most likely tokens up to probability p."
+    "--input",
+    "source",
+    type=click.Path(path_type=Path),
+    help="A file of prompts, one a line; in a .jsonl file objects with prompt and id.",
 )
-@click.option("--seed", default=0, show_default=True, help="Equal seeds give equal texts.")
+@click.option(
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    help="With --input: the file of JSON lines, one a prompt; what it holds already is not done again.",
+)
+@click.option(
+    "--batch-size", default=8, show_default=True, type=click.IntRange(1), help="With --input: prompts at once."
+)
+@click.option("--stop", metavar="TEXT", multiple=True, help="End before this text comes; repeatable.")
+@generation_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: text, tokens, why it ended.")
+@click.option("--logprobs", is_flag=True, help="Add the log-probability of each token to the JSON.")
 def command(
-    run: Path, prompt: str, max_new_tokens: int, temperature: float, top_k: int | None, top_p: float, seed: int
+    run: Path,
+    prompt: str | None,
+    source: Path | None,
+    target: Path | None,
+    batch_size: int,
+    stop: tuple[str, ...],
+    sampling: Sampling,
+    max_new_tokens: int,
+    seed: int,
+    as_json: bool,
+    logprobs: bool,
 ) -> None:
-    """Continue a text with the model in RUN, a run's folder or a model's."""
-    sampling = validate(Sampling, {"temperature": temperature, "top_k": top_k, "top_p": top_p})
-    folder = model_folder(run)
-    model, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
-    pieces = stream(model, tokenizer, prompt, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
-    for i, piece in enumerate(pieces):
-        click.echo(piece if i else prompt + piece, nl=False)
+    """Continue a text with the model in RUN, a run's folder or a model's.
+
+    With --input and --output it continues every text of a file. Results come as they are finished, not in the order
+    of the input; interrupted, the same command goes on where it was.
+    """
+    if (prompt is None) == (source is None):
+        raise UsageError("give either --prompt or --input")
+    if (source is None) != (target is None):
+        raise UsageError("--input and --output go together")
+    if logprobs and not (as_json or target):
+        raise UsageError("--logprobs needs --json or --output")
+    options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": stop}
+    if source is not None and target is not None:
+        _bulk(run, source, target, options, seed=seed, batch_size=batch_size, logprobs=logprobs)
+        return
+    request = validate(Request, {**options, "prompt": prompt, "seed": seed})
+    model, tokenizer = _load(run)
+    if as_json:
+        print_json(record(str(prompt), complete(model, tokenizer, [request])[0], logprobs))
+        return
+    for i, chunk in enumerate(chunks(model, tokenizer, [request])):
+        click.echo(chunk.text if i else f"{prompt}{chunk.text}", nl=False)
     click.echo()
+
+
+def _bulk(run: Path, source: Path, target: Path, options: dict[str, Any], **how: Any) -> None:
+    prompts = read_prompts(source)
+    left = len(prompts) - len(finished(target, prompts))
+    model, tokenizer = _load(run)
+    generate_rows(model, tokenizer, prompts, target, options=options, progress=_Progress(left), **how)
+    click.echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
+
+
+def _load(run: Path) -> tuple[CausalLM, Tokenizer]:
+    folder = model_folder(run)
+    return CausalLM.load(folder), Tokenizer.load(folder)
+
+
+class _Progress:
+    """Shows prompts, rate and remaining time: one line that renews itself, or plain lines without a terminal."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+        self._tty = sys.stderr.isatty()
+        self._begun = self._shown = time.monotonic()
+
+    def __call__(self, done: int, rows: int, tokens: int) -> None:
+        now = time.monotonic()
+        if now - self._shown < (0.2 if self._tty else 5) and done < rows:
+            return
+        self._shown, seconds = now, max(now - self._begun, 1e-9)
+        finished = self._left - (rows - done)
+        eta = timedelta(seconds=round(seconds / finished * (rows - done)))
+        line = f"prompt {done}/{rows}  {tokens / seconds:,.0f} tokens/s  ETA {eta}"
+        last = not self._tty or done == rows
+        click.echo(f"\r\033[K{line}" if self._tty else line, nl=last, err=True)
 
 
 def model_folder(path: Path) -> Path:

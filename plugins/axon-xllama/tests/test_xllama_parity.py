@@ -10,7 +10,7 @@ from axon_core.errors import UsageError
 from axon_core.generation import decode
 from axon_core.sampling import Sampling
 from axon_xllama import XLlama
-from axon_xllama.hugging_face import config_from_hugging_face, from_hugging_face, to_hugging_face
+from axon_xllama.checkpoints.hugging_face import config_from_hugging_face, from_hugging_face, to_hugging_face
 
 KV_HEADS = {"MHA": 4, "GQA": 2, "MQA": 1}
 ROPE = {

@@ -1,0 +1,199 @@
+"""Tokens in, tokens out: rows of a batch that a model continues side by side, each as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from axon_core.cache import Cache
+from axon_core.errors import ContextError, UsageError
+from axon_core.interfaces.model import CausalLM
+from axon_core.randomness import Key
+from axon_core.sampling import Sampling, choose
+
+__all__ = ["Decoder", "Token", "check_prompt", "evaluating", "pad_left"]
+
+
+class Token(NamedTuple):
+    """A token that was chosen for one row."""
+
+    row: int
+    """The row's number, counted from 0."""
+    id: int
+    """The token."""
+    logprob: float
+    """Its log-probability under the model as it is: before penalty, temperature and filters, in nats."""
+
+
+@dataclass(eq=False)
+class _Row:
+    number: int
+    tokens: list[int]
+    limit: int
+    sampling: Sampling
+    first: int = 0  # where the part that the model sees begins
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens) - self.first
+
+
+class Decoder:
+    """Continues rows of tokens step by step.
+
+    A row's tokens depend on its prompt, seed, sampling and limit alone, not on the other rows; to the rounding of a
+    matrix product, which may depend on the number of rows. A row that outgrows the model's context goes on from its
+    last half context. Rows that have ended leave the batch once they are half of it.
+
+    Args:
+        model: any causal language model.
+        prompts: the tokens of each row.
+        seeds: the seed of each row's random numbers.
+        sampling: how each row's tokens are chosen.
+        limits: the number of new tokens after which each row ends.
+
+    Raises:
+        UsageError: there is no prompt, one is empty, or it holds a number that is no token of the model.
+        ContextError: a prompt is longer than the model's context.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        sampling: Sequence[Sampling],
+        limits: Sequence[int],
+    ) -> None:
+        if not prompts:
+            raise UsageError("there is no prompt; give at least one")
+        for i, prompt in enumerate(prompts):
+            check_prompt(model, prompt, "the prompt" if len(prompts) == 1 else f"prompt {i + 1}")
+        self._model = model
+        self._device = next(model.parameters()).device
+        given = zip(prompts, limits, sampling, strict=True)
+        rows = [_Row(i, list(prompt), limit, how) for i, (prompt, limit, how) in enumerate(given)]
+        self._going = [row for row in rows if row.limit > 0]
+        self._batch: list[_Row] = []  # the rows that the cache holds, in its order
+        self._groups: list[tuple[Sampling, Int[Tensor, " g"]]] = []
+        self._cache: Cache | None = None
+        self._step = 0
+        numbers = torch.zeros(len(prompts), max(limits))
+        for i, (seed, limit) in enumerate(zip(seeds, limits, strict=True)):
+            numbers[i, :limit] = torch.rand(limit, generator=Key((seed, "sample")).generator())
+        self._uniform = numbers.to(self._device)
+        self._seen: Bool[Tensor, "b v"] | None = None
+        if any(how.repetition_penalty != 1 for how in sampling):
+            self._seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool, device=self._device)
+            for row in rows:
+                self._seen[row.number, row.tokens] = True
+
+    @property
+    def going(self) -> bool:
+        """Whether any row goes on."""
+        return bool(self._going)
+
+    @torch.inference_mode()
+    def step(self) -> list[Token]:
+        """Return the next token of each row that goes on."""
+        logits = self._logits()
+        numbers = torch.tensor([row.number for row in self._batch], device=self._device)
+        uniform = self._uniform[numbers, self._step]
+        seen = None if self._seen is None else self._seen[numbers]
+        chosen = torch.zeros_like(numbers)
+        for how, at in self._groups:
+            chosen[at] = choose(logits[at], how, uniform[at], None if seen is None else seen[at])
+        if self._seen is not None:
+            self._seen[numbers, chosen] = True
+        scores = logits.float()
+        logprobs = scores.gather(-1, chosen.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(-1)
+        tokens: dict[int, Token] = {}
+        for row, token, logprob in zip(self._batch, chosen.tolist(), logprobs.tolist(), strict=True):
+            row.tokens.append(token)
+            tokens[row.number] = Token(row.number, token, logprob)
+        self._step += 1
+        given = [tokens[row.number] for row in self._going]
+        self._going = [row for row in self._going if row.limit > self._step]
+        return given
+
+    def end(self, row: int) -> None:
+        """Give this row no more tokens."""
+        self._going = [other for other in self._going if other.number != row]
+
+    def _logits(self) -> Float[Tensor, "b v"]:
+        """Run the model on the tokens chosen last, or on whole rows where the cache cannot go on."""
+        context = self._model.context
+        full = [row for row in self._going if row.length > context]
+        if self._cache is None or full:
+            for row in full:
+                row.first = len(row.tokens) - (context + 1) // 2
+            return self._prefill(self._going)
+        # A row that has ended may cost a little, but never grow beyond the context.
+        few = 2 * len(self._going) <= len(self._batch)
+        if few or any(row.length > context for row in self._batch):
+            staying = set(self._going)
+            at = [i for i, row in enumerate(self._batch) if row in staying]
+            self._cache.keep(torch.tensor(at, device=self._device))
+            self._take([self._batch[i] for i in at])
+        last = torch.tensor([row.tokens[-1:] for row in self._batch], device=self._device)
+        return self._model(last, cache=self._cache)[:, -1]
+
+    def _prefill(self, rows: list[_Row]) -> Float[Tensor, "b v"]:
+        """Run `rows` in one pass, padded on the left, into a new cache with room for what is to come."""
+        self._take(rows)
+        tokens, valid = pad_left([row.tokens[row.first :] for row in rows])
+        new = max(row.limit for row in rows) - self._step
+        capacity = tokens.shape[1] + min(new, self._model.context - min(row.length for row in rows))
+        self._cache = self._model.new_cache(len(rows), capacity)
+        mask = None if bool(valid.all()) else valid.to(self._device)
+        features = self._model.features(tokens.to(self._device), valid=mask, cache=self._cache)
+        return self._model.logits(features[:, -1:])[:, -1]
+
+    def _take(self, rows: list[_Row]) -> None:
+        """Let `rows` be the batch, grouped by how their tokens are chosen."""
+        self._batch = list(rows)
+        groups: dict[Sampling, list[int]] = {}
+        for i, row in enumerate(rows):
+            groups.setdefault(row.sampling, []).append(i)
+        self._groups = [(how, torch.tensor(at, device=self._device)) for how, at in groups.items()]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Put the model into evaluation mode for the block, and back."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def check_prompt(model: CausalLM, prompt: Sequence[int], name: str = "the prompt") -> None:
+    """Raise `UsageError` or `ContextError` where the model cannot go on from these tokens."""
+    if not prompt:
+        raise UsageError(f"{name} is empty; give it some text to go on from")
+    if len(prompt) > model.context:
+        raise ContextError(
+            f"{name} has {len(prompt)} tokens, but the model's context is {model.context}; make it shorter"
+        )
+    wrong = [token for token in (min(prompt), max(prompt)) if not 0 <= token < model.config.vocab_size]
+    if wrong:
+        raise UsageError(
+            f"{name} holds the token {wrong[0]}, but the model's run from 0 to {model.config.vocab_size - 1}; use the "
+            "tokenizer that the model was trained with"
+        )
+
+
+def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
+    """Return `rows` as one tensor padded on the left, and which of its entries are tokens."""
+    n = max(map(len, rows))
+    tokens = torch.tensor([[0] * (n - len(row)) + list(row) for row in rows])
+    valid = torch.tensor([[False] * (n - len(row)) + [True] * len(row) for row in rows])
+    return tokens, valid

@@ -1,0 +1,64 @@
+"""`axon chat`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import click
+
+from axon_core.cli.generate import model_folder
+from axon_core.cli.options import generation_options
+from axon_core.errors import AxonError
+from axon_core.interfaces.model import CausalLM
+from axon_core.sampling import Sampling
+from axon_core.tokenizer import Tokenizer
+from axon_xllama.conversation import Conversation
+
+
+@click.command("chat")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@generation_options
+def command(run: Path, system: str | None, sampling: Sampling, max_new_tokens: int, seed: int) -> None:
+    """Talk in the Llama 2 chat format with the model in RUN, a run's folder or a model's.
+
+    /reset begins anew, Ctrl-C ends an answer, Ctrl-D leaves.
+    """
+    folder = model_folder(run)
+    model, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
+    conversation = Conversation(
+        model, tokenizer, system=system, sampling=sampling, max_new_tokens=max_new_tokens, seed=seed
+    )
+    with contextlib.suppress(ImportError):  # not on every system; `input` uses it once it is imported
+        import readline  # noqa: F401
+    click.echo("/reset begins anew, Ctrl-D leaves.", err=True)
+    while True:
+        try:
+            text = input("> ").strip()
+        except EOFError:
+            click.echo()
+            return
+        except KeyboardInterrupt:
+            click.echo("\nCtrl-D leaves.", err=True)
+            continue
+        if text == "/reset":
+            conversation.reset()
+            click.echo("The conversation begins anew.", err=True)
+        elif text:
+            _answer(conversation, text)
+
+
+def _answer(conversation: Conversation, text: str) -> None:
+    """Print the answer as it comes; a message that cannot be used leaves the conversation as it was."""
+    try:
+        with contextlib.closing(conversation.ask(text)) as pieces:
+            for piece in pieces:
+                click.echo(piece, nl=False)
+        click.echo()
+    except KeyboardInterrupt:
+        click.echo()
+    except AxonError as error:
+        click.echo(f"Error: {error}", err=True)
+    if conversation.forgotten:
+        click.echo(f"The conversation is long: its first {conversation.forgotten} messages are out of sight.", err=True)

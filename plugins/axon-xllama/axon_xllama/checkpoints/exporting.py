@@ -1,0 +1,128 @@
+"""`axon export`: an X-Llama becomes a checkpoint that other programs load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from axon_core.checkpoint import WEIGHTS, load_config
+from axon_core.cli.generate import model_folder
+from axon_core.errors import CheckpointError
+from axon_core.interfaces.rotary_embedding import Layout
+from axon_core.storage import whole_folder
+from axon_core.tokenizer import SentencePieceTokenizer, Tokenizer
+from axon_core.weights import read_tensor
+from axon_xllama.checkpoints import hugging_face, meta
+from axon_xllama.checkpoints.importing import Progress, free_folder
+from axon_xllama.checkpoints.layout import Names, Part, Settings, Stored, parts_of, relayout
+from axon_xllama.checkpoints.safetensors_files import nbytes, stored_in, write_safetensors
+from axon_xllama.model import XLlama
+
+Format = Literal["hf", "meta"]
+
+_FORMATS: dict[str, tuple[Names, Layout, tuple[str, ...]]] = {
+    "hf": (hugging_face.NAMES, "half", ("rotary", "linear", "dynamic")),
+    "meta": (meta.NAMES, "interleaved", ("rotary",)),
+}
+
+
+def export_checkpoint(
+    run: Path, out: Path, *, format: Format, progress: Progress = lambda written, total: None
+) -> XLlama:
+    """Write an X-Llama for other programs, weights bit for bit; return the model without its weights.
+
+    `hf` is what `transformers.LlamaForCausalLM.from_pretrained` loads; its weights pass through memory one tensor at a
+    time. `meta` is Meta's own layout, in one file, whose weights are in memory all at once. A format that rotates
+    features in another order than the model has the rows of its queries and keys permuted. A sentencepiece tokenizer
+    goes along; other kinds are unknown to both formats.
+
+    Args:
+        run: a run's folder or a model's.
+        out: the folder to be made; it must be new or empty.
+        format: `hf` or `meta`.
+        progress: is told how far it has come.
+
+    Raises:
+        CheckpointError: there is no X-Llama in `run`, it has a part the format does not know, or `out` cannot be used.
+    """
+    names, layout, rotaries = _FORMATS[format]
+    out = free_folder(out)
+    folder = model_folder(run)
+    model = load_config(folder, XLlama)
+    _check_parts(model, format, rotaries)
+    stored = stored_in(folder / WEIGHTS)
+    permuted = layout if Settings.of(model).layout != layout else None
+    parts = {part.theirs: _piece(folder / WEIGHTS, part, stored, permuted) for part in parts_of(model, names)}
+    tokenizer = Tokenizer.load(folder)
+    total = nbytes({name: [part] for name, part in parts.items()})
+
+    def advance(written: int) -> None:
+        progress(written, total)
+
+    with whole_folder(out) as new:
+        if format == "hf":
+            write_safetensors(new / WEIGHTS, {name: [part] for name, part in parts.items()}, advance)
+            _describe(new, model, parts, tokenizer)
+        else:
+            tensors: dict[str, Tensor] = {}
+            for name, part in parts.items():
+                tensors[name] = part.read()
+                advance(tensors[name].nbytes)
+            if model.config.tie_embeddings:  # which Meta's layout cannot tell
+                tensors["output.weight"] = tensors["tok_embeddings.weight"]
+            meta.write_folder(new, model, tensors)
+        if isinstance(tokenizer, SentencePieceTokenizer):
+            shutil.copyfile(folder / "tokenizer.model", new / "tokenizer.model")
+    return model
+
+
+def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: Tokenizer) -> None:
+    """Write the JSON files of a Hugging Face folder."""
+    dtype = parts["model.embed_tokens.weight"].dtype
+    files: dict[str, dict[str, Any]] = {
+        "config.json": hugging_face.config_to_hugging_face(model, dtype, tokenizer),
+        "generation_config.json": hugging_face.marker_ids(tokenizer),
+    }
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        files["tokenizer_config.json"] = {
+            "tokenizer_class": "LlamaTokenizer",
+            "add_bos_token": tokenizer.add_bos,
+            "add_eos_token": False,
+            "model_max_length": model.config.context,
+        }
+    for name, values in files.items():
+        (folder / name).write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+
+def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> None:
+    """Check that the model computes what a Llama does; that it has the same tensors, `parts_of` checks."""
+    c = model.config
+    for field, spec, known in (
+        ("attention", c.attention, ("GQA", "MQA")),
+        ("rotary embedding", c.rotary, rotaries),
+        ("norm", c.norm, ("rmsnorm",)),
+    ):
+        if spec.type.rpartition(":")[2] not in known:
+            raise CheckpointError(
+                f"the {field} must be {' or '.join(known)} for the format {format!r}, but the model's is {spec.type!r}"
+            )
+    if (share := c.norm.options.get("partial", 1)) != 1:
+        raise CheckpointError(f"the norm's partial must be 1 in a Llama, but is {share}")
+    if format == "meta" and (head_dim := Settings.of(model).head_dim) * c.n_heads != c.dim:
+        raise CheckpointError(f"head_dim must be dim / n_heads for the format 'meta', but is {head_dim}")
+
+
+def _piece(file: Path, part: Part, stored: dict[str, Stored], layout: Layout | None) -> Stored:
+    """Return a part of one of X-Llama's tensors, its rows permuted to `layout` where one is given."""
+    name = part.ours if part.ours in stored else "head.weight"  # one of the two names of tied weights is kept
+    piece = Stored(part.shape, stored[name].dtype, partial(read_tensor, file, name, part.rows))
+    if layout is None or part.heads is None:
+        return piece
+    heads = part.heads
+    return replace(piece, read=lambda: relayout(piece.read(), heads, layout))

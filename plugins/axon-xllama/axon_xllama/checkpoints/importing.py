@@ -1,0 +1,94 @@
+"""`axon import`: somebody else's checkpoint becomes a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from axon_core.checkpoint import WEIGHTS, save_config
+from axon_core.errors import CheckpointError
+from axon_core.storage import whole_folder
+from axon_core.tokenizer import SentencePieceTokenizer
+from axon_xllama.checkpoints import hugging_face, llama2c, meta
+from axon_xllama.checkpoints.layout import Names, Stored, checked, skeleton
+from axon_xllama.checkpoints.safetensors_files import nbytes, write_safetensors
+from axon_xllama.model import XLlama
+
+Progress = Callable[[int, int], object]
+"""Is told how many bytes were written just now, and how many there will be in all."""
+
+
+def import_checkpoint(
+    path: Path,
+    out: Path,
+    *,
+    tokenizer: Path | None = None,
+    context: int | None = None,
+    progress: Progress = lambda written, total: None,
+) -> XLlama:
+    """Write the model folder of somebody else's Llama, weights bit for bit; return the model without its weights.
+
+    Everything is checked before the weights are read. They pass through memory one tensor at a time.
+
+    Args:
+        path: a Hugging Face folder, one of Meta's, or a `.bin` of llama2.c version 0; the files tell which it is.
+        out: the folder to be made; it must be new or empty.
+        tokenizer: the sentencepiece model; by default `tokenizer.model` beside the weights.
+        context: the sequence length the model was trained with, instead of what the checkpoint says.
+        progress: is told how far it has come.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged, unsafe or no Llama, or `out` cannot be used.
+    """
+    out = free_folder(out)
+    words = _tokenizer(tokenizer or (path if path.is_dir() else path.parent) / "tokenizer.model")
+    config, tensors, names = _open(path, words)
+    if words.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"the model's vocabulary must be the tokenizer's, but it has {config.vocab_size:,} tokens and the "
+            f"tokenizer {words.vocab_size:,}; name the right one with --tokenizer"
+        )
+    if context is not None:
+        config = config.model_copy(update={"context": context})
+    model = skeleton(config)
+    stacks = checked(tensors, model, names)
+    total = nbytes(stacks)
+    with whole_folder(out) as folder:
+        write_safetensors(folder / WEIGHTS, stacks, lambda written: progress(written, total))
+        save_config(model, folder)
+        words.save(folder)
+    return model
+
+
+def free_folder(out: Path) -> Path:
+    """Return the absolute path of `out`. Raises `CheckpointError` where something is there already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
+    return out.resolve()
+
+
+def _open(path: Path, tokenizer: SentencePieceTokenizer) -> tuple[XLlama.Config, dict[str, Stored], Names]:
+    """Open a checkpoint of whatever kind it is."""
+    if path.is_file():
+        return *llama2c.open_file(path), meta.NAMES
+    if not path.is_dir():
+        raise CheckpointError(f"there is no {path}; give a checkpoint's folder, or a .bin file of llama2.c")
+    if (path / "params.json").exists():
+        return *meta.open_folder(path, tokenizer), meta.NAMES
+    if (path / "config.json").exists():
+        return *hugging_face.open_folder(path), hugging_face.NAMES
+    raise CheckpointError(
+        f"{path} is no checkpoint of a Llama: it has neither a config.json (Hugging Face) nor a params.json (Meta)"
+    )
+
+
+def _tokenizer(file: Path) -> SentencePieceTokenizer:
+    """Read the tokenizer, by which all of Llama's texts begin with its `bos`."""
+    try:
+        return SentencePieceTokenizer(file.read_bytes(), add_bos=True)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"the tokenizer {file} is missing; name its sentencepiece model with --tokenizer"
+        ) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{file} is no sentencepiece model of a Llama: {error}") from None

@@ -1,0 +1,169 @@
+"""What all formats have in common: which of their tensors make up each of X-Llama's, and the two rotary layouts.
+
+X-Llama keeps the query, key and value projections in one matrix, and the feed-forward's two input matrices in another.
+Other projects keep them apart, as *parts*: the rows of X-Llama's matrix, one part after another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from axon_core.attend import QKV
+from axon_core.config import validate
+from axon_core.errors import CheckpointError, ConfigError
+from axon_core.interfaces.rotary_embedding import Layout
+from axon_core.linear import StackedLinear
+from axon_core.weights import weightless
+from axon_xllama.model import XLlama
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+Names = Mapping[str, Sequence[str]]
+"""X-Llama's modules, those of a block without `blocks.<i>.`, and the tensors that their weight consists of in another
+format; `{}` stands for the layer."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, which is read when it is asked for."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Stored:
+        """Return a tensor that is in memory already."""
+        return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of another format, and where it is in X-Llama's."""
+
+    theirs: str
+    """Its name in the other format."""
+    ours: str
+    """The tensor of X-Llama that it is a part of."""
+    rows: slice
+    """Its rows there."""
+    shape: tuple[int, ...]
+    heads: int | None
+    """The number of heads, where it is a projection whose rows the rotary layout orders."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the parts of a Llama are set to, as far as other formats write it down."""
+
+    n_kv_heads: int
+    head_dim: int
+    eps: float
+    base: float
+    factor: float
+    layout: Layout
+
+    @classmethod
+    def of(cls, model: XLlama) -> Settings:
+        """Return the settings of a model whose parts are GQA or MQA, RMSNorm and a rotary embedding."""
+        attention, norm, rotary = (
+            cast(Any, model.get_submodule(name)).config for name in ("blocks.0.attention", "norm", "rotary")
+        )
+        factor = getattr(rotary, "factor", 1.0)
+        return cls(attention.n_kv_heads, attention.head_dim, norm.eps, rotary.base, factor, rotary.layout)
+
+
+def skeleton(config: XLlama.Config) -> XLlama:
+    """Return the model of `config` without weights.
+
+    Raises:
+        CheckpointError: no model has such a config.
+    """
+    try:
+        with weightless():
+            return XLlama(config)
+    except ConfigError as error:
+        raise CheckpointError(f"the checkpoint's sizes do not fit each other: {error}") from None
+
+
+def configured(source: str, **values: object) -> XLlama.Config:
+    """Return the config with `values`, which come from `source`. Raises `CheckpointError` where one is wrong."""
+    try:
+        return validate(XLlama.Config, values)
+    except ConfigError as error:
+        raise CheckpointError(f"{source} does not describe a Llama: {error}") from None
+
+
+def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
+    """Yield the tensors that a checkpoint of `model` consists of in the format with these `names`."""
+    modules = dict(model.named_modules())
+    stacks = {name: module.rows for name, module in modules.items() if isinstance(module, StackedLinear)}
+    heads = {f"{name}.projection": module.heads for name, module in modules.items() if isinstance(module, QKV)}
+    for name, tensor in model.state_dict().items():
+        module = name.removesuffix(".weight")
+        if module == "head" and model.config.tie_embeddings:
+            continue
+        in_block = re.fullmatch(r"blocks\.(\d+)\.(.*)", module)
+        layer, inner = in_block.groups() if in_block else ("", module)
+        if inner not in names:
+            raise CheckpointError(f"the model has a tensor {name!r}, for which a Llama checkpoint has no place")
+        theirs, start = [pattern.format(layer) for pattern in names[inner]], 0
+        rotated: list[int | None] = [*heads[module][:2], None] if module in heads else [None] * len(theirs)
+        for part, rows, n_heads in zip(theirs, stacks.get(module) or [tensor.shape[0]], rotated, strict=True):
+            yield Part(part, name, slice(start, start + rows), (rows, *tensor.shape[1:]), n_heads)
+            start += rows
+
+
+def checked(tensors: Mapping[str, Stored], model: XLlama, names: Names) -> dict[str, list[Stored]]:
+    """Return X-Llama's tensors, each with the parts that become its rows.
+
+    Raises:
+        CheckpointError: a tensor is missing, of a wrong shape or dtype, or none that a Llama has.
+    """
+    found: dict[str, list[Stored]] = {}
+    known: set[str] = set()
+    for part in parts_of(model, names):
+        if (tensor := tensors.get(part.theirs)) is None:
+            raise CheckpointError(f"the checkpoint has no tensor {part.theirs!r}; is a file of it missing?")
+        if tensor.shape != part.shape:
+            raise CheckpointError(
+                f"the shape of {part.theirs!r} must be {part.shape} by the checkpoint's config, but is {tensor.shape}; "
+                "is a file missing, or from another model?"
+            )
+        if tensor.dtype not in DTYPES:
+            raise CheckpointError(
+                f"{part.theirs!r} is {_name(tensor.dtype)}, but weights must be float32, float16 or bfloat16; "
+                "take the checkpoint before quantisation"
+            )
+        stack = found.setdefault(part.ours, [])
+        stack.append(tensor)
+        if stack[0].dtype != tensor.dtype:
+            raise CheckpointError(
+                f"{part.theirs!r} is {_name(tensor.dtype)}, but must be {_name(stack[0].dtype)} as the other "
+                "projections of its layer are: X-Llama keeps them in one matrix"
+            )
+        known.add(part.theirs)
+    if unknown := sorted(tensors.keys() - known):
+        raise CheckpointError(f"the checkpoint has a tensor {unknown[0]!r}, which is no part of a Llama")
+    return found
+
+
+def relayout(weight: Float[Tensor, "hr d"], n_heads: int, layout: Layout) -> Float[Tensor, "hr d"]:
+    """Return a query or key projection, in the other rotary layout so far, with its rows ordered for `layout`.
+
+    `half` rotates the features (i, i + r/2) of a head, `interleaved` (2i, 2i + 1): row 2i + j of a head goes to row
+    j · r/2 + i, or back. For keys `n_heads` is the number of key/value heads.
+    """
+    split = (n_heads, -1, 2) if layout == "half" else (n_heads, 2, weight.shape[0] // n_heads // 2)
+    return weight.unflatten(0, split).transpose(1, 2).flatten(0, 2)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

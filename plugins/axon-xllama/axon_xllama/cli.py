@@ -1,0 +1,64 @@
+"""`axon import` and `axon export`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
+from axon_xllama.checkpoints.exporting import Format
+from axon_xllama.checkpoints.importing import Progress
+
+
+@click.command("import")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to make, new or empty.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="The sentencepiece model; by default tokenizer.model beside the weights.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    help="Tokens it was trained with; by default what PATH says, or 2048 for Llama 1 and 4096 for Llama 2.",
+)
+def import_command(path: Path, out: Path, tokenizer: Path | None, context: int | None) -> None:
+    """Make a model folder of a Llama checkpoint: Hugging Face's, Meta's, or llama2.c's.
+
+    PATH is a folder with config.json and safetensors, one with params.json and consolidated.*.pth, or a .bin file.
+    """
+    with _progress("importing") as progress:
+        model = import_checkpoint(path, out, tokenizer=tokenizer, context=context, progress=progress)
+    click.echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context, in {out}")
+    click.echo(f'Next: axon generate {shlex.quote(str(out))} --prompt "The "')
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--format", required=True, type=click.Choice(["hf", "meta"]), help="Hugging Face's layout, or Meta's.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make, new or empty.")
+def export_command(run: Path, format: Format, out: Path) -> None:
+    """Write the X-Llama in RUN, a run's folder or a model's, for other programs."""
+    with _progress("exporting") as progress:
+        model = export_checkpoint(run, out, format=format, progress=progress)
+    click.echo(f"{model.n_parameters:,} parameters, in {out}")
+    if not (out / "tokenizer.model").exists():
+        click.echo("Its tokenizer is no sentencepiece model, so the folder has none: other programs get ids.", err=True)
+
+
+@contextmanager
+def _progress(what: str) -> Generator[Progress]:
+    """Show a line on the standard error that renews itself; nothing without a terminal, or before there is work."""
+    with click.progressbar(length=1, label=what, file=sys.stderr, show_pos=False) as bar:
+
+        def advance(written: int, total: int) -> None:
+            bar.length = total
+            bar.update(written)
+
+        yield advance

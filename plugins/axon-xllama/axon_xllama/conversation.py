@@ -1,0 +1,94 @@
+"""A conversation with a model: what has been said, and as much of it as the model's context holds."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from axon_core.decoding import check_prompt
+from axon_core.generation import Request, chunks
+from axon_core.interfaces.model import CausalLM
+from axon_core.sampling import Sampling
+from axon_core.tokenizer import Tokenizer
+from axon_xllama.chat import MARKERS, Message, chat_tokens
+
+__all__ = ["Conversation"]
+
+
+class Conversation:
+    """A conversation in the Llama 2 chat format (`axon_xllama.chat`).
+
+    Args:
+        model: any causal language model that was tuned on the format.
+        tokenizer: its tokenizer, with `bos` and `eos`.
+        system: what the model is told before the conversation.
+        sampling: how the answers' tokens are chosen.
+        max_new_tokens: how long an answer is at most.
+        seed: equal seeds and messages give equal conversations.
+
+    Attributes:
+        messages: what has been said.
+        forgotten: how many of the oldest messages were left out of the last prompt, to leave the answer room.
+
+    Raises:
+        UsageError: the system's message contains a marker of the format.
+        DataError: the tokenizer has no `bos` or `eos`.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: Tokenizer,
+        *,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        max_new_tokens: int = 200,
+        seed: int = 0,
+    ) -> None:
+        self._model, self._tokenizer, self._seed = model, tokenizer, seed
+        self._sampling, self._max_new_tokens = sampling or Sampling(), max_new_tokens
+        self._system = [] if system is None else [Message("system", system)]
+        chat_tokens(tokenizer, [*self._system, Message("user", "")])  # what is wrong with these shows at once
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what has been said; the system's message stays."""
+        self.messages: list[Message] = []
+        self.forgotten = 0
+
+    def ask(self, text: str) -> Generator[str, None, None]:
+        """Yield the answer in pieces. It becomes part of the conversation as far as it came, even if it is cut short.
+
+        Raises:
+            UsageError: the message contains a marker of the format.
+            ContextError: the message alone is longer than the model's context.
+        """
+        question = Message("user", text)
+        prompt, self.forgotten = self._prompt(question)
+        request = Request(
+            prompt=prompt,
+            sampling=self._sampling,
+            max_new_tokens=self._max_new_tokens,
+            stop=MARKERS,  # an answer that contains one would be refused as part of the next prompt
+            seed=self._seed + len(self.messages) // 2,
+        )
+        answer = ""
+        try:
+            for chunk in chunks(self._model, self._tokenizer, [request]):
+                piece = chunk.text if answer else chunk.text.lstrip()
+                answer += piece
+                if piece:
+                    yield piece
+        finally:
+            self.messages += [question, Message("assistant", answer)]
+
+    def _prompt(self, question: Message) -> tuple[list[int], int]:
+        """Return the conversation's tokens, without as many of its oldest messages as leave the answer room."""
+        context = self._model.context
+        room = context - min(self._max_new_tokens, context // 2)
+        tokens, first = list[int](), 0
+        for first in range(0, len(self.messages) + 1, 2):
+            tokens = chat_tokens(self._tokenizer, [*self._system, *self.messages[first:], question])
+            if len(tokens) <= room:
+                break
+        check_prompt(self._model, tokens, "the message")
+        return tokens, first

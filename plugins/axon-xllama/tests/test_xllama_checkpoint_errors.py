@@ -1,0 +1,281 @@
+"""Checkpoints that are incomplete, damaged, dangerous or something else: refused in words, before any work."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from axon_core.cli import main
+from axon_core.errors import CheckpointError
+from axon_core.tokenizer import CharTokenizer
+from axon_xllama import XLlama
+from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
+
+
+def refused(source: Path, message: str, **options) -> None:
+    """Check that the import raises `message`, before it reads a weight, and leaves nothing behind."""
+    out = source.parent / "out"
+    before = set(source.parent.iterdir())
+    with pytest.raises(CheckpointError, match=message):
+        import_checkpoint(source, out, progress=lambda written, total: pytest.fail("the work began"), **options)
+    assert set(source.parent.iterdir()) == before
+
+
+def edit(file: Path, **changes) -> None:
+    values = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "'yarn' is not supported"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 2.0}}, "'llama3' is not supported"),
+        ({"rope_parameters": ..., "rope_scaling": {"type": "longrope"}}, "'longrope' is not supported"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "'linear' must have a factor"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": -1}}, "do not fit.*factor"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1"),
+        ({"model_type": "mistral"}, "model_type must be 'llama'.*'mistral'"),
+        ({"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
+        ({"attention_bias": True}, "attention_bias must be false"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config must be absent"),
+        ({"hidden_size": ...}, "must give hidden_size"),
+        ({"hidden_size": "big", "head_dim": None}, "does not describe a Llama: dim"),
+        ({"num_attention_heads": 0}, "does not describe a Llama: n_heads"),
+        ({"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": None}, "dim must be a multiple of n_heads"),
+        ({"num_hidden_layers": -1}, "does not describe a Llama: n_layers"),
+        ({"num_hidden_layers": 3}, "no tensor 'model.layers.2.self_attn.q_proj.weight'"),
+        ({"num_hidden_layers": 1}, "has a tensor 'model.layers.1.*no part of a Llama"),
+        ({"num_key_value_heads": 3}, "n_kv_heads must divide n_heads"),
+        ({"intermediate_size": 96}, r"shape of 'model.layers.0.mlp.gate_proj.weight' must be \(96, 64\).*\(112, 64\)"),
+        ({"vocab_size": 401}, "401 tokens and the tokenizer 400"),
+    ],
+    ids=str,
+)
+def test_config(llama, hf_folder, changes, message):
+    source = hf_folder(llama())
+    edit(source / "config.json", **changes)
+    refused(source, message)
+
+
+def test_config_that_is_no_json(llama, hf_folder):
+    source = hf_folder(llama())
+    (source / "config.json").write_text("{")
+    refused(source, r"config.json cannot be read")
+    (source / "config.json").write_text("[]")
+    refused(source, r"must hold a JSON object, got a list")
+
+
+def test_missing_shard(llama, hf_folder):
+    source = hf_folder(llama(), max_shard_size="60KB")
+    shard = max(source.glob("model-*.safetensors"))
+    shard.unlink()
+    refused(source, f"{shard.name} is missing")
+
+
+def test_shard_without_its_tensor(llama, hf_folder):
+    source = hf_folder(llama(), max_shard_size="60KB")
+    places = json.loads((source / "model.safetensors.index.json").read_text())["weight_map"]
+    tensors = load_file(source / places["model.norm.weight"])
+    del tensors["model.norm.weight"]
+    save_file(tensors, source / places["model.norm.weight"])
+    refused(source, r"should hold 'model.norm.weight'")
+
+
+@pytest.mark.parametrize("place", ["../secret.safetensors", "/etc/passwd", "..", "a/b.safetensors", "..\\x", ""])
+def test_index_that_leaves_the_folder(llama, hf_folder, place):
+    source = hf_folder(llama(), max_shard_size="60KB")
+    index = source / "model.safetensors.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    edit(index, weight_map=places | {"model.norm.weight": place})
+    refused(source, "names .*, which is no file in that folder; refused")
+
+
+@pytest.mark.parametrize("weight_map", [None, 3, {"model.norm.weight": 3}])
+def test_index_without_a_map(llama, hf_folder, weight_map):
+    source = hf_folder(llama(), max_shard_size="60KB")
+    edit(source / "model.safetensors.index.json", weight_map=weight_map)
+    refused(source, "has no weight_map of file names")
+
+
+def test_links_of_a_download_cache_are_followed(llama, hf_folder, tmp_path):
+    source = hf_folder(llama())
+    (tmp_path / "blob").write_bytes((source / "model.safetensors").read_bytes())
+    (source / "model.safetensors").unlink()
+    (source / "model.safetensors").symlink_to("../blob")
+    import_checkpoint(source, tmp_path / "ours")
+    assert XLlama.load(tmp_path / "ours").config.dim == 64
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, 5000, -1])
+def test_truncated_safetensors(llama, hf_folder, size):
+    source = hf_folder(llama())
+    file = source / "model.safetensors"
+    os.truncate(file, size % file.stat().st_size)
+    refused(source, "model.safetensors is damaged or cut off")
+
+
+def test_folders_without_weights(llama, hf_folder):
+    source = hf_folder(llama())
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    refused(source, "has no weights.*convert its pytorch_model.bin to safetensors")
+    (source / "pytorch_model.bin").unlink()
+    refused(source, "has no weights: neither model.safetensors nor")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("model.norm.weight", torch.ones(63), r"shape of 'model.norm.weight' must be \(64,\).*is \(63,\)"),
+        ("model.norm.weight", torch.ones(64, 1), r"must be \(64,\)"),
+        ("model.norm.weight", torch.ones(64, dtype=torch.int8), "'model.norm.weight'.* is I8.*before quantisation"),
+        ("model.norm.weight", torch.ones(64, dtype=torch.float64), "'model.norm.weight' is float64, but"),
+        ("model.layers.0.self_attn.k_proj.weight", torch.ones(32, 64).half(), "is float16, but must be float32"),
+        ("model.layers.0.self_attn.k_proj.bias", torch.ones(32), "k_proj.bias', which is no part of a Llama"),
+    ],
+)
+def test_tensors(llama, hf_folder, name, tensor, message):
+    source = hf_folder(llama())
+    save_file(load_file(source / "model.safetensors") | {name: tensor}, source / "model.safetensors")
+    refused(source, message)
+
+
+def test_tokenizer(llama, hf_folder, words, fewer_words, tmp_path):
+    source = hf_folder(llama())
+    (source / "tokenizer.model").write_bytes(b"no model")
+    refused(source, "is no sentencepiece model")
+    (source / "tokenizer.model").unlink()
+    refused(source, "tokenizer .*tokenizer.model is missing; name .* with --tokenizer")
+    refused(source, "400 tokens and the tokenizer 350", tokenizer=fewer_words)
+    import_checkpoint(source, tmp_path / "ours", tokenizer=words)
+
+
+def test_places(llama, hf_folder, tmp_path, words):
+    source = hf_folder(llama())
+    (tmp_path / "tokenizer.model").write_bytes(words.read_bytes())
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "nothing", "there is no .*nothing")
+    refused(tmp_path / "empty", "neither a config.json .* nor a params.json", tokenizer=words)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("x")
+    for out in (tmp_path / "full", tmp_path / "full" / "precious"):
+        with pytest.raises(CheckpointError, match="is not empty, and nothing is overwritten"):
+            import_checkpoint(source, out)
+    assert (tmp_path / "full" / "precious").read_text() == "x"
+    import_checkpoint(source, tmp_path / "empty")
+
+
+class Attack:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_pickle_with_code(llama, meta_folder, tmp_path):
+    source = meta_folder(llama())
+    torch.save({"norm.weight": Attack(tmp_path / "attacked")}, source / "consolidated.00.pth")
+    refused(source, "consolidated.00.pth is refused: it holds more than tensors, such as code")
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_metas_shards(llama, meta_folder, tmp_path):
+    source = meta_folder(llama(), shards=2)
+    first, second = source / "consolidated.00.pth", source / "consolidated.01.pth"
+    second.rename(tmp_path / "aside")
+    refused(source, r"shape of 'tok_embeddings.weight' must be \(400, 64\).* is \(400, 32\).*is a file missing")
+    (tmp_path / "aside").rename(second)
+    first.rename(tmp_path / "aside")
+    refused(source, "consolidated.00.pth is missing")
+    (tmp_path / "aside").rename(first)
+    shard = torch.load(second, weights_only=True)
+    torch.save({**shard, "norm.weight": shard["norm.weight"][:3].clone()}, second)
+    refused(source, "the shards of 'norm.weight' differ")
+    del shard["norm.weight"]
+    torch.save(shard, second)
+    refused(source, "only one has 'norm.weight'")
+    torch.save([1, 2], second)
+    refused(source, "must hold tensors by name, got a list")
+    torch.save(shard, second, _use_new_zipfile_serialization=False)
+    refused(source, "damaged, cut off or of an old format")
+    os.truncate(first, first.stat().st_size // 2)
+    refused(source, "consolidated.00.pth is damaged, cut off")
+    first.unlink()
+    second.unlink()
+    refused(source, "has no weights")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_scaled_rope": True}, "use_scaled_rope"),
+        ({"dim": ...}, "there is no 'dim'"),
+        ({"dim": "many"}, "does not describe a Llama: dim"),
+        ({"dim": 128}, r"must be \(400, 128\)"),
+        ({"n_layers": 3}, "no tensor 'layers.2"),
+        ({"n_kv_heads": 4}, "shape of 'layers.0.attention.wk.weight' must be"),
+        ({"vocab_size": 32000}, "32,000 tokens and the tokenizer 400"),
+    ],
+    ids=str,
+)
+def test_params(llama, meta_folder, changes, message):
+    source = meta_folder(llama())
+    edit(source / "params.json", **changes)
+    refused(source, message)
+
+
+def test_llama2c(llama, llama2c_file):
+    file = llama2c_file(llama())
+    data = file.read_bytes()
+    for changed, message in (
+        (data[:-4], "must have .* bytes by its header, but has"),
+        (data[:-1], "must have .* bytes by its header, but has"),
+        (data + b"\0" * 4, "must have .* bytes by its header, but has"),
+        (data[:9], "it has 9 bytes, fewer than a header"),
+        (b"GGUF" + data[4:], "no llama2.c checkpoint"),
+        (struct.pack("<7i", 64, 112, 2, 0, 2, 400, 256) + data[28:], "no llama2.c checkpoint: its header"),
+        (struct.pack("<Ii", 0x616B3432, 1) + data[8:], "of version 1; only version 0"),
+    ):
+        file.write_bytes(changed)
+        refused(file, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "format", "message"),
+    [
+        ({"norm": "layernorm"}, "hf", "norm must be rmsnorm.*'layernorm'"),
+        ({"norm": {"type": "rmsnorm", "partial": 0.5}}, "hf", "partial must be 1"),
+        ({"attention": "MHA"}, "hf", "attention must be GQA or MQA .*'MHA'"),
+        ({"attention": {"type": "GQA", "bias": True}}, "hf", "qkv.projection.bias', for which"),
+        ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "hf", "q_norm.weight', for which"),
+        ({"rotary": {"type": "linear", "factor": 2.0}}, "meta", "rotary embedding must be rotary .*'linear'"),
+        ({"attention": {"type": "GQA", "head_dim": 4}}, "meta", "head_dim must be dim / n_heads"),
+    ],
+    ids=str,
+)
+def test_models_that_are_no_llama(tmp_path, changes, format, message):
+    model = XLlama.build(**{"vocab_size": 5, "context": 16, "dim": 16, "n_layers": 1, "n_heads": 2} | changes)
+    model.save(tmp_path / "run")
+    CharTokenizer("abcde").save(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=message):
+        export_checkpoint(tmp_path / "run", tmp_path / "out", format=format)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_command_line_says(llama, hf_folder, tmp_path, capsys):
+    source = hf_folder(llama())
+    edit(source / "config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4})
+    assert main(["import", str(source), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "Error: rope scaling 'yarn' is not supported; known: default, linear, dynamic" in error
+    assert main(["import", str(source)]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "none"), "--format", "hf", "--out", str(tmp_path / "out")]) == 1
+    assert "is not a run folder" in capsys.readouterr().err

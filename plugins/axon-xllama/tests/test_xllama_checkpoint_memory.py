@@ -1,0 +1,89 @@
+"""What a conversion keeps in memory, measured in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from axon_xllama.checkpoints.hugging_face import NAMES
+from axon_xllama.checkpoints.layout import parts_of, skeleton
+from axon_xllama.model import XLlama
+
+SCRIPT = """
+import sys, tempfile
+from pathlib import Path
+from axon_core.tokenizer import Tokenizer
+from axon_xllama import XLlama
+from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+folder = Path(sys.argv[1])
+small = Path(tempfile.mkdtemp(dir=folder))
+import_checkpoint(folder / "small", small / "ours")  # so that all code is loaded, and counts as the interpreter's
+export_checkpoint(small / "ours", small / "back", format="hf")
+export_checkpoint(small / "ours", small / "meta", format="meta")
+import_checkpoint(small / "meta", small / "again")
+XLlama.load(small / "ours")
+base = peak()
+match sys.argv[2]:
+    case "import hf": import_checkpoint(folder / "hf", folder / "ours")
+    case "export hf": export_checkpoint(folder / "ours", folder / "back", format="hf")
+    case "export meta": export_checkpoint(folder / "ours", folder / "meta", format="meta")
+    case "import meta": import_checkpoint(folder / "meta", folder / "again")
+    case "load": XLlama.load(folder / "ours")
+print(peak() - base)
+"""
+
+
+def write(folder: Path, words: Path, **sizes: int) -> int:
+    """Write a float16 folder in two files, and return how many bytes its weights have."""
+    folder.mkdir(parents=True)
+    attention = {"type": "GQA", "n_kv_heads": 2}
+    model = skeleton(XLlama.Config(vocab_size=400, context=64, n_heads=4, attention=attention, **sizes))
+    tensors = {part.theirs: torch.zeros(part.shape, dtype=torch.float16) for part in parts_of(model, NAMES)}
+    names = sorted(tensors)
+    places = {}
+    for i, half in enumerate((names[: len(names) // 2], names[len(names) // 2 :])):
+        save_file({name: tensors[name] for name in half}, folder / f"{i}.safetensors")
+        places |= dict.fromkeys(half, f"{i}.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    config = {
+        "model_type": "llama",
+        "vocab_size": 400,
+        "max_position_embeddings": 64,
+        "hidden_size": model.config.dim,
+        "num_hidden_layers": model.config.n_layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": model.config.hidden_dim,
+        "rms_norm_eps": 1e-5,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.model").write_bytes(words.read_bytes())
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_peak_memory(tmp_path, words):
+    write(tmp_path / "small", words, dim=16, n_layers=1)
+    weights = write(tmp_path / "hf", words, dim=1024, n_layers=8)
+
+    def growth(work: str) -> float:
+        """Peak memory above the interpreter's, in sizes of the weights."""
+        run = [sys.executable, "-c", SCRIPT, str(tmp_path), work]
+        return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout) / weights
+
+    # A few tensors at a time: the largest, an input matrix of a feed-forward, is 3 % of the weights.
+    assert growth("import hf") < 0.3
+    assert growth("export hf") < 0.3
+    assert growth("load") < 1.3
+    # All weights at once, as a .pth file is written as a whole; and mapped in when it is read.
+    assert growth("export meta") < 1.3
+    assert growth("import meta") < 1.3

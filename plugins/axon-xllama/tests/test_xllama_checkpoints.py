@@ -1,0 +1,247 @@
+"""Checkpoints of other projects: bit for bit there and back, and the same model on the way."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from axon_core.cli import main
+from axon_core.generation import decode
+from axon_core.sampling import Sampling
+from axon_core.tokenizer import CharTokenizer, Tokenizer
+from axon_core.weights import weightless
+from axon_xllama import XLlama
+from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
+from axon_xllama.checkpoints.meta import hidden_settings
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+HEADS = pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["MHA", "GQA", "MQA"])
+TIED = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype, name
+        assert torch.equal(a[name].view(torch.uint8), b[name].view(torch.uint8)), name
+
+
+@torch.no_grad()
+def same_logits(ours: XLlama, theirs: LlamaForCausalLM, n: int = 40) -> None:
+    tokens = torch.randint(theirs.config.vocab_size, (2, n), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@TIED
+@HEADS
+def test_hugging_face_and_back(llama, hf_folder, tmp_path, kv_heads, tied, dtype):
+    source = hf_folder(llama(kv_heads, tied=tied, dtype=dtype))
+    import_checkpoint(source, tmp_path / "ours")
+    assert {p.dtype for p in XLlama.load(tmp_path / "ours").parameters()} == {dtype}
+    export_checkpoint(tmp_path / "ours", tmp_path / "back", format="hf")
+    same_bits(load_file(source / "model.safetensors"), load_file(tmp_path / "back" / "model.safetensors"))
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "back"))
+    assert {name: after[name] for name in before.keys() & after.keys()} == {
+        name: before[name] for name in before.keys() & after.keys()
+    }
+    loaded, loading = LlamaForCausalLM.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert loaded.dtype == dtype
+    assert not any(loading.values())
+
+
+@TIED
+@HEADS
+def test_the_model_is_the_same_on_the_way(llama, hf_folder, tmp_path, kv_heads, tied):
+    theirs = llama(kv_heads, tied=tied)
+    import_checkpoint(hf_folder(theirs, max_shard_size="60KB"), tmp_path / "ours")  # many files and an index
+    ours = XLlama.load(tmp_path / "ours").eval()
+    assert (ours.head.weight is ours.embedding.weight) == tied
+    same_logits(ours, theirs)
+    export_checkpoint(tmp_path / "ours", tmp_path / "back", format="hf")
+    same_logits(ours, LlamaForCausalLM.from_pretrained(tmp_path / "back").eval())
+
+
+@TIED
+@HEADS
+def test_greedy_tokens_equal_over_200_steps(llama, hf_folder, tmp_path, kv_heads, tied):
+    # Trained on 206 random tokens, as the logits of random weights tie in bfloat16, and then any rounding decides.
+    theirs = llama(kv_heads, tied=tied, initializer_range=0.02).train()
+    tokens = torch.randint(1, theirs.config.vocab_size, (1, 206), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(theirs.parameters(), 1e-2)
+    for _ in range(300):
+        loss = theirs(tokens, labels=tokens).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.02:
+            break
+    theirs.generation_config.eos_token_id = None
+    theirs.generation_config.pad_token_id = 0
+    prompt = tokens[:, :5]
+    for dtype in (torch.float32, torch.bfloat16):
+        theirs = theirs.to(dtype).eval()
+        import_checkpoint(hf_folder(theirs, str(dtype)), tmp_path / f"ours-{dtype}")
+        ours = XLlama.load(tmp_path / f"ours-{dtype}")
+        mask = torch.ones_like(prompt)
+        expected = theirs.generate(prompt, attention_mask=mask, max_new_tokens=200, do_sample=False)[0, 5:].tolist()
+        greedy = decode(ours, prompt.tolist(), [0], max_new_tokens=200, sampling=Sampling(temperature=0))
+        assert [token for (token,) in greedy] == expected
+        assert len(set(expected)) > 100
+
+
+@HEADS
+@torch.no_grad()
+def test_bfloat16_is_as_close_to_the_truth_as_transformers(llama, hf_folder, tmp_path, kv_heads):
+    theirs = llama(kv_heads, dtype=torch.bfloat16)
+    import_checkpoint(hf_folder(theirs), tmp_path / "ours")
+    tokens = torch.randint(400, (4, 100), generator=torch.Generator().manual_seed(1))
+    logits = XLlama.load(tmp_path / "ours").eval()(tokens), theirs(tokens).logits
+    truth = theirs.double()(tokens).logits
+    ours, other = ((each.double() - truth).abs().mean() for each in logits)
+    assert ours < 1.1 * other
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic"])
+@pytest.mark.parametrize("legacy", [False, True], ids=["rope_parameters", "rope_scaling"])
+def test_rope_scaling_both_ways(llama, hf_folder, tmp_path, kind, legacy):
+    rope = {"rope_type": kind, "rope_theta": 50000.0, "factor": 4.0}
+    theirs = llama(max_position_embeddings=32, rope_parameters=rope)
+    source = hf_folder(theirs)
+    if legacy:  # what transformers 4 wrote
+        config = json.loads((source / "config.json").read_text())
+        del config["rope_parameters"]
+        config |= {"rope_theta": 50000.0, "rope_scaling": {"type": kind, "factor": 4.0}}
+        (source / "config.json").write_text(json.dumps(config))
+    import_checkpoint(source, tmp_path / "ours")
+    same_logits(XLlama.load(tmp_path / "ours").eval(), theirs, n=50)
+    export_checkpoint(tmp_path / "ours", tmp_path / "back", format="hf")
+    back = LlamaForCausalLM.from_pretrained(tmp_path / "back").eval()
+    assert {name: back.config.rope_parameters[name] for name in rope} == rope
+    same_logits(XLlama.load(tmp_path / "ours").eval(), back, n=50)
+    written = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert written["rope_scaling"]["type"] == kind and written["rope_theta"] == 50000.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shards", "by_tokens"), [(1, False), (2, False), (2, True)])
+def test_meta_and_back(llama, meta_folder, tmp_path, shards, by_tokens, dtype):
+    theirs = llama(2, dtype=dtype)
+    source = meta_folder(theirs, shards, by_tokens)
+    import_checkpoint(source, tmp_path / "ours", context=256)
+    export_checkpoint(tmp_path / "ours", tmp_path / "back", format="meta")
+    merged = torch.load(tmp_path / "back" / "consolidated.00.pth", weights_only=True)
+    export_checkpoint(tmp_path / "ours", tmp_path / "hf", format="hf")
+    same_bits(theirs.state_dict(), load_file(tmp_path / "hf" / "model.safetensors"))  # permuted to the other layout
+    if shards == 1:
+        original = torch.load(source / "consolidated.00.pth", weights_only=True)
+        del original["rope.freqs"]
+        same_bits(original, merged)
+    import_checkpoint(tmp_path / "back", tmp_path / "again", context=256)
+    same_bits(*(load_file(tmp_path / name / "model.safetensors") for name in ("ours", "again")))
+    if dtype == torch.float32:
+        same_logits(XLlama.load(tmp_path / "ours").eval(), theirs)
+
+
+@TIED
+@HEADS
+def test_hugging_face_to_meta_and_back(llama, hf_folder, tmp_path, kv_heads, tied):
+    theirs = llama(kv_heads, tied=tied)
+    import_checkpoint(hf_folder(theirs), tmp_path / "ours")
+    export_checkpoint(tmp_path / "ours", tmp_path / "meta", format="meta")
+    import_checkpoint(tmp_path / "meta", tmp_path / "again", context=256)
+    same_logits(XLlama.load(tmp_path / "again").eval(), theirs)
+    export_checkpoint(tmp_path / "again", tmp_path / "back", format="hf")
+    same_bits(theirs.state_dict(), load_file(tmp_path / "back" / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("dim", "hidden_dim"), [(64, 112), (64, 176), (64, 100), (64, 40), (4096, 11008), (5120, 13824)]
+)
+def test_metas_code_finds_the_hidden_size(dim, hidden_dim):
+    settings = hidden_settings(dim, hidden_dim)
+    hidden = int(2 * (4 * dim) / 3)  # as Meta's FeedForward computes it
+    if (multiplier := settings.get("ffn_dim_multiplier")) is not None:
+        hidden = int(multiplier * hidden)
+    multiple = settings["multiple_of"]
+    assert multiple * ((hidden + multiple - 1) // multiple) == hidden_dim
+
+
+@pytest.mark.parametrize(("eps", "context"), [(1e-6, 2048), (1e-5, 4096)])
+def test_the_context_of_llama_1_and_2(llama, meta_folder, tmp_path, eps, context):
+    folder = meta_folder(llama(4, rms_norm_eps=eps))
+    assert import_checkpoint(folder, tmp_path / "ours").config.context == context
+
+
+@TIED
+@HEADS
+def test_llama2c(llama, llama2c_file, tmp_path, kv_heads, tied):
+    theirs = llama(kv_heads, tied=tied)
+    import_checkpoint(llama2c_file(theirs), tmp_path / "ours")
+    ours = XLlama.load(tmp_path / "ours").eval()
+    assert ours.context == 256
+    same_logits(ours, theirs)
+    export_checkpoint(tmp_path / "ours", tmp_path / "back", format="hf")
+    expected = {k: v for k, v in theirs.state_dict().items() if not (tied and k == "lm_head.weight")}
+    same_bits(expected, load_file(tmp_path / "back" / "model.safetensors"))
+
+
+def test_old_files_with_rotary_tables_and_the_head_of_a_tied_model(llama, hf_folder, tmp_path):
+    theirs = llama(tied=True)
+    source = hf_folder(theirs)
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(tensors, source / "model.safetensors")
+    import_checkpoint(source, tmp_path / "ours")
+    same_logits(XLlama.load(tmp_path / "ours").eval(), theirs)
+
+
+def test_a_model_saved_by_axon_is_exported(tmp_path):
+    # `save_model` of safetensors keeps one name of tied weights, whichever it likes.
+    for tied in (False, True):
+        model = XLlama.build(
+            vocab_size=5, context=16, dim=16, n_layers=1, n_heads=2, hidden_dim=40, attention="MQA", tie_embeddings=tied
+        )
+        model.save(tmp_path / f"run-{tied}")
+        CharTokenizer("abcde").save(tmp_path / f"run-{tied}")
+        assert (
+            main(["export", str(tmp_path / f"run-{tied}"), "--format", "hf", "--out", str(tmp_path / f"{tied}")]) == 0
+        )
+        theirs = LlamaForCausalLM.from_pretrained(tmp_path / f"{tied}").eval()
+        assert theirs.config.eos_token_id is None
+        tokens = torch.randint(5, (1, 16))
+        torch.testing.assert_close(model.eval()(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
+
+
+def test_the_commands(llama, hf_folder, tmp_path, capsys):
+    theirs = llama()
+    source, ours, back = hf_folder(theirs), tmp_path / "ours", tmp_path / "back"
+    assert main(["import", str(source), "--out", str(ours)]) == 0
+    assert f"{theirs.num_parameters():,} parameters" in capsys.readouterr().out
+    assert main(["generate", str(ours), "--prompt", "The", "--max-new-tokens", "5", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.startswith("The")
+    assert main(["export", str(ours), "--format", "hf", "--out", str(back)]) == 0
+    assert (back / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
+    assert json.loads((back / "tokenizer_config.json").read_text())["add_bos_token"] is True
+    assert json.loads((back / "generation_config.json").read_text())["eos_token_id"] == 2
+    assert main(["import", str(source), "--out", str(ours)]) == 1
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_prompt_begins_with_bos(llama, hf_folder, tmp_path):
+    import_checkpoint(hf_folder(llama()), tmp_path / "ours")
+    tokenizer = Tokenizer.load(tmp_path / "ours")
+    assert tokenizer.add_bos
+    assert tokenizer.encode_prompt("The")[0] == tokenizer.bos == 1
+
+
+def test_weightless_models_keep_ties_and_buffers(llama):
+    with weightless():
+        model = XLlama.build(vocab_size=9, context=8, dim=8, n_layers=1, n_heads=2, tie_embeddings=True)
+    assert model.head.weight is model.embedding.weight
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not any(buffer.is_meta for buffer in model.buffers())
+    assert not torch.nn.Linear(2, 2).weight.is_meta

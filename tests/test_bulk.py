@@ -1,0 +1,194 @@
+"""A file of prompts in, JSON lines out: complete, in parts, after a kill, and every way the files can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from axon_core import MODELS
+from axon_core.bulk import finished, read_prompts
+from axon_core.cli import main
+from axon_core.generation import Request, complete
+from axon_core.interfaces.model import CausalLM
+from axon_core.sampling import Sampling
+from axon_core.tokenizer import ByteTokenizer
+
+PROMPTS = ["The quick", "a", "é!", "and a longer line of text", "xy", "The quick brown", "last"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    build = MODELS["xllama"].build
+    build(vocab_size=258, context=32, dim=32, n_layers=2, n_heads=4).save(folder)
+    ByteTokenizer().save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("in.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    return "in.txt"
+
+
+def bulk(model: str, source: str, *arguments: str, target: str = "out.jsonl") -> int:
+    return main(["generate", model, "--input", source, "--output", target, "--max-new-tokens", "12", *arguments])
+
+
+def rows(target: str = "out.jsonl") -> list[dict]:
+    return [json.loads(line) for line in Path(target).read_bytes().splitlines()]
+
+
+def by_id(target: str = "out.jsonl") -> dict:
+    found = rows(target)
+    assert len({row["id"] for row in found}) == len(found)
+    return {row["id"]: row for row in found}
+
+
+def test_every_prompt_gets_what_it_gets_alone(saved: str, source: str, capsys):
+    assert bulk(saved, source, "--batch-size", "3", "--stop", "e", "--seed", "5", "--logprobs") == 0
+    got = by_id()
+    model = CausalLM.load(saved)
+    for i, prompt in enumerate(PROMPTS):
+        request = Request(prompt=prompt, max_new_tokens=12, sampling=Sampling(temperature=0.8), stop=("e",), seed=5 + i)
+        (alone,) = complete(model, ByteTokenizer(), [request])
+        logprobs = got[i + 1].pop("logprobs")
+        assert got[i + 1] == {
+            "id": i + 1,
+            "prompt": prompt,
+            "text": alone.text,
+            "finish": alone.finish,
+            "tokens": alone.tokens,
+        }
+        assert logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+    error = capsys.readouterr().err
+    assert "prompt 7/7" in error and "tokens/s  ETA 0:00:00" in error and "7 prompts, 7 of them now" in error
+
+
+def test_a_file_of_json_has_ids_of_its_own(saved: str, source: str):
+    lines = [{"id": "first", "prompt": "two\nlines"}, {"prompt": "b"}, {"id": 9, "prompt": "c"}]
+    Path("in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert bulk(saved, "in.jsonl") == 0
+    assert {key: row["prompt"] for key, row in by_id().items()} == {"first": "two\nlines", 2: "b", 9: "c"}
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 7])
+@pytest.mark.parametrize("tail", [0, 1, 4, 40], ids="tail={}".format)
+def test_what_a_kill_left_is_completed(saved: str, source: str, kept: int, tail: int):
+    bulk(saved, source, target="whole.jsonl")
+    lines = Path("whole.jsonl").read_bytes().splitlines(keepends=True)
+    # The last line was being written: its beginning is there.
+    Path("out.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept % 7][:tail])
+    assert bulk(saved, source, "--batch-size", "2") == 0
+    assert by_id() == by_id("whole.jsonl")
+    assert Path("out.jsonl").read_bytes().startswith(b"".join(lines[:kept]))
+
+
+def test_a_finished_file_is_left_alone(saved: str, source: str, capsys):
+    bulk(saved, source)
+    before = Path("out.jsonl").read_bytes()
+    assert bulk(saved, source) == 0
+    assert Path("out.jsonl").read_bytes() == before
+    assert "7 prompts, 0 of them now" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(saved: str, source: str):
+    Path("in.txt").write_text("".join(f"prompt number {i}\n" for i in range(500)))
+    code = "import sys; from axon_core.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "generate", saved, "--input", source, "--output", "out.jsonl"]
+    command += ["--max-new-tokens", "12", "--batch-size", "1"]
+    with subprocess.Popen(command, env={**os.environ}, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (Path("out.jsonl").exists() and Path("out.jsonl").stat().st_size):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    n = len(rows())
+    assert 0 < n < 500
+    assert f"{n} of 500 prompts are done; the same command goes on from there" in error and "Traceback" not in error
+    assert finished(Path("out.jsonl"), read_prompts(Path(source))) == set(by_id())
+
+
+WRONG = [
+    ("in.txt", b"one\n\nthree\n", "the prompt 2 is empty"),
+    ("in.txt", b"one\n" + b"x" * 33, "the prompt 2 has 33 tokens, but the model's context is 32"),
+    ("in.txt", b"", "in.txt holds no prompt"),
+    ("in.txt", b"\xff\xfe", "cannot read the prompts in in.txt: it is not UTF-8 text"),
+    ("nowhere.txt", None, "cannot read the prompts in nowhere.txt: No such file"),
+    ("in.jsonl", b'{"prompt": "a"}\n{"prompt', "line 2 of in.jsonl is no JSON"),
+    ("in.jsonl", b'{"id": 1}\n', "in line 1 of in.jsonl: prompt: this field is required"),
+    ("in.jsonl", b'"text"\n', "in line 1 of in.jsonl: must be a valid dictionary"),
+    ("in.jsonl", b'{"prompt": "a", "seed": 3}\n', "in line 1 of in.jsonl: seed: unknown field 'seed'"),
+    ("in.jsonl", b'{"prompt": "a", "id": 2}\n{"prompt": "b"}\n', "line 2 of in.jsonl has the id 2 of a line before"),
+    ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "the prompt 1: the text holds a lone surrogate"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), WRONG, ids=[case[2] for case in WRONG])
+def test_prompts_that_cannot_be_used(saved: str, source: str, name: str, content, message: str, capsys):
+    if content is not None:
+        Path(name).write_bytes(content)
+    assert bulk(saved, name) in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error and "fault of Axon" not in error
+    assert not Path("out.jsonl").exists()
+
+
+FOREIGN = [
+    (b"A letter\nto someone\n", "line 1 of out.jsonl is no row of results; choose another file"),
+    (b"A letter without a last newline", "out.jsonl ends with what is no row of results"),
+    (b'{"id": 1, "prompt": "other", "text": ""}\n', "line 1 of out.jsonl is the result of a prompt 1 that is not in"),
+    (b'[1, 2]\n{"id": 1', "line 1 of out.jsonl is no row of results"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), FOREIGN, ids=[case[1] for case in FOREIGN])
+def test_a_file_of_something_else_is_not_touched(saved: str, source: str, content: bytes, message: str, capsys):
+    Path("out.jsonl").write_bytes(content)
+    assert bulk(saved, source) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert Path("out.jsonl").read_bytes() == content
+
+
+def test_one_prompt_as_text_and_as_json(saved: str, capsys):
+    arguments = ["generate", saved, "--prompt", "The ", "--max-new-tokens", "9", "--temperature", "0"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert main([*arguments, "--json", "--logprobs", "--repetition-penalty", "1.0", "--min-p", "0.1"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["prompt"] + row["text"] + "\n" == text
+    assert row["finish"] == "length" and len(row["tokens"]) == len(row["logprobs"]) == 9
+    assert max(row["logprobs"]) <= 0
+    penalised = [*arguments, "--json", "--repetition-penalty", "5"]
+    assert main(penalised) == 0
+    assert len(set(json.loads(capsys.readouterr().out)["tokens"])) == 9  # so dear that none comes twice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --prompt or --input"),
+        (["--prompt", "a", "--input", "b", "--output", "c"], "give either --prompt or --input"),
+        (["--input", "b"], "--input and --output go together"),
+        (["--prompt", "a", "--output", "c"], "--input and --output go together"),
+        (["--prompt", "a", "--logprobs"], "--logprobs needs --json or --output"),
+        (["--prompt", "a", "--stop", ""], "stop: a stop string needs at least one character"),
+        (["--prompt", "a", "--min-p", "2"], "min_p: must be less than or equal to 1, got 2.0"),
+        (["--prompt", ""], "the prompt is empty"),
+    ],
+)
+def test_options_that_do_not_fit(saved: str, arguments: list[str], message: str, capsys):
+    assert main(["generate", saved, *arguments]) == 2
+    assert message in capsys.readouterr().err
