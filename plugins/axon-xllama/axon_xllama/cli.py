@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,11 +55,14 @@ def export_command(run: Path, format: Format, out: Path) -> None:
 
 @contextmanager
 def _progress(what: str) -> Generator[Progress]:
-    """Show a line on the standard error that renews itself; nothing without a terminal, or before there is work."""
-    with click.progressbar(length=1, label=what, file=sys.stderr, show_pos=False) as bar:
+    """Show on the standard error how far the work has come, and for how long yet, from its first step on."""
+    with ExitStack() as stack:
+        bar: Any = None
 
         def advance(written: int, total: int) -> None:
-            bar.length = total
+            nonlocal bar
+            if bar is None:
+                bar = stack.enter_context(click.progressbar(length=total, label=what, file=sys.stderr))
             bar.update(written)
 
         yield advance

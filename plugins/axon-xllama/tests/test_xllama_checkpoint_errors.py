@@ -154,12 +154,11 @@ def test_tokenizer(llama, hf_folder, words, fewer_words, tmp_path):
     import_checkpoint(source, tmp_path / "ours", tokenizer=words)
 
 
-def test_places(llama, hf_folder, tmp_path, words):
+def test_places(llama, hf_folder, tmp_path):
     source = hf_folder(llama())
-    (tmp_path / "tokenizer.model").write_bytes(words.read_bytes())
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "nothing", "there is no .*nothing")
-    refused(tmp_path / "empty", "neither a config.json .* nor a params.json", tokenizer=words)
+    refused(tmp_path / "empty", "neither a config.json .* nor a params.json")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
     for out in (tmp_path / "full", tmp_path / "full" / "precious"):

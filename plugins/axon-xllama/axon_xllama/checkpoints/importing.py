@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from axon_core.checkpoint import WEIGHTS, save_config
 from axon_core.errors import CheckpointError
@@ -14,6 +15,7 @@ from axon_xllama.checkpoints.layout import Names, Stored, checked, skeleton
 from axon_xllama.checkpoints.safetensors_files import nbytes, write_safetensors
 from axon_xllama.model import XLlama
 
+Kind = Literal["llama2.c", "Meta", "Hugging Face"]
 Progress = Callable[[int, int], object]
 """Is told how many bytes were written just now, and how many there will be in all."""
 
@@ -41,8 +43,9 @@ def import_checkpoint(
         CheckpointError: the checkpoint is incomplete, damaged, unsafe or no Llama, or `out` cannot be used.
     """
     out = free_folder(out)
-    words = _tokenizer(tokenizer or (path if path.is_dir() else path.parent) / "tokenizer.model")
-    config, tensors, names = _open(path, words)
+    kind = _kind(path)
+    words = _tokenizer(tokenizer or (path.parent if kind == "llama2.c" else path) / "tokenizer.model")
+    config, tensors, names = _open(path, kind, words)
     if words.vocab_size != config.vocab_size:
         raise CheckpointError(
             f"the model's vocabulary must be the tokenizer's, but it has {config.vocab_size:,} tokens and the "
@@ -67,19 +70,30 @@ def free_folder(out: Path) -> Path:
     return out.resolve()
 
 
-def _open(path: Path, tokenizer: SentencePieceTokenizer) -> tuple[XLlama.Config, dict[str, Stored], Names]:
-    """Open a checkpoint of whatever kind it is."""
+def _kind(path: Path) -> Kind:
+    """Tell by its files what kind of checkpoint is at `path`."""
     if path.is_file():
-        return *llama2c.open_file(path), meta.NAMES
+        return "llama2.c"
     if not path.is_dir():
         raise CheckpointError(f"there is no {path}; give a checkpoint's folder, or a .bin file of llama2.c")
     if (path / "params.json").exists():
-        return *meta.open_folder(path, tokenizer), meta.NAMES
+        return "Meta"
     if (path / "config.json").exists():
-        return *hugging_face.open_folder(path), hugging_face.NAMES
+        return "Hugging Face"
     raise CheckpointError(
         f"{path} is no checkpoint of a Llama: it has neither a config.json (Hugging Face) nor a params.json (Meta)"
     )
+
+
+def _open(path: Path, kind: Kind, tokenizer: SentencePieceTokenizer) -> tuple[XLlama.Config, dict[str, Stored], Names]:
+    """Return the config, the tensors and their naming."""
+    match kind:
+        case "llama2.c":
+            return *llama2c.open_file(path), meta.NAMES
+        case "Meta":
+            return *meta.open_folder(path, tokenizer), meta.NAMES
+        case "Hugging Face":
+            return *hugging_face.open_folder(path), hugging_face.NAMES
 
 
 def _tokenizer(file: Path) -> SentencePieceTokenizer:
