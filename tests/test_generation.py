@@ -274,7 +274,7 @@ def test_no_new_tokens_are_no_steps():
 
 
 def test_rows_that_have_ended_leave_the_batch():
-    built, sizes = model(), []
+    built, sizes = model(vocab_size=258), []
     built.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
     requests = [Request(prompt=[1, 2, 3], sampling=GREEDY, max_new_tokens=n) for n in (2, 4, 6, 20)]
     complete(built, ByteTokenizer(), requests)
