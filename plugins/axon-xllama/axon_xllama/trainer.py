@@ -32,8 +32,12 @@ class CausalLMTrainer(Trainer):
     """
 
     class Config(Trainer.Config):
-        """Settings of causal language modelling: those of every training."""
+        """Settings of causal language modelling, beside those of every training."""
 
+        prompt: str | None = None
+        """What the text shown after training goes on from; left out, the beginning of the held-out part."""
+
+    config: Config
     unit = "tokens"
     trainable = ("model",)
     examples = (
@@ -91,8 +95,8 @@ class CausalLMTrainer(Trainer):
         return {"loss": total.item() / tokens, "bits_per_byte": bits / self.data.held_out_bytes, "tokens": tokens}
 
     def sample(self) -> str:
-        """Return a text: the first words of the held-out part, and how the model goes on from them."""
-        prompt = self.data.tokenizer.decode(self.data.held_out[:16].tolist())
+        """Return a text: the prompt, and how the model goes on from it."""
+        prompt = self.config.prompt or self.data.tokenizer.decode(self.data.held_out[:16].tolist())
         return prompt + generate(self.model, self.data.tokenizer, prompt, sampling=Sampling(temperature=0.8))
 
     def export(self, folder: Path) -> None:
