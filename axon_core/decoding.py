@@ -12,12 +12,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from axon_core.cache import Cache
+from axon_core.compiling import compiled, scores, step
 from axon_core.errors import ContextError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.randomness import Key
 from axon_core.sampling import Sampling, choose
 
 __all__ = ["Decoder", "Token", "check_prompt", "evaluating", "pad_left"]
+
+_CHUNK = 512  # tokens of the prompts that run at once
 
 
 class Token(NamedTuple):
@@ -57,6 +60,7 @@ class Decoder:
         seeds: the seed of each row's random numbers.
         sampling: how each row's tokens are chosen.
         limits: the number of new tokens after which each row ends.
+        compile: whether the steps after the prompt run compiled (`compiled`): slow to begin, and much faster then.
 
     Raises:
         UsageError: there is no prompt, one is empty, or it holds a number that is no token of the model.
@@ -70,12 +74,15 @@ class Decoder:
         seeds: Sequence[int],
         sampling: Sequence[Sampling],
         limits: Sequence[int],
+        *,
+        compile: bool = False,
     ) -> None:
         if not prompts:
             raise UsageError("there is no prompt; give at least one")
         for i, prompt in enumerate(prompts):
             check_prompt(model, prompt, "the prompt" if len(prompts) == 1 else f"prompt {i + 1}")
         self._model = model
+        self._run = compiled(model) if compile else step
         self._device = next(model.parameters()).device
         given = zip(prompts, limits, sampling, strict=True)
         rows = [_Row(i, list(prompt), limit, how) for i, (prompt, limit, how) in enumerate(given)]
@@ -102,17 +109,19 @@ class Decoder:
     @torch.inference_mode()
     def step(self) -> list[Token]:
         """Return the next token of each row that goes on."""
-        logits = self._logits()
-        numbers = torch.tensor([row.number for row in self._batch], device=self._device)
-        uniform = self._uniform[numbers, self._step]
-        seen = None if self._seen is None else self._seen[numbers]
-        chosen = torch.zeros_like(numbers)
-        for how, at in self._groups:
-            chosen[at] = choose(logits[at], how, uniform[at], None if seen is None else seen[at])
+        logits, total = self._scores()
+        uniform = self._uniform[self._numbers, self._step]
+        seen = None if self._seen is None else self._seen[self._numbers]
+        if len(self._groups) == 1:
+            chosen = choose(logits, self._groups[0][0], uniform, seen)
+        else:
+            chosen = torch.zeros_like(self._numbers)
+            for how, at in self._groups:
+                chosen[at] = choose(logits[at], how, uniform[at], None if seen is None else seen[at])
         if self._seen is not None:
-            self._seen[numbers, chosen] = True
-        scores = logits.float()
-        logprobs = scores.gather(-1, chosen.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(-1)
+            self._seen[self._numbers, chosen] = True
+        self._last = chosen.unsqueeze(-1)
+        logprobs = logits.gather(-1, self._last).squeeze(-1) - total
         tokens: dict[int, Token] = {}
         for row, token, logprob in zip(self._batch, chosen.tolist(), logprobs.tolist(), strict=True):
             row.tokens.append(token)
@@ -126,7 +135,7 @@ class Decoder:
         """Give this row no more tokens."""
         self._going = [other for other in self._going if other.number != row]
 
-    def _logits(self) -> Float[Tensor, "b v"]:
+    def _scores(self) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
         """Run the model on the tokens chosen last, or on whole rows where the cache cannot go on."""
         context = self._model.context
         full = [row for row in self._going if row.length > context]
@@ -139,12 +148,13 @@ class Decoder:
         if few or any(row.length > context for row in self._batch):
             staying = set(self._going)
             at = [i for i, row in enumerate(self._batch) if row in staying]
-            self._cache.keep(torch.tensor(at, device=self._device))
+            kept = torch.tensor(at, device=self._device)
+            self._cache.keep(kept)
+            self._last = self._last[kept]
             self._take([self._batch[i] for i in at])
-        last = torch.tensor([row.tokens[-1:] for row in self._batch], device=self._device)
-        return self._model(last, cache=self._cache)[:, -1]
+        return self._run(self._model, self._last, self._cache)
 
-    def _prefill(self, rows: list[_Row]) -> Float[Tensor, "b v"]:
+    def _prefill(self, rows: list[_Row]) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
         """Run `rows` in one pass, padded on the left, into a new cache with room for what is to come."""
         self._take(rows)
         tokens, valid = pad_left([row.tokens[row.first :] for row in rows])
@@ -152,12 +162,18 @@ class Decoder:
         capacity = tokens.shape[1] + min(new, self._model.context - min(row.length for row in rows))
         self._cache = self._model.new_cache(len(rows), capacity)
         mask = None if bool(valid.all()) else valid.to(self._device)
-        features = self._model.features(tokens.to(self._device), valid=mask, cache=self._cache)
-        return self._model.logits(features[:, -1:])[:, -1]
+        # What a chunk needs does not grow with the prompt. Past a horizon the cache would run all of it for each chunk.
+        size = _CHUNK if self._cache.horizon is None else tokens.shape[1]
+        chunks = tokens.to(self._device).split(size, 1)
+        known = [None] * len(chunks) if mask is None else mask.split(size, 1)
+        passes = zip(chunks, known, strict=True)
+        *_, features = (self._model.features(chunk, valid=valid, cache=self._cache) for chunk, valid in passes)
+        return scores(self._model, features)
 
     def _take(self, rows: list[_Row]) -> None:
         """Let `rows` be the batch, grouped by how their tokens are chosen."""
         self._batch = list(rows)
+        self._numbers = torch.tensor([row.number for row in rows], device=self._device)
         groups: dict[Sampling, list[int]] = {}
         for i, row in enumerate(rows):
             groups.setdefault(row.sampling, []).append(i)

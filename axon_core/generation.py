@@ -98,6 +98,7 @@ def generate(
     sampling: Sampling | None = ...,
     stop: Sequence[str] = ...,
     seed: int = ...,
+    compile: bool = ...,
 ) -> str: ...
 @overload
 def generate(
@@ -109,6 +110,7 @@ def generate(
     sampling: Sampling | None = ...,
     stop: Sequence[str] = ...,
     seed: int = ...,
+    compile: bool = ...,
 ) -> list[str]: ...
 def generate(
     model: CausalLM,
@@ -119,6 +121,7 @@ def generate(
     sampling: Sampling | None = None,
     stop: Sequence[str] = (),
     seed: int = 0,
+    compile: bool = False,
 ) -> str | list[str]:
     """Return the text that follows `prompt`, or the list of texts that follow each of several prompts.
 
@@ -130,6 +133,7 @@ def generate(
         sampling: how tokens are chosen.
         stop: strings that end a text; they are not part of it.
         seed: row i of a batch draws what a single prompt with seed `seed + i` draws.
+        compile: whether decoding is compiled: the first text then takes a minute, and those after it are much faster.
 
     Raises:
         UsageError: a prompt is empty.
@@ -140,7 +144,7 @@ def generate(
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     requests = [_request(text, max_new_tokens, sampling, stop, seed + i) for i, text in enumerate(prompts)]
-    texts = [completion.text for completion in complete(model, tokenizer, requests)]
+    texts = [completion.text for completion in complete(model, tokenizer, requests, compile=compile)]
     return texts[0] if isinstance(prompt, str) else texts
 
 
@@ -153,22 +157,29 @@ def stream(
     sampling: Sampling | None = None,
     stop: Sequence[str] = (),
     seed: int = 0,
+    compile: bool = False,
 ) -> Iterator[str]:
     """Yield the pieces of the text that `generate` returns for one prompt, as they come; arguments as there."""
     request = _request(prompt, max_new_tokens, sampling, stop, seed)
-    return (chunk.text for chunk in chunks(model, tokenizer, [request]) if chunk.text)
+    return (chunk.text for chunk in chunks(model, tokenizer, [request], compile=compile) if chunk.text)
 
 
-def complete(model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request]) -> list[Completion]:
-    """Return what each request brings; they run as one batch and do not affect each other. Raises as `chunks`."""
+def complete(
+    model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request], *, compile: bool = False
+) -> list[Completion]:
+    """Return what each request brings; they run as one batch and do not affect each other. Arguments as `chunks`."""
     completions = [Completion() for _ in requests]
-    for chunk in chunks(model, tokenizer, requests):
+    for chunk in chunks(model, tokenizer, requests, compile=compile):
         completions[chunk.row].add(chunk)
     return completions
 
 
-def chunks(model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request]) -> Generator[Chunk, None, None]:
+def chunks(
+    model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request], *, compile: bool = False
+) -> Generator[Chunk, None, None]:
     """Yield what each token adds, as it comes; every step brings one chunk for each request that goes on.
+
+    With `compile`, decoding is compiled when the first token is asked for (`axon_core.compiling.compiled`).
 
     Raises:
         UsageError: there is no request, a prompt is empty, or it holds a number that is no token of the model.
@@ -188,6 +199,7 @@ def chunks(model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request]) -
         [request.seed for request in requests],
         [request.sampling for request in requests],
         [request.max_new_tokens for request in requests],
+        compile=compile,
     )
     with evaluating(model):
         while decoder.going:
@@ -206,13 +218,14 @@ def decode(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     stop: int | None = None,
+    compile: bool = False,
 ) -> Generator[list[int | None], None, None]:
     """Yield, step by step, the next token of each row of `prompts`; None for a row that has ended.
 
     A row ends with the token `stop`, which is not given out. What holds of rows, and what is raised: see `Decoder`.
     """
     n = len(prompts)
-    decoder = Decoder(model, prompts, seeds, [sampling or Sampling()] * n, [max_new_tokens] * n)
+    decoder = Decoder(model, prompts, seeds, [sampling or Sampling()] * n, [max_new_tokens] * n, compile=compile)
     with evaluating(model):
         while decoder.going:
             tokens: list[int | None] = [None] * n

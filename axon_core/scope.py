@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
 class Between(Protocol):
     """A function of query and key positions that broadcast to `(b h n m)`, such as a window or a distance bias.
 
-    An equal and hashable object per layer (a frozen dataclass) is evaluated once for all layers.
+    Equal objects (of a dataclass, one for each layer) are evaluated once for all layers.
     """
 
     def __call__(self, query: Int[Tensor, "b 1 n 1"], key: Int[Tensor, "b 1 1 m"], /) -> Tensor:
@@ -51,7 +51,7 @@ class Scope:
         self.padded = padded
         self.documents = documents
         self._cross = False
-        self._once: dict[Hashable, Any] = {}
+        self._once: list[tuple[object, Any]] = []
 
     @classmethod
     def over(
@@ -123,11 +123,13 @@ class Scope:
         """Return `between` evaluated for the last `m` keys."""
         return self.once(("bias", m, between, dtype), lambda: between(*self._pairs(m)).to(dtype))
 
-    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what `make` made for `key` the first time; later layers get the same object."""
-        if key not in self._once:
-            self._once[key] = make()
-        return self._once[key]
+    def once(self, key: object, make: Callable[[], Any]) -> Any:
+        """Return what `make` made for an equal `key` the first time; later layers get the same object."""
+        for known, made in self._once:  # not by hash, which would make a constant of a compiled length
+            if known == key:
+                return made
+        self._once.append((key, make()))
+        return self._once[-1][1]
 
     def _pairs(self, m: int) -> tuple[Int[Tensor, "b 1 n 1"], Int[Tensor, "b 1 1 m"]]:
         return self.positions[:, None, :, None], self.keys[:, None, None, self.keys.shape[1] - m :]

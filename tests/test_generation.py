@@ -275,11 +275,11 @@ def test_no_new_tokens_are_no_steps():
 
 def test_rows_that_have_ended_leave_the_batch():
     built, sizes = model(vocab_size=258), []
-    built.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
+    built.head.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
     requests = [Request(prompt=[1, 2, 3], sampling=GREEDY, max_new_tokens=n) for n in (2, 4, 6, 20)]
     complete(built, ByteTokenizer(), requests)
-    # The first pass goes through `features`. 3 of 4 stay as they are, 2 of 4 and 1 of 2 move together.
-    assert sizes == [4] * 3 + [2] * 2 + [1] * 14
+    # 3 of 4 stay as they are, 2 of 4 and 1 of 2 move together.
+    assert sizes == [4] * 4 + [2] * 2 + [1] * 14
 
 
 def test_a_request_that_breaks_a_rule():

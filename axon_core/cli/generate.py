@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 
 from axon_core.bulk import finished, generate_rows, read_prompts, record
-from axon_core.cli.options import generation_options
+from axon_core.cli.options import generation_options, inference_options
 from axon_core.cli.output import print_json
 from axon_core.config import validate
 from axon_core.errors import CheckpointError, UsageError
@@ -42,6 +42,7 @@ from axon_core.tokenizer import Tokenizer
 )
 @click.option("--stop", metavar="TEXT", multiple=True, help="End before this text comes; repeatable.")
 @generation_options
+@inference_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: text, tokens, why it ended.")
 @click.option("--logprobs", is_flag=True, help="Add the log-probability of each token to the JSON.")
 def command(
@@ -54,6 +55,8 @@ def command(
     sampling: Sampling,
     max_new_tokens: int,
     seed: int,
+    load: Callable[[Path], tuple[CausalLM, Tokenizer]],
+    compile: bool,
     as_json: bool,
     logprobs: bool,
 ) -> None:
@@ -70,29 +73,29 @@ def command(
         raise UsageError("--logprobs needs --json or --output")
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": stop}
     if source is not None and target is not None:
-        _bulk(run, source, target, options, seed=seed, batch_size=batch_size, logprobs=logprobs)
+        prompts = read_prompts(source)
+        left = len(prompts) - len(finished(target, prompts))
+        generate_rows(
+            *load(run),
+            prompts,
+            target,
+            options=options,
+            seed=seed,
+            batch_size=batch_size,
+            logprobs=logprobs,
+            compile=compile,
+            progress=_Progress(left),
+        )
+        click.echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
         return
     request = validate(Request, {**options, "prompt": prompt, "seed": seed})
-    model, tokenizer = _load(run)
+    model, tokenizer = load(run)
     if as_json:
-        print_json(record(str(prompt), complete(model, tokenizer, [request])[0], logprobs))
+        print_json(record(str(prompt), complete(model, tokenizer, [request], compile=compile)[0], logprobs))
         return
-    for i, chunk in enumerate(chunks(model, tokenizer, [request])):
+    for i, chunk in enumerate(chunks(model, tokenizer, [request], compile=compile)):
         click.echo(chunk.text if i else f"{prompt}{chunk.text}", nl=False)
     click.echo()
-
-
-def _bulk(run: Path, source: Path, target: Path, options: dict[str, Any], **how: Any) -> None:
-    prompts = read_prompts(source)
-    left = len(prompts) - len(finished(target, prompts))
-    model, tokenizer = _load(run)
-    generate_rows(model, tokenizer, prompts, target, options=options, progress=_Progress(left), **how)
-    click.echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
-
-
-def _load(run: Path) -> tuple[CausalLM, Tokenizer]:
-    folder = model_folder(run)
-    return CausalLM.load(folder), Tokenizer.load(folder)
 
 
 class _Progress:

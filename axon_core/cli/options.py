@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from axon_core.config import validate
 from axon_core.sampling import Sampling
 
-__all__ = ["generation_options"]
+if TYPE_CHECKING:
+    from axon_core.interfaces.model import CausalLM
+    from axon_core.tokenizer import Tokenizer
+
+__all__ = ["generation_options", "inference_options"]
 
 _SAMPLING = {
     "temperature": click.option(
@@ -47,6 +52,39 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         *_SAMPLING.values(),
         click.option("--seed", default=0, show_default=True, help="Equal seeds give equal texts."),
+    ]
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `load`, which reads model and tokenizer of a RUN as the options say, and `compile`."""
+
+    @functools.wraps(command)
+    def wrapped(dtype: str | None, quantization: str | None, compile: bool, **values: Any) -> Any:
+        def load(run: Path) -> tuple[CausalLM, Tokenizer]:
+            import torch
+
+            from axon_core.cli.generate import model_folder
+            from axon_core.interfaces.model import CausalLM
+            from axon_core.quantization import quantize
+            from axon_core.tokenizer import Tokenizer
+
+            folder = model_folder(run)
+            model, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
+            if dtype:
+                model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+            if compile:
+                click.echo("The first token takes a while: decoding is being compiled.", err=True)
+            return (quantize(model, quantization) if quantization else model), tokenizer
+
+        return command(load=load, compile=compile, **values)
+
+    options = [
+        click.option("--dtype", type=click.Choice(["fp32", "bf16"]), help="Compute in it; by default as saved."),
+        click.option("--quantize", "quantization", type=click.Choice(["int8"]), help="Hold the weights in 8 bits."),
+        click.option("--compile", is_flag=True, help="Compile decoding: a minute at first, then much faster."),
     ]
     for option in reversed(options):
         wrapped = option(wrapped)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from axon_core.cli.generate import model_folder
-from axon_core.cli.options import generation_options
+from axon_core.cli.options import generation_options, inference_options
 from axon_core.errors import AxonError
 from axon_core.interfaces.model import CausalLM
-from axon_core.sampling import Sampling
 from axon_core.tokenizer import Tokenizer
 from axon_xllama.conversation import Conversation
 
@@ -20,16 +20,18 @@ from axon_xllama.conversation import Conversation
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @generation_options
-def command(run: Path, system: str | None, sampling: Sampling, max_new_tokens: int, seed: int) -> None:
+@inference_options
+def command(
+    run: Path,
+    system: str | None,
+    load: Callable[[Path], tuple[CausalLM, Tokenizer]],
+    **options: Any,
+) -> None:
     """Talk in the Llama 2 chat format with the model in RUN, a run's folder or a model's.
 
     /reset begins anew, Ctrl-C ends an answer, Ctrl-D leaves.
     """
-    folder = model_folder(run)
-    model, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
-    conversation = Conversation(
-        model, tokenizer, system=system, sampling=sampling, max_new_tokens=max_new_tokens, seed=seed
-    )
+    conversation = Conversation(*load(run), system=system, **options)
     with contextlib.suppress(ImportError):  # not on every system; `input` uses it once it is imported
         import readline  # noqa: F401
     click.echo("/reset begins anew, Ctrl-D leaves.", err=True)

@@ -24,6 +24,7 @@ class Conversation:
         sampling: how the answers' tokens are chosen.
         max_new_tokens: how long an answer is at most.
         seed: equal seeds and messages give equal conversations.
+        compile: whether decoding is compiled (`axon_core.generation.generate`).
 
     Attributes:
         messages: what has been said.
@@ -43,8 +44,9 @@ class Conversation:
         sampling: Sampling | None = None,
         max_new_tokens: int = 200,
         seed: int = 0,
+        compile: bool = False,
     ) -> None:
-        self._model, self._tokenizer, self._seed = model, tokenizer, seed
+        self._model, self._tokenizer, self._seed, self._compile = model, tokenizer, seed, compile
         self._sampling, self._max_new_tokens = sampling or Sampling(), max_new_tokens
         self._system = [] if system is None else [Message("system", system)]
         chat_tokens(tokenizer, [*self._system, Message("user", "")])  # what is wrong with these shows at once
@@ -73,7 +75,7 @@ class Conversation:
         )
         answer = ""
         try:
-            for chunk in chunks(self._model, self._tokenizer, [request]):
+            for chunk in chunks(self._model, self._tokenizer, [request], compile=self._compile):
                 piece = chunk.text if answer else chunk.text.lstrip()
                 answer += piece
                 if piece:

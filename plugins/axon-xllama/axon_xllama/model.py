@@ -8,7 +8,7 @@ from typing import cast
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
 from axon_core.cache import Cache, LayerCache, Step
@@ -136,7 +136,7 @@ class XLlama(CausalLM):
 
     def logits(self, features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n v"]:
         """Return the scores of the next token."""
-        return linear(features, self.head.weight)
+        return self.head(features)
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """Return an empty cache for `batch` rows of up to `capacity` tokens, in the model's dtype and device."""

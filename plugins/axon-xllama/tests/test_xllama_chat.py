@@ -186,14 +186,14 @@ def test_the_terminal_shows_each_answer_and_leaves_at_the_end_of_input(saved, mo
 
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(saved, monkeypatch, capsys):
     typed(monkeypatch, "one\n/reset\n")
-    step, count = XLlama.forward, iter(range(1000))
+    step, count = XLlama.logits, iter(range(1000))
 
     def interrupted(*arguments, **options):
         if next(count) == 3:
             signal.raise_signal(signal.SIGINT)
         return step(*arguments, **options)
 
-    monkeypatch.setattr(XLlama, "forward", interrupted)
+    monkeypatch.setattr(XLlama, "logits", interrupted)
     assert main(["chat", saved, "--max-new-tokens", "50"]) == 0
     out, err = capsys.readouterr()
     assert next(count) == 4 and "begins anew" in err and out.endswith("> \n")

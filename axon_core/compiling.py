@@ -1,0 +1,169 @@
+"""One decoding step of a model, compiled into a few kernels that run as fast as its weights can be read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from axon_core.cache import Cache
+from axon_core.interfaces.model import CausalLM
+
+__all__ = ["Step", "attend_few", "compiled", "multiply_row", "scores", "step"]
+
+Step = Callable[[CausalLM, Int[Tensor, "b 1"], Cache], tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]]
+"""Runs a model on one more token a row, as `step` does."""
+
+_FEW = 8  # queries: up to there a kernel for blocks of them has nothing to work with
+_OPTIONS = {
+    "cpp_wrapper": not torch.cuda.is_available(),  # calls the kernels from C++: 0.5 ms a token for 12 layers
+    "size_asserts": False,  # they and the next take 0.3 ms
+    "alignment_asserts": False,
+    "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
+}
+_compiled: WeakKeyDictionary[CausalLM, tuple[Hashable, Step]] = WeakKeyDictionary()
+
+
+def step(model: CausalLM, tokens: Int[Tensor, "b 1"], cache: Cache) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
+    """Run `model` on one more token a row, and return the scores of the next, with the logarithm of their sum."""
+    return scores(model, model.features(tokens, cache=cache))
+
+
+def scores(model: CausalLM, features: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
+    """Return the scores s of the token after the last, and log Σ exp s, both in float32 at least."""
+    logits = model.logits(features[:, -1:])[:, -1]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits, logits.logsumexp(-1)
+
+
+def compiled(model: CausalLM) -> Step:
+    """Return `step` for this model, compiled when it is first run: once for a single row, once for several.
+
+    The lengths of the rows, their number and the cache's capacity are variables of the compiled code. Where PyTorch
+    finds no compiler, a warning says so, and the model runs as it is. What is compiled belongs to the model's modules
+    and the shapes and dtypes of its weights, not to their values.
+    """
+    key = (
+        *((name, type(module)) for name, module in model.named_modules()),
+        *((name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in model.state_dict().items()),
+    )
+    known, run = _compiled.get(model, (None, step))
+    if known != key:
+        run = _compile()
+        _compiled[model] = key, run
+    return run
+
+
+def _compile() -> Step:
+    # `compiled` has checked what the guards would look at again before every token: 0.6 ms for 12 layers.
+    from torch._dynamo.decorators import mark_static
+
+    options: dict[str, str | int | bool | Callable[..., Any]] = {
+        "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe
+    }
+    run = torch.compile(step, dynamic=True, isolate_recompiles=True, backend=_backend, options=options)
+    caches: WeakSet[Cache] = WeakSet()
+
+    def run_with_sizes(
+        model: CausalLM, tokens: Int[Tensor, "b 1"], cache: Cache
+    ) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
+        if cache not in caches:  # which sizes never vary: two that are equal by chance would be taken for one
+            caches.add(cache)
+            for layer in cache.layers:
+                for name, state in layer.states.items():
+                    buffer = layer.buffers[name]
+                    mark_static(buffer, list(range(buffer.ndim - len(state.shape), buffer.ndim)))
+        return run(model, tokens, cache)
+
+    return run_with_sizes
+
+
+def multiply_row(
+    x: Float[Tensor, "... d"], weight: Float[Tensor, "r d"], bias: Float[Tensor, " r"] | None = None
+) -> Float[Tensor, "... r"]:
+    """Return `x weightᵀ + bias` for a single row x, as sums of products that a compiler makes one loop of.
+
+    A library's matrix product reads weights for a single row at a third of the memory's speed or copies them into
+    another layout first. Four sums run side by side, since a single one would wait for itself.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    row = x.reshape(-1).to(wide)
+    out = torch.cat([(row * block.to(wide)).sum(-1) for block in weight.chunk(4)])
+    if bias is not None:
+        out = out + bias.to(wide)
+    return out.to(x.dtype).reshape(*x.shape[:-1], -1)
+
+
+def attend_few(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b h m d"],
+    v: Float[Tensor, "b h m e"],
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "b h n e"]:
+    """Return softmax(q kᵀ · scale + mask) v for few queries, as `scaled_dot_product_attention` does.
+
+    Written out, it is compiled into loops that read keys and values where they are, in the dtype they have.
+    """
+    dtype, wide = q.dtype, torch.promote_types(q.dtype, torch.float32)
+    q = (q.to(wide) * (q.shape[-1] ** -0.5 if scale is None else scale)).contiguous()
+    q = q.as_strided(q.shape, q.stride())  # makes inductor store them, where it would rotate them anew for every key
+    k, v = k.to(wide), v.to(wide)
+    # A loop of its own for each query: the compiler makes one of them, which reads every key and value once.
+    scores = torch.stack([(row.unsqueeze(2) * k).sum(-1) for row in q.unbind(2)], 2)
+    if attn_mask is not None:
+        boolean = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, float("-inf")) if boolean else scores + attn_mask
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    out = torch.stack([(row.unsqueeze(-1) * v).sum(2) for row in weights.unbind(2)], 2)
+    return (out / weights.sum(-1, keepdim=True)).to(dtype)
+
+
+def _backend(graph: GraphModule, inputs: list[Any], **_: Any) -> Callable[..., Any]:
+    """Compile a graph with inductor, the products that do little but read memory written out as sums."""
+    from torch._dynamo.exc import ShortenTraceback
+    from torch._inductor.compile_fx import compile_fx
+
+    lowered = Graph()
+    lowered.output(lowered.graph_copy(graph.graph, {}))
+    for node in lowered.find_nodes(op="call_function", target=linear):
+        if all(isinstance(size, int) and size == 1 for size in _shape(node.args[0])[:-1]):
+            node.target = multiply_row
+            node.args = (node.args[0], _uncast(node.args[1]), *node.args[2:])
+    for node in lowered.find_nodes(op="call_function", target=scaled_dot_product_attention):
+        queries = _shape(node.args[0])[-2]
+        given = {name: value for name, value in node.kwargs.items() if value not in (None, False)}
+        if (
+            isinstance(queries, int)
+            and queries <= _FEW
+            and len(node.args) == 3
+            and given.keys() <= {"attn_mask", "scale"}
+        ):
+            node.target, node.kwargs = attend_few, given
+    try:
+        compiled: Any = compile_fx(GraphModule(graph, lowered), inputs, config_patches=_OPTIONS)
+    except ShortenTraceback as error:  # what inductor says where it fails, for want of a compiler above all
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"decoding is not compiled, and slower for it: {reason}", RuntimeWarning, stacklevel=2)
+        return graph.forward
+    return compiled
+
+
+def _shape(node: Any) -> tuple[Any, ...]:
+    """The shape of a node's value; a size that varies is no int."""
+    return tuple(node.meta["example_value"].shape)
+
+
+def _uncast(node: Node) -> Node:
+    """The node whose value `node` casts to a dtype, or `node` itself: `multiply_row` reads what is in memory."""
+    if node.op == "call_method" and node.target == "to" and isinstance(node.args[1], torch.dtype):
+        (node,) = node.all_input_nodes
+    return node

@@ -1,0 +1,138 @@
+"""Compiled decoding: the tokens of the model as it is, one compilation for all lengths, and a fallback that says so."""
+
+import shutil
+import warnings
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from axon_core import MODELS, decoding
+from axon_core.compiling import attend_few, compiled, multiply_row, step
+from axon_core.generation import decode
+from axon_core.quantization import quantize
+from axon_core.sampling import Sampling
+
+GREEDY = Sampling(temperature=0)
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
+
+
+def model(attention="GQA", rotary="rotary", **options):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 61, "context": 48, "dim": 32, "n_layers": 2, "n_heads": 4, **options}
+    built = MODELS["xllama"].build(**sizes, attention=attention, rotary=rotary)
+    with torch.no_grad():
+        for parameter in built.parameters():  # larger weights, so that the choices differ from step to step
+            if parameter.ndim == 2:
+                parameter.mul_(3)
+    return built.eval()
+
+
+def rows(built, prompts, n, **options):
+    steps = decode(built, prompts, range(len(prompts)), max_new_tokens=n, sampling=GREEDY, **options)
+    return [list(row) for row in zip(*steps, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_row_times_a_weight(dtype, bias):
+    x, weight, offset = torch.randn(1, 1, 40), torch.randn(9, 40), torch.randn(9)
+    x, weight, offset = x.to(dtype), weight.to(dtype), offset.to(dtype) if bias else None
+    expected = linear(x.double(), weight.double(), None if offset is None else offset.double()).to(dtype)
+    torch.testing.assert_close(multiply_row(x, weight, offset), expected)
+
+
+def test_a_row_times_a_weight_of_whole_numbers():
+    x, weight = torch.randn(1, 40), torch.randint(-127, 128, (9, 40), dtype=torch.int8)
+    torch.testing.assert_close(multiply_row(x, weight), x @ weight.float().T)
+
+
+@pytest.mark.parametrize("mask", ["none", "boolean", "scores"])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_of_few_queries(mask, scale):
+    q, k, v = (torch.randn(2, 3, n, 8) for n in (4, 11, 11))
+    masks = {"none": None, "boolean": torch.rand(2, 1, 4, 11) > 0.3, "scores": torch.randn(2, 3, 4, 11)}
+    expected = scaled_dot_product_attention(q, k, v, attn_mask=masks[mask], scale=scale)
+    torch.testing.assert_close(attend_few(q, k, v, attn_mask=masks[mask], scale=scale), expected)
+
+
+def test_attention_of_large_scores_in_half_precision():
+    q, k, v = (torch.randn(1, 1, n, 4).bfloat16() for n in (1, 3, 3))
+    expected = scaled_dot_product_attention((100 * q).double(), (100 * k).double(), v.double())
+    torch.testing.assert_close(attend_few(100 * q, 100 * k, v), expected.bfloat16())
+
+
+@needs_compiler
+@pytest.mark.parametrize(("attention", "rotary"), [("GQA", "linear"), ("MHA", "rotary")])
+def test_compiled_decoding_gives_the_same_tokens(attention, rotary):
+    built = model(attention, {"type": rotary, "factor": 2.0} if rotary == "linear" else rotary)
+    for prompts in ([[5, 6, 7]], [[1, 2, 3, 4], [9], [8, 7]]):
+        assert rows(built, prompts, 30, compile=True) == rows(built, prompts, 30)
+
+
+@needs_compiler
+def test_one_compilation_for_every_length_and_one_for_every_number_of_rows():
+    built = model()
+    counters.clear()
+    for length in (3, 17, 40):  # the last one past the context: the cache is made anew
+        rows(built, [list(range(length))], 12, compile=True)
+    assert counters["stats"]["unique_graphs"] == 1
+    for prompts in ([[1], [2, 3]], [[1], [2], [3, 4]], [[1, 2]] * 5):
+        rows(built, prompts, 9, compile=True)
+    assert counters["stats"]["unique_graphs"] == 3  # several rows, with padding and without
+    assert not counters["graph_break"]
+
+
+@needs_compiler
+def test_other_weights_need_no_compilation_and_another_dtype_one_of_its_own():
+    built = model()
+    run = compiled(built)
+    with torch.no_grad():
+        built.head.weight.neg_()
+    assert compiled(built) is run
+    assert compiled(built.bfloat16()) is not run
+    prompt = [[4, 5, 6]]
+    assert rows(built, prompt, 3, compile=True) == rows(built, prompt, 3)
+
+
+@needs_compiler
+def test_compiled_8_bit_decoding_gives_the_same_tokens():
+    built = quantize(model())
+    assert rows(built, [[5, 6, 7]], 20, compile=True) == rows(built, [[5, 6, 7]], 20)
+
+
+def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch):
+    from torch._inductor import config
+
+    built = model(dim=64)  # of a shape that no other test has compiled
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.setattr(config, "fx_graph_cache", False)
+    torch._dynamo.reset()
+    with pytest.warns(RuntimeWarning, match=r"decoding is not compiled, and slower for it: .*[Cc]ompiler"):
+        got = rows(built, [[5, 6, 7]], 6, compile=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert got == rows(built, [[5, 6, 7]], 6)
+
+
+def test_a_prompt_runs_in_chunks(monkeypatch):
+    built = model()
+    prompts = [list(range(20)), [3, 4], list(range(30, 41))]
+    expected = rows(built, prompts, 8)
+    monkeypatch.setattr(decoding, "_CHUNK", 6)
+    seen = []
+    built.embedding.register_forward_hook(lambda module, arguments, output: seen.append(output.shape[1]))
+    assert rows(built, prompts, 8) == expected
+    assert seen[:4] == [6, 6, 6, 2]
+
+
+def test_a_step_returns_scores_and_the_logarithm_of_their_sum():
+    built = model().bfloat16()
+    cache = built.new_cache(2, 8)
+    with torch.no_grad():
+        logits, total = step(built, torch.tensor([[1], [2]]), cache)
+        expected = built(torch.tensor([[1], [2]]))[:, -1].float()
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(total, expected.exp().sum(-1).log())

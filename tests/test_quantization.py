@@ -1,0 +1,74 @@
+"""8-bit weights: the error is what rounding makes it, and the rest of the model stays what it is."""
+
+import pytest
+import torch
+
+from axon_core import MODELS
+from axon_core.errors import UsageError
+from axon_core.generation import generate
+from axon_core.linear import StackedLinear
+from axon_core.quantization import Int8Linear, quantize, to_int8
+from axon_core.tokenizer import ByteTokenizer
+
+
+def model(**options):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 258, "context": 32, "dim": 32, "n_layers": 2, "n_heads": 4}
+    return MODELS["xllama"].build(**{**sizes, **options}).eval()
+
+
+def test_rounding_is_to_the_nearest_step_of_each_row():
+    weight = torch.randn(7, 50) * torch.logspace(-3, 3, 7).unsqueeze(-1)
+    q, scale = to_int8(weight)
+    assert q.dtype == torch.int8
+    assert torch.equal(q.abs().amax(-1), torch.full((7,), 127, dtype=torch.int8))
+    error = (weight - scale.unsqueeze(-1) * q).abs() / scale.unsqueeze(-1)
+    assert error.max() <= 0.5 + 1e-4
+
+
+def test_a_row_of_zeros_stays_one():
+    q, scale = to_int8(torch.zeros(2, 5))
+    assert not q.any()
+    assert torch.isfinite(scale).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_is_the_product_with_its_rounded_weight(dtype, bias):
+    original = torch.nn.Linear(20, 6, bias=bias)
+    q, scale = to_int8(original.weight)
+    layer, x = Int8Linear(original).to(dtype), torch.randn(3, 20).to(dtype)
+    expected = x.double() @ (scale.double().unsqueeze(-1) * q.double()).T + (original.bias.double() if bias else 0)
+    assert layer.scale.dtype == torch.float32
+    torch.testing.assert_close(layer(x).double(), expected, atol=1e-6 if dtype == torch.float32 else 3e-2, rtol=0)
+
+
+def test_stacked_maps_stay_apart():
+    original, x = StackedLinear(8, (3, 5)), torch.randn(2, 8)
+    parts = Int8Linear(original)(x)
+    assert [part.shape[-1] for part in parts] == [3, 5]
+    for part, expected in zip(parts, original(x), strict=True):
+        torch.testing.assert_close(part, expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_only_linear_layers_change(tie_embeddings):
+    original = model(tie_embeddings=tie_embeddings)
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    small = quantize(original)
+    assert not any(isinstance(module, torch.nn.Linear) for module in small.modules())
+    assert small.embedding.weight is original.embedding.weight
+    assert all(torch.equal(tensor, before[name]) for name, tensor in original.state_dict().items())
+    tokens = torch.randint(258, (2, 9))
+    difference = (small(tokens) - original(tokens)).abs().max() / original(tokens).abs().max()
+    assert 0 < difference < 0.02
+
+
+def test_generation_with_8_bits():
+    text = generate(quantize(model().bfloat16()), ByteTokenizer(), "Once", max_new_tokens=5)
+    assert isinstance(text, str)
+
+
+def test_an_unknown_quantisation():
+    with pytest.raises(UsageError, match="no quantisation 'int3'; choose among: int8"):
+        quantize(model(), "int3")
