@@ -88,14 +88,23 @@ class QKV(nn.Module):
         self, x: Float[Tensor, "b n d"], memory: Float[Tensor, "b m d"] | None = None
     ) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b m k d"], Float[Tensor, "b m k d"]]:
         """Return queries of `x`, and keys and values of `memory`, or of `x` itself where that is None."""
-        if memory is None:
-            parts = self.projection(x)
-        else:
-            h, *rest = self.projection.rows
-            parameters = (torch.split(parameter, [h, sum(rest)]) for parameter in self.projection.parameters())
-            query_rows, memory_rows = zip(*parameters, strict=True)  # of the weight and, where there is one, the bias
-            parts = (linear(x, *query_rows), *torch.split(linear(memory, *memory_rows), rest, -1))
-        if x.device.type == "cpu":  # `attend` wants them so there: cast once, where autocast narrowed them
-            parts = tuple(part.to(x.dtype) for part in parts)
-        q, k, v = (part.unflatten(-1, (heads, self.head_dim)) for part, heads in zip(parts, self.heads, strict=True))
+        if memory is not None:
+            return (self.query(x), *self.key_value(memory))
+        q, k, v = (self._heads(part, x) for part in self.projection(x))
         return q, k, v
+
+    def query(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n h d"]:
+        """Return the queries of `x` alone, for cross-attention."""
+        rows = self.projection.rows[0]
+        return self._heads(linear(x, *(parameter[:rows] for parameter in self.projection.parameters())), x)
+
+    def key_value(self, memory: Float[Tensor, "b m d"]) -> tuple[Float[Tensor, "b m k d"], Float[Tensor, "b m k d"]]:
+        """Return the keys and values of a `memory`, which a cache may keep (`LayerCache.once`)."""
+        h, k, _ = self.projection.rows
+        both = linear(memory, *(parameter[h:] for parameter in self.projection.parameters()))
+        return self._heads(both[..., :k], memory), self._heads(both[..., k:], memory)
+
+    def _heads(self, part: Float[Tensor, "b n hd"], x: Tensor) -> Float[Tensor, "b n h d"]:
+        if x.device.type == "cpu":  # `attend` wants them so there: cast once, where autocast narrowed them
+            part = part.to(x.dtype)
+        return part.unflatten(-1, (-1, self.head_dim))

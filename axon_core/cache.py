@@ -6,7 +6,7 @@ else, and the positions count valid tokens only, so that a row's numbers do not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ class LayerCache:
     ) -> None:
         self.states = dict(states)
         self.start = 0
+        self._memory: tuple[Tensor, ...] | None = None
         self.buffers = {
             name: torch.zeros(
                 (batch, *_slots(state, capacity), *state.shape), dtype=state.dtype or dtype, device=device
@@ -50,6 +51,18 @@ class LayerCache:
     def append(self, **new: Float[Tensor, "b n ..."]) -> tuple[Tensor, ...]:
         """Add per-token entries and return, in the order given, all that a query may reach: `(b m ...)`."""
         return tuple(self._append(name, entries) for name, entries in new.items())
+
+    def once(self, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return what `make` returned the first time: what cross-attention computes of a memory, which stays."""
+        if self._memory is None:
+            self._memory = make()
+        return self._memory
+
+    def keep(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep only these rows, in this order, and free the memory of the others."""
+        self.buffers = {name: buffer[rows] for name, buffer in self.buffers.items()}
+        if self._memory is not None:
+            self._memory = tuple(part[rows] for part in self._memory)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.buffers[name]
@@ -149,7 +162,10 @@ class Cache:
     def reorder(self, rows: Int[Tensor, " b"]) -> None:
         """Replace row i of everything by row `rows[i]`, as beam search does."""
         tensors = [self.positions, self._next, *([] if self.tokens is None else [self.tokens])]
-        for tensor in tensors + [buffer for layer in self.layers for buffer in layer.buffers.values()]:
+        for layer in self.layers:
+            for name, buffer in layer.buffers.items():  # of the slots, only those in use
+                tensors.append(buffer[:, : self.length] if layer.states[name].per_token else buffer)
+        for tensor in tensors:
             tensor.copy_(tensor[rows])
 
     def keep(self, rows: Int[Tensor, " r"]) -> None:
@@ -158,7 +174,7 @@ class Cache:
         if self.tokens is not None:
             self.tokens = self.tokens[rows]
         for layer in self.layers:
-            layer.buffers = {name: buffer[rows] for name, buffer in layer.buffers.items()}
+            layer.keep(rows)
 
     @property
     def nbytes(self) -> int:

@@ -63,8 +63,10 @@ class State:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if self.average is not None and self.trainer.config.ema is not None:
+            # A large decay would hold on to the first weights for thousands of steps: it rises to its value.
+            decay = min(self.trainer.config.ema, (1 + self.step) / (10 + self.step))
             for name, average in self.average.items():
-                average.lerp_(self.parameters[name].detach(), 1 - self.trainer.config.ema)
+                average.lerp_(self.parameters[name].detach(), 1 - decay)
 
     @contextmanager
     def averaged(self) -> Generator[None]:

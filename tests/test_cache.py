@@ -224,3 +224,18 @@ def test_a_whole_state_is_read_and_replaced() -> None:
         layer["sum"] = layer["sum"] + torch.arange(3.0).unsqueeze(1)
     cache.reorder(torch.tensor([1, 2, 0]))
     assert layer["sum"].tolist() == [[2, 2], [4, 4], [0, 0]]
+
+
+def test_what_is_kept_of_a_memory_is_made_once_and_follows_its_rows():
+    cache = LayerCache({}, 3, 0, torch.float32, "cpu")
+    made = []
+
+    def make() -> tuple[torch.Tensor, ...]:
+        made.append(True)
+        return torch.arange(3.0), torch.arange(6.0).view(3, 2)
+
+    first, second = cache.once(make)
+    assert cache.once(make)[0] is first and len(made) == 1
+    cache.keep(torch.tensor([2, 0]))
+    assert [part.tolist() for part in cache.once(make)] == [[2.0, 0.0], [[4.0, 5.0], [0.0, 1.0]]]
+    assert second.shape == (3, 2) and len(made) == 1

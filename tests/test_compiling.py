@@ -42,8 +42,9 @@ def rows(built, prompts, n, **options):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_row_times_a_weight(dtype, bias):
-    x, weight, offset = torch.randn(1, 1, 40), torch.randn(9, 40), torch.randn(9)
+@pytest.mark.parametrize("d", [40, 5632, 4099])  # one sum, two pieces, and a prime
+def test_a_row_times_a_weight(dtype, bias, d):
+    x, weight, offset = torch.randn(1, 1, d), torch.randn(9, d) / d**0.5, torch.randn(9)
     x, weight, offset = x.to(dtype), weight.to(dtype), offset.to(dtype) if bias else None
     expected = linear(x.double(), weight.double(), None if offset is None else offset.double()).to(dtype)
     torch.testing.assert_close(multiply_row(x, weight, offset), expected)

@@ -36,10 +36,13 @@ class Healthy(Attention):
         memory: Float[Tensor, "b m d"] | None = None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "b n d"]:
-        q, k, v = self.qkv(x, memory)
         if memory is None:
+            q, k, v = self.qkv(x)
             q, k = self.rotate(scope, q, k)
             k, v = (k, v) if cache is None else self.keep(cache, k, v)
+        else:
+            q = self.qkv.query(x)
+            k, v = self.qkv.key_value(memory) if cache is None else self.read(cache, memory)
         return self.out(self.mix(q, k, v, scope).flatten(-2))
 
     def rotate(self, scope: Scope, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
@@ -47,6 +50,9 @@ class Healthy(Attention):
 
     def keep(self, cache: LayerCache, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         return cache.append(k=k, v=v)
+
+    def read(self, cache: LayerCache, memory: Tensor) -> tuple[Tensor, ...]:
+        return cache.once(lambda: self.qkv.key_value(memory))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
         return attend(q, k, v, scope)
@@ -107,7 +113,7 @@ class RotatesAfterCaching(Healthy):
     def forward(
         self, x: Tensor, scope: Scope, *, memory: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        if cache is None or self.rotary is None:
+        if cache is None or memory is not None or self.rotary is None:
             return super().forward(x, scope, memory=memory, cache=cache)
         q, k, v = self.qkv(x)
         k, v = cache.append(k=k, v=v)
@@ -230,6 +236,11 @@ class IgnoresMemory(Healthy):
         return super().forward(x, scope, cache=cache)
 
 
+class ReadsMemoryAgain(Healthy):
+    def read(self, cache: LayerCache, memory: Tensor) -> tuple[Tensor, ...]:
+        return self.qkv.key_value(memory)
+
+
 class HidesAFieldFromJSON(Healthy):
     examples = ({"temperature": 2.0},)
 
@@ -287,7 +298,8 @@ CACHED = {"cached_steps", "cached_chunks", "cached_ragged", "caches_apart", "cac
         (HasUnusedParameter, "gradient", set()),
         (IsRandomInEvaluation, "deterministic", {"state_dict", "caches_apart"}),
         (IgnoresRotary, "rotary", set()),
-        (IgnoresMemory, "cross", set()),
+        (IgnoresMemory, "cross", {"cached_cross"}),
+        (ReadsMemoryAgain, "cached_cross", set()),
         (HidesAFieldFromJSON, "config_json", set()),
         (DescribesNothing, "config_json", set()),
         (HasHiddenTensor, "state_dict", set()),

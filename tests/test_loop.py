@@ -87,11 +87,11 @@ def test_the_average_follows_its_formula_and_is_what_is_evaluated_and_exported(t
         def eval_end(self, metrics):
             seen.append(metrics["loss"])
 
-    trainer = Toy.make(ema=0.8, steps=6)
+    trainer = Toy.make(ema=0.25, steps=6)
     expected = trainer.models["model"].head.weight.detach().clone()
     fit(trainer, tmp_path / "run", hooks=[Watch()])
-    for each in weights:
-        expected = 0.8 * expected + 0.2 * each
+    for each, decay in zip(weights, (1 / 10, 2 / 11, 3 / 12, 0.25, 0.25, 0.25), strict=True):  # it rises to its value
+        expected = decay * expected + (1 - decay) * each
     torch.testing.assert_close(trainer.models["model"].head.weight.detach(), expected)
     assert evaluate(trainer)["loss"] == seen[-1]
     exported = torch.load(tmp_path / "run/model/weights.pt", weights_only=True)

@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test 
 from toy_trainer import TEXT, Toy
 
 from axon_core.cli import main
-from axon_core.config import validate
+from axon_core.config import Config, validate
 from axon_core.data import TextData
 from axon_core.loop import fit
+from axon_core.registry import TRAINERS
 
 RECIPE = """
 summary = "A bigram model on a pangram"
@@ -86,6 +87,36 @@ def test_evaluate_agrees_with_training_and_with_the_library(recipe: str, capsys)
     assert found["tokens"] == len(whole().data.held_out) - 1
     assert main(["evaluate", "run"]) == 0
     assert f"run at step-10: loss {found['loss']:.4f} nats per token" in capsys.readouterr().out
+
+
+def test_a_trainer_may_be_measured_on_what_the_user_gives(recipe: str, capsys, monkeypatch: pytest.MonkeyPatch):
+    main(["train", recipe, "--out", "run"])
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--text", "text.txt"]) == 2
+    assert "no such option: --text; this trainer measures on its own held-out data alone" in capsys.readouterr().err
+
+    class Evaluation(Config):
+        text: Path
+        half_size: bool = False
+
+    def evaluate_on(folder: Path, given: Evaluation) -> dict[str, float | str]:
+        assert (folder / "weights.pt").exists()
+        return {"characters": len(given.text.read_text()) / (1 + given.half_size), "kind": "by hand"}
+
+    monkeypatch.setattr(TRAINERS["toy"], "Evaluation", Evaluation)
+    monkeypatch.setattr(TRAINERS["toy"], "evaluate_on", evaluate_on)
+    Path("text.txt").rename("other.txt")  # what the run was trained on need not be there
+    assert main(["evaluate", "run", "--text=other.txt", "--half-size", "true", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"characters": len(TEXT) / 2, "kind": "by hand"}
+    assert main(["evaluate", "run", "--text", "other.txt"]) == 0
+    assert f"run at step-10: characters {len(TEXT):,}, kind by hand" in capsys.readouterr().out
+    for arguments, message in (
+        (["--txt", "x"], "the options of axon evaluate: text: this field is required; txt: unknown field 'txt'"),
+        (["--text"], "the option --text needs a value"),
+        (["text.txt"], "got an unexpected argument 'text.txt'; an option has the form --name VALUE"),
+    ):
+        assert main(["evaluate", "run", *arguments]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_overrides_reach_the_trainer(recipe: str):

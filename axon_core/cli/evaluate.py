@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from axon_core.cli.output import json_option, print_json
 from axon_core.cli.train import described
-from axon_core.errors import CheckpointError
+from axon_core.config import at, validate
+from axon_core.errors import CheckpointError, UsageError
+from axon_core.interfaces.trainer import Trainer
 from axon_core.loop import evaluate
+from axon_core.recipe import Recipe
+from axon_core.registry import TRAINERS
 from axon_core.run import RunFolder
 from axon_core.state import State
 
 
-@click.command("evaluate")
+@click.command("evaluate", context_settings={"ignore_unknown_options": True})
 @click.argument("run", type=click.Path(path_type=Path))
+@click.argument("given", metavar="[--OPTION VALUE]...", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--from", "checkpoint", metavar="NAME", help="The checkpoint, step-100 or previous; by default the latest."
 )
 @json_option
-def command(run: Path, checkpoint: str | None, as_json: bool) -> None:
-    """Measure the model in the folder RUN over the whole held-out part of its data."""
+def command(run: Path, given: tuple[str, ...], checkpoint: str | None, as_json: bool) -> None:
+    """Measure the model in the folder RUN over the whole held-out part of its data.
+
+    Some trainers measure on data you give, too, by options of their own, which their plugin's README lists.
+    """
     folder = RunFolder.open(run)
     found = folder.checkpoints.find(checkpoint)
     if found is None:
         raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {run}")
-    trainer = folder.recipe().build(found / "model")
-    for model in trainer.models.values():
-        model.to(trainer.config.device)
-    state = State(trainer)
-    state.load_state_dict(folder.checkpoints.read(found))
-    with state.averaged():
-        metrics = evaluate(trainer)
+    recipe = folder.recipe()
+    metrics = _on(TRAINERS[recipe.trainer.type], found / "model", given) if given else _held_out(recipe, folder, found)
     if as_json:
         print_json(metrics)
     else:
         click.echo(f"{run} at {found.name}: {described(metrics) or 'its trainer has no evaluation'}")
+
+
+def _held_out(recipe: Recipe, folder: RunFolder, checkpoint: Path) -> Mapping[str, float | str]:
+    trainer = recipe.build(checkpoint / "model")
+    for model in trainer.models.values():
+        model.to(trainer.config.device)
+    state = State(trainer)
+    state.load_state_dict(folder.checkpoints.read(checkpoint))
+    with state.averaged():
+        return evaluate(trainer)
+
+
+def _on(trainer: type[Trainer], model: Path, given: Sequence[str]) -> Mapping[str, float | str]:
+    """Measure on what the user gives: options `--x value` that are the fields of the trainer's `Evaluation`."""
+    values: dict[str, str] = {}
+    words = iter(given)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            raise UsageError(f"got an unexpected argument {word!r}; an option has the form --name VALUE")
+        if not trainer.Evaluation.model_fields:
+            raise UsageError(f"no such option: {name}; this trainer measures on its own held-out data alone")
+        if not equals and (value := next(words, None)) is None:
+            raise UsageError(f"the option {name} needs a value")
+        values[name[2:].replace("-", "_")] = value
+    with at(source="the options of axon evaluate"):
+        return trainer.evaluate_on(model, validate(trainer.Evaluation, values))

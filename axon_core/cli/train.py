@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -111,10 +111,11 @@ def _report(result: Result, trainer: Trainer, out: Path, seconds: float) -> None
         click.echo(f"Next:       axon evaluate {folder}")
 
 
-def described(metrics: dict[str, float]) -> str:
-    """Return the numbers of an evaluation in words; a loss beside `bits_per_byte` is in nats per token."""
+def described(metrics: Mapping[str, float | str]) -> str:
+    """Return an evaluation in words; a loss beside `bits_per_byte` is in nats per token."""
     units = {"loss": " nats per token"} if "bits_per_byte" in metrics else {}
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value:,.4f}".removesuffix(".0000") + units.get(name, "")
+    values = {
+        name: value if isinstance(value, str) else f"{value:,.4f}".removesuffix(".0000")
         for name, value in metrics.items()
-    )
+    }
+    return ", ".join(f"{name.replace('_', ' ')} {value}{units.get(name, '')}" for name, value in values.items())

@@ -21,7 +21,8 @@ class Attention(nn.Module, ABC):
 
     The `scope` says which positions the tokens have and what each may see; an attention may narrow that, never widen
     it. With a `cache`, the tokens of `x` follow those already in it, and the result is the same as for one pass over
-    all of them.
+    all of them. With a `memory` too, the cache holds nothing of `x`: what is computed of the memory alone is kept in it
+    (`LayerCache.once`), so that only the first pass reads the memory.
     """
 
     class Config(config.Config):

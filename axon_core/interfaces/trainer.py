@@ -74,7 +74,9 @@ class Trainer(ABC):
         precision: Literal["fp32", "bf16"] = "fp32"
         """`bf16` computes matrix products in bfloat16 (autocast); weights and updates stay in float32."""
         ema: float | None = Field(default=None, gt=0, lt=1)
-        """Decay of the exponential moving average of the weights, which is then what is evaluated and exported."""
+        """Decay of the exponential moving average of the weights, which is then what is evaluated and exported.
+
+        After n steps it is at most (1 + n) / (10 + n), so that the average soon forgets the first weights."""
         eval_every: PositiveInt | None = None
         """Steps between evaluations; left out, only at the end."""
         save_every: PositiveInt | None = None
@@ -105,6 +107,9 @@ class Trainer(ABC):
             if self.schedule == "inverse_sqrt" and not self.warmup:
                 raise ValueError("schedule 'inverse_sqrt' needs warmup: its peak is where the warm-up ends")
             return self
+
+    class Evaluation(config.Config):
+        """What a trained model can be measured on; its fields are options of `axon evaluate`. By default nothing."""
 
     unit: ClassVar[str] = "examples"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
@@ -158,6 +163,14 @@ class Trainer(ABC):
         """Return means over the *whole* held-out part; `loss` is the one to lower. By default there is none.
 
         Runs without gradients, in evaluation mode.
+        """
+        return {}
+
+    @classmethod
+    def evaluate_on(cls, folder: Path, given: Any) -> Mapping[str, float | str]:
+        """Return what the model that `export` wrote into `folder` achieves on what a user gave, and how measured.
+
+        `given` is an `Evaluation`. The data that the run was trained on need not be there.
         """
         return {}
 

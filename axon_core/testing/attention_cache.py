@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from axon_core.cache import LayerCache
+from axon_core.scope import Scope
 from axon_core.testing.attention import SUITE, N, at_once, build, decode, new_cache, tokens
 from axon_core.testing.kit import Broken, Part, expect, same
 from axon_core.testing.modules import LENGTHS, ragged
@@ -81,6 +83,24 @@ def cache_reused(part: Part) -> None:
     same(rest, at_once(attention, x[ORDER])[:, 5:], f"rows reordered to {ORDER} after 5 tokens")
     cache.reset()
     same(decode(attention, other, [4, 5], cache=cache), at_once(attention, other), "a cache after reset")
+
+
+@SUITE.check("a memory projected anew at each step, or the cache of cross-attention filled with the input")
+def cached_cross(part: Part) -> None:
+    """With a cache cross-attention gives what it gives without one, and reads the memory in its first pass alone."""
+    attention = build(part)
+    if not attention.cross:
+        return
+    x, memory, valid = tokens(attention), tokens(attention, seed=2), ragged("right")
+    cache = LayerCache({}, len(x), 0, x.dtype, x.device)
+    pieces = list(x.split([4, 1, 4], 1))
+    with torch.no_grad():
+        want = attention(x, Scope.across(x, valid), memory=memory)
+        got = [attention(pieces[0], Scope.across(pieces[0], valid), memory=memory, cache=cache)]
+        for piece in pieces[1:]:
+            spoilt = torch.full_like(memory, float("nan"))
+            got.append(attention(piece, Scope.across(piece, valid), memory=spoilt, cache=cache))
+    same(torch.cat(got, 1), want, "chunks of [4, 1, 4], another memory given after the first")
 
 
 @SUITE.check("a state that is declared larger than it is used, or buffers exchanged instead of written to")

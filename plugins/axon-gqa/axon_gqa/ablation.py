@@ -17,8 +17,6 @@ from axon_gqa.conversion import Pool, mean_pool
 
 STEPS, BATCH, CONTEXT = 300, 16, 32
 DIM, HEADS = 64, 8
-UPTRAINING = 0.05
-"""The share α of the original steps that a converted model is trained further (Section 3.1)."""
 
 
 class Tiny(nn.Module):

@@ -22,7 +22,7 @@ class GroupedQueryAttention(Attention):
     """Grouped-query attention `(b n d) -> (b n d)`: query head i reads key/value head i // (h / k).
 
     Between multi-head attention (k = h) and multi-query attention (k = 1): what is kept while decoding shrinks by
-    h / k. Cross-attention to a `memory` neither rotates nor caches. Source: arXiv 2305.13245, Section 2.2.
+    h / k. Cross-attention to a `memory` does not rotate. Source: arXiv 2305.13245, Section 2.2.
     """
 
     class Config(Attention.Config):
@@ -68,12 +68,18 @@ class GroupedQueryAttention(Attention):
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Return W_O concat_i(softmax(q_i k_{i // r}ᵀ / √d_h) v_{i // r}), with r = h / k."""
-        q, k, v = self.qkv(x, memory)
-        q, k = self.q_norm(q), self.k_norm(k)
         if memory is None:
-            q, k = scope.rotate(self.rotary, q, k)
+            q, k, v = self.qkv(x)
+            q, k = scope.rotate(self.rotary, self.q_norm(q), self.k_norm(k))
             k, v = (k, v) if cache is None else cache.append(k=k, v=v)
+        else:
+            q = self.q_norm(self.qkv.query(x))
+            k, v = self._of(memory) if cache is None else cache.once(lambda: self._of(memory))
         return self.out(attend(q, k, v, scope).flatten(-2))
+
+    def _of(self, memory: Float[Tensor, "b m d"]) -> tuple[Float[Tensor, "b m k d"], Float[Tensor, "b m k d"]]:
+        k, v = self.qkv.key_value(memory)
+        return self.k_norm(k), v
 
     def state(self) -> Mapping[str, State]:
         """Keys and values, one per key/value head: h / k times less than multi-head attention keeps."""

@@ -13,9 +13,11 @@ from torch import Tensor
 from axon_core.cache import Cache
 from axon_core.claims import Outcome
 from axon_core.scope import Scope
-from axon_gqa.ablation import CONVERSIONS, HEADS, STEPS, UPTRAINING, evaluate, pretrained, train
+from axon_gqa import timing
+from axon_gqa.ablation import CONVERSIONS, HEADS, STEPS, evaluate, pretrained, train
 from axon_gqa.attention import GroupedQueryAttention, MultiQueryAttention
 from axon_gqa.conversion import convert_attention
+from axon_gqa.uptraining import SHARE
 
 SEEDS = (0, 1, 2)
 
@@ -58,13 +60,43 @@ def conversion_alone() -> Outcome:
     return Outcome("direction" if grouped < multi_query else False, found, rises[HEADS // 2])
 
 
+def uptraining() -> Outcome:
+    """How near the loss of converted models comes to the multi-head model's once they are trained for a while more."""
+    whole = [evaluate(pretrained(seed)) for seed in SEEDS]
+    losses: dict[int, float] = {}
+    regained: dict[int, list[float]] = {}
+    for k in (1, HEADS // 2):
+        converted = [_converted(seed, k, "mean") for seed in SEEDS]
+        losses[k] = statistics.fmean(after for _, after in converted)
+        rises = zip(converted, whole, strict=True)
+        regained[k] = [100 * (before - after) / (before - loss) for (before, after), loss in rises]
+    mqa, gqa = losses.values()
+    found = (
+        f"loss {statistics.fmean(whole):.3f} for MHA, {gqa:.3f} for GQA-{HEADS // 2}, {mqa:.3f} for MQA; of what the "
+        f"conversion costs, MQA regains {statistics.fmean(regained[1]):.0f} % and GQA-{HEADS // 2}, in %,"
+    )
+    close = gqa < mqa and statistics.fmean(regained[HEADS // 2]) > 50
+    return Outcome("direction" if close else False, found, regained[HEADS // 2])
+
+
+def decoding_speed() -> Outcome:
+    """Median time of a decoding step of one layer, on several rows of a long text."""
+    heads = timing.HEADS
+    mha, gqa, mqa = (1000 * seconds for seconds in timing.step_seconds((heads, 2, 1)).values())
+    found = (
+        f"a step after {timing.TOKENS:,} tokens in each of {timing.ROWS} rows takes {mha:.1f} ms with {heads} heads, "
+        f"{gqa:.1f} ms with 2 ({mha / gqa:.1f} times as fast), {mqa:.1f} ms with 1 ({mha / mqa:.1f} times)"
+    )
+    return Outcome("direction" if max(gqa, mqa) < mha else False, found)
+
+
 @cache
 def _converted(seed: int, n_kv_heads: int, how: str) -> tuple[float, float]:
     """Return the loss right after the conversion, and after it was trained further."""
     model = copy.deepcopy(pretrained(seed))
     model.attention = convert_attention(model.attention, n_kv_heads, pool=CONVERSIONS[how](seed))
     before = evaluate(model)
-    return before, evaluate(train(model, round(UPTRAINING * STEPS), 1e-3, seed + 100))
+    return before, evaluate(train(model, round(SHARE * STEPS), 1e-3, seed + 100))
 
 
 def _gqa(n_kv_heads: int) -> GroupedQueryAttention:

@@ -14,6 +14,7 @@ from axon_core.config import Spec, validate
 from axon_core.errors import UsageError
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import Model
+from axon_core.weights import weightless
 from axon_gqa.attention import GroupedQueryAttention
 
 L = TypeVar("L", bound=Model)
@@ -31,11 +32,9 @@ def mean_pool(rows: Float[Tensor, "rows ..."], n_heads: int, n_kv_heads: int) ->
     Raises:
         UsageError: `n_kv_heads` does not divide `n_heads`, or `n_heads` does not divide the rows.
     """
-    if n_heads % n_kv_heads or rows.shape[0] % n_heads:
-        raise UsageError(
-            "n_kv_heads must divide n_heads, and n_heads the rows of the projection, "
-            f"but they are {n_kv_heads}, {n_heads} and {rows.shape[0]}"
-        )
+    _check_groups(n_heads, n_kv_heads)
+    if rows.shape[0] % n_heads:
+        raise UsageError(f"n_heads must divide the rows of the projection, but they are {n_heads} and {rows.shape[0]}")
     return rows.unflatten(0, (n_kv_heads, n_heads // n_kv_heads, -1)).mean(1).flatten(0, 1)
 
 
@@ -47,17 +46,13 @@ def convert_attention(attention: Attention, n_kv_heads: int, *, pool: Pool = mea
     ablation does (Section 3.3). Source: arXiv 2305.13245, Sections 2.1 and 2.2.
 
     Raises:
-        ConfigError: `n_kv_heads` does not divide the heads.
-        UsageError: the attention consists of other parameters, or has fewer key/value heads already.
+        UsageError: `n_kv_heads` does not divide the key/value heads of the attention, or it has other options or
+            parameters than grouped-query attention.
     """
-    options = attention.config.model_dump()
-    config = validate(
-        GroupedQueryAttention.Config,
-        {name: options[name] for name in GroupedQueryAttention.Config.model_fields if name in options}
-        | {"n_kv_heads": n_kv_heads},
-    )
-    converted = GroupedQueryAttention(config, attention.rotary)
-    return _load(converted, attention, n_kv_heads, pool)
+    config = _config(attention, n_kv_heads)
+    with weightless():
+        converted = GroupedQueryAttention(config, attention.rotary)
+    return _fill(converted, attention, n_kv_heads, pool)
 
 
 def convert_model(model: L, n_kv_heads: int) -> L:
@@ -67,8 +62,7 @@ def convert_model(model: L, n_kv_heads: int) -> L:
     `model` until it has been trained for a few more steps: 5 % of the original ones in the paper (Section 3.1).
 
     Raises:
-        ConfigError: `n_kv_heads` does not divide the heads.
-        UsageError: the model has no field `attention`, or one that consists of other parameters.
+        UsageError: as for `convert_attention`; or the model has no field `attention`.
     """
     spec = getattr(model.config, "attention", None)
     if not isinstance(spec, Spec):
@@ -76,26 +70,66 @@ def convert_model(model: L, n_kv_heads: int) -> L:
             f"convert_model rebuilds a model whose config has a field 'attention', which {type(model).__name__} has "
             "not; convert its attentions one by one with convert_attention"
         )
+    for attention in _attentions(model):
+        _config(attention, n_kv_heads)
     options = {**spec.options, "type": GroupedQueryAttention, "n_kv_heads": n_kv_heads}
-    converted = type(model).build(**{**model.config.model_dump(), "attention": options})
-    return _load(converted, model, n_kv_heads, mean_pool)
+    with weightless():
+        converted = type(model).build(**{**model.config.model_dump(), "attention": options})
+    return _fill(converted, model, n_kv_heads, mean_pool)
 
 
-def _load(new: M, old: nn.Module, n_kv_heads: int, pool: Pool) -> M:
-    """Copy the parameters of `old` into `new`, pooling the keys and values of every `QKV` on the way."""
-    state = old.state_dict()
-    for name, module in old.named_modules():
-        if isinstance(module, QKV):
-            for parameter, rows in module.projection.named_parameters(f"{name}.projection"):
-                q, k, v = rows.detach().split(module.projection.rows)
-                pooled = (pool(part, module.heads[1], n_kv_heads) for part in (k, v))
-                state[parameter] = torch.cat((q, *pooled))
-    try:
-        new.load_state_dict(state)
-    except RuntimeError as error:
+def _check_groups(n_heads: int, n_kv_heads: int) -> None:
+    possible = [groups for groups in range(1, n_heads + 1) if n_heads % groups == 0]
+    if n_kv_heads not in possible:
         raise UsageError(
-            f"{type(old).__name__} cannot become grouped-query attention: its projections must be named `qkv` (a "
-            f"QKV) and `out`, but its parameters do not fit ({str(error).splitlines()[-1].strip()})"
+            f"the number of groups must divide that of the key/value heads, got {n_kv_heads} for {n_heads}; "
+            f"possible: {', '.join(map(str, possible))}"
+        )
+
+
+def _config(attention: Attention, n_kv_heads: int) -> GroupedQueryAttention.Config:
+    """Return the config of the grouped-query attention that `attention` is to become, once it is known to be able to.
+
+    Equal parameters do not make it so: a window or a bias of the scores would be lost without a word.
+    """
+    given, target = attention.config, GroupedQueryAttention.Config
+    _check_groups(getattr(given, "n_kv_heads", given.n_heads), n_kv_heads)
+    if foreign := sorted(type(given).model_fields.keys() - target.model_fields.keys()):
+        raise _unlike(attention, f"which has no option {', '.join(foreign)}")
+    config = validate(target, {**given.model_dump(), "n_kv_heads": n_kv_heads})
+    if config.rotary_dim != given.rotary_dim:
+        raise _unlike(attention, f"which rotates {config.rotary_dim} features of a head, not {given.rotary_dim}")
+    return config
+
+
+def _fill(new: M, old: nn.Module, n_kv_heads: int, pool: Pool) -> M:
+    """Give `new`, as `weightless` builds it, copies of what `old` holds, the keys and values of each `QKV` pooled."""
+    copies: dict[int, Tensor] = {}  # by identity: weights that are tied stay so
+    for module in old.modules():
+        if isinstance(module, QKV):
+            for parameter in module.projection.parameters():
+                q, k, v = parameter.detach().split(module.projection.rows)
+                pooled = (pool(part, module.heads[1], n_kv_heads) for part in (k, v))
+                copies[id(parameter)] = nn.Parameter(torch.cat((q, *pooled)))
+    state = old.state_dict(keep_vars=True)
+    for tensor in state.values():
+        if id(tensor) not in copies:
+            copy = tensor.detach().clone()
+            copies[id(tensor)] = nn.Parameter(copy) if isinstance(tensor, nn.Parameter) else copy
+    try:
+        new.load_state_dict({name: copies[id(tensor)] for name, tensor in state.items()}, assign=True)
+    except RuntimeError as error:
+        mismatch = str(error).splitlines()[-1].strip()
+        raise _unlike(
+            old, f"whose projections are `qkv` (a QKV) and `out`: the parameters differ ({mismatch})"
         ) from error
-    reference = next(old.parameters())
-    return new.to(reference.device, reference.dtype).train(old.training)
+    return new.to(next(old.parameters()).device).train(old.training)  # buffers that no state holds move here
+
+
+def _attentions(module: nn.Module) -> list[Attention]:
+    return [part for part in module.modules() if isinstance(part, Attention)]
+
+
+def _unlike(module: nn.Module, why: str) -> UsageError:
+    names = sorted({type(attention).__name__ for attention in _attentions(module)})
+    return UsageError(f"{' and '.join(names)} cannot become grouped-query attention, {why}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from axon_core import ATTENTIONS, MODELS
-from axon_core.errors import ConfigError, UsageError
+from axon_core.errors import UsageError
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import CausalLM, Model
 from axon_core.scope import Scope
@@ -70,12 +70,16 @@ def test_pooling_twice_is_pooling_once_and_equal_heads_stay(k: int, r: int, agai
 
 
 def test_heads_that_cannot_be_grouped_are_an_error() -> None:
-    with pytest.raises(UsageError, match="but they are 3, 4 and 32"):
-        mean_pool(torch.zeros(32, 5), 4, 3)
-    with pytest.raises(UsageError, match="but they are 1, 4 and 30"):
+    for heads in (3, 8, 0):
+        message = f"the number of groups must divide that of the key/value heads, got {heads} for 4; possible: 1, 2, 4"
+        with pytest.raises(UsageError, match=message):
+            mean_pool(torch.zeros(32, 5), 4, heads)
+        with pytest.raises(UsageError, match=message):
+            convert_attention(multi_head(), heads)
+        with pytest.raises(UsageError, match=message):
+            convert_model(language_model(MHA), heads)
+    with pytest.raises(UsageError, match="n_heads must divide the rows of the projection, but they are 4 and 30"):
         mean_pool(torch.zeros(30, 5), 4, 1)
-    with pytest.raises(ConfigError, match="n_kv_heads must divide n_heads, but 4 % 3 = 1"):
-        convert_attention(multi_head(), 3)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -97,10 +101,12 @@ def test_each_head_of_a_converted_attention_is_the_mean_of_its_group() -> None:
         torch.testing.assert_close(new[SIZE:], (old[2 * SIZE : 3 * SIZE] + old[3 * SIZE :]) / 2)
 
 
-def test_dtype_and_mode_are_kept_and_the_original_is_untouched() -> None:
+def test_dtypes_and_mode_are_kept_and_the_original_is_untouched() -> None:
     attention = multi_head().to(torch.bfloat16).eval()
+    state = torch.get_rng_state()
     before = {name: value.clone() for name, value in attention.state_dict().items()}
     converted = convert_attention(attention, 2)
+    assert torch.equal(torch.get_rng_state(), state)  # no weights are drawn, only to be replaced
     assert not converted.training
     assert {p.dtype for p in converted.parameters()} == {torch.bfloat16}
     assert all(p.requires_grad for p in converted.parameters())
@@ -116,7 +122,8 @@ def test_a_model_with_equal_heads_in_each_group_gives_the_same_logits(attention:
     converted = convert_model(model, 2)
     tokens = torch.arange(20).view(2, 10) % 17
     torch.testing.assert_close(converted(tokens), model(tokens))
-    assert converted.n_parameters < model.n_parameters
+    pooled = 2 * 2 * (2 * SIZE * D)  # layers, keys and values, two heads fewer: tied embeddings still count once
+    assert converted.n_parameters == model.n_parameters - pooled
     assert converted.new_cache(1, 8).nbytes * 2 == model.new_cache(1, 8).nbytes
 
 
@@ -137,7 +144,7 @@ def test_a_converted_model_is_saved_and_loaded_like_any_other(tmp_path: Path) ->
 
 def test_fewer_heads_cannot_become_more() -> None:
     attention = convert_attention(multi_head(), 1)
-    with pytest.raises(UsageError, match="but they are 2, 1 and 8"):
+    with pytest.raises(UsageError, match="got 2 for 1; possible: 1"):
         convert_attention(attention, 2)
 
 
@@ -152,8 +159,36 @@ def test_what_is_not_made_of_qkv_and_out_is_refused() -> None:
         def forward(self, x, scope, *, memory=None, cache=None):
             return self.everything(x)
 
-    with pytest.raises(UsageError, match=r"Other cannot become grouped-query attention: .*everything"):
+    with pytest.raises(
+        UsageError, match=r"Other cannot become grouped-query attention, whose projections are .*everything"
+    ):
         convert_attention(Other(Other.Config(dim=D, n_heads=H)), 2)
+
+    class Windowed(ATTENTIONS[MHA]):
+        """Multi-head attention that sees less, with the same parameters."""
+
+        class Config(ATTENTIONS[MHA].Config):
+            """Its sizes."""
+
+            window: int = 4
+
+    class Unrotated(ATTENTIONS[MHA]):
+        """Multi-head attention without rotary positions, with the same parameters."""
+
+        class Config(ATTENTIONS[MHA].Config):
+            """Its sizes."""
+
+            @property
+            def rotary_dim(self) -> int:
+                return 0
+
+    with ATTENTIONS.override(windowed=Windowed, unrotated=Unrotated):
+        for name, message in (
+            ("windowed", "Windowed cannot become grouped-query attention, which has no option window"),
+            ("unrotated", "Unrotated cannot become grouped-query attention, which rotates 8 features of a head, not 0"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                convert_model(language_model(name), 2)
 
     class NoAttention(Model):
         """A model without a field `attention`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from axon_core import MODELS
+from axon_core import MODELS, config
+from axon_core.cli.generate import model_folder
 from axon_core.config import Spec, at, validate
 from axon_core.data import TextConfig, TextData, Windows
 from axon_core.errors import ContractError
@@ -24,11 +26,24 @@ from axon_core.sampling import Sampling
 from axon_core.tokenizer import Tokenizer
 
 
+class Start(config.Config):
+    """The `[model]` table of a recipe that goes on from a saved model, whose type and sizes are in its folder."""
+
+    init: str
+    """A run's folder or a model's, whose tokenizer is used too; `~` and `$VARIABLES` are filled in."""
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder. Raises `CheckpointError` where there is no model in `init`."""
+        return model_folder(Path(os.path.expanduser(os.path.expandvars(self.init))))
+
+
 class CausalLMTrainer(Trainer):
     """Minimise the mean of −log p(token | tokens before it) over windows of the text, in nats per token.
 
-    Works with any registered `CausalLM`, under the role `model`. The loss is next-token cross-entropy as in
-    arXiv 2302.13971, Section 2; evaluation covers the whole held-out part, in windows of the model's context.
+    Works with any registered `CausalLM`, under the role `model`: a new one, or one that was saved, where the recipe's
+    table `[model]` is a `Start`. The loss is next-token cross-entropy as in arXiv 2302.13971, Section 2; evaluation
+    covers the whole held-out part, in windows of the model's context.
     """
 
     class Config(Trainer.Config):
@@ -62,11 +77,17 @@ class CausalLMTrainer(Trainer):
         """Build the trainer from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`."""
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
+        with at("model"):
+            start = validate(Start, recipe.model) if "init" in recipe.model else None
+        folder = saved or (start.folder if start else None)  # a run that goes on needs only what it exported itself
         with at("data"):
-            data = TextData.load(validate(TextConfig, recipe.data), None if saved is None else Tokenizer.load(saved))
+            data = TextData.load(validate(TextConfig, recipe.data), None if folder is None else Tokenizer.load(folder))
         with at("model"), forked("cpu"):
             Key((config.seed, "weights")).seed_global()
-            model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
+            if start and folder:
+                model = CausalLM.load(folder).float()  # half precision is too coarse to sum up updates in
+            else:
+                model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
         return cls(config, {"model": model}, data)
 
     def batch(self, step: int) -> dict[str, Tensor]:
@@ -96,7 +117,8 @@ class CausalLMTrainer(Trainer):
 
     def sample(self) -> str:
         """Return a text: the prompt, and how the model goes on from it."""
-        prompt = self.config.prompt or self.data.tokenizer.decode(self.data.held_out[:16].tolist())
+        beginning = self.data.held_out[: min(16, self.model.context)].tolist()
+        prompt = self.config.prompt or self.data.tokenizer.decode(beginning)
         return prompt + generate(self.model, self.data.tokenizer, prompt, sampling=Sampling(temperature=0.8))
 
     def export(self, folder: Path) -> None:

@@ -60,10 +60,13 @@ class DifferentialAttention(Attention):
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Return what each token gathers with the difference of the two maps."""
-        q, k, v = self.qkv(x, memory)
         if memory is None:
+            q, k, v = self.qkv(x)
             q, k = scope.rotate(self.rotary, q, k)
             k, v = (k, v) if cache is None else cache.append(k=k, v=v)
+        else:
+            q = self.qkv.query(x)
+            k, v = self.qkv.key_value(memory) if cache is None else cache.once(lambda: self.qkv.key_value(memory))
         v = v.unflatten(2, (-1, 2)).flatten(-2)  # (b m h 2d)
         first = attend(q[:, :, 0::2], k[:, :, 0::2], v, scope)
         second = attend(q[:, :, 1::2], k[:, :, 1::2], v, scope)

@@ -1,0 +1,72 @@
+"""A model folder of a multi-head model becomes one of a grouped-query model, with the recipe that trains it further."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import tomli_w
+
+from axon_core.cli.generate import model_folder
+from axon_core.errors import UsageError
+from axon_core.interfaces.model import CausalLM
+from axon_core.recipe import Recipe
+from axon_core.run import RunFolder
+from axon_core.storage import whole_folder
+from axon_core.tokenizer import Tokenizer
+from axon_gqa.conversion import convert_model
+from axon_gqa.uptraining import uptraining
+
+
+class Converted(NamedTuple):
+    """What `convert_checkpoint` made of what."""
+
+    before: CausalLM
+    """The model as it was."""
+    after: CausalLM
+    """The model with fewer key and value heads."""
+    recipe: Recipe | None
+    """The recipe that was written, at `recipe.source`."""
+
+
+def convert_checkpoint(run: Path, out: Path, n_kv_heads: int) -> Converted:
+    """Write the model of `run` with `n_kv_heads` mean-pooled key and value heads, its tokenizer, and a recipe.
+
+    The recipe up-trains it (`uptraining`). There is none for what no recipe for one model trained: a model's folder,
+    such as an imported one, or a run from Python.
+
+    Args:
+        run: a run's folder or a model's.
+        out: the folder to be made; it must be new or empty.
+        n_kv_heads: key/value heads of each attention, the groups G.
+
+    Raises:
+        CheckpointError: there is no language model in `run`, or it is damaged, or `out` cannot be written to.
+        UsageError: `out` is not empty, or the model's attention cannot be converted so (see `convert_model`).
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
+    folder = model_folder(run)
+    recipe = _recipe(run, out, n_kv_heads)
+    before, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
+    after = convert_model(before, n_kv_heads)
+    with whole_folder(out.resolve()) as new:
+        after.save(new)
+        tokenizer.save(new)
+        if recipe:
+            (new / f"{recipe.name}.toml").write_text(tomli_w.dumps(recipe.tables), encoding="utf-8")
+    return Converted(before, after, recipe)
+
+
+def _recipe(run: Path, out: Path, n_kv_heads: int) -> Recipe | None:
+    """Return the recipe for up-training the model of `run` once it is in `out`, if there can be one."""
+    if (run / "config.json").exists():
+        return None
+    folder = RunFolder.open(run)
+    if not folder.facts.get("recipe"):
+        return None
+    recipe = folder.recipe()
+    if not recipe.model.keys() & {"type", "init"}:  # models by role
+        return None
+    name = f"{recipe.name}-gqa{n_kv_heads}"
+    return Recipe.of(uptraining(recipe, out), name, str(out / f"{name}.toml"))

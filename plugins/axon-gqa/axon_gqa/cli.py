@@ -1,0 +1,51 @@
+"""`axon convert gqa`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import click
+
+from axon_core.cli.output import json_option, print_json
+from axon_gqa.checkpoint import convert_checkpoint
+from axon_gqa.uptraining import SHARE
+
+
+@click.group("convert")
+def convert() -> None:
+    """Turn a trained model into another kind of model."""
+
+
+@convert.command("gqa")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--groups", required=True, type=click.IntRange(1), help="Key/value heads to be left; 1 makes it MQA.")
+@click.option("--out", type=click.Path(path_type=Path), help="Model folder, new or empty; by default RUN-gqa<groups>.")
+@json_option
+def gqa(run: Path, groups: int, out: Path | None, as_json: bool) -> None:
+    """Pool the key and value heads of the model in RUN, a run's folder or a model's, into groups.
+
+    It then predicts worse, until it is trained a little further: the recipe for that is written beside it.
+    """
+    if out is None:
+        named = run if run.name.strip(".") else run.resolve()
+        out = named.with_name(f"{named.name}-gqa{groups}")
+    models = convert_checkpoint(run, out, groups)
+    parameters = [model.n_parameters for model in models[:2]]
+    cache = [model.new_cache(1, 1).nbytes for model in models[:2]]
+    recipe = models.recipe and models.recipe.source
+    if as_json:
+        facts = {"parameters": parameters[1], "cache_bytes_per_token": cache[1], "model": str(out), "recipe": recipe}
+        print_json(facts)
+        return
+    click.echo(f"{parameters[1]:,} parameters instead of {parameters[0]:,}, in {out}")
+    click.echo(f"{cache[1]:,} bytes of cache a token instead of {cache[0]:,}")
+    if recipe:
+        click.echo(f"Next: axon train {shlex.quote(recipe)}")
+        return
+    init = shlex.quote(f"model={{init={json.dumps(str(out), ensure_ascii=False)}}}")
+    click.echo(
+        f"{run} holds no recipe that trains one model. To train it further take any, for about {SHARE:.0%} of the "
+        f"steps it was trained for: axon train RECIPE --set {init} --set trainer.steps=N"
+    )
