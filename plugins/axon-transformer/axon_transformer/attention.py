@@ -17,7 +17,7 @@ from axon_core.scope import Scope
 class MultiHeadAttention(Attention):
     """Multi-head attention `(b n d) -> (b n d)`: W_O concat_i(softmax(q_i k_iᵀ / √d_h) v_i).
 
-    Cross-attention to a `memory` neither rotates nor caches. Source: arXiv 1706.03762, Section 3.2.2.
+    Cross-attention to a `memory` does not rotate. Source: arXiv 1706.03762, Section 3.2.2.
     """
 
     class Config(Attention.Config):
@@ -44,10 +44,13 @@ class MultiHeadAttention(Attention):
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Return what each token of `x` gathers, with all heads, from the tokens it may see."""
-        q, k, v = self.qkv(x, memory)
         if memory is None:
+            q, k, v = self.qkv(x)
             q, k = scope.rotate(self.rotary, q, k)
             k, v = (k, v) if cache is None else cache.append(k=k, v=v)
+        else:
+            q = self.qkv.query(x)
+            k, v = self.qkv.key_value(memory) if cache is None else cache.once(lambda: self.qkv.key_value(memory))
         return self.out(attend(q, k, v, scope).flatten(-2))
 
     def state(self) -> Mapping[str, State]:

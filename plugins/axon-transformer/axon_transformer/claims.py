@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from axon_core.claims import Outcome
@@ -11,6 +14,7 @@ from axon_transformer.attention import MultiHeadAttention
 from axon_transformer.positions import sinusoids
 
 KEY_SIZES = (4, 16, 64, 256)
+_LENGTHS = (4, 16, 64, 256)
 
 
 def dot_product_variance() -> Outcome:
@@ -62,6 +66,46 @@ def cost_of_heads() -> Outcome:
     (p1, f1), (p8, f8) = cost[1], cost[8]
     found = f"1 and 8 heads: {p1:,} and {p8:,} parameters, {f1:,} and {f8:,} operations over 128 tokens"
     return Outcome(cost[1] == cost[8], found)
+
+
+def path_length() -> Outcome:
+    """Count the operations, one after another, from the first token to the last one's result, for several lengths."""
+    attention = MultiHeadAttention(MultiHeadAttention.Config(dim=8, n_heads=2))
+    recurrent = nn.RNNCell(8, 8)
+    paths: dict[str, list[int]] = {"self-attention": [], "recurrence": []}
+    for n in _LENGTHS:
+        tokens = [torch.ones(1, 8, requires_grad=True) for _ in range(n)]
+        x = torch.stack(tokens, 1)
+        paths["self-attention"].append(_depth(attention(x, Scope.over(x))[:, -1], tokens[0]))
+        state = torch.zeros(1, 8)
+        for token in tokens:
+            state = recurrent(token, state)
+        paths["recurrence"].append(_depth(state, tokens[0]))
+    constant, growing = paths.values()
+    # linear: each further token adds the same number of operations
+    linear = len({(b - a) / (m - n) for (n, m), (a, b) in zip(pairwise(_LENGTHS), pairwise(growing), strict=True)}) == 1
+    listed = "; ".join(f"{name} {', '.join(map(str, counts))}" for name, counts in paths.items())
+    return Outcome(
+        len(set(constant)) == 1 and linear and growing[-1] > growing[0],
+        f"operations in a row from the first of {', '.join(map(str, _LENGTHS))} tokens to the last result: {listed}",
+    )
+
+
+def _depth(result: Tensor, leaf: Tensor) -> int:
+    """Return the largest number of operations on a way from `leaf` to `result`, by the graph that autograd recorded."""
+    depths: dict[object, float] = {None: -torch.inf}
+    stack = [result.grad_fn]
+    while stack:
+        node = stack[-1]
+        inputs = [] if node is None else [before for before, _ in node.next_functions]
+        if waiting := [before for before in inputs if before not in depths]:
+            stack += waiting
+            continue
+        if node not in depths:
+            own = 0 if getattr(node, "variable", None) is leaf else -torch.inf
+            depths[node] = max([own, *(1 + depths[before] for before in inputs)])
+        stack.pop()
+    return int(depths[result.grad_fn])
 
 
 def linear_shift() -> Outcome:

@@ -1,0 +1,50 @@
+"""Checkpoint averaging: one model whose weights are the mean of those a training had at its last checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from axon_core.checkpoint import Checkpoints
+from axon_core.errors import CheckpointError, UsageError
+from axon_transformer.model import Transformer
+
+
+@torch.no_grad()
+def average(models: Sequence[Transformer]) -> Transformer:
+    """Return the first model, its weights replaced by the mean over all models (arXiv 1706.03762, Section 6.1).
+
+    Raises:
+        CheckpointError: the models are not of one size.
+    """
+    first, *others = models
+    if any(other.config != first.config for other in others):
+        raise CheckpointError("only models with the same config can be averaged")
+    for parameters in zip(*(model.parameters() for model in models), strict=True):
+        mean = torch.stack([parameter.double() for parameter in parameters]).mean(0)
+        parameters[0].copy_(mean)
+    return first
+
+
+def latest_models(model: Path, count: int) -> list[Path]:
+    """Return the model folders of the last `count` checkpoints of a run, given that of the last; given 1, that itself.
+
+    Raises:
+        UsageError: the run keeps fewer checkpoints up to that one.
+        CheckpointError: one is damaged.
+    """
+    if count == 1:
+        return [model]
+    last = model.parent
+    checkpoints = Checkpoints(last.parent)
+    names = checkpoints.names()
+    names = names[: names.index(last.name) + 1] if last.name in names else []
+    if len(names) < count:
+        raise UsageError(
+            f"cannot average {count} checkpoints: {last.parent} keeps {len(names)} up to {last.name}; let a run save "
+            "more of them (trainer.save_every) and keep them (trainer.keep)"
+        )
+    found = (checkpoints.find(name) for name in reversed(names[-count:]))
+    return [folder / "model" for folder in found if folder is not None]

@@ -1,0 +1,110 @@
+"""What cross-attention looks at: the weights of every layer and head for one translation, and their picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from axon_core.errors import UsageError
+from axon_core.storage import writing
+from axon_transformer.layers import DecoderLayer
+from axon_transformer.model import Transformer
+
+
+class _Recorder(TorchFunctionMode):
+    """Computes, while `recording`, the weights of every scaled dot-product attention that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recording = False
+        self.weights: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is scaled_dot_product_attention and self.recording:
+            self.weights.append(_weights(*args, **kwargs))
+        return func(*args, **kwargs)
+
+
+def _weights(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b k m d"],
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+    **_: Any,
+) -> Float[Tensor, "b h n m"]:
+    """Return softmax(q kᵀ · scale + mask), where each key head serves h / k query heads."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1)
+
+
+@torch.no_grad()
+def cross_attention(
+    model: Transformer, source: Int[Tensor, " m"], target: Int[Tensor, " n"]
+) -> Float[Tensor, "l h n m"]:
+    """Return how much each token of the decoder's input looks at each source token, in every layer and head.
+
+    Works with every cross-attention that ends in torch's scaled dot-product attention.
+
+    Raises:
+        UsageError: the model's cross-attention does not.
+    """
+    recorder = _Recorder()
+    layers = list(cast("Iterable[DecoderLayer]", model.decoder))
+
+    def switch(on: bool) -> Callable[..., None]:
+        return lambda *_: setattr(recorder, "recording", on)
+
+    handles = [layer.cross.register_forward_pre_hook(switch(True)) for layer in layers]
+    handles += [layer.cross.register_forward_hook(switch(False)) for layer in layers]
+    memory = model.encode(source.unsqueeze(0))
+    try:
+        with recorder:
+            model.decode(target.unsqueeze(0), memory)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(recorder.weights) != len(layers):
+        raise UsageError(
+            f"the cross-attention {model.config.cross_attention.type!r} has no one map a head, so there is none to draw"
+        )
+    return torch.cat(recorder.weights).float()
+
+
+def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence[str], path: Path) -> None:
+    """Write a picture of the maps: a row for each layer, a column for each head, white where the weight is 0.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        CheckpointError: the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("drawing attention needs matplotlib: pip install 'axon-transformer[plot]'") from None
+    layers, heads, n, m = maps.shape
+    figure = Figure(figsize=(heads * (1.2 + 0.16 * m), layers * (1.0 + 0.16 * n)), layout="constrained")
+    for layer in range(layers):
+        for head in range(heads):
+            axes = figure.add_subplot(layers, heads, layer * heads + head + 1)
+            axes.imshow(maps[layer, head].numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+            axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
+            axes.set_xticks(range(m), source, rotation=90, fontsize=6)
+            axes.set_yticks(range(n), target, fontsize=6)
+    with writing(path):
+        figure.savefig(path, dpi=150)

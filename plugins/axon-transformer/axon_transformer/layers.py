@@ -1,0 +1,142 @@
+"""The layers of encoder and decoder, the residual connections in them, and the memory between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from axon_core.cache import LayerCache
+from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.norm import Norm
+from axon_core.scope import Scope
+
+Sublayer = Callable[[Tensor], Tensor]
+
+
+class Dropout(nn.Module):
+    """Drops numbers at random while training, and scales the others up, so that their mean stays.
+
+    It compares random bytes with `p`, to the nearest of 256 steps. Torch's own draws a float for each number, which on
+    a CPU took a tenth of a training step.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.dropped = round(256 * p)
+
+    def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """Return `x` with some of its numbers zero."""
+        if not (self.training and self.dropped):
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.long, device=x.device).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - self.dropped))
+
+
+class PostNorm(nn.Module):
+    """Residual connection around a sub-layer f: norm(x + dropout(f(x))) (arXiv 1706.03762, Sections 3.1 and 5.4)."""
+
+    def __init__(self, norm: Norm, dropout: float) -> None:
+        super().__init__()
+        self.norm = norm
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "b n d"], f: Sublayer) -> Float[Tensor, "b n d"]:
+        """Return `x` after the sub-layer."""
+        return self.norm(x + self.dropout(f(x)))
+
+
+class PreNorm(PostNorm):
+    """Residual connection around a sub-layer f: x + dropout(f(norm(x))) (arXiv 2002.04745, Section 3)."""
+
+    def forward(self, x: Float[Tensor, "b n d"], f: Sublayer) -> Float[Tensor, "b n d"]:
+        """Return `x` after the sub-layer."""
+        return x + self.dropout(f(self.norm(x)))
+
+
+class FeedForward(nn.Module):
+    """Each token by itself: max(0, x W₁ + b₁) W₂ + b₂ (arXiv 1706.03762, Section 3.3, Eq. 2)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, hidden_dim)
+        self.down = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Return the feed-forward of each token."""
+        return self.down(self.up(x).relu())
+
+
+class Memory:
+    """What the encoder made of s source sentences: `features` (s m d), and which of them are `valid` (s m).
+
+    The decoder may have several rows for each sentence, one after another, as beam search does: cross-attention takes
+    all of them as queries of one memory. So a memory is neither copied nor reordered, and what the attention of layer i
+    computes of it (keys and values, say) is kept once, in `caches[i]`.
+    """
+
+    def __init__(self, features: Float[Tensor, "s m d"], valid: Bool[Tensor, "s m"], layers: int) -> None:
+        self.features = features
+        self.valid = valid
+        self.caches = [LayerCache({}, len(features), 0, features.dtype, features.device) for _ in range(layers)]
+        self._scopes: dict[int, Scope] = {}
+
+    def scope(self, queries: Float[Tensor, "s q d"]) -> Scope:
+        """Return the scope of cross-attention from `queries`, made once for all layers."""
+        n = queries.shape[1]
+        if n not in self._scopes:
+            self._scopes[n] = Scope.across(queries, self.valid)
+        return self._scopes[n]
+
+    def keep(self, sentences: Int[Tensor, " r"]) -> None:
+        """Keep only these sentences, in this order."""
+        self.features, self.valid = self.features[sentences], self.valid[sentences]
+        self._scopes.clear()
+        for cache in self.caches:
+            cache.keep(sentences)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each in a residual connection (arXiv 1706.03762, Section 3.1)."""
+
+    def __init__(self, attention: Attention, feed_forward: FeedForward, residuals: Sequence[PostNorm]) -> None:
+        super().__init__()
+        self.attention = attention
+        self.feed_forward = feed_forward
+        self.residuals = nn.ModuleList(residuals)
+
+    def forward(self, x: Float[Tensor, "b n d"], scope: Scope) -> Float[Tensor, "b n d"]:
+        """Return the tokens' features after this layer."""
+        attended, fed = self.residuals
+        x = attended(x, lambda x: self.attention(x, scope))
+        return fed(x, self.feed_forward)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention to the memory, and feed-forward (arXiv 1706.03762, Section 3.1)."""
+
+    def __init__(
+        self, attention: Attention, cross: Attention, feed_forward: FeedForward, residuals: Sequence[PostNorm]
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.cross = cross
+        self.feed_forward = feed_forward
+        self.residuals = nn.ModuleList(residuals)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], scope: Scope, memory: Memory, cache: LayerCache | None
+    ) -> Float[Tensor, "b n d"]:
+        """Return the tokens' features after this layer."""
+        attended, crossed, fed = self.residuals
+        x = attended(x, lambda x: self.attention(x, scope, cache=cache))
+        x = crossed(x, lambda x: self._across(x, memory))
+        return fed(x, self.feed_forward)
+
+    def _across(self, x: Float[Tensor, "b n d"], memory: Memory) -> Float[Tensor, "b n d"]:
+        queries = x.reshape(len(memory.features), -1, x.shape[-1])
+        cache = memory.caches[self.cross.config.layer]
+        return self.cross(queries, memory.scope(queries), memory=memory.features, cache=cache).view_as(x)

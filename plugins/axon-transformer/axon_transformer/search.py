@@ -1,0 +1,163 @@
+"""Beam search: the likeliest translations that a few candidates, kept side by side, lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor
+
+from axon_core import config
+from axon_transformer.layers import Memory
+from axon_transformer.model import Transformer
+
+
+class Search(config.Config):
+    """How translations are searched for."""
+
+    beam: PositiveInt = 4
+    """Candidates kept side by side (arXiv 1706.03762, Section 6.1); 1 is greedy decoding."""
+    length_penalty: NonNegativeFloat = 0.6
+    """α: how much longer translations are preferred (Section 6.1); see the function of that name."""
+    longer: NonNegativeInt = 50
+    """How many tokens a translation may have more than its source (Section 6.1)."""
+    n_best: PositiveInt = 1
+    """How many translations are returned."""
+
+    @model_validator(mode="after")
+    def _found(self) -> Self:
+        if self.n_best > self.beam:
+            raise ValueError(f"n_best must be at most beam, got {self.n_best} > {self.beam}")
+        return self
+
+
+class Hypothesis(NamedTuple):
+    """One translation."""
+
+    tokens: list[int]
+    """Its tokens, without markers."""
+    logprob: float
+    """Its log-probability in nats, the end marker's included."""
+    score: float
+    """`logprob / length_penalty`, by which translations are ranked."""
+    ended: bool
+    """Whether it came to its end marker, or was cut off at the limit; then it ranks after those that did."""
+
+
+class Scorer(Protocol):
+    """Scores the next token of rows of tokens; row r belongs to sentence r // beam."""
+
+    def __call__(self, rows: Int[Tensor, "r n"]) -> Float[Tensor, "r v"]:
+        """Return the logits of the token that follows each row; every call has one token more than the last."""
+        ...
+
+    def reorder(self, rows: Int[Tensor, " r"]) -> None:
+        """Take note that row i goes on from what was row `rows[i]`, of the same sentence."""
+        ...
+
+    def keep(self, rows: Int[Tensor, " r"], sentences: Int[Tensor, " s"]) -> None:
+        """Take note that these sentences, and these of the rows, go on alone, in this order."""
+        ...
+
+
+class CachedScorer:
+    """Scores with a Transformer that keeps the keys and values of all tokens, so that each is computed once."""
+
+    def __init__(self, model: Transformer, memory: Memory, beam: int, longest: int) -> None:
+        self._model = model
+        self._memory = memory
+        self._device = memory.features.device
+        self._cache = model.new_cache(len(memory.features) * beam, longest)
+
+    def __call__(self, rows: Int[Tensor, "r n"]) -> Float[Tensor, "r v"]:
+        """Return the logits of the token that follows each row."""
+        features = self._model.decode(rows[:, -1:].to(self._device), self._memory, cache=self._cache)
+        return self._model.logits(features[:, -1])
+
+    def reorder(self, rows: Int[Tensor, " r"]) -> None:
+        """Reorder the cache."""
+        self._cache.reorder(rows.to(self._device))
+
+    def keep(self, rows: Int[Tensor, " r"], sentences: Int[Tensor, " s"]) -> None:
+        """Drop what belongs to the other rows and sentences."""
+        self._cache.keep(rows.to(self._device))
+        self._memory.keep(sentences.to(self._device))
+
+
+def length_penalty(length: int, alpha: float) -> float:
+    """Return ((5 + length) / 6)^α, where `length` counts the end marker (arXiv 1609.08144, Section 7, Eq. 14)."""
+    return ((5 + length) / 6) ** alpha
+
+
+@torch.no_grad()
+def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: int, eos: int) -> list[list[Hypothesis]]:
+    """Return the `n_best` translations of each sentence, best first.
+
+    In each step the `beam` best continuations of a sentence's candidates are taken. Those that come to the end marker
+    leave the candidates, and a sentence is done when no candidate is left, when the best of them could not get into the
+    `beam` best that have ended, even by staying as likely as it is up to the limit, or at the limit. So beam 1 is
+    greedy decoding, and a beam as wide as there are rows of tokens finds the best of all.
+
+    Args:
+        scorer: scores `len(limits) * beam` rows, all of which begin with `bos`.
+        limits: the largest number of tokens, end marker included, for each sentence.
+        search: how to search.
+        bos: the marker at the beginning.
+        eos: the marker at the end.
+    """
+    k, alpha = search.beam, search.length_penalty
+    found: list[list[Hypothesis]] = [[] for _ in limits]
+    going = list(range(len(limits)))  # the sentences that the scorer has rows for
+    done = [False] * len(limits)
+    rows = torch.full((len(going) * k, 1), bos)
+    alive = torch.full((len(going), k), -torch.inf, dtype=torch.float64)  # log-probabilities of the candidates
+    alive[:, 0] = 0.0
+    for length in range(1, max(limits, default=0) + 1):
+        scores, tokens = _best(scorer(rows), k)
+        alive, best = (alive.view(-1, 1) + scores).view(len(going), -1).topk(k)
+        chosen = tokens.view(len(going), -1).gather(1, best)
+        parents = (best // tokens.shape[-1] + k * torch.arange(len(going)).unsqueeze(1)).flatten()
+        rows = torch.cat((rows[parents], chosen.view(-1, 1)), 1)
+        ended = (chosen == eos) & alive.isfinite()
+        for i, j in ended.nonzero().tolist():
+            _add(found[going[i]], rows[i * k + j, 1:-1], alive[i, j].item(), length, alpha, ended=True)
+        alive = alive.masked_fill(ended, -torch.inf)
+        for i, (sentence, total) in enumerate(zip(going, alive.max(-1).values.tolist(), strict=True)):
+            best_ended = sorted(found[sentence], key=lambda one: -one.score)[:k]
+            bound = total / length_penalty(limits[sentence], alpha)
+            hopeless = len(best_ended) == k and bound <= best_ended[-1].score
+            if done[sentence] or total == -torch.inf or hopeless:
+                done[sentence] = True
+            elif length == limits[sentence]:
+                done[sentence] = True
+                for j, logprob in enumerate(alive[i].tolist()):
+                    if logprob > -torch.inf:
+                        _add(found[sentence], rows[i * k + j, 1:], logprob, length, alpha, ended=False)
+        left = [i for i, sentence in enumerate(going) if not done[sentence]]
+        if not left:
+            break
+        if len(left) <= 3 / 4 * len(going):  # sentences that are done leave the batch now and then
+            sentences = torch.tensor(left)
+            kept = (k * sentences.unsqueeze(1) + torch.arange(k)).flatten()
+            rows, alive, going = rows[kept], alive[sentences], [going[i] for i in left]
+            scorer.keep(parents[kept], sentences)
+        elif k > 1:
+            scorer.reorder(parents)
+        alive = alive.masked_fill(torch.tensor([done[sentence] for sentence in going]).unsqueeze(1), -torch.inf)
+    return [sorted(each, key=lambda one: (not one.ended, -one.score))[: search.n_best] for each in found]
+
+
+def _best(logits: Float[Tensor, "r v"], k: int) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
+    """Return log-probabilities and ids of each row's k best tokens: no other can be among the k best of a sentence."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    scores, tokens = logits.topk(min(k, logits.shape[-1]))
+    return (scores - logits.logsumexp(-1, keepdim=True)).cpu(), tokens.cpu()
+
+
+def _add(
+    found: list[Hypothesis], tokens: Int[Tensor, " n"], logprob: float, length: int, alpha: float, *, ended: bool
+) -> None:
+    found.append(Hypothesis(tokens.tolist(), logprob, logprob / length_penalty(length, alpha), ended))

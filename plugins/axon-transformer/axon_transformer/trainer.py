@@ -1,0 +1,174 @@
+"""Trainer `translation`: a Transformer on pairs of sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from axon_core import MODELS, config
+from axon_core.config import Spec, at, validate
+from axon_core.errors import ContractError
+from axon_core.interfaces.trainer import Trainer
+from axon_core.randomness import Key, forked
+from axon_core.recipe import Recipe
+from axon_core.tokenizer import PAD, Tokenizer
+from axon_transformer.averaging import latest_models
+from axon_transformer.batches import TokenBatches
+from axon_transformer.bleu import bleu
+from axon_transformer.corpus import check_aligned, read_lines
+from axon_transformer.data import Encoded, ParallelConfig, ParallelData, valid_tokens
+from axon_transformer.loss import linear_cross_entropy
+from axon_transformer.model import Transformer
+from axon_transformer.search import Search
+from axon_transformer.translate import Translator
+
+
+class TranslationTrainer(Trainer):
+    """Minimise the label-smoothed cross-entropy of the target's tokens, in nats per token.
+
+    The metric `nll` is the cross-entropy without smoothing, and so is the `loss` of evaluation: the mean over all
+    tokens of the validation set, end markers included, of which `perplexity` is the exponential. `bleu` is sacrebleu's,
+    of the validation set translated as `search` says. Source: arXiv 1706.03762, Section 5.
+    """
+
+    class Config(Trainer.Config):
+        """Settings of translation, beside those of every training."""
+
+        batch_size: PositiveInt = 4096
+        """Target tokens in a step, or somewhat more (Section 5.1: 25,000)."""
+        label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+        """ε, the probability that the target distribution spreads over the whole vocabulary (Section 5.4)."""
+        search: Search = Search(beam=1)
+        """How the validation set is translated for BLEU; by default greedily, which is fastest."""
+
+    class Evaluation(config.Config):
+        """What `axon evaluate RUN` measures on, as options: `--src FILE --ref FILE` and how to translate."""
+
+        src: Path
+        """A file of sentences to translate, one a line; plain or gzip."""
+        ref: Path
+        """Their reference translations, line by line."""
+        beam: PositiveInt = Search().beam
+        """Candidates kept side by side."""
+        length_penalty: NonNegativeFloat = Search().length_penalty
+        """α of the length penalty."""
+        average: PositiveInt = 1
+        """The mean of how many latest checkpoints is measured."""
+
+    config: Config
+    unit = "tokens"
+    trainable = ("model",)
+    examples = (
+        {
+            "model": {"type": "transformer", "dim": 16, "n_heads": 2, "encoder_layers": 1, "decoder_layers": 1},
+            "trainer": {"type": "translation", "batch_size": 64},
+            "data": {"train": {"reverse": 40}, "valid": {"reverse": 4}, "tokenizer": "byte"},
+        },
+    )
+
+    def __init__(self, config: Config, models: Mapping[str, nn.Module], data: ParallelData) -> None:
+        super().__init__(config, models)
+        model = models["model"]
+        if not isinstance(model, Transformer):
+            raise ContractError(f"the trainer translation needs a Transformer as its model, got {type(model).__name__}")
+        self.model = model
+        self.tokenizer = data.tokenizer
+        self.train, self.valid = (
+            Encoded.of(pairs, data.tokenizer, model.config.context, role)
+            for role, pairs in (("train", data.train), ("valid", data.valid))
+        )
+        lengths = [len(row) for row in self.train.sources], [len(row) - 1 for row in self.train.targets]
+        with at("trainer"):
+            self._batches = TokenBatches(*lengths, config.batch_size, Key((config.seed, "batches")))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
+        """Build the trainer from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`."""
+        with at("trainer"):
+            config = validate(cls.Config, recipe.trainer.options)
+        with at("data"):
+            settings = validate(ParallelConfig, recipe.data)
+            data = ParallelData.load(settings, None if saved is None else Tokenizer.load(saved))
+        with at("model"), forked("cpu"):
+            Key((config.seed, "weights")).seed_global()
+            model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
+        return cls(config, {"model": model}, data)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps it takes to see every pair once."""
+        return self._batches.per_epoch
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return the pairs of a step, padded: `source` (b m), which ends with `eos`, and `target` (b n+1)."""
+        return self.train.batch(self._batches[step].tolist())
+
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        """Return the number of predicted tokens, padding not counted."""
+        count = int((data["target"][:, 1:] != PAD).sum())
+        return {"loss": count, "nll": count}
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the summed label-smoothed cross-entropy, and the plain one as a metric, in nats."""
+        source, target = data["source"], data["target"]
+        features = self.model.decode(target[:, :-1], self.model.encode(source, valid=valid_tokens(source)))
+        real = target[:, 1:] != PAD
+        loss, nll = linear_cross_entropy(
+            features[real], self.model.embedding.weight, target[:, 1:][real], self.config.label_smoothing
+        )
+        return {"loss": loss, "nll": nll}
+
+    def evaluate(self) -> dict[str, float]:
+        """Return `loss` in nats per token, `perplexity` and `bleu` of the whole validation set."""
+        total = torch.zeros((), dtype=torch.float64)
+        tokens = 0.0
+        for batch in self.valid.batches(128):
+            data = {name: rows.to(self.config.device) for name, rows in batch.items()}
+            total += self.loss(data)["nll"].double().cpu()
+            tokens += self.counts(data)["nll"]
+        loss = total.item() / tokens
+        sources, references = zip(*self.valid.pairs, strict=True)
+        found = Translator(self.model, self.tokenizer).translate(sources, self.config.search, batch_size=128)
+        return {
+            "loss": loss,
+            "perplexity": math.exp(loss),
+            "bleu": bleu([translations[0].text for translations in found], references).score,
+        }
+
+    @classmethod
+    def evaluate_on(cls, folder: Path, given: Evaluation) -> Mapping[str, float | str]:
+        """Return `bleu` of a file's translations against references, sacrebleu's `signature`, and what was counted.
+
+        Raises:
+            DataError: a file cannot be read, or they differ in length.
+            ContextError: a sentence is too long for the model.
+        """
+        sources, references = read_lines(given.src), read_lines(given.ref)
+        check_aligned(sources, given.src, references, given.ref)
+        translator = Translator.load(*latest_models(folder, given.average))
+        search = Search(beam=given.beam, length_penalty=given.length_penalty)
+        found = translator.translate(sources, search, place=f"line {{:,}} of {given.src}".format)
+        score, signature = bleu([best.text for best, *_ in found], references)
+        counts = {
+            "sentences": len(sources),
+            "empty_lines": sum(not source.strip() for source in sources),
+            "cut_off": sum(not best.ended for best, *_ in found),
+        }
+        return {"bleu": score, **counts, "signature": signature}
+
+    def sample(self) -> str:
+        """Return the first sentences of the validation set and their translations."""
+        sources = [source for source, _ in self.valid.pairs[:3]]
+        found = Translator(self.model, self.tokenizer).translate(sources)
+        return "\n".join(f"{source}\n  → {best.text}" for source, (best, *_) in zip(sources, found, strict=True))
+
+    def export(self, folder: Path) -> None:
+        """Write the model and its tokenizer."""
+        self.model.save(folder)
+        self.tokenizer.save(folder)

@@ -1,0 +1,134 @@
+"""Text in, translations out: many sentences at once, those of about the same length together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+
+from axon_core.decoding import evaluating
+from axon_core.errors import CheckpointError, ContextError
+from axon_core.tokenizer import Tokenizer
+from axon_transformer.averaging import average
+from axon_transformer.batches import pad
+from axon_transformer.corpus import normalised
+from axon_transformer.data import markers, valid_tokens
+from axon_transformer.model import Transformer
+from axon_transformer.search import CachedScorer, Hypothesis, Search, beam_search
+
+__all__ = ["Translation", "Translator"]
+
+
+class Translation(NamedTuple):
+    """One translation of a sentence."""
+
+    text: str
+    """The translation; of an empty sentence, empty."""
+    tokens: list[int]
+    """Its tokens, without markers."""
+    logprob: float
+    """Log-probability under the model, in nats."""
+    score: float
+    """By which translations are ranked: log-probability over length penalty."""
+    ended: bool
+    """Whether the model ended it, or it was cut off at the limit."""
+
+
+class Translator:
+    """A model and the tokenizer it was trained with.
+
+    What a sentence's translation is does not depend on the others; to the rounding of a matrix product, which may
+    depend on the number of rows.
+
+    Args:
+        model: any Transformer.
+        tokenizer: the one it was trained with.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary only "
+                f"{model.config.vocab_size}; use the tokenizer the model was trained with"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.bos, self.eos = markers(tokenizer)
+
+    @classmethod
+    def load(cls, *folders: Path | str) -> Self:
+        """Read model and tokenizer from a folder; of several, the mean of the models.
+
+        Raises:
+            CheckpointError: a folder has no model or tokenizer, it is damaged, or the models are not of one size.
+        """
+        return cls(average([Transformer.load(folder) for folder in folders]), Tokenizer.load(folders[0]))
+
+    def encode(self, texts: Sequence[str], place: Callable[[int], str] = "sentence {}".format) -> list[list[int]]:
+        """Return the source tokens of each text; of an empty one, none.
+
+        `place` names a text, counted from 1, for messages.
+
+        Raises:
+            DataError: a text cannot be encoded.
+            ContextError: texts are longer than the model's context; the message counts them and names the first.
+        """
+        sources = [self.tokenizer.encode(text, eos=True) if text else [] for text in map(normalised, texts)]
+        context = self.model.config.context
+        if long := [i for i, source in enumerate(sources) if len(source) > context]:
+            first = long[0]
+            more = f", and {len(long) - 1:,} others are too long" if long[1:] else ""
+            raise ContextError(
+                f"{place(first + 1)} has {len(sources[first]):,} tokens, but the model takes {context} at most{more}; "
+                "cut them into sentences. Nothing was translated"
+            )
+        return sources
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        search: Search | None = None,
+        *,
+        batch_size: int = 64,
+        place: Callable[[int], str] = "sentence {}".format,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[list[Translation]]:
+        """Return the `search.n_best` best translations of each text, best first.
+
+        Args:
+            texts: sentences; white space at their ends, and runs of it, mean nothing.
+            search: how to search.
+            batch_size: how many sentences are translated at once.
+            place: names a text, counted from 1, for messages.
+            progress: is called with the number of texts done, and of all.
+
+        Raises:
+            DataError: a text cannot be encoded.
+            ContextError: a text is longer than the model's context.
+        """
+        search = search or Search()
+        sources = self.encode(texts, place)
+        result = [[Hypothesis([], 0.0, 0.0, True)] for _ in texts]
+        # The longest first: what is too much for the memory then shows at once.
+        order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: -len(sources[i]))
+        done = len(texts) - len(order)
+        with evaluating(self.model):
+            for start in range(0, len(order), batch_size):
+                numbers = order[start : start + batch_size]
+                found = self._search([sources[i] for i in numbers], search)
+                for i, hypotheses in zip(numbers, found, strict=True):
+                    result[i] = hypotheses
+                done += len(numbers)
+                progress(done, len(texts))
+        return [[Translation(self.tokenizer.decode(one.tokens), *one) for one in each] for each in result]
+
+    @torch.no_grad()
+    def _search(self, sources: Sequence[list[int]], search: Search) -> list[list[Hypothesis]]:
+        model = self.model
+        rows = pad(sources).to(model.embedding.weight.device)
+        memory = model.encode(rows, valid=valid_tokens(rows))
+        limits = [min(len(source) + search.longer, model.config.context) for source in sources]
+        scorer = CachedScorer(model, memory, search.beam, max(limits))
+        return beam_search(scorer, limits, search, bos=self.bos, eos=self.eos)
