@@ -1,0 +1,1 @@
+"""What the side-by-side measurements share: shapes, the same weights in every library, workers, and records."""
