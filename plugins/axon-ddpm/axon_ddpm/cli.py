@@ -1,0 +1,132 @@
+"""`axon sample`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+import click
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from axon_core.cli.generate import model_folder
+from axon_core.errors import UsageError
+from axon_core.recipe import override
+from axon_ddpm.dali import Dali
+from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
+from axon_ddpm.process import SPACINGS
+from axon_ddpm.samplers import Frame
+
+_ANIMATED = 40  # frames of an animation, at most
+Batch = Callable[[int, int], Generator[Frame]]
+"""The frames of a batch: from its first picture's number and its size."""
+
+
+@click.command("sample")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--n", default=64, show_default=True, type=click.IntRange(1), help="How many pictures.")
+@click.option("--steps", type=int, help="Steps from noise to picture; by default 50, or all where there are fewer.")
+@click.option("--sampler", default="ddim", show_default=True, help="ddpm, ddim, dpm_solver, or another installed one.")
+@click.option("--set", "options", metavar="A=B", multiple=True, help="An option of the sampler, as eta=1; repeatable.")
+@click.option(
+    "--spacing",
+    default="trailing",
+    show_default=True,
+    type=click.Choice([*SPACINGS]),
+    help="Which steps: in equal strides from the end, the start, or end to end; or shorter ones near the picture.",
+)
+@click.option("--guidance", default=1.0, show_default=True, help="How much to exaggerate the class; 1 does not.")
+@click.option("--class", "label", metavar="N", type=int, help="The class of all pictures; by default all in turn.")
+@click.option("--image", type=click.Path(path_type=Path), help="A picture to vary.")
+@click.option("--mask", type=click.Path(path_type=Path), help="With --image: a picture, white where to paint anew.")
+@click.option("--to", "other", type=click.Path(path_type=Path), help="With --image: a picture to go over to.")
+@click.option("--strength", type=float, help="With --image: the share of steps it goes back; by default 0.5.")
+@click.option("--seed", default=0, show_default=True, help="Equal seeds give equal pictures, whatever the batches.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Pictures at once.")
+@click.option("--columns", type=click.IntRange(1), help="Pictures in a row; by default the grid is about square.")
+@click.option("--out", default=Path("grid.png"), show_default=True, type=click.Path(path_type=Path), help="The grid.")
+@click.option("--gif", type=click.Path(path_type=Path), help="Also write how they come about, as an animation.")
+def command(
+    run: Path,
+    n: int,
+    steps: int | None,
+    sampler: str,
+    options: Sequence[str],
+    spacing: str,
+    guidance: float,
+    label: int | None,
+    image: Path | None,
+    mask: Path | None,
+    other: Path | None,
+    strength: float | None,
+    seed: int,
+    batch_size: int,
+    columns: int | None,
+    out: Path,
+    gif: Path | None,
+) -> None:
+    """Paint pictures with the diffusion model in RUN, a run's folder or a model's.
+
+    With --image they are variations of it; with --mask too, what is white there is painted anew; with --to, they lead
+    from one picture to the other.
+    """
+    if image is None and (mask or other or strength is not None):
+        raise UsageError("--mask, --to and --strength need --image")
+    if mask and (other or strength is not None):
+        raise UsageError("--mask goes without --to and --strength: what is white there is painted from noise")
+    how = override({"type": sampler}, options)
+    settings = {"sampler": how, "steps": steps, "spacing": spacing, "guidance": guidance}
+    dali = Dali.load(model_folder(run), seed=seed, **settings)
+    batch = _batch(dali, n, label, image, mask, other, 0.5 if strength is None else strength)
+    animation = _paint(batch, n, batch_size, animated=gif is not None)
+    save_png(grid(animation[-1], columns), out)
+    click.echo(f"{n} pictures in {out}")
+    if gif is not None:
+        save_gif([grid(frame, columns) for frame in animation], gif)
+        click.echo(f"{len(animation)} frames in {gif}")
+
+
+def _batch(
+    dali: Dali, n: int, label: int | None, image: Path | None, mask: Path | None, other: Path | None, strength: float
+) -> Batch:
+    """Return what is to be painted, batch by batch."""
+    known = dali.model.config.n_classes
+
+    def classes(first: int, count: int) -> int | list[int] | None:
+        in_turn = label is None and known and other is None
+        return [number % known for number in range(first, first + count)] if in_turn else label
+
+    if image is None:
+        return lambda first, count: dali.sample(count, classes(first, count), first=first)
+    picture = _picture(image, dali)
+    if mask is not None:
+        white = read_picture(mask, 1)[0] > 127
+        return lambda first, count: dali.inpaint(picture, white, count, classes(first, count), first=first)
+    if other is not None:
+        end, shares = _picture(other, dali), torch.linspace(0, 1, n)
+        return lambda first, count: dali.interpolate(
+            picture, end, shares[first : first + count].tolist(), strength, classes(first, count)
+        )
+    return lambda first, count: dali.vary(picture, count, strength, classes(first, count), first=first)
+
+
+def _picture(path: Path, dali: Dali) -> Float[Tensor, "c h w"]:
+    return to_unit(read_picture(path, dali.shape[0]))
+
+
+def _paint(batch: Batch, n: int, size: int, *, animated: bool) -> list[UInt8[Tensor, "n c h w"]]:
+    """Return the pictures as they come about, the last frame alone where nothing is `animated`, behind a bar."""
+    starts, done = range(0, n, size), list[list[Tensor]]()
+    with click.progressbar(length=n, label="painting", file=sys.stderr) as bar:
+        for first in starts:
+            count = min(size, n - first)
+            frames = list[Tensor]()
+            for frame in batch(first, count):
+                frames = [*frames, to_bytes(frame.x).cpu()] if animated else [to_bytes(frame.x).cpu()]
+            done.append(frames)
+            bar.update(count)
+    whole = [torch.cat(pieces) for pieces in zip(*done, strict=True)]
+    every = -(-len(whole) // _ANIMATED)
+    return whole[::-1][::every][::-1]

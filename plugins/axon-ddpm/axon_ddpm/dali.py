@@ -1,0 +1,250 @@
+"""Dali: what a trained model paints: new pictures, variations, the missing part of one, the way between two."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import PositiveInt
+from torch import Tensor
+
+from axon_core import config
+from axon_core.config import Spec, at, validate
+from axon_core.errors import UsageError
+from axon_core.randomness import Key
+from axon_ddpm.denoiser import Denoiser
+from axon_ddpm.diffusion import Diffusion, Prediction
+from axon_ddpm.process import Process, Spacing, spaced
+from axon_ddpm.samplers import SAMPLERS, Frame, Noise, Predict
+
+__all__ = ["Dali", "PictureNoise", "filling", "predictor"]
+
+
+class PictureNoise:
+    """Standard normal numbers of pictures, each from a generator of its own.
+
+    So a picture depends on the key and its own number alone, and on no other picture of its batch.
+    """
+
+    def __init__(self, key: Key, pictures: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
+        self._generators = [key(number).generator() for number in pictures]
+        self._shape, self._device = shape, device
+
+    def __call__(self) -> Float[Tensor, "b c h w"]:
+        """Return the next numbers."""
+        return torch.stack([torch.randn(self._shape, generator=g) for g in self._generators]).to(self._device)
+
+
+def predictor(
+    model: Denoiser,
+    diffusion: Diffusion,
+    process: Process,
+    classes: Int[Tensor, " b"] | None = None,
+    guidance: float = 1.0,
+) -> Predict:
+    """Return what `model` predicts at the indices of `process`, the diffusion's own chain or a respaced one.
+
+    With classes the output is u + guidance · (c − u), of u without and c with the class: 1 is the model's own
+    prediction, more than 1 exaggerates the class (arXiv 2207.12598, where guidance is 1 + w).
+    """
+
+    def predict(x: Tensor, i: int) -> Prediction:
+        b = len(x)
+        t = torch.full((b,), int(process.timesteps[i]), device=x.device)
+        with torch.no_grad():
+            if classes is None or guidance == 1:
+                output = model(x, t, classes)
+            else:
+                both = torch.cat((torch.full_like(classes, model.config.n_classes), classes))
+                without, given = model(torch.cat((x, x)), torch.cat((t, t)), both).float().chunk(2)
+                output = without + guidance * (given - without)
+        index = torch.full_like(t, i)
+        return diffusion.read(output, x, t, clip=diffusion.config.clip, within=process, index=index)
+
+    return predict
+
+
+def filling(predict: Predict, process: Process, picture: Float[Tensor, "c h w"], mask: Bool[Tensor, "h w"]) -> Predict:
+    """Return `predict` with the picture where the mask is False, so that only the rest is painted.
+
+    What is known of x_0 takes the place of its prediction, and the noise follows: any sampler then walks the known part
+    along the posterior of the true picture, and ends on it.
+    """
+
+    def predict_rest(x: Tensor, i: int) -> Prediction:
+        found = predict(x, i)
+        x0, noise = process.corrected(torch.where(mask, found.x0, picture), x, torch.full((len(x),), i))
+        return Prediction(x0, noise, found.log_variance)
+
+    return predict_rest
+
+
+class Dali:
+    """A model and the way it is sampled from; every method yields the frames of one batch of pictures.
+
+    Pictures are `(c h w)` over [−1, 1]. Picture number n of a seed is the same in any batch: `first` is the number of
+    the batch's first.
+
+    Attributes:
+        model: what predicts, in the mode it is in.
+        diffusion: how its output is read.
+        config: how it is sampled from.
+
+    Raises:
+        UnknownKey: there is no such sampler.
+        UsageError: there are more steps than the chain has.
+    """
+
+    class Config(config.Config):
+        """How to sample."""
+
+        sampler: Spec = Spec(type="ddim")
+        """The sampler: `ddpm`, `ddim`, `dpm_solver`, or another that is registered."""
+        steps: PositiveInt | None = None
+        """Steps from noise to picture; left out, 50, or all of the chain where it is shorter."""
+        spacing: Spacing = "trailing"
+        """Which steps of the chain, see `axon_ddpm.process.SPACINGS`."""
+        guidance: float = 1.0
+        """How much to exaggerate the class: 1 leaves it as it is, 0 ignores it."""
+
+    def __init__(self, model: Denoiser, diffusion: Diffusion, config: Config, *, seed: int = 0) -> None:
+        self.model, self.diffusion, self.config = model, diffusion, config
+        self._key = Key((seed, "sample"))
+        with at("sampler"):
+            self._sampler = SAMPLERS.build(config.sampler)
+        total = len(diffusion.process)
+        steps = min(50, total) if config.steps is None else config.steps
+        self._process = diffusion.process.respaced(spaced(steps, total, config.spacing))
+        if diffusion.config.variance == "learned" and len(self._process) < total and config.sampler.type == "ddpm":
+            raise UsageError(
+                f"a variance learned without bounds fits the {total} steps it was learned for alone, so the sampler "
+                f"ddpm cannot do {len(self._process)}; set steps to {total}, or take the sampler ddim or dpm_solver"
+            )
+
+    @classmethod
+    def load(cls, folder: Path | str, *, seed: int = 0, **settings: object) -> Self:
+        """Read the model that a training exported into `folder`; `settings` are those of `Config`.
+
+        Raises:
+            CheckpointError: it is missing, damaged or no denoiser.
+            ConfigError: a setting breaks a rule.
+        """
+        model, diffusion = Denoiser.load(folder), Diffusion.load(Path(folder))
+        return cls(model.eval(), diffusion, validate(cls.Config, settings), seed=seed)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a picture."""
+        c = self.model.config
+        return c.channels, c.size, c.size
+
+    def sample(self, n: int, classes: int | Sequence[int] | None = None, *, first: int = 0) -> Generator[Frame]:
+        """Paint n new pictures, of given classes where the model knows any."""
+        noise = self._noise(n, first)
+        return self._run(self._process, noise(), noise, classes)
+
+    def vary(
+        self,
+        picture: Float[Tensor, "c h w"],
+        n: int,
+        strength: float = 0.5,
+        classes: int | Sequence[int] | None = None,
+        *,
+        first: int = 0,
+    ) -> Generator[Frame]:
+        """Paint n pictures from a noised one (arXiv 2108.01073): of all steps the last share `strength`."""
+        noise, process = self._noise(n, first), self._partial(strength)
+        x = self._diffused(process, self._fitting(picture).expand(n, *self.shape), noise())
+        return self._run(process, x, noise, classes)
+
+    def inpaint(
+        self,
+        picture: Float[Tensor, "c h w"],
+        mask: Bool[Tensor, "h w"],
+        n: int,
+        classes: int | Sequence[int] | None = None,
+        *,
+        first: int = 0,
+    ) -> Generator[Frame]:
+        """Paint n times what the mask marks, and leave the rest of the picture as it is."""
+        picture, noise = self._fitting(picture), self._noise(n, first)
+        if tuple(mask.shape) != self.shape[1:]:
+            raise UsageError(
+                f"the mask must have the picture's size, {self.shape[1]}×{self.shape[2]}, got "
+                f"{'×'.join(map(str, mask.shape))}"
+            )
+        return self._run(self._process, noise(), noise, classes, (picture, mask.to(picture.device)))
+
+    def interpolate(
+        self,
+        one: Float[Tensor, "c h w"],
+        other: Float[Tensor, "c h w"],
+        shares: Sequence[float],
+        strength: float = 0.5,
+        classes: int | Sequence[int] | None = None,
+    ) -> Generator[Frame]:
+        """Paint a picture for each share of `other`: the two are mixed, both diffused by one noise.
+
+        Source: arXiv 2006.11239, Section 4.4. All share their random numbers too, so that only the mixture differs.
+        """
+        process, single, n = self._partial(strength), self._noise(1, 0), len(shares)
+        share = torch.tensor(shares, device=self._device)[:, None, None, None]
+        mixed = (1 - share) * self._fitting(one) + share * self._fitting(other)
+        x = self._diffused(process, mixed, single().expand(n, *self.shape))
+        return self._run(process, x, lambda: single().expand(n, *self.shape), classes)
+
+    def _run(
+        self,
+        process: Process,
+        x: Tensor,
+        noise: Noise,
+        classes: int | Sequence[int] | None,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> Generator[Frame]:
+        labels = self._labels(len(x), classes)
+        predict = predictor(self.model, self.diffusion, process, labels, self.config.guidance)
+        if known is not None:
+            predict = filling(predict, process, *known)
+        return self._sampler.run(process, predict, x, noise)
+
+    def _partial(self, strength: float) -> Process:
+        """Return the chain's first steps, those a picture is noised by and comes back through."""
+        if not 0 < strength <= 1:
+            raise UsageError(f"strength must be above 0 and at most 1, got {strength:g}")
+        return self._process.respaced(torch.arange(max(1, round(strength * len(self._process)))))
+
+    def _diffused(self, process: Process, x0: Tensor, noise: Tensor) -> Tensor:
+        return process.diffuse(x0, noise, torch.full((len(x0),), len(process) - 1, device=x0.device))
+
+    def _noise(self, n: int, first: int) -> PictureNoise:
+        return PictureNoise(self._key, range(first, first + n), self.shape, self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _fitting(self, picture: Tensor) -> Tensor:
+        if tuple(picture.shape) != self.shape:
+            raise UsageError(
+                f"the picture must have the model's shape (channels, height, width) {self.shape}, got "
+                f"{tuple(picture.shape)}"
+            )
+        return picture.to(self._device)
+
+    def _labels(self, n: int, classes: int | Sequence[int] | None) -> Int[Tensor, " b"] | None:
+        known = self.model.config.n_classes
+        if classes is None:
+            if self.config.guidance not in (0, 1):
+                raise UsageError(f"guidance {self.config.guidance:g} exaggerates a class, so it needs one")
+            return None
+        chosen = [classes] * n if isinstance(classes, int) else list(classes)
+        if not known:
+            raise UsageError("this model was trained without classes, so it cannot be asked for one")
+        if wrong := [c for c in chosen if not 0 <= c < known]:
+            raise UsageError(f"the classes of this model are 0 to {known - 1}, got {wrong[0]}")
+        if len(chosen) != n:
+            raise UsageError(f"give one class for all, or one for each of the {n} pictures, got {len(chosen)}")
+        return torch.tensor(chosen, device=self._device)

@@ -1,0 +1,232 @@
+"""Picture data: a folder, an .npz file or scikit-learn's digits, split, and sampled in an order fit for resuming."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from axon_core import config
+from axon_core.errors import DataError
+from axon_core.randomness import Key
+from axon_ddpm.pictures import read_picture, resized, to_unit
+
+__all__ = ["Order", "PictureConfig", "PictureData"]
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+class PictureConfig(config.Config):
+    """The `[data]` table of a recipe whose data are pictures."""
+
+    path: str
+    """A folder of pictures; an .npz file with `images` (n h w c or n h w, uint8) and, with classes, `labels`; or the
+    word `digits`, for scikit-learn's. `~` and `$VARIABLES` are filled in."""
+    size: PositiveInt | None = None
+    """Height and width: pictures are resized by their shorter side, and their middle is cut out. Left out, all must be
+    squares of one size."""
+    channels: Literal[1, 3] | None = None
+    """Grey or colour, to which the pictures of a folder are converted; left out, all must have as many as the first."""
+    classes: bool = False
+    """Whether the pictures have classes: `labels` in an .npz file, the subfolder in a folder, the digit of digits."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Which share of the pictures, chosen at random, is kept from training and used for evaluation."""
+
+
+@dataclass(frozen=True)
+class _Raw:
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"] | None = None
+    names: tuple[str, ...] = ()
+    levels: int = 256
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the pictures."""
+
+    images: UInt8[Tensor, "n c h w"]
+    """Values 0 … levels − 1."""
+    labels: Int[Tensor, " n"]
+    """Their classes; all 0 where there are none."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class PictureData:
+    """Square pictures of one size: those to train on and those held out.
+
+    Attributes:
+        train: the pictures to train on.
+        held_out: the others.
+        names: names of the classes; empty where there are none.
+        levels: how many values a number of a picture can take.
+    """
+
+    train: Part
+    held_out: Part
+    names: tuple[str, ...]
+    levels: int
+
+    @property
+    def size(self) -> int:
+        """Height and width."""
+        return self.train.images.shape[-1]
+
+    @property
+    def channels(self) -> int:
+        """Channels of a picture."""
+        return self.train.images.shape[1]
+
+    @classmethod
+    def load(cls, config: PictureConfig) -> Self:
+        """Read the pictures.
+
+        Raises:
+            DataError: they are missing, unreadable, too few, of several sizes or channels, or have no classes.
+        """
+        raw = _digits() if config.path == "digits" else _read(config)
+        images, labels = raw.images, raw.labels
+        if config.size is not None and images.shape[-2:] != (config.size, config.size):
+            images = torch.stack([resized(image, config.size) for image in images])
+        if images.shape[-1] != images.shape[-2]:
+            raise DataError(
+                f"pictures must be squares, but those of {config.path} are {images.shape[-1]}×{images.shape[-2]}; "
+                "set data.size to resize them and cut out the middle"
+            )
+        if config.classes and labels is None:
+            raise DataError(
+                f"{config.path} has no classes: an .npz file needs `labels`, a folder a subfolder for each class; "
+                "set data.classes to false to do without"
+            )
+        if labels is None or not config.classes:
+            labels, raw = torch.zeros(len(images), dtype=torch.long), _Raw(images, levels=raw.levels)
+        held_out = round(config.held_out * len(images))
+        if not 0 < held_out < len(images):
+            raise DataError(
+                f"{config.path} has {len(images)} pictures, of which held_out {config.held_out:g} leaves "
+                f"{len(images) - held_out} to train on and {held_out} to evaluate; give more pictures"
+            )
+        order = torch.randperm(len(images), generator=Key(("held out",)).generator())
+        parts = [Part(images[part], labels[part]) for part in (order[held_out:], order[:held_out])]
+        return cls(*parts, names=raw.names, levels=raw.levels)
+
+    def unit(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return pictures over [−1, 1]."""
+        return to_unit(images, self.levels)
+
+
+class Order:
+    """Which examples a step learns from: all of them once an epoch, each epoch in another order; it keeps no state."""
+
+    def __init__(self, size: int, key: Key) -> None:
+        self._size, self._key = size, key
+        self._epoch = lru_cache(maxsize=2)(self._shuffled)
+
+    def batch(self, step: int, size: int) -> Int[Tensor, " b"]:
+        """Return the examples of a step of `size`."""
+        picks: list[Tensor] = []
+        example, end = step * size, (step + 1) * size
+        while example < end:
+            epoch, first = divmod(example, self._size)
+            picks.append(self._epoch(epoch)[first : first + end - example])
+            example += len(picks[-1])
+        return torch.cat(picks)
+
+    def _shuffled(self, epoch: int) -> Int[Tensor, " n"]:
+        return torch.randperm(self._size, generator=self._key(epoch).generator())
+
+
+def _digits() -> _Raw:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise DataError(
+            "the digits are scikit-learn's, which is not installed: pip install 'axon-ddpm[digits]'"
+        ) from None
+    found: Any = load_digits()
+    images = torch.from_numpy(found.images.astype(np.uint8))[:, None]
+    return _Raw(images, torch.from_numpy(found.target).long(), tuple("0123456789"), levels=17)
+
+
+def _read(config: PictureConfig) -> _Raw:
+    place = Path(os.path.expanduser(os.path.expandvars(config.path)))
+    if "$" in str(place) and not place.exists():
+        raise DataError(
+            f"data path {config.path!r} names an environment variable that is not set; set it, or give a path"
+        )
+    if not place.exists():
+        raise DataError(f"no such file or folder: {place} (current folder: {Path.cwd()})")
+    return _folder(place, config) if place.is_dir() else _npz(place)
+
+
+def _npz(file: Path) -> _Raw:
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            if not hasattr(arrays, "files") or "images" not in arrays:
+                raise DataError(f"{file} must be an .npz file with an array `images`")
+            images = arrays["images"]
+            labels = arrays["labels"] if "labels" in arrays else None
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read {file}: {error}; give an .npz file with an array `images`, or a folder") from None
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
+        raise DataError(
+            f"`images` of {file} must be uint8 of shape (n, h, w) or (n, h, w, c), got {images.dtype} {images.shape}"
+        )
+    images = images[..., None] if images.ndim == 3 else images
+    if images.shape[-1] not in (1, 3):
+        raise DataError(f"the pictures of {file} must have 1 or 3 channels, the last axis, got {images.shape[-1]}")
+    tensor = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    if labels is None:
+        return _Raw(tensor)
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise DataError(
+            f"`labels` of {file} must be {len(images)} integers from 0 up, got {labels.dtype} {labels.shape}"
+        )
+    names = tuple(str(name) for name in range(int(labels.max()) + 1))
+    return _Raw(tensor, torch.from_numpy(labels.astype(np.int64)), names)
+
+
+def _folder(folder: Path, config: PictureConfig) -> _Raw:
+    files = sorted(_pictures(folder))
+    if not files:
+        raise DataError(f"{folder} holds no pictures; known are {', '.join(sorted(_SUFFIXES))}")
+    images: list[Tensor] = []
+    for file in files:
+        image = read_picture(file, config.channels, config.size)
+        if images and image.shape != images[0].shape:
+            what = "channels" if image.shape[0] != images[0].shape[0] else "size"
+            raise DataError(
+                f"all pictures must have one {'number of ' if what == 'channels' else ''}{what}, but {file} is "
+                f"{_shape(image)} and {files[0]} {_shape(images[0])}; set data.{what} to convert them"
+            )
+        images.append(image)
+    parents = [file.relative_to(folder).parts[0] if file.parent != folder else None for file in files]
+    if None in parents:
+        return _Raw(torch.stack(images))
+    names = tuple(sorted({str(name) for name in parents}))
+    return _Raw(torch.stack(images), torch.tensor([names.index(str(name)) for name in parents]), names)
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    for file in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.suffix.lower() in _SUFFIXES and not hidden and file.is_file():
+            yield file
+
+
+def _shape(image: Tensor) -> str:
+    c, h, w = image.shape
+    return f"{w}×{h} with {c} channel{'s' if c > 1 else ''}"

@@ -1,0 +1,40 @@
+"""The interface of models that a diffusion trains: a noisy picture and its place in the chain in, a prediction out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from jaxtyping import Float, Int
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from axon_core.interfaces.model import Model
+
+__all__ = ["Denoiser"]
+
+
+class Denoiser(Model):
+    """A model `(b c h w), (b) -> (b o h w)` of noisy pictures; trainer `ddpm` trains any that is registered."""
+
+    class Config(Model.Config):
+        """What the trainer tells every denoiser of the pictures."""
+
+        size: PositiveInt
+        """Height and width of the pictures."""
+        channels: PositiveInt = 3
+        """Channels c of the pictures."""
+        out_channels: PositiveInt = Field(default_factory=lambda given: given["channels"])
+        """Channels o of the output: c, or 2c where it also says the variance."""
+        n_classes: NonNegativeInt = 0
+        """Classes the pictures fall into; 0 where there are none."""
+
+    config: Config
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], classes: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b o h w"]:
+        """Return the prediction for pictures diffused t + 1 times.
+
+        The class `n_classes` stands for none at all, and so does None.
+        """

@@ -1,0 +1,82 @@
+"""The losses, each a pure function that returns one number a picture."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from axon_ddpm.parameterisation import Parameterisation, mixture
+from axon_ddpm.process import Process, at
+
+__all__ = ["bound_term", "discretised_log_likelihood", "min_snr_weight", "normal_kl", "prior_term", "squared_error"]
+
+
+def squared_error(output: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """Return the mean over each picture of (output − target)²; of the noise it is L_simple (2006.11239, Eq. 14)."""
+    return (output.float() - target).square().flatten(1).mean(1)
+
+
+def min_snr_weight(
+    kind: Parameterisation, process: Process, t: Int[Tensor, " b"], gamma: float = 5.0
+) -> Float[Tensor, " b"]:
+    """Return the weight min(snr, γ) of the squared error of x_0, as a weight of that of the output.
+
+    An output of this kind moves by (p − q a / s) times as much as x_0, which makes min(snr, γ)/snr of ε, min(snr, γ) of
+    x_0, and min(snr, γ)/(snr + 1) of v. Source: arXiv 2303.09556.
+    """
+    p, q = mixture(kind, process)
+    moves = p - q * process.signal / process.noise
+    return at(process.snr.clamp(max=gamma) / moves.square(), t).flatten()
+
+
+def normal_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
+    """Return KL(N(mean, e^log_variance) ‖ N(other_mean, e^other_log_variance)) of each number, in nats."""
+    difference = log_variance - other_log_variance
+    return 0.5 * (difference.exp() - 1 - difference + (mean - other_mean).square() * (-other_log_variance).exp())
+
+
+def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int = 256) -> Tensor:
+    """Return log P of each number of `x` under a normal distribution cut into `levels` bins over [−1, 1], in nats.
+
+    A bin reaches 1 / (levels − 1) to both sides; the first and the last are open (arXiv 2006.11239, Eq. 13).
+    """
+    half = 1 / (levels - 1)
+    inverse = (-0.5 * log_variance).exp()
+    upper, lower = (x - mean + half) * inverse, (x - mean - half) * inverse
+    # Beyond the middle both ends of a bin are close to 1, where float32 cannot tell them apart: mirror them.
+    flip = (x > mean) & (x.abs() < 1 - half)
+    upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+    inside = torch.log((torch.special.ndtr(upper) - torch.special.ndtr(lower)).clamp(min=1e-12))
+    first, last = torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower)
+    return torch.where(x < -1 + half, first, torch.where(x > 1 - half, last, inside))
+
+
+def bound_term(
+    process: Process,
+    x0: Float[Tensor, "b c h w"],
+    x_t: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    mean: Float[Tensor, "b c h w"],
+    log_variance: Float[Tensor, "b _ _ _"],
+    levels: int = 256,
+) -> Float[Tensor, " b"]:
+    """Return the term of the variational bound that belongs to t, in bits per dimension.
+
+    KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), or −log p(x_0 | x_1) at t = 0 (arXiv 2006.11239, Eq. 5).
+    """
+    log_variance = log_variance.expand_as(mean)
+    kl = normal_kl(process.posterior_mean(x0, x_t, t), at(process.log_variance_small, t), mean, log_variance)
+    likelihood = discretised_log_likelihood(x0, mean, log_variance, levels)
+    nats = torch.where((t == 0)[:, None, None, None], -likelihood, kl)
+    return nats.flatten(1).mean(1) / math.log(2)
+
+
+def prior_term(process: Process, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """Return KL(q(x_T | x_0) ‖ N(0, 1)), the bound's term without a model, in bits per dimension."""
+    last = process.alphas_bar[-1].item()
+    log_variance = torch.full_like(x0, math.log1p(-last))
+    nats = normal_kl(math.sqrt(last) * x0, log_variance, torch.zeros_like(x0), torch.zeros_like(x0))
+    return nats.flatten(1).mean(1) / math.log(2)

@@ -1,0 +1,116 @@
+"""Pictures as tensors: to and from files, laid out in a grid, and as an animation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from axon_core.errors import DataError
+from axon_core.storage import writing
+
+__all__ = ["fitted", "grid", "read_picture", "save_gif", "save_png", "to_bytes", "to_unit"]
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def to_unit(images: UInt8[Tensor, "... c h w"], levels: int = 256) -> Float[Tensor, "... c h w"]:
+    """Return values 0 … levels − 1 over [−1, 1]."""
+    return images.float() * (2 / (levels - 1)) - 1
+
+
+def to_bytes(images: Float[Tensor, "... c h w"]) -> UInt8[Tensor, "... c h w"]:
+    """Return values over [−1, 1] as 0 … 255; what lies beyond is cut."""
+    return (images.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
+
+
+def grid(
+    images: UInt8[Tensor, "b c h w"], columns: int | None = None, *, cell: int = 48
+) -> UInt8[Tensor, "c height width"]:
+    """Return the pictures side by side, in rows of `columns`, a line of white between them.
+
+    Small pictures are enlarged, each dot to a square, to about `cell` dots; by default the grid is about square.
+    """
+    b, c, h, w = images.shape
+    columns = columns or math.ceil(math.sqrt(b))
+    rows, scale = math.ceil(b / columns), max(1, round(cell / h))
+    sheet = torch.full((rows, columns, c, h * scale + 1, w * scale + 1), 255, dtype=torch.uint8)
+    large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    sheet.flatten(0, 1)[:b, :, :-1, :-1] = large
+    return sheet.permute(2, 0, 3, 1, 4).reshape(c, rows * (h * scale + 1), columns * (w * scale + 1))[:, :-1, :-1]
+
+
+def save_png(picture: UInt8[Tensor, "c h w"], path: Path) -> None:
+    """Write a PNG. Raises `CheckpointError` where it cannot be written."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _image(picture).save(path, format="PNG")
+
+
+def save_gif(frames: Sequence[UInt8[Tensor, "c h w"]], path: Path, *, milliseconds: int = 80) -> None:
+    """Write an animation that rests on its last frame. Raises `CheckpointError` where it cannot be written."""
+    first, *rest = map(_image, frames)
+    durations = [milliseconds] * len(rest) + [2000]
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first.save(path, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def read_picture(path: Path, channels: int | None = None, size: int | None = None) -> UInt8[Tensor, "c h w"]:
+    """Return the picture in a file, with 1 channel (grey) or 3 (colour); what is transparent becomes white.
+
+    Args:
+        path: a PNG, JPEG or any other file pillow reads.
+        channels: how many it shall have; left out, as many as it has.
+        size: see `fitted`; left out, the picture stays as large as it is.
+
+    Raises:
+        DataError: the file is missing, is no picture, or has other channels than grey or colour.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert(opened.palette.mode) if opened.mode == "P" and opened.palette else opened.copy()
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or no picture"
+        raise DataError(f"cannot read the picture {path}: {reason}; mend it or take it away") from None
+    if channels is None:
+        channels = {"L": 1, "1": 1, "RGB": 3}.get(image.mode)
+        if channels is None:
+            raise DataError(
+                f"{path} must be grey or RGB, got the mode {image.mode}; convert it, or set channels to 1 or 3"
+            )
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert(_MODES[channels])
+    return _tensor(image if size is None else fitted(image, size))
+
+
+def fitted(image: Image.Image, size: int) -> Image.Image:
+    """Return the picture resized so that its shorter side is `size`, and the square in its middle."""
+    w, h = image.size
+    factor = size / min(w, h)
+    resized = image.resize((max(size, round(w * factor)), max(size, round(h * factor))), Image.Resampling.LANCZOS)
+    left, top = (resized.width - size) // 2, (resized.height - size) // 2
+    return resized.crop((left, top, left + size, top + size))
+
+
+def resized(picture: UInt8[Tensor, "c h w"], size: int) -> UInt8[Tensor, "c s s"]:
+    """Return the picture `fitted` to a size."""
+    return _tensor(fitted(_image(picture), size))
+
+
+def _image(picture: UInt8[Tensor, "c h w"]) -> Image.Image:
+    array = picture.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def _tensor(image: Image.Image) -> UInt8[Tensor, "c h w"]:
+    array = np.array(image)
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())

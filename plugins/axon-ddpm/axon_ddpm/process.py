@@ -1,0 +1,133 @@
+"""The forward process q: its tables, what it makes of a picture, and its posterior. Pure arithmetic, no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from axon_core.errors import ContractError, UsageError
+
+__all__ = ["SPACINGS", "Process", "Spacing", "at", "spaced"]
+
+Spacing = Literal["trailing", "leading", "linspace", "quadratic"]
+
+
+class Process:
+    """The chain q(x_t | x_{t−1}) = N(√(1 − β_t) x_{t−1}, β_t), and its tables in float64 (arXiv 2006.11239, Section 2).
+
+    Index t = 0 means diffused once; "before" it is the clean picture, of which ᾱ = 1.
+
+    Attributes:
+        timesteps: what a model is told instead of the index: the places in the chain it was trained on.
+        betas: β.
+        alphas_bar: ᾱ_t = Π_{s ≤ t} (1 − β_s).
+        alphas_bar_before: ᾱ_{t−1}.
+        signal: √ᾱ, the share of the picture.
+        noise: √(1 − ᾱ), the share of the noise.
+        posterior_x0: factor of x_0 in the posterior's mean, β √ᾱ_{t−1} / (1 − ᾱ).
+        posterior_xt: factor of x_t in the posterior's mean, √α (1 − ᾱ_{t−1}) / (1 − ᾱ).
+        posterior_variance: β̃ = β (1 − ᾱ_{t−1}) / (1 − ᾱ), which is 0 at t = 0.
+
+    Raises:
+        ContractError: a variance is not between 0 and 1.
+    """
+
+    def __init__(self, betas: Float64[Tensor, " t"], timesteps: Int[Tensor, " t"] | None = None) -> None:
+        if betas.ndim != 1 or not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
+            raise ContractError(
+                f"the variances of a noise schedule must be one row of numbers between 0 and 1, got shape "
+                f"{tuple(betas.shape)} from {betas.min().item() if betas.numel() else '-'} to "
+                f"{betas.max().item() if betas.numel() else '-'}"
+            )
+        self.betas = betas = betas.double()
+        self.timesteps = torch.arange(len(betas)) if timesteps is None else timesteps
+        self.alphas_bar = (1 - betas).cumprod(0)
+        self.alphas_bar_before = before = torch.cat((torch.ones_like(betas[:1]), self.alphas_bar[:-1]))
+        rest = 1 - self.alphas_bar
+        self.signal, self.noise = self.alphas_bar.sqrt(), rest.sqrt()
+        self.posterior_x0 = betas * before.sqrt() / rest
+        self.posterior_xt = (1 - betas).sqrt() * (1 - before) / rest
+        self.posterior_variance = betas * (1 - before) / rest
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def respaced(self, indices: Int[Tensor, " s"]) -> Process:
+        """Return the chain through some of the indices, ascending: a process like any other, with β = 1 − ᾱ / ᾱ'.
+
+        ᾱ' is that of the index before in the list (arXiv 2102.09672, Section 4), not of the index below.
+        """
+        kept = self.alphas_bar[indices]
+        before = torch.cat((torch.ones_like(kept[:1]), kept[:-1]))
+        return Process(1 - kept / before, self.timesteps[indices])
+
+    @property
+    def snr(self) -> Float64[Tensor, " t"]:
+        """Signal-to-noise ratio ᾱ / (1 − ᾱ)."""
+        return self.alphas_bar / (1 - self.alphas_bar)
+
+    @property
+    def log_variance_small(self) -> Float64[Tensor, " t"]:
+        """Log β̃; at t = 0, where that is −∞, the value of t = 1."""
+        if len(self) == 1:
+            return self.betas.log()
+        return torch.cat((self.posterior_variance[1:2], self.posterior_variance[1:])).log()
+
+    @property
+    def log_variance_large(self) -> Float64[Tensor, " t"]:
+        """Log β; at t = 0, where it only serves the likelihood, that of β̃ at t = 1."""
+        return torch.cat((self.log_variance_small[:1], self.betas[1:].log()))
+
+    def diffuse(
+        self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return x_t = √ᾱ x_0 + √(1 − ᾱ) ε (arXiv 2006.11239, Eq. 4)."""
+        return at(self.signal, t) * x0 + at(self.noise, t) * noise
+
+    def corrected(
+        self, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """Return a picture put in place of the predicted one, and the noise that leads from it to x_t."""
+        return x0, (x_t - at(self.signal, t) * x0) / at(self.noise, t)
+
+    def posterior_mean(
+        self, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the mean μ̃ of q(x_{t−1} | x_t, x_0) (arXiv 2006.11239, Eq. 7)."""
+        return at(self.posterior_x0, t) * x0 + at(self.posterior_xt, t) * x_t
+
+
+def at(table: Float64[Tensor, " t"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
+    """Return `table[t]` in float32, on the device of `t`, ready to multiply pictures."""
+    return table[t.cpu()].float().to(t.device)[:, None, None, None]
+
+
+SPACINGS: dict[Spacing, Callable[[int, int], Tensor]] = {
+    "trailing": lambda n, total: total - 1 - (torch.arange(n, dtype=torch.float64) * total / n).round().long().flip(0),
+    "leading": lambda n, total: torch.arange(n) * (total // n),
+    "linspace": lambda n, total: torch.linspace(0, total - 1, n, dtype=torch.float64).round().long(),
+    "quadratic": lambda n, total: torch.maximum(
+        torch.linspace(0, math.sqrt(total - 1), n, dtype=torch.float64).square().round().long(), torch.arange(n)
+    ),
+}
+"""Ways to choose n of T steps: in equal strides from the last one down, from the first one up, or from end to end; or
+in strides that shorten towards the picture (arXiv 2010.02502, Appendix D.2), best where steps are few."""
+
+
+def spaced(n: int, total: int, spacing: Spacing = "trailing") -> Int[Tensor, " n"]:
+    """Return which n of `total` steps to take, ascending.
+
+    >>> spaced(4, 1000).tolist(), spaced(4, 1000, "leading").tolist(), spaced(4, 1000, "linspace").tolist()
+    ([249, 499, 749, 999], [0, 250, 500, 750], [0, 333, 666, 999])
+
+    Raises:
+        UsageError: n is not between 1 and `total`.
+    """
+    if not 1 <= n <= total:
+        raise UsageError(f"the number of steps must be between 1 and {total}, the length of the chain, got {n}")
+    return SPACINGS[spacing](n, total)

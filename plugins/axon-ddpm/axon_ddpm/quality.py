@@ -1,0 +1,78 @@
+"""How samples compare with the data: Fréchet distance, recognised classes, and the nearest training pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from axon_core.randomness import Key
+from axon_ddpm.classifier import train_classifier, turned
+from axon_ddpm.pictures import to_unit
+
+if TYPE_CHECKING:
+    from axon_ddpm.trainer import DDPMTrainer
+
+__all__ = ["comparison", "frechet_distance", "nearest"]
+
+
+def frechet_distance(a: Float64[Tensor, "n f"], b: Float64[Tensor, "m f"]) -> float:
+    """Return |μ_a − μ_b|² + tr(C_a + C_b − 2 (C_a C_b)^½), the Fréchet distance of two sets' normal approximations.
+
+    tr (C_a C_b)^½ is the sum of the singular values of C_a^½ C_b^½. Its values depend on the features: with those of
+    Inception it is the FID (arXiv 1706.08500), with others it is not.
+    """
+    means, roots, traces = zip(*(_moments(x) for x in (a, b)), strict=True)
+    cross = torch.linalg.svdvals(roots[0] @ roots[1]).sum()
+    return ((means[0] - means[1]).square().sum() + traces[0] + traces[1] - 2 * cross).item()
+
+
+def _moments(x: Float64[Tensor, "n f"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean, the root of the covariance and its trace."""
+    mean = x.double().mean(0)
+    covariance = (x - mean).mT @ (x - mean) / (len(x) - 1)
+    values, vectors = torch.linalg.eigh(covariance)
+    return mean, (vectors * values.clamp(min=0).sqrt()) @ vectors.mT, covariance.trace()
+
+
+def nearest(
+    x: Float[Tensor, "n c h w"], among: Float[Tensor, "m c h w"], k: int = 1
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Return the k pictures of `among` nearest to each of `x`: root mean square differences, and which."""
+    distances = torch.cdist(x.flatten(1), among.flatten(1)) / x[0].numel() ** 0.5
+    found = distances.topk(min(k, len(among)), largest=False)
+    return found.values, found.indices
+
+
+def comparison(trainer: DDPMTrainer) -> dict[str, float]:
+    """Return how as many samples as are held out (at most `compared`) compare with the data.
+
+    The features are those of a small classifier: of the classes or, where there are none, of which way up a picture is.
+    It learns from half of the training pictures, so that the other half, to which all are compared, is as new to it as
+    held-out pictures and samples are.
+
+        frechet_distance        of samples and training pictures in these features
+        frechet_distance_real   of as many held-out pictures and training pictures: the floor
+        nearest_training        mean distance of a sample from the nearest of all training pictures (root mean square,
+                                over a range of 2)
+        nearest_training_real   the same of held-out pictures
+        recognised              share of samples that the classifier takes for the class they were asked for
+        recognised_real         its accuracy on held-out pictures
+    """
+    data, config = trainer.data, trainer.config
+    n = min(config.compared, len(data.held_out))
+    train, real, labels = data.unit(data.train.images), data.unit(data.held_out.images[:n]), data.held_out.labels[:n]
+    samples = to_unit(trainer.pictures(n, labels.tolist() if data.names else None))
+    half = len(train) // 2
+    lesson = (train[:half], data.train.labels[:half]) if data.names else turned(train[:half])
+    judge = train_classifier(*lesson, Key((config.seed, "classifier")))
+    reference = judge.features(train[half:])
+    found: dict[str, float] = {}
+    for name, pictures in (("", samples), ("_real", real)):
+        found[f"frechet_distance{name}"] = frechet_distance(judge.features(pictures), reference)
+        found[f"nearest_training{name}"] = nearest(pictures, train)[0].mean().item()
+        if data.names:
+            found[f"recognised{name}"] = (judge.classify(pictures) == labels).double().mean().item()
+    return found

@@ -1,0 +1,125 @@
+"""Samplers: ways back from noise to a picture, as generators of (x_t, predicted x_0), in a registry of their own."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from axon_core import config
+from axon_core.registry import Registry
+from axon_ddpm.diffusion import Prediction
+from axon_ddpm.process import Process
+
+__all__ = ["DDIM", "DDPM", "SAMPLERS", "DPMSolver", "Frame", "Noise", "Predict", "Sampler"]
+
+Predict = Callable[[Tensor, int], Prediction]
+"""What a model says of x at an index of the process."""
+Noise = Callable[[], Tensor]
+"""The next standard normal numbers, of the shape of x."""
+
+
+class Frame(NamedTuple):
+    """One step of the way back."""
+
+    x: Float[Tensor, "b c h w"]
+    """The pictures after the step; after the last one they are done."""
+    x0: Float[Tensor, "b c h w"]
+    """What the model took them for before it."""
+
+
+class Sampler(ABC):
+    """A way from x at the last index of a process, noise or a noisy picture, to a picture.
+
+    The process may be respaced: it is the process that knows how long the steps are.
+    """
+
+    class Config(config.Config):
+        """A sampler's options."""
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """Options it is tested with; one variant each."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @abstractmethod
+    def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
+        """Yield the pictures after each step, and what the model took them for."""
+
+
+class DDPM(Sampler):
+    """Ancestral sampling: x_{t−1} = μ̃(x_t, x_0) + σ z, without noise in the last step.
+
+    Source: arXiv 2006.11239, Algorithm 2; σ is the diffusion's `variance`.
+    """
+
+    def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
+        """Yield the pictures after each step, and what the model took them for."""
+        for i in reversed(range(len(process))):
+            x0, _, log_variance = predict(x, i)
+            x = process.posterior_x0[i].item() * x0 + process.posterior_xt[i].item() * x
+            if i:
+                x = x + (0.5 * log_variance).exp() * noise()
+            yield Frame(x, x0)
+
+
+class DDIM(Sampler):
+    """x' = √ᾱ' x_0 + √(1 − ᾱ' − σ²) ε + σ z, σ = η √β̃ (arXiv 2010.02502, Section 4.1, Eq. 12 and 16)."""
+
+    class Config(Sampler.Config):
+        """How much noise is added."""
+
+        eta: float = Field(default=0.0, ge=0, le=1)
+        """η: 0 adds no noise; 1 as much as ancestral sampling with the variance β̃."""
+
+    config: Config
+    examples = ({}, {"eta": 0.5}, {"eta": 1.0})
+
+    def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
+        """Yield the pictures after each step, and what the model took them for."""
+        for i in reversed(range(len(process))):
+            x0, epsilon, _ = predict(x, i)
+            before = process.alphas_bar_before[i].item()
+            sigma = self.config.eta * math.sqrt(process.posterior_variance[i].item())
+            x = math.sqrt(before) * x0 + math.sqrt(max(1 - before - sigma**2, 0)) * epsilon
+            if sigma:
+                x = x + sigma * noise()
+            yield Frame(x, x0)
+
+
+class DPMSolver(Sampler):
+    """DPM-Solver++(2M): a multistep solver of second order for the noiseless way back (arXiv 2211.01095, Algorithm 2).
+
+    With a = √ᾱ, s = √(1 − ᾱ), λ = log(a / s) and a step of h = λ' − λ, after one of r h,
+
+        x' = s'/s x + a' (1 − e^−h) D,   D = x_0 + (x_0 − x_0 of the step before) / (2r)
+
+    The first step and the last, which ends at λ = ∞, are of first order: D = x_0.
+    """
+
+    def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
+        """Yield the pictures after each step, and what the model took them for."""
+        a, s = process.signal.tolist(), process.noise.tolist()
+        lambdas = (process.signal / process.noise).log().tolist()
+        last: Tensor | None = None
+        for i in reversed(range(len(process))):
+            x0 = predict(x, i).x0
+            if i == 0:
+                x = x0
+            else:
+                h, mixed = lambdas[i - 1] - lambdas[i], x0
+                if last is not None:
+                    mixed = x0 + (x0 - last) * (h / (2 * (lambdas[i] - lambdas[i + 1])))
+                x = s[i - 1] / s[i] * x - a[i - 1] * math.expm1(-h) * mixed
+            last = x0
+            yield Frame(x, x0)
+
+
+SAMPLERS: Registry[Sampler] = Registry("sampler", Sampler)
+"""Samplers by key; a plugin adds one in the entry-point group `axon.v1.sampler`."""

@@ -1,0 +1,204 @@
+"""Trainer `ddpm`: denoising of pictures, at all places of the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from jaxtyping import UInt8
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from axon_core import MODELS
+from axon_core.config import Spec, at, validate
+from axon_core.errors import ContractError
+from axon_core.interfaces.trainer import Trainer
+from axon_core.randomness import Key, forked
+from axon_core.recipe import Recipe
+from axon_ddpm.bound import held_out
+from axon_ddpm.dali import Dali
+from axon_ddpm.data import Order, PictureConfig, PictureData
+from axon_ddpm.denoiser import Denoiser
+from axon_ddpm.diffusion import Diffusion
+from axon_ddpm.losses import min_snr_weight, squared_error
+from axon_ddpm.pictures import to_bytes
+from axon_ddpm.quality import comparison
+
+__all__ = ["DDPMTrainer"]
+
+_ROWS = 128  # pictures sampled at once
+Loss = Literal["simple", "min_snr", "variational", "hybrid"]
+
+
+class DDPMTrainer(Trainer):
+    """Minimise the loss of denoising pictures x_t = √ᾱ x_0 + √(1 − ᾱ) ε, t uniform (arXiv 2006.11239, Algorithm 1).
+
+    Works with any registered `Denoiser`, under the role `model`. A picture's t, noise and flip depend on its number
+    alone, so that neither a resumed run nor another number of processes changes them.
+    """
+
+    class Config(Trainer.Config):
+        """Settings of denoising, beside those of every training."""
+
+        diffusion: Diffusion.Config = Field(default_factory=Diffusion.Config)
+        """The chain, and what the model predicts in it; `levels` comes from the data."""
+        loss: Loss = "simple"
+        """The plain squared error (Eq. 14), weighted by min(snr, γ) (2303.09556), the variational bound (Eq. 5), or the
+        first plus `bound_weight` times the last, which then trains the variance alone (2102.09672, Section 3.1)."""
+        gamma: PositiveFloat = 5.0
+        """γ of `min_snr` (2303.09556)."""
+        bound_weight: NonNegativeFloat = 0.001
+        """Weight of the bound in `hybrid` (2102.09672, Section 3.1)."""
+        flip: bool = False
+        """Whether half of the pictures, at random, are mirrored left to right (Appendix B)."""
+        unlabelled: float = Field(default=0.1, ge=0, le=1)
+        """Share of pictures trained on without their class, so that a class can be exaggerated later (2207.12598)."""
+        sampling: Dali.Config = Field(default_factory=Dali.Config)
+        """How pictures are sampled for grids and for the evaluation."""
+        grid_every: PositiveInt | None = None
+        """Steps between grids of samples, `samples/step-<n>.png` in the run folder; left out, only at the end."""
+        grid: PositiveInt = 64
+        """Pictures in a grid."""
+        bound_steps: PositiveInt = 20
+        """Places of the chain at which a held-out picture is evaluated, besides the first; all, if those are fewer."""
+        compared: NonNegativeInt = 1000
+        """How many samples an evaluation compares with the data, at most as many as are held out; 0 for none."""
+
+        @model_validator(mode="after")
+        def _trains_variance(self) -> Self:
+            learned = self.diffusion.variance in ("learned_range", "learned")
+            if learned and self.loss not in ("variational", "hybrid"):
+                raise ValueError(
+                    f"loss {self.loss!r} does not train a variance that is {self.diffusion.variance}; take "
+                    "'hybrid' or 'variational', or a fixed variance"
+                )
+            if self.loss == "hybrid" and not learned:
+                raise ValueError(f"loss 'hybrid' trains a learned variance, got {self.diffusion.variance!r}")
+            return self
+
+    config: Config
+    unit = "pictures"
+    trainable = ("model",)
+    examples = tuple(
+        {
+            "model": {"type": "unet", "width": 8, "groups": 4, "multipliers": [1, 2], "blocks": 1, "attention_at": [4]},
+            "trainer": {
+                "type": "ddpm",
+                "batch_size": 4,
+                "bound_steps": 2,
+                "compared": compared,
+                "diffusion": {"schedule": {"type": "cosine", "steps": 8}, **diffusion},
+                "sampling": {"steps": 2},
+                "loss": loss,
+            },
+            "data": {"path": str(Path(__file__).with_name("example.npz")), "classes": classes, "held_out": 0.25},
+        }
+        for diffusion, loss, classes, compared in (
+            ({}, "simple", True, 2),
+            ({"parameterisation": "v"}, "min_snr", False, 0),
+            ({"variance": "learned_range"}, "hybrid", False, 0),
+            ({"parameterisation": "mean", "variance": "learned"}, "variational", False, 0),
+        )
+    )
+
+    def __init__(self, config: Config, models: Mapping[str, nn.Module], data: PictureData) -> None:
+        super().__init__(config, models)
+        model = models["model"]
+        if not isinstance(model, Denoiser):
+            raise ContractError(f"the trainer ddpm needs a Denoiser as its model, got a {type(model).__name__}")
+        self.model, self.data = model, data
+        with at("trainer", "diffusion"):
+            self.diffusion = Diffusion(config.diffusion.model_copy(update={"levels": data.levels}))
+        with at("trainer", "sampling"):
+            self.dali = Dali(model, self.diffusion, config.sampling, seed=config.seed)
+        self._order = Order(len(data.train), Key((config.seed, "order")))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
+        """Build the trainer from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`."""
+        with at("trainer"):
+            config = validate(cls.Config, recipe.trainer.options)
+        with at("data"):
+            data = PictureData.load(validate(PictureConfig, recipe.data))
+        doubled = config.diffusion.variance in ("learned_range", "learned")
+        with at("model"), forked("cpu"):
+            Key((config.seed, "weights")).seed_global()
+            model = MODELS.build(
+                Spec.of(recipe.model),
+                size=data.size,
+                channels=data.channels,
+                out_channels=data.channels * (2 if doubled else 1),
+                n_classes=len(data.names),
+            )
+        return cls(config, {"model": model}, data)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return the pictures of a step, their classes, and their numbers in the run."""
+        size = self.config.batch_size
+        picks = self._order.batch(step, size)
+        number = torch.arange(step * size, (step + 1) * size)
+        return {"image": self.data.train.images[picks], "class": self.data.train.labels[picks], "number": number}
+
+    def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
+        """Draw what each picture is denoised from: its flip, its place t in the chain and its noise."""
+        x0, classes, numbers = self.data.unit(batch["image"]), batch["class"], batch["number"].tolist()
+        steps, shape = len(self.diffusion.process), tuple(x0.shape[1:])
+        generators = [key(number).generator() for number in numbers]
+        t = torch.cat([torch.randint(steps, (1,), generator=g) for g in generators])
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        flip, unlabelled = torch.stack([torch.rand(2, generator=g) for g in generators]).unbind(1)
+        if self.config.flip:
+            x0 = torch.where((flip < 0.5).to(x0.device)[:, None, None, None], x0.flip(-1), x0)
+        classes = classes.masked_fill((unlabelled < self.config.unlabelled).to(x0.device), len(self.data.names))
+        return {"x0": x0, "noise": noise.to(x0.device), "t": t.to(x0.device), "class": classes}
+
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        """Return the number of pictures."""
+        return {"loss": len(data["t"])}
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the loss, summed over the pictures."""
+        return {"loss": self.losses(**{"classes" if k == "class" else k: v for k, v in data.items()})[0].sum()}
+
+    def losses(self, x0: Tensor, noise: Tensor, t: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of each picture at its t, the model's output, and x_t."""
+        diffusion, config = self.diffusion, self.config
+        x_t = diffusion.process.diffuse(x0, noise, t)
+        output = self.models["model"](x_t, t, classes if self.data.names else None).float()
+        if config.loss == "variational":  # T times a term is in the mean the sum of all terms
+            return len(diffusion.process) * diffusion.bound(output, x0, x_t, t), output, x_t
+        said, raw = diffusion.split(output)
+        loss = squared_error(said, diffusion.target(x0, noise, t))
+        if config.loss == "min_snr":
+            weight = min_snr_weight(config.diffusion.parameterisation, diffusion.process, t, config.gamma)
+            loss = loss * weight
+        if config.loss == "hybrid" and raw is not None:
+            fixed_mean = torch.cat((said.detach(), raw), 1)
+            bound = len(diffusion.process) * diffusion.bound(fixed_mean, x0, x_t, t)
+            loss = loss + config.bound_weight * bound
+        return loss, output, x_t
+
+    def evaluate(self) -> dict[str, float]:
+        """Return `loss` and `bits_per_dim` of the held-out pictures, and how samples compare with the data.
+
+        See `axon_ddpm.bound.held_out` and `axon_ddpm.quality.comparison`.
+        """
+        return held_out(self) | (comparison(self) if self.config.compared else {})
+
+    def pictures(self, n: int, classes: Sequence[int] | None = None) -> UInt8[Tensor, "n c h w"]:
+        """Return n samples, of given classes or, where the pictures have classes, of all in turn."""
+        if classes is None and self.data.names:
+            classes = [number % len(self.data.names) for number in range(n)]
+        done = list[Tensor]()
+        for first in range(0, n, _ROWS):
+            part = None if classes is None else classes[first : first + _ROWS]
+            *_, last = self.dali.sample(min(_ROWS, n - first), part, first=first)
+            done.append(to_bytes(last.x).cpu())
+        return torch.cat(done)
+
+    def export(self, folder: Path) -> None:
+        """Write the model, and how its output is to be read."""
+        self.model.save(folder)
+        self.diffusion.save(folder)

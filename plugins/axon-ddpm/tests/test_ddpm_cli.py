@@ -1,0 +1,83 @@
+"""`axon sample` and `axon evaluate`, as they are called."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from axon_core.cli import main
+from axon_ddpm.pictures import read_picture, save_png
+
+
+@pytest.fixture
+def sample(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = main(["sample", str(run), "--steps", "4", *map(str, arguments)])
+        found = capsys.readouterr()
+        return code, found.out + found.err
+
+    return call
+
+
+def test_a_grid_and_an_animation(sample, tmp_path):
+    code, said = sample("--n", 5, "--class", 1, "--guidance", 2, "--gif", "way.gif", "--out", "a.png")
+    assert code == 0 and "5 pictures in a.png" in said and "4 frames in way.gif" in said
+    first = read_picture(tmp_path / "a.png")
+    assert first.shape == (3, 2 * 49 - 1, 3 * 49 - 1)
+    with Image.open("way.gif") as animation:
+        assert animation.n_frames == 4
+    sample("--n", 5, "--class", 1, "--guidance", 2, "--batch-size", 2, "--out", "b.png")
+    assert (read_picture(tmp_path / "b.png").int() - first.int()).abs().max() <= 1
+    sample("--n", 5, "--class", 1, "--guidance", 2, "--seed", 1, "--out", "c.png")
+    assert (read_picture(tmp_path / "c.png").int() - first.int()).abs().max() > 5
+
+
+@pytest.mark.parametrize("sampler", [["ddpm"], ["ddim", "--set", "eta=1"], ["dpm_solver", "--spacing", "linspace"]])
+def test_samplers(sample, sampler):
+    code, said = sample("--n", 2, "--sampler", *sampler)
+    assert code == 0 and "2 pictures in grid.png" in said
+
+
+def test_variations_masks_and_ways_between(sample, tmp_path):
+    for name, value in (("one", 40), ("two", 220)):
+        save_png(torch.full((3, 8, 8), value, dtype=torch.uint8), tmp_path / f"{name}.png")
+    mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    mask[..., 4:] = 255
+    save_png(mask, tmp_path / "mask.png")
+    assert sample("--image", "one.png", "--n", 4, "--strength", 0.25)[0] == 0
+    assert sample("--image", "one.png", "--to", "two.png", "--n", 5, "--batch-size", 2, "--columns", 5)[0] == 0
+    assert sample("--image", "one.png", "--mask", "mask.png", "--n", 1, "--class", 0)[0] == 0
+    assert (read_picture(tmp_path / "grid.png")[:, :, :24] == 40).all()
+
+
+def test_wrong_requests(sample, tmp_path):
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "one.png")
+    save_png(torch.zeros(1, 4, 8, dtype=torch.uint8), tmp_path / "mask.png")
+    for arguments, message in (
+        (("--sampler", "dmd"), "no sampler 'dmd' is installed"),
+        (("--steps", 11), "between 1 and 10, the length of the chain, got 11"),
+        (("--class", 7), "classes of this model are 0 to 2, got 7"),
+        (("--mask", "mask.png"), "need --image"),
+        (("--image", "one.png", "--mask", "mask.png"), "the mask must have the picture's size, 8×8, got 4×8"),
+        (("--image", "one.png", "--mask", "mask.png", "--to", "one.png"), "--mask goes without"),
+        (("--set", "eta"), "--set takes"),
+        (("--set", "eta=3"), "eta: must be less than or equal to 1"),
+    ):
+        code, said = sample(*arguments)
+        assert code == 2 and message in said and "Traceback" not in said, said
+    code, said = sample("--image", "none.png")
+    assert code == 1 and "cannot read the picture none.png: No such file" in said
+
+
+def test_a_folder_that_is_no_run(tmp_path, capsys):
+    assert main(["sample", str(tmp_path)]) == 1
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_evaluate(run, capsys):
+    assert main(["evaluate", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bits_per_dim"] > 0

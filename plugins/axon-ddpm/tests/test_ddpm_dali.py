@@ -1,0 +1,152 @@
+"""What a trained model paints: seeds, batches, guidance, variations, inpainting, interpolation; and wrong requests."""
+
+import pytest
+import torch
+
+from axon_core.errors import CheckpointError, ConfigError, UnknownKey, UsageError
+from axon_ddpm import Dali, Diffusion, UNet
+from axon_ddpm.dali import filling, predictor
+
+SAMPLERS = ["ddpm", "ddim", {"type": "ddim", "eta": 0.7}, "dpm_solver"]
+
+
+def last(frames):
+    for frame in frames:
+        found = frame
+    return found.x
+
+
+@pytest.fixture
+def dali(run):
+    def load(**settings):
+        seed = settings.pop("seed", 0)
+        return Dali.load(run / "model", seed=seed, **{"steps": 5, **settings})
+
+    return load
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_picture_depends_on_seed_and_number_alone(dali, sampler):
+    classes = [0, 1, 2, 0, 1]
+    whole = last(dali(sampler=sampler).sample(5, classes))
+    parts = [
+        last(dali(sampler=sampler).sample(2, classes[:2])),
+        last(dali(sampler=sampler).sample(3, classes[2:], first=2)),
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-5)
+    assert torch.equal(last(dali(sampler=sampler).sample(5, classes)), whole)
+    other = last(dali(sampler=sampler, seed=1).sample(5, classes))
+    assert not torch.isclose(other, whole, atol=1e-2).all(dim=(1, 2, 3)).any()
+    assert whole.shape == (5, 3, 8, 8) and whole.abs().max() <= 1
+
+
+def test_guidance_goes_from_without_to_with_and_beyond(run):
+    model, diffusion = UNet.load(run / "model").eval(), Diffusion.load(run / "model")
+    x, classes, t = torch.randn(2, 3, 8, 8), torch.tensor([0, 2]), torch.full((2,), 4)
+    chain = diffusion.process
+    with torch.no_grad():
+        without, given = model(x, t), model(x, t, classes)
+    for guidance in (0.0, 1.0, 2.5):
+        expected = diffusion.read(without + guidance * (given - without), x, t, clip=True)
+        found = predictor(model, diffusion, chain, classes, guidance)(x, 4)
+        torch.testing.assert_close(found.x0, expected.x0, rtol=0, atol=1e-5)
+    assert (given - without).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_inpainting_keeps_what_the_mask_leaves(dali, sampler):
+    picture = torch.rand(3, 8, 8) * 2 - 1
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:, 4:] = True
+    found = last(dali(sampler=sampler).inpaint(picture, mask, 3, 1))
+    torch.testing.assert_close(found[..., :4], picture[..., :4].expand(3, 3, 8, 4))
+    assert (found[0, ..., 4:] - found[1, ..., 4:]).abs().max() > 1e-3
+    everything = last(dali(sampler=sampler).inpaint(picture, torch.ones(8, 8, dtype=torch.bool), 3, 1))
+    torch.testing.assert_close(everything, last(dali(sampler=sampler).sample(3, 1)), rtol=0, atol=1e-5)
+
+
+def test_what_is_known_is_diffused_as_the_forward_process_would():
+    """With all of a picture known, x_t on the way back has the mean √ᾱ x_0 and the variance 1 − ᾱ of q(x_t | x_0)."""
+    from axon_ddpm import SAMPLERS, Prediction
+
+    diffusion = Diffusion.build(schedule={"type": "cosine", "steps": 20}, variance="fixed_small")
+    chain, picture = diffusion.process, torch.full((1, 1, 1), 0.6)
+
+    def nothing(x, i):
+        return Prediction(torch.zeros_like(x), x, chain.log_variance_small[i].float().view(1, 1, 1, 1))
+
+    predict = filling(nothing, chain, picture, torch.zeros(1, 1, dtype=torch.bool))
+    generator = torch.Generator().manual_seed(0)
+    noise = lambda: torch.randn(20000, 1, 1, 1, generator=generator)  # noqa: E731
+    for i, frame in zip(reversed(range(20)), SAMPLERS.build("ddpm").run(chain, predict, noise(), noise), strict=True):
+        bar = chain.alphas_bar_before[i].item()
+        assert frame.x.mean().item() == pytest.approx(0.6 * bar**0.5, abs=0.03)
+        assert frame.x.var().item() == pytest.approx(1 - bar, abs=0.03)
+
+
+def test_variations_are_closer_the_weaker(dali):
+    picture = torch.rand(3, 8, 8) * 2 - 1
+    off = [
+        (last(dali(steps=10).vary(picture, 4, strength)) - picture).square().mean().item() for strength in (0.1, 0.9)
+    ]
+    assert off[0] < 0.5 * off[1]
+    frames = list(dali(steps=10).vary(picture, 2, 0.3))
+    assert len(frames) == 3  # the last three of ten steps
+
+
+def test_interpolation_goes_from_one_to_the_other(dali):
+    one, other = torch.full((3, 8, 8), -0.8), torch.full((3, 8, 8), 0.8)
+    way = last(dali(steps=10, sampler="ddpm").interpolate(one, other, [0.0, 0.5, 1.0], 0.3))
+    alone = last(dali(steps=10, sampler="ddpm").interpolate(one, other, [0.5], 0.3))
+    torch.testing.assert_close(way[1:2], alone, rtol=0, atol=1e-5)
+    means = way.mean(dim=(1, 2, 3)).tolist()
+    assert means == sorted(means) and means[2] - means[0] > 0.3
+    torch.testing.assert_close(way[:1], last(dali(steps=10, sampler="ddpm").vary(one, 1, 0.3)), rtol=0, atol=1e-5)
+
+
+def test_wrong_requests(dali, run, tmp_path):
+    with pytest.raises(UnknownKey, match=r"no sampler 'ddmi' is installed.*Near it: .*'ddim'"):
+        dali(sampler="ddmi")
+    with pytest.raises(UsageError, match="between 1 and 10, the length of the chain, got 11"):
+        dali(steps=11)
+    with pytest.raises(ConfigError, match=r"sampler.eta: must be less than or equal to 1, got 2"):
+        dali(sampler={"type": "ddim", "eta": 2})
+    with pytest.raises(ConfigError, match=r"sampler: unknown field 'eta'|sampler.eta: unknown field 'eta'"):
+        dali(sampler={"type": "dpm_solver", "eta": 1})
+    with pytest.raises(UsageError, match="classes of this model are 0 to 2, got 3"):
+        dali().sample(1, 3)
+    with pytest.raises(UsageError, match="one for each of the 3 pictures, got 2"):
+        dali().sample(3, [0, 1])
+    with pytest.raises(UsageError, match="guidance 2 exaggerates a class, so it needs one"):
+        dali(guidance=2.0).sample(1)
+    with pytest.raises(UsageError, match=r"the model's shape \(channels, height, width\) \(3, 8, 8\), got \(1, 8, 8\)"):
+        dali().vary(torch.zeros(1, 8, 8), 1)
+    with pytest.raises(UsageError, match=r"the mask must have the picture's size, 8×8, got 4×8"):
+        dali().inpaint(torch.zeros(3, 8, 8), torch.ones(4, 8, dtype=torch.bool), 1)
+    for strength in (0, 1.5):
+        with pytest.raises(UsageError, match=f"strength must be above 0 and at most 1, got {strength}"):
+            dali().vary(torch.zeros(3, 8, 8), 1, strength)
+    with pytest.raises(CheckpointError, match="no model folder"):
+        Dali.load(tmp_path / "none")
+    unconditional = Dali(
+        UNet.build(size=8, width=8, groups=4, multipliers=(1,)), Diffusion.build(), Dali.Config(steps=2)
+    )
+    with pytest.raises(UsageError, match="trained without classes"):
+        unconditional.sample(1, 0)
+    learned = Diffusion.build(variance="learned", schedule={"type": "linear", "steps": 100})
+    model = UNet.build(size=8, width=8, groups=4, multipliers=(1,), out_channels=6)
+    with pytest.raises(UsageError, match="the sampler ddpm cannot do 5"):
+        Dali(model, learned, Dali.Config(steps=5, sampler="ddpm"))
+    assert last(Dali(model, learned, Dali.Config(sampler="ddpm", steps=100)).sample(1)).isfinite().all()
+
+
+def test_a_damaged_export(run, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(run / "model", tmp_path / "model")
+    (folder / "diffusion.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"diffusion.json is damaged"):
+        Dali.load(folder)
+    (folder / "diffusion.json").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no model of a diffusion: diffusion.json cannot be read"):
+        Dali.load(folder)

@@ -1,0 +1,144 @@
+"""Pictures from files: what is read, how it is split and ordered, and what is wrong with bad ones."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from axon_core.config import validate
+from axon_core.errors import DataError
+from axon_core.randomness import Key
+from axon_ddpm.data import Order, PictureConfig, PictureData
+from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
+
+
+def load(path, **options) -> PictureData:
+    return PictureData.load(validate(PictureConfig, {"path": str(path), "held_out": 0.25, **options}))
+
+
+def put(folder, name, size=(6, 6), mode="RGB", colour=200):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    Image.new(mode, size, (colour,) * bands if bands > 1 else colour).save(path)
+    return path
+
+
+def test_levels_go_to_the_unit_range_and_back():
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(to_bytes(to_unit(values)), values)
+    assert to_unit(torch.tensor([0, 8, 16]), 17).tolist() == [-1, 0, 1]
+    assert to_bytes(torch.tensor([-3.0, 7.0])).tolist() == [0, 255]
+
+
+def test_digits():
+    data = PictureData.load(PictureConfig(path="digits", classes=True))
+    assert (len(data.train), len(data.held_out)) == (1617, 180)
+    assert data.levels == 17 and data.size == 8 and data.channels == 1 and data.names == tuple("0123456789")
+    assert data.train.images.max() == 16 and data.unit(data.train.images).max() == 1
+    assert data.held_out.labels.bincount(minlength=10).min() > 5
+
+
+def test_a_folder_with_a_subfolder_for_each_class(tmp_path):
+    for i in range(4):
+        put(tmp_path, f"cats/{i}.png", colour=10 + i)
+        put(tmp_path, f"dogs/{i}.jpg", colour=200 + i)
+    put(tmp_path, ".hidden/x.png", (3, 3))
+    (tmp_path / "notes.txt").write_text("not a picture")
+    data = load(tmp_path, classes=True)
+    assert data.names == ("cats", "dogs") and len(data.train) == 6 and len(data.held_out) == 2
+    bright = data.train.images.float().mean(dim=(1, 2, 3)) > 100
+    assert torch.equal(bright.long(), data.train.labels)
+    assert load(tmp_path).names == ()
+
+
+def test_the_middle_is_cut_out_and_what_is_transparent_becomes_white(tmp_path):
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 250
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    middle = read_picture(tmp_path / "wide.png", size=10)
+    assert middle.shape == (3, 10, 10) and middle[:, :, 2:8].min() > 200
+    Image.new("RGBA", (4, 4), (9, 9, 9, 0)).save(tmp_path / "clear.png")
+    assert read_picture(tmp_path / "clear.png", 3).min() == 255
+    assert read_picture(tmp_path / "wide.png", 1).shape == (1, 10, 30)
+
+
+def test_bad_pictures_are_named(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        load(tmp_path / "none")
+    with pytest.raises(DataError, match="environment variable that is not set"):
+        load("$NO_SUCH_VARIABLE/x.npz")
+    with pytest.raises(DataError, match="holds no pictures; known are"):
+        load(tmp_path)
+    put(tmp_path, "a.png")
+    put(tmp_path, "b.png", (6, 8))
+    with pytest.raises(DataError, match=r"b.png is 6×8 with 3 channels and .*a.png 6×6 .*; set data.size"):
+        load(tmp_path)
+    assert load(tmp_path, size=4, held_out=0.5).size == 4
+    put(tmp_path, "b.png", mode="L")
+    with pytest.raises(DataError, match=r"number of channels, but .*b.png is 6×6 with 1 channel .*set data.channels"):
+        load(tmp_path)
+    assert load(tmp_path, channels=1, held_out=0.5).channels == 1
+    put(tmp_path, "b.png", mode="RGBA")
+    with pytest.raises(DataError, match=r"b.png must be grey or RGB, got the mode RGBA; .*set channels to 1 or 3"):
+        load(tmp_path)
+    (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(DataError, match=r"cannot read the picture .*b.png: it is damaged or no picture"):
+        load(tmp_path)
+    whole = put(tmp_path, "c.png", (64, 64)).read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"b.png: it is damaged"):
+        load(tmp_path)
+    for name in ("b.png", "c.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=r"has 1 pictures, of which held_out 0.25 leaves 1 to train on and 0"):
+        load(tmp_path)
+    put(tmp_path, "b.png")
+    with pytest.raises(DataError, match="has no classes"):
+        load(tmp_path, classes=True)
+    put(tmp_path, "a.png", (6, 8)), put(tmp_path, "b.png", (6, 8))
+    with pytest.raises(DataError, match=r"must be squares, but those of .* are 6×8; set data.size"):
+        load(tmp_path)
+
+
+def test_bad_npz_files_are_named(tmp_path):
+    file = tmp_path / "x.npz"
+    good = np.zeros((8, 4, 4, 3), np.uint8)
+    for arrays, message in (
+        ({"pictures": good}, "must be an .npz file with an array `images`"),
+        ({"images": good.astype(float)}, r"must be uint8 of shape .*got float64 \(8, 4, 4, 3\)"),
+        ({"images": good[0, 0]}, r"got uint8 \(4, 3\)"),
+        ({"images": good[..., :2]}, "must have 1 or 3 channels, the last axis, got 2"),
+        ({"images": good[:0]}, r"got uint8 \(0, 4, 4, 3\)"),
+        ({"images": good, "labels": np.zeros(3, int)}, r"must be 8 integers from 0 up, got int64 \(3,\)"),
+        ({"images": good, "labels": np.full(8, -1)}, "must be 8 integers from 0 up"),
+        ({"images": np.array([{}], object)}, "cannot read"),
+    ):
+        np.savez(file, **arrays)
+        with pytest.raises(DataError, match=message):
+            load(file)
+    file.write_bytes(b"PK\x03\x04 no zip")
+    with pytest.raises(DataError, match="cannot read"):
+        load(file)
+    np.savez(file, images=good[..., 0])
+    assert load(file).channels == 1
+
+
+def test_the_order_visits_each_once_an_epoch_and_can_be_entered_anywhere():
+    order = Order(10, Key((0,)))
+    seen = torch.cat([order.batch(step, 4) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+    assert torch.equal(Order(10, Key((0,))).batch(3, 4), seen[12:16])
+
+
+def test_grids_and_animations(tmp_path):
+    images = torch.arange(5, dtype=torch.uint8).mul(40).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    sheet = grid(images, cell=6)
+    assert sheet.shape == (3, 13, 20)  # two rows of three: cells of 6 and lines of 1
+    assert sheet[0, 7, 7] == 160 and sheet[0, 0, 6] == 255 and sheet[0, 7, 14] == 255
+    save_png(sheet, tmp_path / "deep/grid.png")
+    assert torch.equal(read_picture(tmp_path / "deep/grid.png"), sheet)
+    save_gif([sheet, 255 - sheet, sheet], tmp_path / "x.gif")
+    with Image.open(tmp_path / "x.gif") as animation:
+        assert animation.n_frames == 3 and animation.size == (20, 13)

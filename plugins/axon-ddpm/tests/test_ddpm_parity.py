@@ -1,0 +1,215 @@
+"""The U-Net and the samplers against diffusers, with the same weights and the same random numbers."""
+
+import pytest
+import torch
+
+from axon_core.errors import UsageError
+from axon_ddpm import SAMPLERS, Diffusion, UNet
+from axon_ddpm.interop import diffusers_options, diffusers_weights, load_diffusers
+from axon_ddpm.unet import spread, time_embedding
+
+SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "scaled_linear": "scaled_linear"}
+PREDICTIONS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
+SHAPE = 2, 3, 4, 4
+
+
+@pytest.fixture(scope="module")
+def diffusers():
+    import diffusers
+
+    return diffusers
+
+
+def stirred(model, scale=0.05):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+SIZES = [
+    {"size": 16, "width": 32, "multipliers": (1, 2), "blocks": 1, "attention_at": (8,)},
+    {
+        "size": 8,
+        "channels": 1,
+        "width": 16,
+        "groups": 8,
+        "multipliers": (1, 2, 2),
+        "attention_at": (8, 4),
+        "n_classes": 3,
+    },
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_the_unet_is_that_of_diffusers(diffusers, sizes):
+    model = stirred(UNet.build(**sizes))
+    theirs = diffusers.UNet2DModel(**diffusers_options(model)).eval()
+    theirs.load_state_dict(diffusers_weights(model))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, model.config.channels, model.config.size, model.config.size, generator=generator)
+    t = torch.tensor([0, 7, 999])
+    classes = torch.tensor([0, 2, 3]) if model.config.n_classes else None
+    x.requires_grad_(True)
+    (mine,) = torch.autograd.grad((model(x, t, classes) ** 3).mean(), x)
+    (other,) = torch.autograd.grad((theirs(x, t, class_labels=classes).sample ** 3).mean(), x)
+    with torch.no_grad():
+        expected = theirs(x, t, class_labels=classes).sample
+        torch.testing.assert_close(model(x, t, classes), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
+    again = UNet.build(**sizes).eval()
+    load_diffusers(again, theirs.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(again(x, t, classes), expected, rtol=0, atol=1e-5)
+
+
+def test_the_papers_unet_has_the_papers_number_of_parameters(diffusers):
+    model = UNet.build(size=32)
+    assert model.n_parameters == 35_746_307
+    with torch.device("meta"):
+        theirs = diffusers.UNet2DModel(**diffusers_options(model))
+    assert {n: p.shape for n, p in theirs.named_parameters()} == {
+        n: w.shape for n, w in diffusers_weights(model).items()
+    }
+
+
+def test_other_weights_are_refused():
+    model = UNet.build(**SIZES[0])
+    weights = diffusers_weights(model)
+    with pytest.raises(UsageError, match=r"another U-Net: conv_in.bias is missing there and \(32,\) here"):
+        load_diffusers(model, {name: w for name, w in weights.items() if name != "conv_in.bias"})
+    with pytest.raises(UsageError, match="multi-head attention with biases"):
+        diffusers_weights(UNet.build(**SIZES[0], attention="MHA"))
+
+
+def test_the_upsampling_kernel_is_repeating_and_convolving():
+    x, kernel = torch.randn(2, 3, 5, 5, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = torch.nn.functional.conv2d(repeated, kernel, padding=1)
+    found = torch.nn.functional.conv_transpose2d(x, spread(kernel), stride=2, padding=1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_time_embedding():
+    found = time_embedding(torch.tensor([3]), 8)[0]
+    angles = torch.tensor([3 * 10000 ** (-i / 3) for i in range(4)])  # divided by half − 1, not half
+    torch.testing.assert_close(found, torch.cat((angles.sin(), angles.cos())))
+
+
+def model(x, t, schedule):
+    """A model that knows noise from picture, as a trained one does, so that x_0 = (x − s ε)/a stays small."""
+    process = Diffusion.build(schedule=schedule).process
+    return process.noise[t].item() * x + process.signal[t].item() * torch.tanh(2 * x.flip(-1))
+
+
+def ours(
+    sampler, schedule, parameterisation, timesteps, *, variance="fixed_small", clip=True, start, noise, double=False
+):
+    diffusion = Diffusion.build(schedule=schedule, parameterisation=parameterisation, variance=variance)
+    chain = diffusion.process.respaced(torch.tensor(sorted(timesteps)))
+
+    def predict(x, i):
+        t, index = int(chain.timesteps[i]), torch.full((len(x),), i)
+        output = torch.cat((model(x, t, schedule), torch.tanh(x)), 1) if double else model(x, t, schedule)
+        return diffusion.read(output, x, torch.full_like(index, t), clip=clip, within=chain, index=index)
+
+    return [frame.x for frame in SAMPLERS.build(sampler).run(chain, predict, start, noise)]
+
+
+def theirs(scheduler, schedule, *, start, double=False, **step):
+    x, frames = start, []
+    for t in scheduler.timesteps:
+        output = torch.cat((model(x, t, schedule), torch.tanh(x)), 1) if double else model(x, t, schedule)
+        x = scheduler.step(output, t, x, **step).prev_sample
+        frames.append(x)
+    return frames
+
+
+def options(schedule, parameterisation, **more):
+    return {
+        "beta_schedule": SCHEDULES[schedule],
+        "prediction_type": PREDICTIONS[parameterisation],
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        **more,
+    }
+
+
+def with_tables(scheduler, schedule):
+    """Check the scheduler's variances; hand it unrounded products of the cosine's.
+
+    Its own are float32, and where ᾱ is near 0, as at the end of the cosine schedule, that alone costs more than 1e-5.
+    """
+    process = Diffusion.build(schedule=schedule).process
+    torch.testing.assert_close(scheduler.betas, process.betas.float(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(scheduler.alphas_cumprod, process.alphas_bar.float(), rtol=1e-4, atol=1e-7)
+    if schedule == "cosine":
+        scheduler.alphas_cumprod = process.alphas_bar
+    return scheduler
+
+
+def generators(seed=5):
+    mine = torch.Generator().manual_seed(seed)
+    return (lambda: torch.randn(SHAPE, generator=mine)), torch.Generator().manual_seed(seed)
+
+
+def same(found, expected):
+    """Equal to 1e-5 of the size of the numbers, step by step."""
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+START = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
+EACH = pytest.mark.parametrize(
+    ("schedule", "parameterisation"), [(schedule, kind) for schedule in SCHEDULES for kind in PREDICTIONS]
+)
+
+
+@EACH
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
+def test_ddpm(diffusers, schedule, parameterisation, variance):
+    # "leading" ends at t = 0; where a list ends before, diffusers adds noise to the finished picture
+    scheduler = diffusers.DDPMScheduler(
+        **options(schedule, parameterisation, variance_type=variance, timestep_spacing="leading")
+    )
+    with_tables(scheduler, schedule).set_timesteps(12)
+    noise, generator = generators()
+    double = variance == "learned_range"
+    found = ours("ddpm", schedule, parameterisation, scheduler.timesteps.tolist(), variance=variance, start=START,
+                 noise=noise, double=double)  # fmt: skip
+    same(found, theirs(scheduler, schedule, start=START, generator=generator, double=double))
+
+
+@EACH
+@pytest.mark.parametrize("eta", [0.0, 0.6])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_ddim(diffusers, schedule, parameterisation, eta, spacing):
+    scheduler = diffusers.DDIMScheduler(**options(schedule, parameterisation, timestep_spacing=spacing))
+    with_tables(scheduler, schedule).set_timesteps(10)
+    noise, generator = generators()
+    start = START
+    if spacing == "linspace":  # there diffusers takes the step before from the length alone, not from the list
+        scheduler.set_timesteps(1000 // 111)
+        scheduler.timesteps = torch.arange(999, -1, -111)
+    found = ours({"type": "ddim", "eta": eta}, schedule, parameterisation, scheduler.timesteps.tolist(), start=start,
+                 noise=noise)  # fmt: skip
+    same(found, theirs(scheduler, schedule, start=start, eta=eta, generator=generator, use_clipped_model_output=True))
+
+
+@EACH
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [3, 20])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, of numpy
+def test_dpm_solver(diffusers, schedule, parameterisation, spacing, steps):
+    # At the end of the cosine schedule x_0 is a quotient of numbers near 0; diffusers' remedy is to begin before.
+    cut = {"lambda_min_clipped": -5.1} if schedule == "cosine" else {}
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **options(schedule, parameterisation, timestep_spacing=spacing, **cut)
+    )
+    with_tables(scheduler, schedule).set_timesteps(steps)
+    noise, _ = generators()
+    found = ours("dpm_solver", schedule, parameterisation, scheduler.timesteps.tolist(), clip=False, start=START,
+                 noise=noise)  # fmt: skip
+    same(found, theirs(scheduler, schedule, start=START))
