@@ -58,6 +58,12 @@ class LayerCache:
             self._memory = make()
         return self._memory
 
+    def reset(self) -> None:
+        """Forget everything, keeping the memory of the states."""
+        self._memory = None
+        for buffer in self.buffers.values():
+            buffer.zero_()
+
     def keep(self, rows: Int[Tensor, " r"]) -> None:
         """Keep only these rows, in this order, and free the memory of the others."""
         self.buffers = {name: buffer[rows] for name, buffer in self.buffers.items()}
@@ -156,8 +162,7 @@ class Cache:
         self.positions.fill_(-1)
         self._next.zero_()
         for layer in self.layers:
-            for buffer in layer.buffers.values():
-                buffer.zero_()
+            layer.reset()
 
     def reorder(self, rows: Int[Tensor, " b"]) -> None:
         """Replace row i of everything by row `rows[i]`, as beam search does."""

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -47,18 +47,30 @@ def compiled(model: CausalLM) -> Step:
     """Return `step` for this model, compiled when it is first run: once for a single row, once for several.
 
     The lengths of the rows, their number and the cache's capacity are variables of the compiled code. Where PyTorch
-    finds no compiler, a warning says so, and the model runs as it is. What is compiled belongs to the model's modules
-    and the shapes and dtypes of its weights, not to their values.
+    finds no compiler, a warning says so, and the model runs as it is. What is compiled belongs to the model's modules,
+    their configs and hooks, and the shapes, dtypes and ties of its weights, not to their values.
     """
+    first: dict[int, int] = {}  # where a tensor occurs first: which ones are tied
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     key = (
-        *((name, type(module)) for name, module in model.named_modules()),
-        *((name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in model.state_dict().items()),
+        *(
+            (name, type(module), repr(getattr(module, "config", None)), module.extra_repr(), _hooks(module))
+            for name, module in model.named_modules(remove_duplicate=False)
+        ),
+        *(
+            (name, tensor.shape, tensor.dtype, tensor.device, first.setdefault(id(tensor), len(first)))
+            for name, tensor in tensors.items()
+        ),
     )
     known, run = _compiled.get(model, (None, step))
     if known != key:
         run = _compile()
         _compiled[model] = key, run
     return run
+
+
+def _hooks(module: nn.Module) -> tuple[int, ...]:
+    return tuple(id(hook) for hooks in (module._forward_hooks, module._forward_pre_hooks) for hook in hooks.values())  # pyright: ignore[reportPrivateUsage]
 
 
 def _compile() -> Step:
@@ -137,18 +149,15 @@ def _backend(graph: GraphModule, inputs: list[Any], **_: Any) -> Callable[..., A
     lowered = Graph()
     lowered.output(lowered.graph_copy(graph.graph, {}))
     for node in lowered.find_nodes(op="call_function", target=linear):
-        if all(isinstance(size, int) and size == 1 for size in _shape(node.args[0])[:-1]):
+        if len(node.args) >= 2 and all(isinstance(size, int) and size == 1 for size in _shape(node.args[0])[:-1]):
             node.target = multiply_row
             node.args = (node.args[0], _uncast(node.args[1]), *node.args[2:])
     for node in lowered.find_nodes(op="call_function", target=scaled_dot_product_attention):
-        queries = _shape(node.args[0])[-2]
         given = {name: value for name, value in node.kwargs.items() if value not in (None, False)}
-        if (
-            isinstance(queries, int)
-            and queries <= _FEW
-            and len(node.args) == 3
-            and given.keys() <= {"attn_mask", "scale"}
-        ):
+        if len(node.args) != 3 or not given.keys() <= {"attn_mask", "scale"}:
+            continue
+        *batch, queries, _ = _shape(node.args[0])
+        if len(batch) == 2 and isinstance(queries, int) and queries <= _FEW:
             node.target, node.kwargs = attend_few, given
     try:
         compiled: Any = compile_fx(GraphModule(graph, lowered), inputs, config_patches=_OPTIONS)
@@ -166,6 +175,5 @@ def _shape(node: Any) -> tuple[Any, ...]:
 
 def _uncast(node: Node) -> Node:
     """The node whose value `node` casts to a dtype, or `node` itself: `multiply_row` reads what is in memory."""
-    if node.op == "call_method" and node.target == "to" and isinstance(node.args[1], torch.dtype):
-        (node,) = node.all_input_nodes
-    return node
+    cast = node.op == "call_method" and node.target == "to" and len(node.args) == 2
+    return node.all_input_nodes[0] if cast and isinstance(node.args[1], torch.dtype) else node

@@ -152,7 +152,9 @@ class Decoder:
             self._cache.keep(kept)
             self._last = self._last[kept]
             self._take([self._batch[i] for i in at])
-        return self._run(self._model, self._last, self._cache)
+        # Past its horizon the cache runs whole rows, each time of another length: nothing to compile.
+        past = self._cache.horizon is not None and self._cache.length >= self._cache.horizon
+        return (step if past else self._run)(self._model, self._last, self._cache)
 
     def _prefill(self, rows: list[_Row]) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
         """Run `rows` in one pass, padded on the left, into a new cache with room for what is to come."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -48,7 +48,9 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Tensor | tuple[Tensor, ...]:
         """Return the outputs. The weight is widened to x's dtype on the way; compiled, it never is as a whole."""
-        y = (linear(x, self.weight.to(x.dtype)) * self.scale).to(x.dtype)
+        # Sums of whole numbers are up to 127 / max|w| times the outputs, more than float16 can hold.
+        wide = torch.float32 if x.dtype == torch.float16 else x.dtype
+        y = (linear(x.to(wide), self.weight.to(wide)) * self.scale).to(x.dtype)
         if self.bias is not None:
             y = y + self.bias
         return y if self.rows is None else torch.split(y, self.rows, -1)
@@ -57,8 +59,13 @@ class Int8Linear(nn.Module):
         """Follow the module to another device; the scale stays float32."""
         scale = self.scale
         super()._apply(fn, recurse)
-        self.scale = scale.to(self.scale.device)
+        self.scale = self.scale.float() if scale.is_meta else scale.to(self.scale.device)
         return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        raise UsageError(
+            "a model with 8-bit weights cannot be saved; save the one it was made from, and quantise it after loading"
+        )
 
 
 QUANTIZATIONS: dict[str, Callable[[nn.Linear], nn.Module]] = {"int8": Int8Linear}
@@ -68,16 +75,25 @@ QUANTIZATIONS: dict[str, Callable[[nn.Linear], nn.Module]] = {"int8": Int8Linear
 def quantize(model: M, name: str = "int8") -> M:
     """Return a copy of `model` for inference whose linear layers, the head included, hold 8-bit weights.
 
-    Embeddings and norms are shared with `model`, and stay as they are. The copy can be neither trained nor saved;
-    it is made in seconds from the model as it was trained.
+    Embeddings and norms share their memory with `model`. The copy can be neither trained nor saved; it is made in
+    seconds from the model as it was trained.
 
     Raises:
         UsageError: there is no quantisation of that name.
     """
     if name not in QUANTIZATIONS:
         raise UsageError(f"there is no quantisation {name!r}; choose among: {', '.join(QUANTIZATIONS)}")
-    replaced: dict[int, object] = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    # The same memory in tensors of the copy's own, so that casting or moving it leaves `model` alone.
+    replaced: dict[int, object] = {
+        id(tensor): nn.Parameter(tensor.detach(), requires_grad=False)
+        if isinstance(tensor, nn.Parameter)
+        else tensor.detach()
+        for tensor in (*model.parameters(), *model.buffers())
+    }
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and type(module) in (
+            nn.Linear,
+            StackedLinear,
+        ):  # what else computes in its own way
             replaced[id(module)] = QUANTIZATIONS[name](module)
     return copy.deepcopy(model, replaced)

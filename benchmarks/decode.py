@@ -10,7 +10,8 @@ stops early.
 
 - decode: tokens a second after the first, 128 of them following a prompt of 16;
 - GB/s: the bytes of all weights but the embedding table, times that; what is read of a cache is not counted;
-- bound: that as a share of the memory's bandwidth, which is measured just before each turn (`support/bandwidth.py`);
+- bound: that as a share of the memory's bandwidth (`support/bandwidth.py`), likewise a median: it is measured before
+  each turn, since on a machine with neighbours it changes all the time;
 - / eager, / static, / llama.cpp: the speed over that of transformers with its defaults, of transformers with a static
   cache and `torch.compile`, and of llama.cpp, in the same precision (int8 stands beside Q8_0);
 - prefill: prompt tokens a second up to the first new one, for a prompt of 256;
@@ -21,26 +22,17 @@ from __future__ import annotations
 
 import json
 import statistics
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from support.bandwidth import bandwidth
-from support.decoders import BYTES, Contender, Task, Timing, arguments, choose, prompts, start
+from support.decoders import BYTES, Contender, Task, Timing, Tokens, arguments, choose, prompts, start
 from support.machine import Others
 from support.record import facts, save, say
 from support.shapes import SHAPES, Shape
 from support.workers import Worker
 
 PEERS = {"eager": ("transformers", False), "static": ("transformers", True), "llama.cpp": ("llama.cpp", False)}
-
-
-class Turn(NamedTuple):
-    """One contender's turn in one round."""
-
-    bandwidth: float
-    """Bytes a second just before it."""
-    decoding: Timing
-    prefill: Timing
 
 
 def main() -> None:
@@ -56,25 +48,29 @@ def main() -> None:
     workers, absent = start(contenders, shape, device, threads, [decoding, prefill])
     memory = Worker(bandwidth, device, threads)
     others = Others()
-    turns: dict[str, list[Turn]] = {name: [] for name in workers}
+    bandwidths: list[float] = []
+    turns: dict[str, list[tuple[Timing, Timing]]] = {name: [] for name in workers}
     for number in range(1, options.rounds + 1):
         say(f"round {number} of {options.rounds}")
         for name, worker in workers.items():
-            turns[name].append(Turn(memory(), worker(decoding), worker(prefill)))
+            bandwidths.append(memory())
+            turns[name].append((worker(decoding), worker(prefill)))
     disturbed = others.share()
     for worker in (memory, *workers.values()):
         worker.close()
-    found = [figures(c, turns[c.name], shape, decoding, prefill) for c in contenders if c.name in turns]
+    bound = statistics.median(bandwidths)
+    found = [figures(c, turns[c.name], shape, decoding, prefill, bound) for c in contenders if c.name in turns]
     for one in found:
         one["ratios"] = ratios(one, found)
-    bandwidths = [turn.bandwidth for done in turns.values() for turn in done]
+    exact = {c.name: turns[c.name][0][0].tokens[0] for c in contenders if c.precision == "fp32" and c.name in turns}
     results = {
         **facts(device, threads),
         "shape": {"name": options.shape, **vars(shape), "streamed_weights": shape.streamed},
         "settings": {key: getattr(options, key) for key in ("prompt", "new_tokens", "prefill", "rounds")},
-        "bandwidth": {"median": statistics.median(bandwidths), "min": min(bandwidths), "max": max(bandwidths)},
+        "bandwidth": {"median": bound, "min": min(bandwidths), "max": max(bandwidths)},
         "others": disturbed,
         "contenders": found,
+        "equal_tokens": {name: agreement(next(iter(exact.values())), tokens) for name, tokens in exact.items()},
         "absent": absent,
     }
     print(json.dumps(results, indent=2) if options.json else table(results))
@@ -82,10 +78,17 @@ def main() -> None:
         say(f"saved as {save(f'decode-{options.shape}-{torch.device(device).type}', results)}")
 
 
-def figures(contender: Contender, turns: list[Turn], shape: Shape, decoding: Task, prefill: Task) -> dict[str, Any]:
+def figures(
+    contender: Contender,
+    turns: list[tuple[Timing, Timing]],
+    shape: Shape,
+    decoding: Task,
+    prefill: Task,
+    bandwidth: float,
+) -> dict[str, Any]:
     """Return what one contender's turns came to: tokens a second, and bytes."""
-    rates = [(decoding.new_tokens - 1) / turn.decoding.rest for turn in turns]
-    token = shape.streamed * BYTES[contender.precision]
+    rates = [(decoding.new_tokens - 1) / timing.rest for timing, _ in turns]
+    streamed = statistics.median(rates) * shape.streamed * BYTES[contender.precision]
     return {
         "name": contender.name,
         "library": contender.library,
@@ -93,14 +96,16 @@ def figures(contender: Contender, turns: list[Turn], shape: Shape, decoding: Tas
         "compiled": contender.compiled,
         "decode": statistics.median(rates),
         "decode_rounds": rates,
-        "bytes_per_second": statistics.median(rates) * token,
-        "of_bandwidth": statistics.median(
-            rate * token / turn.bandwidth for rate, turn in zip(rates, turns, strict=True)
-        ),
-        "prefill": len(prefill.prompts[0]) / statistics.median(turn.prefill.first for turn in turns),
-        "peak": max(turn.prefill.peak for turn in turns),
-        "tokens": turns[0].decoding.tokens[0],
+        "bytes_per_second": streamed,
+        "of_bandwidth": streamed / bandwidth,
+        "prefill": len(prefill.prompts[0]) / statistics.median(timing.first for _, timing in turns),
+        "peak": max(timing.peak for _, timing in turns),
     }
+
+
+def agreement(expected: Tokens, found: Tokens) -> int:
+    """Return how many of the first tokens are equal."""
+    return next((i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b), len(expected))
 
 
 def ratios(one: dict[str, Any], contenders: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -130,11 +135,9 @@ def table(results: dict[str, Any]) -> str:
         row += "".join(f"{c['ratios']['prefill'].get(peer, ''):12.4}" for peer in PEERS)
         lines.append(f"{row}{c['peak'] / 2**20:11.0f}")
     lines += [f"{name:26}{reason}" for name, reason in results["absent"].items()]
-    exact = [c for c in contenders if c["precision"] == "fp32"]
-    for c in exact[1:]:
-        pairs = list(zip(exact[0]["tokens"], c["tokens"], strict=True))
-        same = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-        lines.append(f"{c['name']} chose the tokens of {exact[0]['name']} up to number {same} of {len(pairs)}")
+    for name, same in list(results["equal_tokens"].items())[1:]:
+        first, new = next(iter(results["equal_tokens"])), results["settings"]["new_tokens"]
+        lines.append(f"{name} chose the same tokens as {first} up to number {same} of {new}")
     return "\n".join(lines)
 
 

@@ -16,8 +16,9 @@ import statistics
 import time
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
+from support.plain import GPT
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from axon_core.data import TextData
 from axon_core.hooks import Hooks
@@ -28,51 +29,12 @@ from axon_core.state import State
 LAYERS, HEADS, DIM, CONTEXT, BATCH, STEPS, BLOCK = 4, 4, 128, 64, 12, 2000, 100
 
 
-class GPTBlock(nn.Module):
-    """A pre-norm GPT layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(DIM, bias=False), nn.LayerNorm(DIM, bias=False)
-        self.qkv, self.out = nn.Linear(DIM, 3 * DIM, bias=False), nn.Linear(DIM, DIM, bias=False)
-        self.up, self.down = nn.Linear(DIM, 4 * DIM, bias=False), nn.Linear(4 * DIM, DIM, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features after this layer."""
-        b, n, d = x.shape
-        q, k, v = (
-            part.view(b, n, HEADS, d // HEADS).transpose(1, 2) for part in self.qkv(self.norm1(x)).split(DIM, -1)
-        )
-        x = x + self.out(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, n, d))
-        return x + self.down(gelu(self.up(self.norm2(x))))
-
-
-class GPT(nn.Module):
-    """A GPT with learned positions and a tied head."""
-
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self.embedding, self.positions = nn.Embedding(vocab_size, DIM), nn.Embedding(CONTEXT, DIM)
-        self.blocks = nn.Sequential(*(GPTBlock() for _ in range(LAYERS)))
-        self.norm, self.head = nn.LayerNorm(DIM, bias=False), nn.Linear(DIM, vocab_size, bias=False)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                scale = 1 / math.sqrt(2 * LAYERS) if name.endswith(("out.weight", "down.weight")) else 1
-                nn.init.normal_(parameter, std=0.02 * scale)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the next token's scores."""
-        x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
-        return self.head(self.norm(self.blocks(x)))
-
-
 class GPTTraining:
     """The plain training loop."""
 
     def __init__(self, data: TextData, seed: int) -> None:
         torch.manual_seed(seed)
-        self.data, self.model = data, GPT(data.tokenizer.vocab_size)
+        self.data, self.model = data, GPT(data.tokenizer.vocab_size, CONTEXT, DIM, LAYERS, HEADS)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         groups = [
             {"params": matrices, "weight_decay": 0.1},

@@ -103,6 +103,31 @@ def test_other_weights_need_no_compilation_and_another_dtype_one_of_its_own():
     assert rows(built, prompt, 3, compile=True) == rows(built, prompt, 3)
 
 
+def test_what_the_compiled_code_belongs_to():
+    built = model(tie_embeddings=True)
+    run = compiled(built)
+    assert compiled(built) is run
+    built.head.weight = torch.nn.Parameter(torch.randn(61, 32))  # no longer tied
+    untied = compiled(built)
+    assert untied is not run
+    built.norm.register_forward_hook(lambda module, arguments, output: 2 * output)
+    assert compiled(built) is not untied
+
+
+def test_past_its_horizon_a_dynamic_rotary_embedding_is_not_compiled(monkeypatch):
+    built = model(rotary={"type": "dynamic", "factor": 2.0})
+    lengths = []
+
+    def run(model, tokens, cache):
+        lengths.append(cache.length)
+        return step(model, tokens, cache)
+
+    monkeypatch.setattr(decoding, "compiled", lambda model: run)
+    prompt = [list(range(40))]
+    assert rows(built, prompt, 20, compile=True) == rows(built, prompt, 20)
+    assert lengths == list(range(40, 48))  # the trained context
+
+
 @needs_compiler
 def test_compiled_8_bit_decoding_gives_the_same_tokens():
     built = quantize(model())

@@ -57,11 +57,32 @@ def test_only_linear_layers_change(tie_embeddings):
     before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
     small = quantize(original)
     assert not any(isinstance(module, torch.nn.Linear) for module in small.modules())
-    assert small.embedding.weight is original.embedding.weight
+    assert small.embedding.weight.data_ptr() == original.embedding.weight.data_ptr()
     assert all(torch.equal(tensor, before[name]) for name, tensor in original.state_dict().items())
     tokens = torch.randint(258, (2, 9))
     difference = (small(tokens) - original(tokens)).abs().max() / original(tokens).abs().max()
     assert 0 < difference < 0.02
+
+
+def test_casting_the_copy_leaves_the_model_alone():
+    original = model()
+    quantize(original).bfloat16()
+    assert {parameter.dtype for parameter in original.parameters()} == {torch.float32}
+    assert original(torch.tensor([[1, 2]])).isfinite().all()
+
+
+def test_large_inputs_in_float16():
+    torch.manual_seed(0)
+    original, x = torch.nn.Linear(64, 8), torch.randn(1, 64)
+    x[0, 0] = 900
+    expected = original(x)
+    assert (Int8Linear(original).half()(x.half()).float() - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_it_cannot_be_saved(tmp_path):
+    with pytest.raises(UsageError, match="cannot be saved; save the one it was made from"):
+        quantize(model()).save(tmp_path / "model")
+    assert not (tmp_path / "model").exists() or not any((tmp_path / "model").iterdir())
 
 
 def test_generation_with_8_bits():

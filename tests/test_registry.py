@@ -146,8 +146,8 @@ class TestUnknownKey:
         with pytest.raises(UnknownKey) as error:
             ROTARY_EMBEDDINGS["dynamic_"]
         assert message(error) == "no rotary embedding 'dynamic_' is installed. Installed rotary embeddings: none"
-        with pytest.raises(UnknownKey, match=r"Denoising Diffusion .* offers it: pip install axon-ddpm"):
-            MODELS["unet"]
+        with pytest.raises(UnknownKey, match=r"Proximal Policy .* offers it: pip install axon-ppo"):
+            TRAINERS["ppo"]
 
     def test_it_says_that_the_plugin_is_disabled(self, toys: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AXON_DISABLE_PLUGINS", "Axon_Toys")

@@ -73,11 +73,13 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
             folder = model_folder(run)
             model, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
+            if quantization:  # before the cast, which would round the weights first
+                model = quantize(model, quantization)
             if dtype:
                 model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
             if compile:
                 click.echo("The first token takes a while: decoding is being compiled.", err=True)
-            return (quantize(model, quantization) if quantization else model), tokenizer
+            return model, tokenizer
 
         return command(load=load, compile=compile, **values)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ def start(
             absent[contender.name] = f"not installed: {error}"
         except RuntimeError as error:
             absent[contender.name] = f"failed: {error}"
+    if not workers:
+        sys.exit("\n".join(["nobody is left to measure", *(f"{name}: {reason}" for name, reason in absent.items())]))
     return workers, absent
 
 

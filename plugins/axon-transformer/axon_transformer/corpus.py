@@ -113,7 +113,7 @@ def reversed_pairs(count: int, role: str) -> list[Pair]:
     """Return pairs of the synthetic task: 3 to 8 random letters, and the same backwards.
 
     >>> reversed_pairs(1, "train")
-    [('n t p d i', 'i d p t n')]
+    [('i c b', 'b c i')]
     """
     generator = Key(("reverse", role)).generator()
     lengths = torch.randint(3, 9, (count,), generator=generator).tolist()
