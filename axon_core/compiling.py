@@ -1,9 +1,12 @@
-"""One decoding step of a model, compiled into a few kernels that run as fast as its weights can be read."""
+"""A trainer's loss, and one decoding step of a model, compiled into a few kernels.
+
+Those of a decoding step run as fast as the weights can be read.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -16,10 +19,13 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from axon_core.cache import Cache
 from axon_core.interfaces.model import CausalLM
 
-__all__ = ["Step", "attend_few", "compiled", "multiply_row", "scores", "step"]
+__all__ = ["Step", "attend_few", "compiled", "compiled_loss", "multiply_row", "scores", "step"]
 
 Step = Callable[[CausalLM, Int[Tensor, "b 1"], Cache], tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]]
 """Runs a model on one more token a row, as `step` does."""
+
+Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+"""Returns sums by name, as `Trainer.loss` does."""
 
 _FEW = 8  # queries: up to there a kernel for blocks of them has nothing to work with
 _OPTIONS = {
@@ -67,6 +73,15 @@ def compiled(model: CausalLM) -> Step:
         run = _compile()
         _compiled[model] = key, run
     return run
+
+
+def compiled_loss(loss: Loss) -> Loss:
+    """Return `loss`, compiled when it is first run on tensors of these shapes.
+
+    Each shape has code of its own, so that the numbers do not depend on the shapes that came before. Where PyTorch
+    finds no compiler, a warning says so, and the loss is computed as it is.
+    """
+    return torch.compile(loss, dynamic=False, backend=_inductor)
 
 
 def _hooks(module: nn.Module) -> tuple[int, ...]:
@@ -143,9 +158,6 @@ def attend_few(
 
 def _backend(graph: GraphModule, inputs: list[Any], **_: Any) -> Callable[..., Any]:
     """Compile a graph with inductor, the products that do little but read memory written out as sums."""
-    from torch._dynamo.exc import ShortenTraceback
-    from torch._inductor.compile_fx import compile_fx
-
     lowered = Graph()
     lowered.output(lowered.graph_copy(graph.graph, {}))
     for node in lowered.find_nodes(op="call_function", target=linear):
@@ -159,11 +171,19 @@ def _backend(graph: GraphModule, inputs: list[Any], **_: Any) -> Callable[..., A
         *batch, queries, _ = _shape(node.args[0])
         if len(batch) == 2 and isinstance(queries, int) and queries <= _FEW:
             node.target, node.kwargs = attend_few, given
+    return _inductor(GraphModule(graph, lowered), inputs, _OPTIONS)
+
+
+def _inductor(graph: GraphModule, inputs: list[Any], options: dict[str, Any] | None = None) -> Callable[..., Any]:
+    """Compile a graph with inductor, or return it as it is where that cannot be done."""
+    from torch._dynamo.exc import ShortenTraceback
+    from torch._inductor.compile_fx import compile_fx
+
     try:
-        compiled: Any = compile_fx(GraphModule(graph, lowered), inputs, config_patches=_OPTIONS)
+        compiled: Any = compile_fx(graph, inputs, config_patches=options)
     except ShortenTraceback as error:  # what inductor says where it fails, for want of a compiler above all
         reason = str(error).strip().splitlines()[0]
-        warnings.warn(f"decoding is not compiled, and slower for it: {reason}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"the model is not compiled, and slower for it: {reason}", RuntimeWarning, stacklevel=2)
         return graph.forward
     return compiled
 

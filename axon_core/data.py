@@ -17,6 +17,7 @@ from torch import Tensor
 from axon_core import config
 from axon_core.config import Spec, at
 from axon_core.errors import DataError
+from axon_core.order import across_epochs
 from axon_core.randomness import Key
 from axon_core.tokenizer import Tokenizer, train_tokenizer
 
@@ -106,13 +107,8 @@ class Windows:
 
     def batch(self, step: int, size: int) -> Int[Tensor, "b n+1"]:
         """Return the windows of examples `step * size` up to the next step's first."""
-        starts: list[Tensor] = []
-        example, end = step * size, (step + 1) * size
-        while example < end:
-            epoch, first = divmod(example, self.per_epoch)
-            starts.append(self._starts(epoch)[first : first + end - example])
-            example += len(starts[-1])
-        return self.tokens[torch.cat(starts)[:, None] + self._within].long()
+        starts = across_epochs(self._starts, self.per_epoch, step, size)
+        return self.tokens[starts[:, None] + self._within].long()
 
     def _epoch(self, epoch: int) -> Int[Tensor, " w"]:
         generator = self._key(epoch).generator()

@@ -17,6 +17,7 @@ from torch import Tensor
 from axon_core import provenance
 from axon_core.callbacks.metrics import MetricsFile
 from axon_core.callbacks.plot import LossPlot
+from axon_core.compiling import compiled_loss
 from axon_core.distributed import share, sum_gradients, sum_numbers
 from axon_core.errors import CheckpointError, ContractError, Interrupted, TrainingError
 from axon_core.hooks import Hooks
@@ -145,6 +146,7 @@ class Fit:
         self.units = 0.0
         self._hooks = hooks
         self._config = trainer.config
+        self._loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
         self._collects = type(trainer).collect is not Trainer.collect
 
     def run_to(self, end: int) -> Result:
@@ -208,7 +210,7 @@ class Fit:
         for number, micro in enumerate(_cut(data, self._config.micro_batches)):
             key(number).seed_global()
             with _autocast(self._config):
-                terms = self.trainer.loss(micro)
+                terms = self._loss(micro)
             if terms.keys() != counts.keys():
                 raise ContractError(
                     f"{type(self.trainer).__name__}.loss and .counts must name the same terms, got "

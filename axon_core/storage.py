@@ -17,9 +17,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from axon_core.errors import CheckpointError
+from axon_core.errors import CheckpointError, UsageError
 
-__all__ = ["new_folder", "read_tree", "remove", "sha256", "sweep", "verify", "whole_folder", "write_tree", "writing"]
+__all__ = [
+    "free_folder",
+    "new_folder",
+    "read_tree",
+    "remove",
+    "sha256",
+    "sweep",
+    "verify",
+    "whole_folder",
+    "write_tree",
+    "writing",
+]
 
 _TREE, _TENSORS, _MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
 _REFERENCE = "$tensor"
@@ -47,6 +58,13 @@ def writing(place: Path) -> Generator[None]:
         full = any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
         remedy = "free some space" if full else "choose a folder that can be written to"
         raise _WriteError(f"cannot write {place}: {reason}; {remedy}. What was saved before is intact.") from error
+
+
+def free_folder(target: Path) -> Path:
+    """Return the absolute path of `target`. Raises `UsageError` where something is there already."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} is not empty, and nothing is overwritten; choose another folder with --out")
+    return target.resolve()
 
 
 @contextmanager

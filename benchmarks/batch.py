@@ -30,7 +30,7 @@ def main() -> None:
     rows = prompts(shape, LENGTHS)
     together, alone = Task(rows, new), [Task([row], new) for row in rows]
     contenders = [c for c in choose(options.only, device) if c.library == "axon"]
-    workers, absent = start(contenders, shape, device, threads, [together, *alone])
+    workers, absent = start(contenders, shape, device, threads, [max(alone, key=lambda task: task.length), together])
     others = Others()
     timings: dict[str, list[tuple[Timing, list[Timing]]]] = {name: [] for name in workers}
     for number in range(1, options.rounds + 1):

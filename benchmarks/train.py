@@ -4,6 +4,7 @@
     python benchmarks/train.py --shape 17m --precision bf16
 
 - axon: X-Llama and the trainer `causal_lm` in the loop that `axon train` runs (`axon_core.loop.Fit`);
+- axon compiled: the same with `trainer.compile=true`;
 - transformers: `LlamaForCausalLM`, and its own loss, in a plain loop;
 - plain: the same Llama in a hundred lines of PyTorch (`support/plain.py`), in the same plain loop;
 - gpt: a GPT as nanoGPT's of the same width and depth, in that loop; its layers do as much, though not the same.
@@ -100,7 +101,7 @@ class PlainTraining:
             self.losses.append(loss.item())
 
 
-def trainer_for(shape: Shape, batch_size: int, precision: str, device: str) -> CausalLMTrainer:
+def trainer_for(shape: Shape, batch_size: int, precision: str, device: str, *, compile: bool) -> CausalLMTrainer:
     """Return Axon's trainer, with windows of random tokens as its data."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(shape.vocab_size, (1 << 20,), generator=generator, dtype=torch.int32)
@@ -111,6 +112,7 @@ def trainer_for(shape: Shape, batch_size: int, precision: str, device: str) -> C
         precision="bf16" if precision == "bf16" else "fp32",
         clip=1,
         device=device,
+        compile=compile,
         optimizer={"type": "adamw", "lr": 1e-3, "weight_decay": 0.1},  # pyright: ignore[reportArgumentType]
     )
     return CausalLMTrainer(config, {"model": shape.axon().to(device)}, data)
@@ -123,11 +125,12 @@ def plain_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 def start(shape: Shape, batch_size: int, precision: str, device: str) -> dict[str, Training]:
     """Return all trainings, those of a Llama from the same weights."""
-    trainer = trainer_for(shape, batch_size, precision, device)
+    trainer, faster = (trainer_for(shape, batch_size, precision, device, compile=compile) for compile in (False, True))
+    faster.model.load_state_dict(trainer.model.state_dict())
     llama = Llama(shape)
     vector_to_parameters(parameters_to_vector(shape.axon().parameters()), llama.parameters())
     gpt = GPT(shape.vocab_size, shape.context, shape.dim, shape.n_layers, shape.n_heads)
-    trainings: dict[str, Training] = {"axon": AxonTraining(trainer)}
+    trainings: dict[str, Training] = {"axon": AxonTraining(trainer), "axon compiled": AxonTraining(faster)}
     try:
         theirs: Any = transformers_like(shape.axon())
     except ModuleNotFoundError:
@@ -146,7 +149,7 @@ def start(shape: Shape, batch_size: int, precision: str, device: str) -> dict[st
 def disagreement(trainings: dict[str, Training], tolerance: float) -> str | None:
     """Return whose first losses are not Axon's, if anyone's are not."""
     expected = torch.tensor(trainings["axon"].losses[:CHECKED])
-    for name in ("transformers", "plain"):
+    for name in ("axon compiled", "transformers", "plain"):
         if name in trainings:
             found = torch.tensor(trainings[name].losses[:CHECKED])
             if not torch.allclose(found, expected, rtol=tolerance, atol=0):

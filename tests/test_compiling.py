@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +80,20 @@ def test_compiled_decoding_gives_the_same_tokens(attention, rotary):
 
 
 @needs_compiler
+def test_compiled_decoding_with_a_cache_that_drops_what_no_token_sees(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "out_of_tree" / "axon-test-sliding"))
+    from axon_test_sliding import SlidingWindowAttention
+
+    built = model("MHA")
+    for block in built.blocks:
+        config = SlidingWindowAttention.Config(dim=32, n_heads=4, window=6)
+        block.attention = SlidingWindowAttention(config, block.attention.rotary).eval()
+    prompts = [[5, 6, 7], [8, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]  # of which one fills the window at once
+    assert rows(built, prompts, 20, compile=True) == rows(built, prompts, 20)
+    assert rows(built, prompts[:1], 20, compile=True) == rows(built, prompts[:1], 20)
+
+
+@needs_compiler
 def test_one_compilation_for_every_length_and_one_for_every_number_of_rows():
     built = model()
     counters.clear()
@@ -134,14 +149,13 @@ def test_compiled_8_bit_decoding_gives_the_same_tokens():
     assert rows(built, [[5, 6, 7]], 20, compile=True) == rows(built, [[5, 6, 7]], 20)
 
 
-def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch):
+def test_without_a_compiler_it_says_so_and_goes_on():
     from torch._inductor import config
 
     built = model(dim=64)  # of a shape that no other test has compiled
-    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
-    monkeypatch.setattr(config, "fx_graph_cache", False)
     torch._dynamo.reset()
-    with pytest.warns(RuntimeWarning, match=r"decoding is not compiled, and slower for it: .*[Cc]ompiler"):
+    missing = config.patch({"cpp.cxx": (None, "no-such-compiler"), "fx_graph_cache": False})
+    with missing, pytest.warns(RuntimeWarning, match=r"the model is not compiled, and slower for it: .*[Cc]ompiler"):
         got = rows(built, [[5, 6, 7]], 6, compile=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

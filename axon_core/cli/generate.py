@@ -14,10 +14,9 @@ from axon_core.bulk import finished, generate_rows, read_prompts, record
 from axon_core.cli.options import generation_options, inference_options
 from axon_core.cli.output import print_json
 from axon_core.config import validate
-from axon_core.errors import CheckpointError, UsageError
+from axon_core.errors import UsageError
 from axon_core.generation import Request, chunks, complete
 from axon_core.interfaces.model import CausalLM
-from axon_core.run import RunFolder
 from axon_core.sampling import Sampling
 from axon_core.tokenizer import Tokenizer
 
@@ -116,20 +115,3 @@ class _Progress:
         line = f"prompt {done}/{rows}  {tokens / seconds:,.0f} tokens/s  ETA {eta}"
         last = not self._tty or done == rows
         click.echo(f"\r\033[K{line}" if self._tty else line, nl=last, err=True)
-
-
-def model_folder(path: Path) -> Path:
-    """Return the folder of the model in `path`: what a run exported at its end, its latest checkpoint's, or `path`.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
-    if (path / "config.json").exists():
-        return path
-    run = RunFolder.open(path)
-    if run.model.exists():
-        return run.model
-    checkpoint = run.checkpoints.find(None)
-    if checkpoint is None:
-        raise CheckpointError(f"{path} has no model yet; train on: axon train --resume --out {path}")
-    return checkpoint / "model"

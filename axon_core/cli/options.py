@@ -66,9 +66,9 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
         def load(run: Path) -> tuple[CausalLM, Tokenizer]:
             import torch
 
-            from axon_core.cli.generate import model_folder
             from axon_core.interfaces.model import CausalLM
             from axon_core.quantization import quantize
+            from axon_core.saved import model_folder
             from axon_core.tokenizer import Tokenizer
 
             folder = model_folder(run)

@@ -73,6 +73,8 @@ class Trainer(ABC):
         """The gradients' largest norm, over all parameters: larger ones are scaled down to it; left out, any."""
         precision: Literal["fp32", "bf16"] = "fp32"
         """`bf16` computes matrix products in bfloat16 (autocast); weights and updates stay in float32."""
+        compile: bool = False
+        """Compile the loss with `torch.compile`: it begins half a minute later, and a step takes a seventh less."""
         ema: float | None = Field(default=None, gt=0, lt=1)
         """Decay of the exponential moving average of the weights, which is then what is evaluated and exported.
 

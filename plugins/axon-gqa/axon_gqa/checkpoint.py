@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import tomli_w
 
-from axon_core.cli.generate import model_folder
-from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.recipe import Recipe
 from axon_core.run import RunFolder
-from axon_core.storage import whole_folder
+from axon_core.saved import model_folder
+from axon_core.storage import free_folder, whole_folder
 from axon_core.tokenizer import Tokenizer
 from axon_gqa.conversion import convert_model
 from axon_gqa.uptraining import uptraining
@@ -44,13 +43,12 @@ def convert_checkpoint(run: Path, out: Path, n_kv_heads: int) -> Converted:
         CheckpointError: there is no language model in `run`, or it is damaged, or `out` cannot be written to.
         UsageError: `out` is not empty, or the model's attention cannot be converted so (see `convert_model`).
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
+    place = free_folder(out)
     folder = model_folder(run)
     recipe = _recipe(run, out, n_kv_heads)
     before, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
     after = convert_model(before, n_kv_heads)
-    with whole_folder(out.resolve()) as new:
+    with whole_folder(place) as new:
         after.save(new)
         tokenizer.save(new)
         if recipe:

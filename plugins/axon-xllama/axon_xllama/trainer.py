@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from axon_core import MODELS, config
-from axon_core.cli.generate import model_folder
+from axon_core import MODELS
 from axon_core.config import Spec, at, validate
 from axon_core.data import TextConfig, TextData, Windows
 from axon_core.errors import ContractError
 from axon_core.generation import generate
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
+from axon_core.likelihood import token_logprobs
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_core.sampling import Sampling
+from axon_core.saved import Saved, load
 from axon_core.tokenizer import Tokenizer
-
-
-class Start(config.Config):
-    """The `[model]` table of a recipe that goes on from a saved model, whose type and sizes are in its folder."""
-
-    init: str
-    """A run's folder or a model's, whose tokenizer is used too; `~` and `$VARIABLES` are filled in."""
-
-    @property
-    def folder(self) -> Path:
-        """The model's folder. Raises `CheckpointError` where there is no model in `init`."""
-        return model_folder(Path(os.path.expanduser(os.path.expandvars(self.init))))
 
 
 class CausalLMTrainer(Trainer):
     """Minimise the mean of −log p(token | tokens before it) over windows of the text, in nats per token.
 
     Works with any registered `CausalLM`, under the role `model`: a new one, or one that was saved, where the recipe's
-    table `[model]` is a `Start`. The loss is next-token cross-entropy as in arXiv 2302.13971, Section 2; evaluation
+    table `[model]` is a `Saved`. The loss is next-token cross-entropy as in arXiv 2302.13971, Section 2; evaluation
     covers the whole held-out part, in windows of the model's context.
     """
 
@@ -78,14 +65,14 @@ class CausalLMTrainer(Trainer):
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
         with at("model"):
-            start = validate(Start, recipe.model) if "init" in recipe.model else None
+            start = validate(Saved, recipe.model) if "init" in recipe.model else None
         folder = saved or (start.folder if start else None)  # a run that goes on needs only what it exported itself
         with at("data"):
             data = TextData.load(validate(TextConfig, recipe.data), None if folder is None else Tokenizer.load(folder))
         with at("model"), forked("cpu"):
             Key((config.seed, "weights")).seed_global()
             if start and folder:
-                model = CausalLM.load(folder).float()  # half precision is too coarse to sum up updates in
+                model, _ = load(folder, CausalLM)
             else:
                 model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
         return cls(config, {"model": model}, data)
@@ -102,7 +89,7 @@ class CausalLMTrainer(Trainer):
         """Return the summed cross-entropy, in nats."""
         tokens = data["tokens"]
         logits = self.models["model"](tokens[:, :-1])
-        return {"loss": cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")}
+        return {"loss": -token_logprobs(logits, tokens[:, 1:]).sum()}
 
     def evaluate(self) -> dict[str, float]:
         """Return `loss` in nats per token and `bits_per_byte` over the whole held-out part, and its `tokens`."""

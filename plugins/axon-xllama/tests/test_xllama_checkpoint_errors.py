@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from axon_core.cli import main
-from axon_core.errors import CheckpointError
+from axon_core.errors import CheckpointError, UsageError
 from axon_core.tokenizer import CharTokenizer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
@@ -162,7 +162,7 @@ def test_places(llama, hf_folder, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
     for out in (tmp_path / "full", tmp_path / "full" / "precious"):
-        with pytest.raises(CheckpointError, match="is not empty, and nothing is overwritten"):
+        with pytest.raises(UsageError, match="is not empty, and nothing is overwritten"):
             import_checkpoint(source, out)
     assert (tmp_path / "full" / "precious").read_text() == "x"
     import_checkpoint(source, tmp_path / "empty")

@@ -227,7 +227,7 @@ def test_the_commands(llama, hf_folder, tmp_path, capsys):
     assert (back / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
     assert json.loads((back / "tokenizer_config.json").read_text())["add_bos_token"] is True
     assert json.loads((back / "generation_config.json").read_text())["eos_token_id"] == 2
-    assert main(["import", str(source), "--out", str(ours)]) == 1
+    assert main(["import", str(source), "--out", str(ours)]) == 2
     assert "is not empty" in capsys.readouterr().err
 
 

@@ -12,14 +12,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from axon_core.checkpoint import WEIGHTS, load_config
-from axon_core.cli.generate import model_folder
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.rotary_embedding import Layout
-from axon_core.storage import whole_folder
+from axon_core.saved import model_folder
+from axon_core.storage import free_folder, whole_folder
 from axon_core.tokenizer import SentencePieceTokenizer, Tokenizer
 from axon_core.weights import read_tensor
 from axon_xllama.checkpoints import hugging_face, meta
-from axon_xllama.checkpoints.importing import Progress, free_folder
+from axon_xllama.checkpoints.importing import Progress
 from axon_xllama.checkpoints.layout import Names, Part, Settings, Stored, parts_of, relayout
 from axon_xllama.checkpoints.safetensors_files import nbytes, stored_in, write_safetensors
 from axon_xllama.model import XLlama
@@ -49,7 +49,9 @@ def export_checkpoint(
         progress: is told how far it has come.
 
     Raises:
-        CheckpointError: there is no X-Llama in `run`, it has a part the format does not know, or `out` cannot be used.
+        CheckpointError: there is no X-Llama in `run`, it has a part the format does not know, or `out`
+            cannot be written to.
+        UsageError: `out` is not empty.
     """
     names, layout, rotaries = _FORMATS[format]
     out = free_folder(out)

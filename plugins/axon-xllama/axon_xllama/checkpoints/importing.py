@@ -8,7 +8,7 @@ from typing import Literal
 
 from axon_core.checkpoint import WEIGHTS, save_config
 from axon_core.errors import CheckpointError
-from axon_core.storage import whole_folder
+from axon_core.storage import free_folder, whole_folder
 from axon_core.tokenizer import SentencePieceTokenizer
 from axon_xllama.checkpoints import hugging_face, llama2c, meta
 from axon_xllama.checkpoints.layout import Names, Stored, checked, skeleton
@@ -40,7 +40,8 @@ def import_checkpoint(
         progress: is told how far it has come.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, damaged, unsafe or no Llama, or `out` cannot be used.
+        CheckpointError: the checkpoint is incomplete, damaged, unsafe or no Llama, or `out` cannot be written to.
+        UsageError: `out` is not empty.
     """
     out = free_folder(out)
     kind = _kind(path)
@@ -61,13 +62,6 @@ def import_checkpoint(
         save_config(model, folder)
         words.save(folder)
     return model
-
-
-def free_folder(out: Path) -> Path:
-    """Return the absolute path of `out`. Raises `CheckpointError` where something is there already."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} is not empty, and nothing is overwritten; choose another folder with --out")
-    return out.resolve()
 
 
 def _kind(path: Path) -> Kind:

@@ -1,0 +1,192 @@
+"""Records of what to learn from: JSON lines, each checked against its kind, with the line named where one is wrong.
+
+{"prompt": "2 + 2 =", "completion": " 4"}
+{"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5", "margin": 1.0}
+{"prompt": "2 + 2 =", "responses": [" 5", " 4", " four"], "ranking": [1, 2, 0]}
+{"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from axon_core.config import Config, validate
+from axon_core.errors import ConfigError, DataError
+
+__all__ = ["Comparison", "Completion", "Dialogue", "Message", "Ranking", "Text", "read_json_lines", "read_records"]
+
+R = TypeVar("R", bound=BaseModel)
+
+Text = Annotated[str, Field(min_length=1)]
+"""A text of at least one character."""
+
+
+class _Record(Config):
+    model_config = ConfigDict(strict=True)  # a number is no text, and "1" no number
+
+
+class Completion(_Record):
+    """A prompt, and how it should be gone on from."""
+
+    prompt: Text
+    """What the text begins with."""
+    completion: Text
+    """What is to follow."""
+
+
+class Comparison(_Record):
+    """A prompt and two ways to go on from it, of which the first was preferred."""
+
+    prompt: Text
+    """What both texts begin with."""
+    chosen: Text
+    """The continuation that was preferred."""
+    rejected: Text
+    """The other one."""
+    margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """By how much, on a scale of the data's own; 0 where nobody said."""
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        if self.chosen == self.rejected:
+            raise ValueError(f"chosen and rejected must differ, both are {_short(self.chosen)}")
+        return self
+
+
+class Ranking(_Record):
+    """A prompt and several ways to go on from it, put in order."""
+
+    prompt: Text
+    """What all texts begin with."""
+    responses: Annotated[tuple[Text, ...], Field(min_length=2, strict=False)]
+    """The continuations."""
+    ranking: Annotated[tuple[int, ...], Field(strict=False)]
+    """Their numbers, counted from 0, the best first."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        k = len(self.responses)
+        if sorted(self.ranking) != list(range(k)):
+            raise ValueError(f"ranking must name each of 0 … {k - 1} once, the best first, got {list(self.ranking)}")
+        if twice := next((text for text in self.responses if self.responses.count(text) > 1), None):
+            raise ValueError(f"responses must differ, two are {_short(twice)}")
+        return self
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return the numbers of the better and the worse response of all K (K − 1) / 2 pairs, the best first."""
+        return list(combinations(self.ranking, 2))
+
+
+class Message(_Record):
+    """One message of a dialogue."""
+
+    role: Literal["system", "user", "assistant"]
+    """Whose it is."""
+    content: Text
+    """What it says."""
+
+
+class Dialogue(_Record):
+    """A dialogue: a system's message, if any, then user and assistant in turn, beginning with the user."""
+
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, strict=False)]
+    """The messages in their order."""
+
+    @model_validator(mode="after")
+    def _alternating(self) -> Self:
+        roles = [message.role for message in self.messages]
+        begin = roles[0] == "system"
+        for i, role in enumerate(roles[begin:], begin):
+            if role != (expected := ("user", "assistant")[(i - begin) % 2]):
+                raise ValueError(f"message {i + 1} must be the {expected}'s, since the two take turns, got {role!r}")
+        if begin and len(roles) == 1:
+            raise ValueError("a user's message must follow the system's, got none")
+        return self
+
+
+def read_records(path: Path | str, kind: type[R]) -> list[R]:
+    """Return the records in a file of JSON lines, or in such a file compressed as `.gz`, in their order.
+
+    Args:
+        path: the file; `~` and `$VARIABLES` are filled in.
+        kind: the class of all its records, such as `Comparison`.
+
+    Raises:
+        DataError: the file cannot be read or is empty, or a line is no record of that kind.
+    """
+    records: list[R] = []
+    for place, value in read_json_lines(path):
+        try:
+            records.append(validate(kind, value))
+        except ConfigError as error:
+            raise DataError(f"{place} is no {kind.__name__}: {error}; correct the line, or remove it") from None
+    if not records:
+        raise DataError(f"{path} holds no record; write one a line: {', '.join(map(repr, kind.model_fields))}")
+    return records
+
+
+def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the JSON object in each line of a file, or of a `.gz` file, after what to call the line in a message.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no UTF-8 text, no JSON object, or has a field twice.
+    """
+    file = Path(os.path.expanduser(os.path.expandvars(path)))
+    if "$" in str(file) and not file.exists():
+        raise DataError(
+            f"data path {str(path)!r} names an environment variable that is not set; set it, or give a path"
+        )
+    number = 0
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                place = f"line {number} of {file}"
+                yield place, _object(line, place)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise DataError(f"cannot read {file} after line {number}: {reason}") from None
+
+
+def _object(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_fields)
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise DataError(
+            f"{place} is not UTF-8 text: byte {error.start + 1} is 0x{byte:02x} ({error.reason}); convert the file, "
+            "for instance with iconv"
+        ) from None
+    except _Twice as error:
+        raise DataError(f"{place} has the field {error.args[0]!r} twice; remove one of them") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place} is no JSON: {error}; write one object a line, and leave no line empty") from None
+    if not isinstance(value, dict):
+        raise DataError(f'{place} must be a JSON object such as {{"prompt": …}}, got {_short(value)}')
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+class _Twice(ValueError):
+    """An object has a field twice."""
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise _Twice(name)
+        fields[name] = value
+    return fields
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

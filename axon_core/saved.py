@@ -1,0 +1,81 @@
+"""Models that were saved: where they are, and how a training starts from them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from axon_core import config
+from axon_core.errors import CheckpointError
+from axon_core.interfaces.model import Model
+from axon_core.run import RunFolder
+from axon_core.tokenizer import Tokenizer
+
+__all__ = ["Saved", "load", "model_folder", "place", "tokenizer_difference"]
+
+M = TypeVar("M", bound=Model)
+
+
+class Saved(config.Config):
+    """A table of a recipe that names a saved model, whose type and sizes are in its folder."""
+
+    init: str
+    """A run's folder or a model's, whose tokenizer is used too; `~` and `$VARIABLES` are filled in."""
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder. Raises `CheckpointError` where there is no model in `init`."""
+        return place(self.init)
+
+
+def place(name: str) -> Path:
+    """Return the folder of the model that a recipe names. Raises `CheckpointError` where there is none."""
+    return model_folder(Path(os.path.expanduser(os.path.expandvars(name))))
+
+
+def model_folder(path: Path) -> Path:
+    """Return the folder of the model in `path`: what a run exported at its end, its latest checkpoint's, or `path`.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if (path / "config.json").exists():
+        return path
+    run = RunFolder.open(path)
+    if run.model.exists():
+        return run.model
+    checkpoint = run.checkpoints.find(None)
+    if checkpoint is None:
+        raise CheckpointError(f"{path} has no model yet; train on: axon train --resume --out {path}")
+    return checkpoint / "model"
+
+
+def load(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
+    """Return a saved model of this kind to be trained further, and its tokenizer.
+
+    The weights are in float32: half precision is too coarse to sum up updates in.
+
+    Raises:
+        CheckpointError: either is damaged or missing, or they do not fit each other.
+    """
+    model, tokenizer = kind.load(folder).float(), Tokenizer.load(folder)
+    size = getattr(model.config, "vocab_size", tokenizer.vocab_size)
+    if tokenizer.vocab_size > size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer must have no more tokens than the model, got {tokenizer.vocab_size} > {size}; "
+            "save the model with its own tokenizer"
+        )
+    return model, tokenizer
+
+
+def tokenizer_difference(ours: Tokenizer, theirs: Tokenizer) -> str | None:
+    """Return in words how two tokenizers differ, or None."""
+    if ours.vocab_size != theirs.vocab_size:
+        return f"they have {ours.vocab_size} and {theirs.vocab_size} tokens"
+    for token in range(ours.vocab_size):
+        if ours.piece(token) != theirs.piece(token):
+            return f"token {token} is {ours.piece(token)!r} in one and {theirs.piece(token)!r} in the other"
+    if (ours.bos, ours.eos) != (theirs.bos, theirs.eos):
+        return f"their bos and eos are {(ours.bos, ours.eos)} and {(theirs.bos, theirs.eos)}"
+    return None
