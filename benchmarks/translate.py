@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -21,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from axon_core.cli.generate import model_folder
 from axon_core.loop import fit
 from axon_core.recipe import Recipe
+from axon_core.saved import model_folder
 from axon_transformer import Search, Transformer, Translator, beam_search, bleu
 from axon_transformer.corpus import read_lines
 
@@ -150,9 +149,8 @@ def main() -> None:
     parser.add_argument("--plain-every", type=int, default=20, help="the plain search takes every n-th of them")
     parser.add_argument("--joeynmt", metavar="PYTHON", help="an interpreter that has JoeyNMT")
     options = parser.parse_args()
-    folder = Path(os.environ["AXON_DATA_DIR"]) / "multi30k"
     texts, references = (
-        read_lines(folder / f"test_2016_flickr.{side}.gz")[: options.sentences] for side in ("de", "en")
+        read_lines(f"$AXON_DATA_DIR/multi30k/test_2016_flickr.{side}.gz")[: options.sentences] for side in ("de", "en")
     )
     translator, search = trained(options.run), Search(beam=4)
     translator.translate(texts[:8], search)  # to warm up

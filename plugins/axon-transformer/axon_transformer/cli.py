@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 import torch
 
-from axon_core.cli.generate import model_folder
 from axon_core.config import validate
 from axon_core.errors import AxonError, UsageError
 from axon_core.run import RunFolder
+from axon_core.saved import model_folder
 from axon_core.storage import writing
 from axon_transformer.averaging import latest_models
 from axon_transformer.corpus import read_lines, split_lines
-from axon_transformer.heatmap import cross_attention, draw
+from axon_transformer.heatmap import cross_attention, draw, label
 from axon_transformer.search import Search
 from axon_transformer.translate import Translation, Translator
 
@@ -33,6 +34,7 @@ from axon_transformer.translate import Translation, Translator
 @click.option("--beam", default=4, show_default=True, help="Candidates kept side by side; 1 is greedy decoding.")
 @click.option("--length-penalty", default=0.6, show_default=True, help="How much longer translations are preferred.")
 @click.option("--n-best", default=1, show_default=True, help="Translations of each sentence, each with its score.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each sentence: all there is to know.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Sentences at once.")
 @click.option("--average", default=1, show_default=True, type=click.IntRange(1), help="Average the last checkpoints.")
 @click.option(
@@ -46,6 +48,7 @@ def command(
     beam: int,
     length_penalty: float,
     n_best: int,
+    as_json: bool,
     batch_size: int,
     average: int,
     attention: Path | None,
@@ -65,19 +68,24 @@ def command(
     lines = list(texts) if source is None else read_lines(source)  # before the model, so that errors come at once
     if not lines and not sys.stdin.isatty():
         lines, source = split_lines(sys.stdin.buffer.read(), "the standard input"), Path("the standard input")
+    show = _as_json if as_json else _texts if n_best == 1 else _numbered
     translator = Translator.load(*_models(run, average))
     if not lines:
-        _converse(translator, search)
+        _converse(translator, search, show)
         return
     place = "sentence {:,}".format if source is None else f"line {{:,}} of {source}".format
     begun = time.monotonic()
-    with writing(output or Path(".")), contextlib.ExitStack() as stack:
-        stream = stack.enter_context(output.open("w", encoding="utf-8")) if output else None
-        progress = _Progress() if source else lambda done, total: None
-        found = translator.translate(lines, search, batch_size=batch_size, place=place, progress=progress)
-        for number, translations in enumerate(found, 1):
-            for line in _lines(number, translations, search):
-                click.echo(line, file=stream)
+    if output:
+        with writing(output), output.open("a"):  # a place that cannot be written to shows before the work
+            pass
+    progress = _Progress() if source else lambda done, total: None
+    found = translator.translate(lines, search, batch_size=batch_size, place=place, progress=progress)
+    shown = [line for number, text in enumerate(lines, 1) for line in show(number, text, found[number - 1])]
+    if output:
+        with writing(output):
+            output.write_text("".join(f"{line}\n" for line in shown), encoding="utf-8")
+    else:
+        click.echo("\n".join(shown))
     if source:
         click.echo(f"{_counts(lines, found)}, {time.monotonic() - begun:.1f} s", err=True)
     if attention:
@@ -94,11 +102,20 @@ def _models(run: Path, average: int) -> list[Path]:
     return latest_models(last / "model", average)
 
 
-def _lines(number: int, translations: Sequence[Translation], search: Search) -> list[str]:
-    """Return a sentence's lines of output: its translation or, of several, number, score and text between tabs."""
-    if search.n_best == 1:
-        return [translations[0].text]
+def _texts(number: int, text: str, translations: Sequence[Translation]) -> list[str]:
+    """Return a sentence's translation."""
+    return [translations[0].text]
+
+
+def _numbered(number: int, text: str, translations: Sequence[Translation]) -> list[str]:
+    """Return a line for each translation of a sentence: the sentence's number, score and text between tabs."""
     return [f"{number}\t{each.score:.4f}\t{each.text}" for each in translations]
+
+
+def _as_json(number: int, text: str, translations: Sequence[Translation]) -> list[str]:
+    """Return one line: the sentence and its translations."""
+    record = {"source": text, "translations": [each._asdict() for each in translations]}
+    return [json.dumps(record, ensure_ascii=False)]
 
 
 def _counts(lines: Sequence[str], found: Sequence[Sequence[Translation]]) -> str:
@@ -107,23 +124,22 @@ def _counts(lines: Sequence[str], found: Sequence[Sequence[Translation]]) -> str
     return f"{len(lines):,} sentences, {empty:,} of them empty, {cut_off:,} translations cut off"
 
 
-def _converse(translator: Translator, search: Search) -> None:
+def _converse(translator: Translator, search: Search, show: Callable[..., list[str]]) -> None:
     with contextlib.suppress(ImportError):  # not on every system; `input` uses it once it is imported
         import readline  # noqa: F401
     click.echo("A sentence to translate; Ctrl-D leaves.", err=True)
     while True:
         try:
             text = input("> ")
+            (translations,) = translator.translate([text], search, place=lambda _: "the sentence")
         except (EOFError, KeyboardInterrupt):
             click.echo()
             return
-        try:
-            (translations,) = translator.translate([text], search)
-        except AxonError as error:
-            click.echo(f"Error: {error}", err=True)
+        except (AxonError, UnicodeDecodeError) as error:
+            reason = error if isinstance(error, AxonError) else f"the sentence is not {sys.stdin.encoding} text"
+            click.echo(f"Error: {reason}", err=True)
             continue
-        for line in _lines(1, translations, search):
-            click.echo(line)
+        click.echo("\n".join(show(1, text, translations)))
 
 
 def _draw(translator: Translator, text: str, translation: Translation, path: Path) -> None:
@@ -131,13 +147,11 @@ def _draw(translator: Translator, text: str, translation: Translation, path: Pat
     (source,) = translator.encode([text])
     written, read = [*translation.tokens, translator.eos], [translator.bos, *translation.tokens]
     maps = cross_attention(translator.model, torch.tensor(source), torch.tensor(read))
-    piece = translator.tokenizer.piece
-    draw(maps, [_label(piece(token)) for token in source], [_label(piece(token)) for token in written], path)
+    across, down = (
+        [label(translator.tokenizer.piece(token)) or "(end)" for token in each] for each in (source, written)
+    )
+    draw(maps, across, down, path)
     click.echo(f"Attention: {path}", err=True)
-
-
-def _label(piece: bytes) -> str:
-    return piece.decode("utf-8", "replace").replace(" ", "▁").replace("$", r"\$") or "(end)"
 
 
 class _Progress:

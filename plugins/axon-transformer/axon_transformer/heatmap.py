@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from axon_core.errors import UsageError
 from axon_core.storage import writing
 from axon_transformer.layers import DecoderLayer
 from axon_transformer.model import Transformer
+
+_PIXELS = 20_000  # along the longer side of a picture, at most
 
 
 class _Recorder(TorchFunctionMode):
@@ -79,18 +82,31 @@ def cross_attention(
     finally:
         for handle in handles:
             handle.remove()
-    if len(recorder.weights) != len(layers):
+    m = len(source)
+    if len(recorder.weights) != len(layers) or any(weights.shape[-1] != m for weights in recorder.weights):
         raise UsageError(
             f"the cross-attention {model.config.cross_attention.type!r} has no one map a head, so there is none to draw"
         )
-    return torch.cat(recorder.weights).float()
+    # For a single query, the heads of a group come as that many queries (`attend`): the order is the same.
+    return torch.stack([weights.reshape(-1, len(target), m) for weights in recorder.weights]).float()
+
+
+def label(piece: bytes) -> str:
+    """Return how a token reads beside a map: its text with spaces visible, or the byte of a character that it is of."""
+    try:
+        text = piece.decode().replace(" ", "▁")
+    except UnicodeDecodeError:
+        return f"<{piece.hex().upper()}>"
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence[str], path: Path) -> None:
     """Write a picture of the maps: a row for each layer, a column for each head, white where the weight is 0.
 
+    Down each map go the tokens of the translation, as they were written, and across it those of the source.
+
     Raises:
-        UsageError: matplotlib is not installed.
+        UsageError: matplotlib is not installed, or writes no pictures of that kind.
         CheckpointError: the file cannot be written.
     """
     try:
@@ -98,13 +114,21 @@ def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence
     except ImportError:
         raise UsageError("drawing attention needs matplotlib: pip install 'axon-transformer[plot]'") from None
     layers, heads, n, m = maps.shape
-    figure = Figure(figsize=(heads * (1.2 + 0.16 * m), layers * (1.0 + 0.16 * n)), layout="constrained")
-    for layer in range(layers):
-        for head in range(heads):
-            axes = figure.add_subplot(layers, heads, layer * heads + head + 1)
-            axes.imshow(maps[layer, head].numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
-            axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
-            axes.set_xticks(range(m), source, rotation=90, fontsize=6)
-            axes.set_yticks(range(n), target, fontsize=6)
+    inches = heads * (1.2 + 0.16 * m) + 0.8, layers * (1.0 + 0.16 * n) + 0.4
+    figure = Figure(figsize=inches, layout="constrained")
+    kinds = figure.canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in kinds:
+        raise UsageError(f"a picture's name must end in one of {', '.join(kinds)}, got {path}")
+    grid: Any = figure.subplots(layers, heads, squeeze=False)
+    image: Any = None
+    for layer, head in product(range(layers), range(heads)):
+        axes = grid[layer, head]
+        image = axes.imshow(maps[layer, head].numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
+        axes.set_xticks(range(m), source, rotation=90, fontsize=7, parse_math=False)
+        axes.set_yticks(range(n), target, fontsize=7, parse_math=False)
+    figure.supxlabel("source", fontsize=9)
+    figure.supylabel("translation", fontsize=9)
+    figure.colorbar(image, ax=grid, label="attention weight")
     with writing(path):
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=min(150, _PIXELS / max(inches)))

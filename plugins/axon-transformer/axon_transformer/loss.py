@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _ROWS = 256  # logits of so many rows are at hand at once: they fit into a processor's cache
 
@@ -51,6 +52,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss, nll
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+    @once_differentiable  # what is kept knows nothing of a second derivative
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, w = ctx.saved_tensors
         return None if x is None else gradients[0] * x, None if w is None else gradients[0] * w, None, None

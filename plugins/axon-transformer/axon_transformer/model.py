@@ -56,7 +56,7 @@ class Transformer(Model):
         hidden_dim: PositiveInt = Field(default_factory=lambda given: 4 * given["dim"])
         """Hidden features of the feed-forward; by default 4d (Section 3.3: 2048 for 512)."""
         dropout: float = Field(default=0.1, ge=0, le=0.9)
-        """Which part of each sub-layer's output, and of the embedded tokens, training drops (Section 5.4)."""
+        """Which part of a sub-layer's output, and of the embedded tokens, training drops, in 256ths (Section 5.4)."""
         norm_position: Literal["pre", "post"] = "pre"
         """Where a sub-layer is normalised: `post`, after it was added (Section 3.1), or `pre`, before it is computed,
         which needs no warm-up (arXiv 2002.04745)."""

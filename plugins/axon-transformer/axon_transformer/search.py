@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import Annotated, NamedTuple, Protocol, Self
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from axon_core import config
+from axon_core.errors import CheckpointError
 from axon_transformer.layers import Memory
 from axon_transformer.model import Transformer
+
+Alpha = Annotated[float, Field(ge=0, le=10)]  # beyond, powers of it overflow
 
 
 class Search(config.Config):
@@ -20,7 +23,7 @@ class Search(config.Config):
 
     beam: PositiveInt = 4
     """Candidates kept side by side (arXiv 1706.03762, Section 6.1); 1 is greedy decoding."""
-    length_penalty: NonNegativeFloat = 0.6
+    length_penalty: Alpha = 0.6
     """α: how much longer translations are preferred (Section 6.1); see the function of that name."""
     longer: NonNegativeInt = 50
     """How many tokens a translation may have more than its source (Section 6.1)."""
@@ -64,7 +67,10 @@ class Scorer(Protocol):
 
 
 class CachedScorer:
-    """Scores with a Transformer that keeps the keys and values of all tokens, so that each is computed once."""
+    """Scores with a Transformer that keeps the keys and values of all tokens, so that each is computed once.
+
+    It takes the memory over: sentences that are done are dropped from it.
+    """
 
     def __init__(self, model: Transformer, memory: Memory, beam: int, longest: int) -> None:
         self._model = model
@@ -98,8 +104,8 @@ def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: i
 
     In each step the `beam` best continuations of a sentence's candidates are taken. Those that come to the end marker
     leave the candidates, and a sentence is done when no candidate is left, when the best of them could not get into the
-    `beam` best that have ended, even by staying as likely as it is up to the limit, or at the limit. So beam 1 is
-    greedy decoding, and a beam as wide as there are rows of tokens finds the best of all.
+    `n_best` that have ended, even by staying as likely as it is up to the limit, or at the limit. So beam 1 is greedy
+    decoding, and a beam as wide as there are rows of tokens finds the best of all.
 
     Args:
         scorer: scores `len(limits) * beam` rows, all of which begin with `bos`.
@@ -107,6 +113,9 @@ def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: i
         search: how to search.
         bos: the marker at the beginning.
         eos: the marker at the end.
+
+    Raises:
+        CheckpointError: the model's scores are not numbers.
     """
     k, alpha = search.beam, search.length_penalty
     found: list[list[Hypothesis]] = [[] for _ in limits]
@@ -118,6 +127,8 @@ def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: i
     for length in range(1, max(limits, default=0) + 1):
         scores, tokens = _best(scorer(rows), k)
         alive, best = (alive.view(-1, 1) + scores).view(len(going), -1).topk(k)
+        if alive.isnan().any():
+            raise CheckpointError("the model's scores are not numbers (NaN): its weights are broken; use earlier ones")
         chosen = tokens.view(len(going), -1).gather(1, best)
         parents = (best // tokens.shape[-1] + k * torch.arange(len(going)).unsqueeze(1)).flatten()
         rows = torch.cat((rows[parents], chosen.view(-1, 1)), 1)
@@ -126,9 +137,9 @@ def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: i
             _add(found[going[i]], rows[i * k + j, 1:-1], alive[i, j].item(), length, alpha, ended=True)
         alive = alive.masked_fill(ended, -torch.inf)
         for i, (sentence, total) in enumerate(zip(going, alive.max(-1).values.tolist(), strict=True)):
-            best_ended = sorted(found[sentence], key=lambda one: -one.score)[:k]
+            scored = sorted((one.score for one in found[sentence]), reverse=True)
             bound = total / length_penalty(limits[sentence], alpha)
-            hopeless = len(best_ended) == k and bound <= best_ended[-1].score
+            hopeless = len(scored) >= search.n_best and bound <= scored[search.n_best - 1]
             if done[sentence] or total == -torch.inf or hopeless:
                 done[sentence] = True
             elif length == limits[sentence]:

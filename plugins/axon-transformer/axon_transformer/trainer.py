@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from axon_core import MODELS, config
@@ -25,7 +25,7 @@ from axon_transformer.corpus import check_aligned, read_lines
 from axon_transformer.data import Encoded, ParallelConfig, ParallelData, valid_tokens
 from axon_transformer.loss import linear_cross_entropy
 from axon_transformer.model import Transformer
-from axon_transformer.search import Search
+from axon_transformer.search import Alpha, Search
 from axon_transformer.translate import Translator
 
 
@@ -56,7 +56,7 @@ class TranslationTrainer(Trainer):
         """Their reference translations, line by line."""
         beam: PositiveInt = Search().beam
         """Candidates kept side by side."""
-        length_penalty: NonNegativeFloat = Search().length_penalty
+        length_penalty: Alpha = Search().length_penalty
         """α of the length penalty."""
         average: PositiveInt = 1
         """The mean of how many latest checkpoints is measured."""

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import torch
 
 from axon_core.decoding import evaluating
-from axon_core.errors import CheckpointError, ContextError
+from axon_core.errors import CheckpointError, ContextError, DataError
 from axon_core.tokenizer import Tokenizer
 from axon_transformer.averaging import average
 from axon_transformer.batches import pad
@@ -25,7 +25,7 @@ class Translation(NamedTuple):
     """One translation of a sentence."""
 
     text: str
-    """The translation; of an empty sentence, empty."""
+    """The translation, which is one line; of an empty sentence, empty."""
     tokens: list[int]
     """Its tokens, without markers."""
     logprob: float
@@ -75,7 +75,12 @@ class Translator:
             DataError: a text cannot be encoded.
             ContextError: texts are longer than the model's context; the message counts them and names the first.
         """
-        sources = [self.tokenizer.encode(text, eos=True) if text else [] for text in map(normalised, texts)]
+        sources: list[list[int]] = []
+        for text in map(normalised, texts):
+            try:
+                sources.append(self.tokenizer.encode(text, eos=True) if text else [])
+            except DataError as error:
+                raise DataError(f"{place(len(sources) + 1)}: {error}") from None
         context = self.model.config.context
         if long := [i for i, source in enumerate(sources) if len(source) > context]:
             first = long[0]
@@ -107,6 +112,7 @@ class Translator:
         Raises:
             DataError: a text cannot be encoded.
             ContextError: a text is longer than the model's context.
+            CheckpointError: the model's scores are not numbers.
         """
         search = search or Search()
         sources = self.encode(texts, place)
@@ -122,7 +128,11 @@ class Translator:
                     result[i] = hypotheses
                 done += len(numbers)
                 progress(done, len(texts))
-        return [[Translation(self.tokenizer.decode(one.tokens), *one) for one in each] for each in result]
+        return [[Translation(self._text(one.tokens), *one) for one in each] for each in result]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        """Return the text of a translation, white space as in the targets of training: no line breaks or tabs."""
+        return normalised(self.tokenizer.decode(tokens))
 
     @torch.no_grad()
     def _search(self, sources: Sequence[list[int]], search: Search) -> list[list[Hypothesis]]:

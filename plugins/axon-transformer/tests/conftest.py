@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from axon_core.cli import main
 from axon_core.loop import fit
 from axon_core.recipe import Recipe
 
@@ -43,3 +44,17 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, small: Callable[..., Rec
     out = tmp_path_factory.mktemp("runs") / "small"
     fit(plan.build(), out, recipe={"name": plan.name, **plan.tables})
     return out
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+    """Return a function that runs `axon`, checks the exit code, and returns what it printed and reported."""
+
+    def run(*arguments: object, code: int = 0) -> tuple[str, str]:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == code
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err and "fault of Axon" not in output.err
+        return output.out, output.err
+
+    return run

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from axon_core.claims import check
 from axon_core.paper import card
@@ -48,6 +51,35 @@ def test_claims_that_need_trained_models_are_measured(claim, monkeypatch: pytest
     result = check(PAPER, claim)
     assert result.verdict in ("direction holds", "failed") and len(result.values) == 2, result.measured
     assert "BLEU" in result.measured and result.measured.endswith("(2 seeds) (scaled)")
+
+
+BY_ID = {claim.id: claim for claim in TRAINED}
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(1, "direction holds"), (-1, "failed")])
+def test_verdicts_follow_what_is_measured(gain: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are made up: BLEU by beam, by smoothing, and by the weight of a model that is one number."""
+    trainers = [SimpleNamespace(model=torch.nn.Linear(1, 1, bias=False)) for _ in training_claims._SEEDS]
+    latest = [{"weight": torch.full((1, 1), float(-gain * i))} for i in range(5)]
+    for trainer in trainers:
+        trainer.model.load_state_dict(latest[-1])
+
+    def made_up(trainer: Any, search: Any) -> float:
+        return gain * search.beam + trainer.model.weight.item()
+
+    monkeypatch.setattr(training_claims, "_trained", lambda smoothing, seed: (trainers[seed], latest))
+    monkeypatch.setattr(training_claims, "_bleu", made_up)
+    for claim, values in (("beam-search", [3.0 * gain] * 3), ("averaging", [2.0 * gain] * 3)):
+        result = check(PAPER, BY_ID[claim])
+        assert result.verdict == verdict and list(result.values) == values, result.measured
+    assert all(trainer.model.weight.item() == -4 * gain for trainer in trainers)  # averaging puts the weights back
+
+    monkeypatch.setattr(training_claims, "_trained", lambda smoothing, seed: (smoothing, []))
+    for worse, hurts in ((40, True), (-40, False)):  # where perplexity falls, the claim fails whatever BLEU does
+        monkeypatch.setattr(training_claims, "_scores", lambda eps, worse=worse: (9 + worse * eps, gain * eps))
+        result = check(PAPER, BY_ID["label-smoothing"])
+        assert result.verdict == (verdict if hurts else "failed")
+        assert list(result.values) == pytest.approx([0.1 * gain] * 3)
 
 
 @pytest.fixture(autouse=True)

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from matplotlib.image import imread
 
-from axon_core.cli import main
 from axon_core.config import validate
-from axon_core.errors import CheckpointError, UsageError
+from axon_core.errors import CheckpointError
 from axon_core.tokenizer import CharTokenizer
-from axon_transformer import Search, Transformer, Translator, bleu, cross_attention
-from axon_transformer.heatmap import draw
+from axon_transformer import Search, Transformer, Translator, bleu
 
 SOURCES = ["a b c", "", "  ", "x\u00a0y  z ", "日本 🦄", "e d c b a f", "q w e"]
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
-    """Return a function that runs `axon`, checks the exit code, and returns what it printed and reported."""
-
-    def run(*arguments: object, code: int = 0) -> tuple[str, str]:
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == code
-        output = capsys.readouterr()
-        assert "Traceback" not in output.err and "fault of Axon" not in output.err
-        return output.out, output.err
-
-    return run
 
 
 @pytest.fixture
@@ -63,19 +46,21 @@ def test_texts_and_the_standard_input(
 
 
 def test_interactive(small_run: Path, translated: list[str], said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([SOURCES[0], "x " * 40, SOURCES[6]])
+    not_utf8 = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    for leave in (EOFError(), KeyboardInterrupt()):  # Ctrl-D and Ctrl-C
+        answers = iter([SOURCES[0], "x " * 40, not_utf8, SOURCES[6], leave])
 
-    def ask(prompt: str) -> str:
-        try:
-            return next(answers)
-        except StopIteration:
-            raise EOFError from None
+        def ask(prompt: str, answers: Iterator[str | BaseException] = answers) -> str:
+            if isinstance(answer := next(answers), BaseException):
+                raise answer
+            return answer
 
-    monkeypatch.setattr("builtins.input", ask)
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    out, err = said("translate", small_run)
-    assert out.split("\n") == [translated[0], translated[6], "", ""]
-    assert "Error: sentence 1 has 80 tokens, but the model takes 32 at most" in err
+        monkeypatch.setattr("builtins.input", ask)
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True, encoding="utf-8"))
+        out, err = said("translate", small_run)
+        assert out.split("\n") == [translated[0], translated[6], "", ""]
+        assert "Error: the sentence has 80 tokens, but the model takes 32 at most" in err
+        assert "Error: the sentence is not utf-8 text" in err
 
 
 def test_several_translations_of_each_with_their_scores(small_run: Path, said: Any) -> None:
@@ -85,6 +70,32 @@ def test_several_translations_of_each_with_their_scores(small_run: Path, said: A
     assert scores[0] >= scores[1] >= scores[2] and scores[3] >= scores[4] >= scores[5]
     found = Translator.load(small_run / "model").translate(SOURCES[5:], Search(n_best=3))
     assert [row[2] for row in rows] == [each.text for one in found for each in one]
+
+
+def test_json_is_a_line_for_each_sentence_and_holds_all_there_is(small_run: Path, said: Any, tmp_path: Path) -> None:
+    found = Translator.load(small_run / "model").translate(SOURCES, Search(n_best=2))
+    lines = said("translate", small_run, *SOURCES, "--n-best", 2, "--json")[0].splitlines()
+    records = [
+        {"source": text, "translations": [each._asdict() for each in one]}
+        for text, one in zip(SOURCES, found, strict=True)
+    ]
+    assert [json.loads(line) for line in lines] == records
+    assert records[0]["translations"][0].keys() == {"text", "tokens", "logprob", "score", "ended"}
+
+
+def test_a_translation_is_one_line_whatever_the_model_writes(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the lines of an output file would not be those of the input."""
+    translator = Translator.load(small_run / "model")
+    monkeypatch.setattr(translator.tokenizer, "decode", lambda tokens: " a\nb\t\u2028c\r ")
+    assert translator.translate(["x"])[0][0].text == "a b c"
+
+
+def test_what_was_in_the_output_file_stays_where_translating_fails(small_run: Path, said: Any, tmp_path: Path) -> None:
+    source, target = tmp_path / "long.txt", tmp_path / "out.txt"
+    source.write_text("x " * 40)
+    target.write_text("the work of a night\n")
+    said("translate", small_run, "--input", source, "--output", target, code=2)
+    assert target.read_text() == "the work of a night\n"
 
 
 def test_options_reach_the_search(small_run: Path, said: Any) -> None:
@@ -103,7 +114,15 @@ def test_an_average_is_translated_with(small_run: Path, said: Any) -> None:
 
 def test_a_batch_brings_what_its_sentences_bring_alone(small_run: Path, translated: list[str]) -> None:
     translator = Translator.load(small_run / "model")
-    assert [translator.translate([source])[0][0].text for source in SOURCES] == translated
+    translator.model.double()  # so that rounding, which may depend on the number of rows, decides nothing
+    together = translator.translate(SOURCES, Search(n_best=4), batch_size=3)
+    for source, found in zip(SOURCES, together, strict=True):
+        (alone,) = translator.translate([source], Search(n_best=4))
+        assert [(one.text, one.tokens, one.ended) for one in alone] == [
+            (one.text, one.tokens, one.ended) for one in found
+        ]
+        assert [one.score for one in alone] == pytest.approx([one.score for one in found], abs=1e-9)
+    assert [found[0].text for found in together] == translated
     assert translator.translate([]) == []
 
 
@@ -128,6 +147,9 @@ BAD = [
     (["translate", "RUN", "a", "--beam", "0"], 2, "beam: must be greater than 0, got 0"),
     (["translate", "RUN", "a", "--n-best", "9"], 2, "n_best must be at most beam, got 9 > 4"),
     (["translate", "RUN", "a", "--length-penalty", "-1"], 2, "length_penalty: must be greater than or equal to 0"),
+    (["translate", "RUN", "a", "--length-penalty", "1000"], 2, "length_penalty: must be less than or equal to 10"),
+    (["translate", "RUN", "b", "a\udcff"], 1, "sentence 2: the text holds a lone surrogate (U+DCFF, at position 1)"),
+    (["translate", "RUN"], 1, "the standard input is empty; give sentences, one a line"),
     (
         ["translate", "RUN", "a", "b", "--attention", "x.png"],
         2,
@@ -148,6 +170,9 @@ BAD = [
     (["evaluate", "RUN", "--src", "in.txt", "--ref", "long.txt"], 1, "in.txt has 2 and long.txt 3"),
     (["evaluate", "RUN", "--src", "long.txt", "--ref", "long.txt"], 2, "line 2 of long.txt has 80 tokens"),
     (["evaluate", "RUN", "--src=in.txt", "--ref=in.txt", "--beam", "x"], 2, "beam: must be a valid integer"),
+    (["evaluate", "RUN", "--src=in.txt", "--ref=in.txt", "--length-penalty=99"], 2, "length_penalty: must be less"),
+    (["evaluate", "RUN", "--src=in.txt", "--ref=in.txt", "--average=9"], 2, "cannot average 9 checkpoints"),
+    (["evaluate", "RUN", "--src", "latin1.txt", "--ref", "in.txt"], 1, "latin1.txt is not UTF-8 text: line 2"),
 ]
 
 
@@ -156,6 +181,7 @@ def test_bad_input_is_one_clear_sentence(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any, arguments: Any, code: int, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     Path("in.txt").write_text("a b\nc d\n")
     Path("latin1.txt").write_bytes("gut\nTür\n".encode("latin-1"))
     Path("empty.txt").write_bytes(b"")
@@ -180,45 +206,6 @@ def test_evaluation_on_files_is_bleu_with_its_signature_and_counts(
     assert "sentences 7, empty lines 2" in out and "signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp" in out
     held_out = json.loads(said("evaluate", small_run, "--json")[0])
     assert held_out.keys() == {"loss", "perplexity", "bleu"}
-
-
-def test_heat_maps_are_the_weights_of_every_layer_and_head(small_run: Path, tmp_path: Path, said: Any) -> None:
-    path = tmp_path / "maps.png"
-    out, err = said("translate", small_run, "a b c", "--attention", path)
-    assert str(path) in err and out == said("translate", small_run, "a b c")[0]
-    picture = imread(path)
-    assert min(picture.shape[:2]) > 100 and len({round(float(value), 2) for value in picture[..., 0].flat}) > 20
-
-
-@pytest.mark.parametrize("attention", ["MHA", "GQA"])
-def test_recorded_weights_are_the_formulas(attention: str) -> None:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 11, "dim": 16, "n_heads": 4, "encoder_layers": 1, "decoder_layers": 2}
-    model = Transformer.build(**sizes, attention=attention).eval()
-    source, target = torch.tensor([3, 4, 5, 2]), torch.tensor([1, 7, 8])
-    seen = []
-    handle = model.decoder[1].cross.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    maps = cross_attention(model, source, target)
-    handle.remove()
-    assert maps.shape == (2, 4, 3, 4)
-    torch.testing.assert_close(maps.sum(-1), torch.ones(2, 4, 3))
-    with torch.no_grad():
-        cross, features = model.decoder[1].cross, model.encode(source[None]).features
-        q, (k, _) = cross.qkv.query(seen[0])[0], cross.qkv.key_value(features)
-        for head in range(4):
-            key = k[0, :, head * k.shape[2] // 4]
-            expected = (q[:, head] @ key.T / 2).softmax(-1)
-            torch.testing.assert_close(maps[1, head], expected)
-
-
-def test_an_attention_without_maps_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = Transformer.build(vocab_size=11, dim=16, n_heads=4, encoder_layers=1, decoder_layers=1)
-    monkeypatch.setattr("axon_transformer.attention.attend", lambda q, k, v, scope: q)
-    with pytest.raises(UsageError, match="the cross-attention 'MHA' has no one map a head"):
-        cross_attention(model, torch.tensor([3, 2]), torch.tensor([1]))
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(UsageError, match="needs matplotlib"):
-        draw(torch.ones(1, 1, 1, 1), ["a"], ["b"], tmp_path / "x.png")
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused() -> None:

@@ -43,6 +43,13 @@ def test_finite_differences_agree() -> None:
     assert torch.autograd.gradcheck(lambda x, w: linear_cross_entropy(x, w, y, 0.1)[0], (x, w))
 
 
+def test_a_second_derivative_is_refused_and_not_wrong() -> None:
+    x, w, y = example(5)
+    (gradient,) = torch.autograd.grad(linear_cross_entropy(x, w, y, 0.1)[0] ** 2, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_under_autocast_it_is_nearly_the_same_and_gradients_keep_their_dtype() -> None:
     x, w, y = example()
     want = linear_cross_entropy(x, w, y, 0.1)[0]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from axon_core import MODELS
 from axon_core.errors import ConfigError
 from axon_transformer import Transformer, sinusoids
-from axon_transformer.layers import Dropout
 
 SIZES = {"vocab_size": 23, "dim": 16, "n_heads": 4, "encoder_layers": 2, "decoder_layers": 3, "hidden_dim": 24}
 SOURCE = torch.tensor([[3, 5, 7, 9, 11, 2], [4, 6, 2, -1, -1, -1]])
@@ -295,21 +294,3 @@ def test_an_attention_that_cannot_cross_is_refused_where_it_has_to(monkeypatch: 
     monkeypatch.setattr("axon_transformer.attention.MultiHeadAttention.cross", False)
     with pytest.raises(ConfigError, match="cross_attention: 'MHA' cannot attend to a memory"):
         build()
-
-
-def test_dropout_drops_its_share_keeps_the_mean_and_rests_in_evaluation() -> None:
-    dropout = Dropout(0.3)
-    x = torch.ones(1000, 1001, requires_grad=True)
-    torch.manual_seed(0)
-    y = dropout(x)
-    rate = (y == 0).double().mean().item()
-    assert rate == pytest.approx(77 / 256, abs=3e-3)
-    assert y.mean().item() == pytest.approx(1, abs=5e-3)
-    assert y.unique().tolist() == [0.0, pytest.approx(256 / 179)]
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert torch.equal(gradient, y.detach())
-    columns = (y == 0).double().mean(0)
-    assert (columns - rate).abs().max() < 0.08  # no byte of a random word is less random than others
-    torch.manual_seed(0)
-    assert torch.equal(dropout(x), y)
-    assert dropout.eval()(x) is x and Dropout(0.0)(x) is x

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from axon_core.config import validate
-from axon_core.errors import ConfigError
+from axon_core.errors import CheckpointError, ConfigError
 from axon_transformer import Search, Transformer, beam_search
 from axon_transformer.search import CachedScorer, length_penalty
 
@@ -46,17 +46,23 @@ class PlainScorer:
         self.source, self.valid = self.source[sentences], self.valid[sentences]
 
 
-def padded(sources: list[list[int]]) -> tuple[Tensor, Tensor]:
-    longest = max(map(len, sources))
-    rows = torch.tensor([[*source, *[3] * (longest - len(source))] for source in sources])
+def padded(sources: list[list[int]], more: int = 0, filler: int = 3) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, sources)) + more
+    rows = torch.tensor([[*source, *[filler] * (longest - len(source))] for source in sources])
     return rows, torch.arange(longest) < torch.tensor([len(source) for source in sources]).unsqueeze(1)
 
 
 def search(
-    model: Transformer, sources: list[list[int]], limits: int = 8, *, plain: bool = False, **options: Any
+    model: Transformer,
+    sources: list[list[int]],
+    limits: int = 8,
+    *,
+    plain: bool = False,
+    padding: tuple[int, int] = (0, 3),
+    **options: Any,
 ) -> list[Any]:
     how = Search(**options)
-    source, valid = padded(sources)
+    source, valid = padded(sources, *padding)
     with torch.no_grad():
         if plain:
             scorer: Any = PlainScorer(model, source, valid, how.beam)
@@ -122,6 +128,16 @@ def test_a_batch_finds_what_its_sentences_find_alone(seed: int) -> None:
         assert [one.score for one in found] == pytest.approx([one.score for one in alone], abs=1e-9)
 
 
+@pytest.mark.parametrize("padding", [(0, EOS), (5, 4), (40, -1)])
+def test_what_stands_in_the_padding_and_how_much_of_it_changes_nothing(padding: tuple[int, int]) -> None:
+    model = build(2)
+    found = search(model, SOURCES, beam=3, n_best=3)
+    other = search(model, SOURCES, beam=3, n_best=3, padding=padding)
+    for one, same in zip(itertools.chain(*found), itertools.chain(*other), strict=True):
+        assert (one.tokens, one.ended) == (same.tokens, same.ended)
+        assert one.score == pytest.approx(same.score, abs=1e-9)
+
+
 def test_scores_are_what_the_model_gives_the_whole_translation() -> None:
     model = build(1)
     ended = 0
@@ -154,6 +170,14 @@ class Table:
         pass
 
 
+CHAIN = {
+    BOS: [0, 0, 0.7, 0.2, 0.1],
+    2: [0, 0.9, 0.05, 0.03, 0.02],
+    3: [0, 0.6, 0.2, 0.1, 0.1],
+    4: [0, 0.6, 0.2, 0.1, 0.1],
+}
+
+
 def test_a_wider_beam_finds_what_greedy_decoding_passes_by() -> None:
     garden_path = {BOS: [0, 0, 0.6, 0.4, 0], 2: [0, 0.3, 0.25, 0.25, 0.2], 3: [0, 0.9, 0, 0, 0.1]}
     (greedy,), (wide,) = (
@@ -167,7 +191,25 @@ def test_a_wider_beam_finds_what_greedy_decoding_passes_by() -> None:
 def test_search_ends_when_no_candidate_can_become_better() -> None:
     table = Table({BOS: [0, 0.9, 0.05, 0.05, 0], 2: [0, 0.1, 0.9, 0, 0], 3: [0, 0.1, 0.9, 0, 0]})
     (found,) = beam_search(table, [1000], Search(beam=2, length_penalty=0), bos=BOS, eos=EOS)
-    assert found[0].tokens == [] and table.calls < 60
+    assert found[0].tokens == [] and table.calls == 1
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 3.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_found_does_not_depend_on_how_much_is_asked_for(alpha: float, seed: int) -> None:
+    """A search that has to return less may end earlier, and only where it cannot matter."""
+    model, options = build(seed), {"beam": 4, "length_penalty": alpha}
+    every = search(model, SOURCES, 11, n_best=4, **options)
+    for n in (1, 2):
+        fewer = search(model, SOURCES, 11, n_best=n, **options)
+        assert [[one.tokens for one in each] for each in fewer] == [[one.tokens for one in each[:n]] for each in every]
+
+
+def test_to_return_less_takes_fewer_steps() -> None:
+    one, four = Table(CHAIN), Table(CHAIN)
+    for table, n in ((one, 1), (four, 4)):
+        beam_search(table, [50], Search(beam=4, n_best=n), bos=BOS, eos=EOS)
+    assert one.calls < four.calls < 50
 
 
 def test_a_translation_that_does_not_end_is_cut_off_at_the_limit_and_says_so() -> None:
@@ -198,6 +240,20 @@ def test_length_penalty_known_values() -> None:
 def test_more_translations_than_candidates_cannot_be_had() -> None:
     with pytest.raises(ConfigError, match="n_best must be at most beam, got 5 > 4"):
         validate(Search, {"n_best": 5})
+
+
+def test_a_length_penalty_that_would_overflow_is_refused() -> None:
+    with pytest.raises(ConfigError, match="length_penalty: must be less than or equal to 10, got 1000"):
+        validate(Search, {"length_penalty": 1000})
+    assert length_penalty(10**6, 10.0) > 1e52
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_an_error(score: float) -> None:
+    table = Table({})
+    table.rows[2, 3] = score
+    with pytest.raises(CheckpointError, match="the model's scores are not numbers"):
+        beam_search(table, [6], Search(), bos=BOS, eos=EOS)
 
 
 def test_no_sentences_are_no_translations() -> None:
