@@ -1,33 +1,37 @@
 """A training step and 50-step DDIM sampling: axon-ddpm beside diffusers, in one run on the same machine.
 
-Both have the same U-Net (the recipe's, by its weights too), batch and precision. A training step is what each library's
-user runs: Axon's own loop for recipe `emoji32`, and the loop of diffusers' example for unconditional training (noise,
-`add_noise`, squared error, clipping, AdamW, `EMAModel`). They take turns, so that both see the same machine; times are
-medians. Memory is the largest resident set of a process that does only that work, less that of one that has only built
-the model.
+    pip install -c constraints.txt "diffusers==0.42.*"
+    python benchmarks/diffusion.py                                  # the model of recipe emoji32
+    python benchmarks/diffusion.py --recipe cifar10 --batch 8 --rounds 5 --samplings 1 --save
 
-    python benchmarks/diffusion.py                       # all measurements
-    python benchmarks/diffusion.py --recipe cifar10 --batch 8 --rounds 5
+Both have the same U-Net with the same weights, batch and precision; that their outputs agree is checked. A training
+step is what each library's user runs: the loop of `axon train` (`axon_core.loop.Fit`), and the loop of diffusers'
+example for unconditional training (noise, `add_noise`, squared error, clipping, AdamW, `EMAModel`). They take turns, so
+that both see the same machine; figures are medians. Memory is the most that is resident while a process of its own
+trains or samples, less what is resident when all is built.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
+from support.machine import Others, peak_memory, reset_peak_memory
+from support.record import facts, save, say
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from axon_core.hooks import Hooks
@@ -38,38 +42,58 @@ from axon_ddpm import Dali, Diffusion
 from axon_ddpm.interop import diffusers_options, diffusers_weights
 from axon_ddpm.trainer import DDPMTrainer
 
+STEPS = 50
+"""Of sampling."""
+
 
 def trainer_of(recipe: str, batch: int, precision: str, folder: Path) -> DDPMTrainer:
-    """Return the recipe's trainer on random pictures, with the plain loss that both libraries have."""
-    if not (folder / "pictures.npz").exists():
-        np.savez(folder / "pictures.npz", images=np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8))
-    changes = [f"data.path={folder / 'pictures.npz'}", f"trainer.batch_size={batch}", f"trainer.precision={precision}"]
-    chain = ["trainer.diffusion.schedule.type=linear", "trainer.diffusion.parameterisation=epsilon"]
-    more = ["trainer.loss=simple", "trainer.device=cpu", "trainer.steps=100000", "trainer.flip=false"]
-    trainer = Recipe.load(recipe, [*changes, *chain, *more]).build()
+    """Return the recipe's trainer on random pictures 32×32, with the plain loss that both libraries have."""
+    file = folder / "pictures.npz"
+    if not file.exists():
+        np.savez(file, images=np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8))
+    changes = {
+        "data.path": file,
+        "trainer.batch_size": batch,
+        "trainer.precision": precision,
+        "trainer.diffusion.schedule.type": "linear",
+        "trainer.diffusion.parameterisation": "epsilon",
+        "trainer.loss": "simple",
+        "trainer.flip": "false",
+        "trainer.device": "cpu",
+        "trainer.warmup": 0,
+        "trainer.schedule": "constant",
+    }
+    trainer = Recipe.load(recipe, [f"{name}={value}" for name, value in changes.items()]).build()
+    if not isinstance(trainer, DDPMTrainer):
+        sys.exit(f"{recipe} is no recipe of the trainer ddpm")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in trainer.models["model"].parameters():
+        for parameter in trainer.model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return trainer  # type: ignore[return-value]
+    return trainer
 
 
 class Axon:
     """Axon's training and sampling."""
 
     def __init__(self, trainer: DDPMTrainer) -> None:
+        self.model = copy.deepcopy(trainer.model).eval()
+        self.dali = Dali(self.model, Diffusion.build(), Dali.Config(steps=STEPS))
         self.fit = Fit(trainer, State(trainer), None, Hooks(()))
-        self.dali = Dali(copy.deepcopy(trainer.model).eval(), Diffusion.build(), Dali.Config(steps=50))
-        self.fit.trainer.model.train()  # type: ignore[attr-defined]
+        trainer.model.train()
 
     def train(self) -> None:
         """Do one step."""
         self.fit._step()
 
-    def sample(self, batch: int) -> torch.Tensor:
+    def sample(self, batch: int) -> Tensor:
         """Sample one batch."""
         *_, last = self.dali.sample(batch)
         return last.x
+
+    def output(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return what the model says."""
+        return self.model(x, t)
 
 
 class Diffusers:
@@ -78,13 +102,14 @@ class Diffusers:
     def __init__(self, trainer: DDPMTrainer) -> None:
         self.config = trainer.config
         self.data = trainer.data.unit(trainer.data.train.images)
-        self.model = UNet2DModel(**diffusers_options(trainer.model))  # type: ignore[arg-type]
-        self.model.load_state_dict(diffusers_weights(trainer.model))  # type: ignore[arg-type]
-        self.resting = copy.deepcopy(self.model).eval()
+        self.training = UNet2DModel(**diffusers_options(trainer.model))  # type: ignore[arg-type]
+        self.training.load_state_dict(diffusers_weights(trainer.model))  # type: ignore[arg-type]
+        self.model = copy.deepcopy(self.training).eval()
         self.noising, self.ddim = DDPMScheduler(), DDIMScheduler(timestep_spacing="trailing")
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
-        self.average = EMAModel(self.model.parameters(), decay=self.config.ema, use_ema_warmup=True)
-        self.model.train()
+        lr = self.config.optimizer.lr
+        self.optimizer = torch.optim.AdamW(self.training.parameters(), lr=lr, weight_decay=0.0, fused=True)
+        self.average = EMAModel(self.training.parameters(), decay=self.config.ema or 0.9999, use_ema_warmup=True)
+        self.training.train()
 
     def train(self) -> None:
         """Do one step."""
@@ -92,25 +117,31 @@ class Diffusers:
         noise, t = torch.randn(x0.shape), torch.randint(1000, (len(x0),))
         x_t = self.noising.add_noise(x0, noise, t)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
-            loss = mse_loss(self.model(x_t, t, return_dict=False)[0].float(), noise)
+            loss = mse_loss(self.training(x_t, t, return_dict=False)[0].float(), noise)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.training.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.step(self.model.parameters())
+        self.average.step(self.training.parameters())
         loss.item()
 
-    def sample(self, batch: int) -> torch.Tensor:
+    def sample(self, batch: int) -> Tensor:
         """Sample one batch."""
         x = torch.randn(batch, *self.data.shape[1:])
-        self.ddim.set_timesteps(50)
+        self.ddim.set_timesteps(STEPS)
         with torch.no_grad():
             for t in self.ddim.timesteps:
-                x = self.ddim.step(self.resting(x, t, return_dict=False)[0], t, x).prev_sample
+                x = self.ddim.step(self.output(x, t), t, x).prev_sample
         return x
 
+    def output(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return what the model says."""
+        return self.model(x, t, return_dict=False)[0]
 
-SIDES: dict[str, Callable[[DDPMTrainer], Axon | Diffusers]] = {"Axon": Axon, "diffusers": Diffusers}
+
+SIDES: dict[str, Callable[[DDPMTrainer], Axon | Diffusers]] = {"axon": Axon, "diffusers": Diffusers}
+Figures = dict[str, dict[str, float]]
+"""By what is measured and by library."""
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -120,79 +151,95 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(options: argparse.Namespace, precision: str, folder: Path) -> dict[str, dict[str, float]]:
-    """Return the median seconds of a training step and of sampling a batch, for both in turn."""
+def speed(options: argparse.Namespace, precision: str, folder: Path) -> Figures:
+    """Return the median seconds of a training step and of sampling a batch, of both in turn."""
     trainer = trainer_of(options.recipe, options.batch, precision, folder)
     sides = {name: make(trainer) for name, make in SIDES.items()}
-    same = [side.resting if isinstance(side, Diffusers) else side.dali.model for side in sides.values()]
     x, t = torch.randn(2, 3, 32, 32), torch.tensor([3, 900])
     with torch.no_grad():
-        ours, theirs = same[0](x, t), same[1](x, t).sample
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-    found: dict[str, dict[str, list[float]]] = {name: {"train": [], "sample": []} for name in sides}
-    for side in sides.values():
+        torch.testing.assert_close(sides["axon"].output(x, t), sides["diffusers"].output(x, t), rtol=0, atol=1e-4)
+    found: Figures = {}
+    for work, rounds in (("train", options.rounds), ("sample", options.samplings)):
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(rounds + 1):
+            for name, side in sides.items():
+                spent = timed(lambda side=side, work=work: run(side, work, options.batch, precision))
+                if number:  # the first time is for what is done only once
+                    seconds[name].append(spent)
+        found[f"{work} {precision}"] = {name: statistics.median(each) for name, each in seconds.items()}
+        say(f"{work} {precision}: {found[f'{work} {precision}']}")
+    return found
+
+
+def run(side: Axon | Diffusers, work: str, batch: int, precision: str) -> None:
+    """Do one training step, or sample one batch in 50 steps."""
+    if work == "train":
         side.train()
-    for _ in range(options.rounds):
-        for name, side in sides.items():
-            found[name]["train"].append(timed(side.train))
-    for _ in range(options.samplings):
-        for name, side in sides.items():
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                found[name]["sample"].append(timed(lambda side=side: side.sample(options.batch)))
-    return {name: {k: statistics.median(v) for k, v in times.items() if v} for name, times in found.items()}
+        return
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        side.sample(batch)
+
+
+def memory(options: argparse.Namespace) -> Figures:
+    """Return the bytes that training and sampling add, each in a process of its own."""
+    base = [sys.executable, __file__, "--recipe", options.recipe, "--batch", str(options.batch)]
+    return {
+        f"{work} memory": {
+            name: float(subprocess.check_output([*base, "--alone", name, "--work", work]).splitlines()[-1])
+            for name in SIDES
+        }
+        for work in ("train", "sample")
+    }
 
 
 def alone(options: argparse.Namespace, folder: Path) -> None:
-    """Do the work of one library, and print the largest resident set in MB, before it and after."""
+    """Do the work of one library twice, and print the bytes that it adds."""
     side = SIDES[options.alone](trainer_of(options.recipe, options.batch, "fp32", folder))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset_peak_memory("cpu")
+    before = peak_memory("cpu")
     for _ in range(2):
-        side.train() if options.work == "train" else side.sample(options.batch)
-    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+        run(side, options.work, options.batch, "fp32")
+    print(peak_memory("cpu") - before)
 
 
-def memory(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return the megabytes that training and sampling add, each in a process of its own."""
-    base = [sys.executable, __file__, "--recipe", options.recipe, "--batch", str(options.batch)]
-    return {
-        name: {
-            work: float(subprocess.check_output([*base, "--alone", name, "--work", work]).splitlines()[-1])
-            for work in ("train", "sample")
-        }
-        for name in SIDES
-    }
+def table(figures: Figures) -> str:
+    """Return the figures as text: seconds or megabytes, and how many times diffusers' Axon's go into."""
+    lines = [f"{'':26}{'axon':>10}{'diffusers':>12}{'diffusers / axon':>18}"]
+    for name, found in figures.items():
+        scale, unit = (1e-6, "MB") if "memory" in name else (1.0, "s")
+        axon, diffusers = found["axon"] * scale, found["diffusers"] * scale
+        lines.append(f"{f'{name}, {unit}':26}{axon:10.3f}{diffusers:12.3f}{diffusers / max(axon, 1e-9):18.2f}")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="emoji32")
+    parser.add_argument("--recipe", default="emoji32", help="whose model and batch: emoji32 or cifar10")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=15, help="training steps each")
-    parser.add_argument("--samplings", type=int, default=3, help="batches sampled each")
-    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--alone", choices=[*SIDES], help="measure the memory of one library, in this process")
-    parser.add_argument("--work", choices=["train", "sample"], default="train")
+    parser.add_argument("--rounds", type=int, default=15, help="training steps of each")
+    parser.add_argument("--samplings", type=int, default=3, help="batches sampled by each")
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--alone", choices=[*SIDES], help="only the memory of one library, in this process")
+    parser.add_argument("--work", choices=["train", "sample"], default="train", help="with --alone: at what")
+    parser.add_argument("--save", action="store_true", help="write the figures into benchmarks/results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if options.alone:
             alone(options, Path(name))
             return
-        print(f"{options.recipe}, batch {options.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-        print(f"{'':26}{'Axon':>10}{'diffusers':>12}{'ratio':>8}")
+        results: dict[str, Any] = facts("cpu", torch.get_num_threads())
+        results["versions"] |= {name: metadata.version(name) for name in ("axon-ddpm", "diffusers")}
+        results["settings"] = {k: v for k, v in vars(options).items() if k not in ("alone", "work", "save")}
+        others, figures = Others(), Figures()
         for precision in options.precision:
-            found = measure(options, precision, Path(name))
-            for work, unit in (("train", "ms a step"), ("sample", "s, 50 steps")):
-                scale = 1e3 if work == "train" else 1
-                if work in found["Axon"]:
-                    ours, theirs = (found[side][work] * scale for side in SIDES)
-                    print(
-                        f"{f'{work}, {precision}, {unit}':26}{ours:10.2f}{theirs:12.2f}{theirs / ours:8.2f}", flush=True
-                    )
-    used = memory(options)
-    for work in ("train", "sample"):
-        ours, theirs = (used[side][work] for side in SIDES)
-        print(f"{f'{work}, fp32, MB':26}{ours:10.0f}{theirs:12.0f}{theirs / ours:8.2f}")
+            figures |= speed(options, precision, Path(name))
+        results["figures"] = figures | memory(options)
+        results["others"] = others.share()
+    print(table(results["figures"]))
+    print(f"others took {results['others']:.0%} of the processors")
+    if options.save:
+        say(f"saved as {save(f'diffusion-{options.recipe}-cpu', results)}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from axon_core.cli.generate import model_folder
 from axon_core.errors import UsageError
 from axon_core.recipe import override
+from axon_core.saved import model_folder
 from axon_ddpm.dali import Dali
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
 from axon_ddpm.process import SPACINGS
@@ -32,10 +32,8 @@ Batch = Callable[[int, int], Generator[Frame]]
 @click.option("--set", "options", metavar="A=B", multiple=True, help="An option of the sampler, as eta=1; repeatable.")
 @click.option(
     "--spacing",
-    default="trailing",
-    show_default=True,
     type=click.Choice([*SPACINGS]),
-    help="Which steps: in equal strides from the end, the start, or end to end; or shorter ones near the picture.",
+    help="Which steps: in equal strides from the end, the start, end to end, or of log SNR; by default as the sampler.",
 )
 @click.option("--guidance", default=1.0, show_default=True, help="How much to exaggerate the class; 1 does not.")
 @click.option("--class", "label", metavar="N", type=int, help="The class of all pictures; by default all in turn.")
@@ -54,7 +52,7 @@ def command(
     steps: int | None,
     sampler: str,
     options: Sequence[str],
-    spacing: str,
+    spacing: str | None,
     guidance: float,
     label: int | None,
     image: Path | None,

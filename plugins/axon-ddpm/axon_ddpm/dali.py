@@ -105,8 +105,8 @@ class Dali:
         """The sampler: `ddpm`, `ddim`, `dpm_solver`, or another that is registered."""
         steps: PositiveInt | None = None
         """Steps from noise to picture; left out, 50, or all of the chain where it is shorter."""
-        spacing: Spacing = "trailing"
-        """Which steps of the chain, see `axon_ddpm.process.SPACINGS`."""
+        spacing: Spacing | None = None
+        """Which steps of the chain, see `axon_ddpm.process.SPACINGS`; left out, those that suit the sampler."""
         guidance: float = 1.0
         """How much to exaggerate the class: 1 leaves it as it is, 0 ignores it."""
 
@@ -117,7 +117,8 @@ class Dali:
             self._sampler = SAMPLERS.build(config.sampler)
         total = len(diffusion.process)
         steps = min(50, total) if config.steps is None else config.steps
-        self._process = diffusion.process.respaced(spaced(steps, total, config.spacing))
+        chosen = spaced(steps, diffusion.process, config.spacing or self._sampler.spacing)
+        self._process = diffusion.process.respaced(chosen)
         if diffusion.config.variance == "learned" and len(self._process) < total and config.sampler.type == "ddpm":
             raise UsageError(
                 f"a variance learned without bounds fits the {total} steps it was learned for alone, so the sampler "
@@ -230,7 +231,7 @@ class Dali:
         if tuple(picture.shape) != self.shape:
             raise UsageError(
                 f"the picture must have the model's shape (channels, height, width) {self.shape}, got "
-                f"{tuple(picture.shape)}"
+                f"{tuple(picture.shape)}; resize it first"
             )
         return picture.to(self._device)
 

@@ -6,7 +6,6 @@ import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,7 +20,7 @@ from axon_core.errors import DataError
 from axon_core.randomness import Key
 from axon_ddpm.pictures import read_picture, resized, to_unit
 
-__all__ = ["Order", "PictureConfig", "PictureData"]
+__all__ = ["PictureConfig", "PictureData"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -126,27 +125,6 @@ class PictureData:
     def unit(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return pictures over [−1, 1]."""
         return to_unit(images, self.levels)
-
-
-class Order:
-    """Which examples a step learns from: all of them once an epoch, each epoch in another order; it keeps no state."""
-
-    def __init__(self, size: int, key: Key) -> None:
-        self._size, self._key = size, key
-        self._epoch = lru_cache(maxsize=2)(self._shuffled)
-
-    def batch(self, step: int, size: int) -> Int[Tensor, " b"]:
-        """Return the examples of a step of `size`."""
-        picks: list[Tensor] = []
-        example, end = step * size, (step + 1) * size
-        while example < end:
-            epoch, first = divmod(example, self._size)
-            picks.append(self._epoch(epoch)[first : first + end - example])
-            example += len(picks[-1])
-        return torch.cat(picks)
-
-    def _shuffled(self, epoch: int) -> Int[Tensor, " n"]:
-        return torch.randperm(self._size, generator=self._key(epoch).generator())
 
 
 def _digits() -> _Raw:

@@ -61,9 +61,16 @@ def unmix(
     """
     (p, q), a, s = mixture(kind, process), process.signal, process.noise
     d = s * p - a * q
-    x0 = at(s / d, t) * output - at(q / d, t) * x_t
-    noise = at(p / d, t) * x_t - at(a / d, t) * output
-    return x0, noise
+    return at(s / d, t) * _less(output, q / s, x_t, t), at(-a / d, t) * _less(output, p / a, x_t, t)
+
+
+def _less(output: Tensor, ratio: Table, x_t: Tensor, t: Tensor) -> Tensor:
+    """Return output − ratio · x_t, exact also where little is left of it, as of the noise where a ≈ 0.
+
+    There the ratio is almost a whole number, 1: that many x_t are taken away without rounding, and then the rest.
+    """
+    whole = ratio.round()
+    return output - at(whole, t) * x_t - at(ratio - whole, t) * x_t
 
 
 def log_variance(

@@ -14,7 +14,9 @@ from axon_core.errors import ContractError, UsageError
 
 __all__ = ["SPACINGS", "Process", "Spacing", "at", "spaced"]
 
-Spacing = Literal["trailing", "leading", "linspace", "quadratic"]
+Spacing = Literal["trailing", "leading", "linspace", "log_snr"]
+
+_LEAST = 4e-5  # the signal-to-noise ratio at the end of the paper's chain: what is below it is noise alone
 
 
 class Process:
@@ -92,8 +94,11 @@ class Process:
     def corrected(
         self, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """Return a picture put in place of the predicted one, and the noise that leads from it to x_t."""
-        return x0, (x_t - at(self.signal, t) * x0) / at(self.noise, t)
+        """Return a picture put in place of the predicted one, and the noise ε = (x_t − √ᾱ x_0) / √(1 − ᾱ) beside it.
+
+        Written from x_t − x_0, because early in the chain, where the divisor is small, the two are nearly equal.
+        """
+        return x0, (x_t - x0 + at(1 - self.signal, t) * x0) / at(self.noise, t)
 
     def posterior_mean(
         self, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
@@ -107,27 +112,38 @@ def at(table: Float64[Tensor, " t"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1
     return table[t.cpu()].float().to(t.device)[:, None, None, None]
 
 
-SPACINGS: dict[Spacing, Callable[[int, int], Tensor]] = {
-    "trailing": lambda n, total: total - 1 - (torch.arange(n, dtype=torch.float64) * total / n).round().long().flip(0),
-    "leading": lambda n, total: torch.arange(n) * (total // n),
-    "linspace": lambda n, total: torch.linspace(0, total - 1, n, dtype=torch.float64).round().long(),
-    "quadratic": lambda n, total: torch.maximum(
-        torch.linspace(0, math.sqrt(total - 1), n, dtype=torch.float64).square().round().long(), torch.arange(n)
-    ),
+def _log_snr(n: int, process: Process) -> Tensor:
+    """Return the steps whose log signal-to-noise ratios are nearest to n equidistant ones, each step once."""
+    levels = process.snr.log()
+    wanted = torch.linspace(max(levels[-1].item(), math.log(_LEAST)), levels[0].item(), n, dtype=torch.float64).flip(0)
+    nearest, place = (levels - wanted[:, None]).abs().argmin(1), torch.arange(n)
+    return (nearest - place).cummax(0).values.clamp(0, len(process) - n) + place
+
+
+SPACINGS: dict[Spacing, Callable[[int, Process], Tensor]] = {
+    "trailing": lambda n, q: len(q) - 1 - (torch.arange(n, dtype=torch.float64) * len(q) / n).round().long().flip(0),
+    "leading": lambda n, q: torch.arange(n) * (len(q) // n),
+    "linspace": lambda n, q: torch.linspace(len(q) - 1, 0, n, dtype=torch.float64).round().long().flip(0),
+    "log_snr": _log_snr,
 }
-"""Ways to choose n of T steps: in equal strides from the last one down, from the first one up, or from end to end; or
-in strides that shorten towards the picture (arXiv 2010.02502, Appendix D.2), best where steps are few."""
+"""Ways to choose n steps of a chain: in equal strides from the last one down, from the first one up, or from end to
+end; or in equal strides of the log signal-to-noise ratio (arXiv 2206.00927), without what is noise alone."""
 
 
-def spaced(n: int, total: int, spacing: Spacing = "trailing") -> Int[Tensor, " n"]:
-    """Return which n of `total` steps to take, ascending.
+def spaced(n: int, process: Process, spacing: Spacing = "trailing") -> Int[Tensor, " n"]:
+    """Return which n steps of a process to take, ascending.
 
-    >>> spaced(4, 1000).tolist(), spaced(4, 1000, "leading").tolist(), spaced(4, 1000, "linspace").tolist()
-    ([249, 499, 749, 999], [0, 250, 500, 750], [0, 333, 666, 999])
+    >>> process = Process(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+    >>> for spacing in SPACINGS:
+    ...     print(spacing, spaced(4, process, spacing).tolist())
+    trailing [249, 499, 749, 999]
+    leading [0, 250, 500, 750]
+    linspace [0, 333, 666, 999]
+    log_snr [0, 73, 603, 999]
 
     Raises:
-        UsageError: n is not between 1 and `total`.
+        UsageError: n is not between 1 and the length of the process.
     """
-    if not 1 <= n <= total:
-        raise UsageError(f"the number of steps must be between 1 and {total}, the length of the chain, got {n}")
-    return SPACINGS[spacing](n, total)
+    if not 1 <= n <= len(process):
+        raise UsageError(f"the number of steps must be between 1 and {len(process)}, the length of the chain, got {n}")
+    return SPACINGS[spacing](n, process)

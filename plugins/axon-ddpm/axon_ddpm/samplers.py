@@ -14,7 +14,7 @@ from torch import Tensor
 from axon_core import config
 from axon_core.registry import Registry
 from axon_ddpm.diffusion import Prediction
-from axon_ddpm.process import Process
+from axon_ddpm.process import Process, Spacing
 
 __all__ = ["DDIM", "DDPM", "SAMPLERS", "DPMSolver", "Frame", "Noise", "Predict", "Sampler"]
 
@@ -44,6 +44,8 @@ class Sampler(ABC):
 
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Options it is tested with; one variant each."""
+    spacing: ClassVar[Spacing] = "trailing"
+    """Which steps of a chain it takes where it is not told."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -100,13 +102,16 @@ class DPMSolver(Sampler):
 
         x' = s'/s x + a' (1 − e^−h) D,   D = x_0 + (x_0 − x_0 of the step before) / (2r)
 
-    The first step and the last, which ends at λ = ∞, are of first order: D = x_0.
+    The first step and the last, which ends at λ = ∞, are of first order: D = x_0. The error grows with the longest h,
+    and the last step paints no detail finer than the noise it starts from: equal steps of λ serve both.
     """
+
+    spacing = "log_snr"
 
     def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
         """Yield the pictures after each step, and what the model took them for."""
         a, s = process.signal.tolist(), process.noise.tolist()
-        lambdas = (process.signal / process.noise).log().tolist()
+        lambdas = (process.snr.log() / 2).tolist()
         last: Tensor | None = None
         for i in reversed(range(len(process))):
             x0 = predict(x, i).x0

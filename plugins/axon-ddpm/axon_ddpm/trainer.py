@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from axon_core import MODELS
 from axon_core.config import Spec, at, validate
-from axon_core.errors import ContractError
+from axon_core.errors import ContractError, UsageError
 from axon_core.interfaces.trainer import Trainer
+from axon_core.order import Order
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_ddpm.bound import held_out
 from axon_ddpm.dali import Dali
-from axon_ddpm.data import Order, PictureConfig, PictureData
+from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.denoiser import Denoiser
 from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import min_snr_weight, squared_error
@@ -113,6 +114,11 @@ class DDPMTrainer(Trainer):
             self.diffusion = Diffusion(config.diffusion.model_copy(update={"levels": data.levels}))
         with at("trainer", "sampling"):
             self.dali = Dali(model, self.diffusion, config.sampling, seed=config.seed)
+        if config.sampling.guidance not in (0, 1) and not data.names:  # else only the first grid would say so
+            raise UsageError(
+                f"trainer.sampling.guidance {config.sampling.guidance:g} exaggerates a class, but the pictures have "
+                "none; set data.classes to true, or the guidance to 1"
+            )
         self._order = Order(len(data.train), Key((config.seed, "order")))
 
     @classmethod

@@ -234,7 +234,7 @@ class UNet(Denoiser):
             none = torch.full_like(t, self.config.n_classes)
             time = time + self.classes(none if classes is None else classes)
         time, scopes = silu(time), Scopes()
-        h = self.stem(x)
+        h = self.stem(x).contiguous(memory_format=torch.channels_last)  # tokens, and what convolutions take uncopied
         kept = [h]
         for module in cast("Iterable[Stage | Downsample]", self.down):
             h = module(h, time, scopes) if isinstance(module, Stage) else module(h)

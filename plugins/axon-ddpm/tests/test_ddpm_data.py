@@ -7,8 +7,7 @@ from PIL import Image
 
 from axon_core.config import validate
 from axon_core.errors import DataError
-from axon_core.randomness import Key
-from axon_ddpm.data import Order, PictureConfig, PictureData
+from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
 
 
@@ -122,14 +121,6 @@ def test_bad_npz_files_are_named(tmp_path):
         load(file)
     np.savez(file, images=good[..., 0])
     assert load(file).channels == 1
-
-
-def test_the_order_visits_each_once_an_epoch_and_can_be_entered_anywhere():
-    order = Order(10, Key((0,)))
-    seen = torch.cat([order.batch(step, 4) for step in range(5)])
-    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
-    assert seen[:10].tolist() != seen[10:].tolist()
-    assert torch.equal(Order(10, Key((0,))).batch(3, 4), seen[12:16])
 
 
 def test_grids_and_animations(tmp_path):

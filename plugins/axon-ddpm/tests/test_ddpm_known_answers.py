@@ -71,30 +71,63 @@ def test_respacing_keeps_the_levels_and_composes_the_steps():
 
 
 def test_spacings():
-    for spacing in SPACINGS:
-        for n, total in ((1, 1), (1, 1000), (7, 1000), (50, 1000), (999, 1000), (1000, 1000), (3, 8)):
-            found = spaced(n, total, spacing).tolist()
+    for spacing, schedule in itertools.product(SPACINGS, SCHEDULES):
+        for n, total in ((1, 30), (1, 1000), (7, 1000), (50, 1000), (999, 1000), (1000, 1000), (3, 30)):
+            q = process(schedule, steps=total)
+            found = spaced(n, q, spacing).tolist()
             assert len(set(found)) == n and found == sorted(found) and 0 <= found[0] <= found[-1] < total
-    assert spaced(4, 1000, "quadratic").tolist() == [0, 111, 444, 999]
-    assert spaced(50, 1000)[-1] == 999 and spaced(50, 1000, "leading")[0] == 0
+            if spacing != "leading":  # which alone does not begin in noise
+                assert found[-1] == total - 1 or q.snr[found[-1]] < 1e-4
+    assert spaced(50, process())[-1] == 999 and spaced(50, process(), "leading")[0] == 0
     for wrong in (0, 1001, -3):
         with pytest.raises(UsageError, match=f"between 1 and 1000, the length of the chain, got {wrong}"):
-            spaced(wrong, 1000)
+            spaced(wrong, process())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_equal_strides_of_log_snr(schedule):
+    q = process(schedule)
+    levels, end = q.snr[spaced(10, q, "log_snr")].log(), max(math.log(4e-5), q.snr[-1].log().item())
+    wanted = torch.linspace(q.snr[0].log().item(), end, 10, dtype=torch.float64)
+    # one step of the chain is at most log 2, the first: there is one within half of that
+    torch.testing.assert_close(levels, wanted, rtol=0, atol=math.log(2) / 2 + 0.01)
 
 
 @pytest.mark.parametrize("kind", PARAMETERISATIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_perfect_output_gives_picture_and_noise_back(kind, schedule):
     q = process(schedule)
+    x0, noise = normal(4, 2, 3, 3, dtype=torch.float64).clamp(-1, 1), normal(4, 2, 3, 3, seed=1, dtype=torch.float64)
+    for places in ([0, 1, 10, 300], [500, 700, 900, 998], [999] * 4):
+        t = torch.tensor(places)
+        a, s = (table[t].view(-1, 1, 1, 1) for table in (q.signal, q.noise))
+        x_t = a * x0 + s * noise
+        p, r = (table[t].view(-1, 1, 1, 1) for table in PARAMETERISATIONS[kind](q))
+        output = p * x0 + r * noise
+        torch.testing.assert_close(target(kind, q, x0.float(), noise.float(), t).double(), output, rtol=0, atol=1e-6)
+        if kind == "mean":
+            torch.testing.assert_close(output, q.posterior_mean(x0, x_t, t), rtol=0, atol=1e-6)
+        torch.testing.assert_close((s * output - r * x_t) / (s * p - a * r), x0, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", PARAMETERISATIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_picture_and_noise_are_as_exact_as_float32_can_say(kind, schedule):
+    """From the same float32 numbers float64 gets the same answer, even where a ≈ 0."""
+    q = process(schedule)
     x0, noise = normal(4, 2, 3, 3).clamp(-1, 1), normal(4, 2, 3, 3, seed=1)
-    t = torch.tensor([0, 10, 300, 700])
-    x_t = q.diffuse(x0, noise, t)
-    found = unmix(kind, q, target(kind, q, x0, noise, t), x_t, t)
-    loose = 2e-3 if kind == "mean" else 1e-4  # μ̃ holds almost nothing of x_0 late in the chain
-    torch.testing.assert_close(found[0], x0, rtol=0, atol=loose)
-    torch.testing.assert_close(found[1][1:], noise[1:], rtol=0, atol=loose)
-    if kind == "mean":
-        torch.testing.assert_close(target(kind, q, x0, noise, t), q.posterior_mean(x0, x_t, t), rtol=0, atol=1e-6)
+    close = {"rtol": 1e-6, "atol": 2e-5 if kind == "mean" else 1e-6}  # μ̃ holds little of x_0 late in the chain
+    for places in ([0, 1, 10, 300], [500, 900, 998, 999]):
+        t = torch.tensor(places)
+        a, s = (table[t].view(-1, 1, 1, 1) for table in (q.signal, q.noise))
+        p, r = (table[t].view(-1, 1, 1, 1) for table in PARAMETERISATIONS[kind](q))
+        x_t = q.diffuse(x0, noise, t)
+        output, d = target(kind, q, x0, noise, t), s * p - a * r
+        exact = (s * output.double() - r * x_t) / d, (p * x_t - a * output.double()) / d
+        for found, right in zip(unmix(kind, q, output, x_t, t), exact, strict=True):
+            torch.testing.assert_close(found.double(), right, **close)
+        found, right = q.corrected(x0, x_t, t)[1], (x_t.double() - a * x0) / s
+        torch.testing.assert_close(found.double(), right, rtol=1e-6, atol=1e-6)
 
 
 def test_min_snr_weights_are_those_of_the_paper():
@@ -179,7 +212,7 @@ def oracle(parameterisation, sampler, n, noise=None):
     diffusion = Diffusion.build(parameterisation=parameterisation, variance="fixed_small")
     b, c, h, w = shape = 4, 3, 8, 8
     x = torch.arange(b * c * h * w).reshape(c, h, w, b).div(b * c * h * w).permute(3, 0, 1, 2)
-    chain = diffusion.process.respaced(spaced(n, 1000, "leading"))
+    chain = diffusion.process.respaced(spaced(n, diffusion.process, "leading"))
 
     def predict(x, i) -> Prediction:
         t = int(chain.timesteps[i])

@@ -111,19 +111,23 @@ def ours(
 
     def predict(x, i):
         t, index = int(chain.timesteps[i]), torch.full((len(x),), i)
-        output = torch.cat((model(x, t, schedule), torch.tanh(x)), 1) if double else model(x, t, schedule)
+        output = said(x, t, schedule, double)
         return diffusion.read(output, x, torch.full_like(index, t), clip=clip, within=chain, index=index)
 
     return [frame.x for frame in SAMPLERS.build(sampler).run(chain, predict, start, noise)]
 
 
 def theirs(scheduler, schedule, *, start, double=False, **step):
-    x, frames = start, []
+    """What diffusers' scheduler makes in float64 of the outputs that a model in float32 gives it."""
+    x, frames = start.double(), []
     for t in scheduler.timesteps:
-        output = torch.cat((model(x, t, schedule), torch.tanh(x)), 1) if double else model(x, t, schedule)
-        x = scheduler.step(output, t, x, **step).prev_sample
-        frames.append(x)
+        x = scheduler.step(said(x.float(), t, schedule, double).double(), t, x, **step).prev_sample
+        frames.append(x.float())
     return frames
+
+
+def said(x, t, schedule, double):
+    return torch.cat((model(x, t, schedule), torch.tanh(x)), 1) if double else model(x, t, schedule)
 
 
 def options(schedule, parameterisation, **more):
@@ -136,29 +140,32 @@ def options(schedule, parameterisation, **more):
     }
 
 
-def with_tables(scheduler, schedule):
-    """Check the scheduler's variances; hand it unrounded products of the cosine's.
+def exact(scheduler, schedule):
+    """Check the scheduler's tables, and take their rounding away, so that it computes in float64.
 
-    Its own are float32, and where ᾱ is near 0, as at the end of the cosine schedule, that alone costs more than 1e-5.
+    In float32 it is off by more than 1e-5 itself where ᾱ is near 0, which x_0 = (x − s ε)/a divides by.
     """
     process = Diffusion.build(schedule=schedule).process
     torch.testing.assert_close(scheduler.betas, process.betas.float(), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(scheduler.alphas_cumprod, process.alphas_bar.float(), rtol=1e-4, atol=1e-7)
-    if schedule == "cosine":
-        scheduler.alphas_cumprod = process.alphas_bar
+    scheduler.alphas_cumprod = process.alphas_bar
     return scheduler
 
 
-def generators(seed=5):
-    mine = torch.Generator().manual_seed(seed)
-    return (lambda: torch.randn(SHAPE, generator=mine)), torch.Generator().manual_seed(seed)
+@pytest.fixture
+def noise(diffusers, monkeypatch):
+    """The same float32 numbers for both, though diffusers computes in float64."""
+    mine, other = (torch.Generator().manual_seed(5) for _ in range(2))
+    for module in (diffusers.schedulers.scheduling_ddpm, diffusers.schedulers.scheduling_ddim):
+        monkeypatch.setattr(module, "randn_tensor", lambda shape, **_: torch.randn(shape, generator=other).double())
+    return lambda: torch.randn(SHAPE, generator=mine)
 
 
 def same(found, expected):
-    """Equal to 1e-5 of the size of the numbers, step by step."""
+    """Equal to 1e-5, step by step."""
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 START = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
@@ -169,49 +176,42 @@ EACH = pytest.mark.parametrize(
 
 @EACH
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
-def test_ddpm(diffusers, schedule, parameterisation, variance):
+def test_ddpm(diffusers, noise, schedule, parameterisation, variance):
     # "leading" ends at t = 0; where a list ends before, diffusers adds noise to the finished picture
     scheduler = diffusers.DDPMScheduler(
         **options(schedule, parameterisation, variance_type=variance, timestep_spacing="leading")
     )
-    with_tables(scheduler, schedule).set_timesteps(12)
-    noise, generator = generators()
+    exact(scheduler, schedule).set_timesteps(12)
     double = variance == "learned_range"
     found = ours("ddpm", schedule, parameterisation, scheduler.timesteps.tolist(), variance=variance, start=START,
                  noise=noise, double=double)  # fmt: skip
-    same(found, theirs(scheduler, schedule, start=START, generator=generator, double=double))
+    same(found, theirs(scheduler, schedule, start=START, double=double))
 
 
 @EACH
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_ddim(diffusers, schedule, parameterisation, eta, spacing):
-    if schedule == "cosine" and parameterisation == "epsilon" and spacing != "leading":
-        pytest.xfail("x_0 = (x - s e)/a, with a near 0 in float32, is off by a few times 1e-5")
+def test_ddim(diffusers, noise, schedule, parameterisation, eta, spacing):
     scheduler = diffusers.DDIMScheduler(**options(schedule, parameterisation, timestep_spacing=spacing))
-    with_tables(scheduler, schedule).set_timesteps(10)
-    noise, generator = generators()
-    start = START
+    exact(scheduler, schedule).set_timesteps(10)
     if spacing == "linspace":  # there diffusers takes the step before from the length alone, not from the list
         scheduler.set_timesteps(1000 // 111)
         scheduler.timesteps = torch.arange(999, -1, -111)
-    found = ours({"type": "ddim", "eta": eta}, schedule, parameterisation, scheduler.timesteps.tolist(), start=start,
+    found = ours({"type": "ddim", "eta": eta}, schedule, parameterisation, scheduler.timesteps.tolist(), start=START,
                  noise=noise)  # fmt: skip
-    same(found, theirs(scheduler, schedule, start=start, eta=eta, generator=generator, use_clipped_model_output=True))
+    same(found, theirs(scheduler, schedule, start=START, eta=eta, use_clipped_model_output=True))
 
 
 @EACH
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [3, 20])
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, of numpy
-def test_dpm_solver(diffusers, schedule, parameterisation, spacing, steps):
-    # At the end of the cosine schedule x_0 is a quotient of numbers near 0; diffusers' remedy is to begin before.
-    cut = {"lambda_min_clipped": -5.1} if schedule == "cosine" else {}
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        **options(schedule, parameterisation, timestep_spacing=spacing, **cut)
-    )
-    with_tables(scheduler, schedule).set_timesteps(steps)
-    noise, _ = generators()
+def test_dpm_solver(diffusers, noise, schedule, parameterisation, spacing, steps):
+    scheduler = diffusers.DPMSolverMultistepScheduler(**options(schedule, parameterisation, timestep_spacing=spacing))
+    exact(scheduler, schedule).set_timesteps(steps)
+    bars = scheduler.alphas_cumprod[scheduler.timesteps]
+    torch.testing.assert_close(scheduler.sigmas[:-1], ((1 - bars) / bars).sqrt().float(), rtol=1e-6, atol=0)
+    scheduler.sigmas = torch.cat((((1 - bars) / bars).sqrt(), torch.zeros(1)))
     found = ours("dpm_solver", schedule, parameterisation, scheduler.timesteps.tolist(), clip=False, start=START,
                  noise=noise)  # fmt: skip
     same(found, theirs(scheduler, schedule, start=START))

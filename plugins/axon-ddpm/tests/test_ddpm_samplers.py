@@ -5,7 +5,7 @@ import torch
 
 from axon_ddpm import NOISE_SCHEDULES, SAMPLERS, Diffusion, Prediction, Process, spaced
 
-N = 6000
+N = 4000
 WEIGHTS = torch.tensor([0.3, 0.7])
 MEANS = torch.tensor([[-0.6, 0.4], [0.5, -0.3]])
 COVARIANCES = torch.tensor([[[0.04, 0.02], [0.02, 0.03]], [[0.02, -0.01], [-0.01, 0.05]]])
@@ -13,15 +13,16 @@ COVARIANCES = torch.tensor([[[0.04, 0.02], [0.02, 0.03]], [[0.02, -0.01], [-0.01
 
 def best(process: Process):
     """The optimal prediction for x_0 from the mixture: means of its parts given x_t, weighted by their likelihoods."""
+    means, own, weights = MEANS.double(), COVARIANCES.double(), WEIGHTS.double()
 
     def predict(x, i) -> Prediction:
-        flat, bar = x.flatten(1).double(), process.alphas_bar[i]
-        covariances = bar * COVARIANCES.double() + (1 - bar) * torch.eye(2)
-        parts = torch.distributions.MultivariateNormal(bar.sqrt() * MEANS.double(), covariances)
-        share = (parts.log_prob(flat[:, None]) + WEIGHTS.log()).softmax(1)
-        gain = bar.sqrt() * COVARIANCES.double() @ torch.linalg.inv(covariances)
-        means = MEANS + torch.einsum("kij,bkj->bki", gain, flat[:, None] - bar.sqrt() * MEANS)
-        x0 = (share[..., None] * means).sum(1).float().view_as(x)
+        bar = process.alphas_bar[i]
+        covariances = bar * own + (1 - bar) * torch.eye(2)
+        inverse, off = torch.linalg.inv(covariances), x.flatten(1).double()[:, None] - bar.sqrt() * means
+        far = torch.einsum("bki,kij,bkj->bk", off, inverse, off)
+        share = (weights.log() - 0.5 * (far + covariances.logdet())).softmax(1)
+        given = means + torch.einsum("kij,bkj->bki", bar.sqrt() * own @ inverse, off)
+        x0 = (share[..., None] * given).sum(1).float().view_as(x)
         t = torch.full((len(x),), i)
         return Prediction(*process.corrected(x0, x, t), process.log_variance_large[i].float().view(1, 1, 1, 1))
 
@@ -29,11 +30,11 @@ def best(process: Process):
 
 
 def painted(sampler, steps, schedule="linear", seed=0):
-    full = Process(NOISE_SCHEDULES.build(schedule).betas())
-    process = full.respaced(spaced(steps, 1000, "quadratic" if sampler == "dpm_solver" else "trailing"))
+    way, full = SAMPLERS.build(sampler), Process(NOISE_SCHEDULES.build(schedule).betas())
+    process = full.respaced(spaced(steps, full, way.spacing))
     generator = torch.Generator().manual_seed(seed)
     noise = lambda: torch.randn(N, 2, 1, 1, generator=generator)  # noqa: E731
-    for frame in SAMPLERS.build(sampler).run(process, best(process), noise(), noise):
+    for frame in way.run(process, best(process), noise(), noise):
         x = frame.x
     return x.flatten(1)
 
@@ -76,19 +77,25 @@ def energy(x, y):
     return (2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean()).item()
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "scaled_linear"])
-def test_20_steps_of_the_solver_are_as_good_as_250_ancestral_ones(schedule):
-    generator = torch.Generator().manual_seed(9)
+def real(seed):
+    generator = torch.Generator().manual_seed(seed)
     pick = torch.multinomial(WEIGHTS, N, replacement=True, generator=generator)
     roots = torch.linalg.cholesky(COVARIANCES)
-    real = MEANS[pick] + torch.einsum("bij,bj->bi", roots[pick], torch.randn(N, 2, generator=generator))
-    solver = energy(painted("dpm_solver", 20, schedule), real)
-    ancestral = energy(painted("ddpm", 250, schedule), real)
-    assert solver <= ancestral + 2e-4, (solver, ancestral)  # a second sample of real points is off by as much
+    return MEANS[pick] + torch.einsum("bij,bj->bi", roots[pick], torch.randn(N, 2, generator=generator))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "scaled_linear"])
+def test_20_steps_of_the_solver_are_as_good_as_250_ancestral_ones(schedule):
+    reference = real(9)
+    solver = energy(painted("dpm_solver", 20, schedule), reference)
+    ancestral = energy(painted("ddpm", 250, schedule), reference)
+    chance = max(energy(real(seed), reference) for seed in range(3))  # what points of the mixture itself are off by
+    assert solver <= ancestral + chance, (solver, ancestral, chance)
 
 
 def test_eta_one_is_ancestral_sampling_with_the_small_variance():
-    q = Process(NOISE_SCHEDULES.build("linear").betas()).respaced(spaced(10, 1000))
+    q = Process(NOISE_SCHEDULES.build({"type": "linear", "steps": 100}).betas())
+    q = q.respaced(spaced(10, q))
     predict = best(q)
 
     def small(x, i):
@@ -106,7 +113,8 @@ def test_eta_one_is_ancestral_sampling_with_the_small_variance():
 
 
 def test_frames_are_every_step_and_end_on_the_picture():
-    q = Process(NOISE_SCHEDULES.build("linear").betas()).respaced(spaced(7, 1000))
+    q = Process(NOISE_SCHEDULES.build({"type": "linear", "steps": 100}).betas())
+    q = q.respaced(spaced(7, q))
     x = torch.randn(2, 2, 1, 1, generator=torch.Generator().manual_seed(0))
     for sampler, _ in SAMPLING:
         frames = list(SAMPLERS.build(sampler).run(q, best(q), x, lambda: torch.zeros(2, 2, 1, 1)))

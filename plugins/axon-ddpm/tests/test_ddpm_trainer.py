@@ -173,6 +173,8 @@ def test_wrong_settings(trainer, recipe, pictures):
         recipe({"path": str(pictures)}, {"multipliers": [1, 1, 1, 1, 1]}).build()
     with pytest.raises(UsageError, match="between 1 and 10, the length of the chain, got 11"):
         trainer(sampling={"steps": 11})
+    with pytest.raises(UsageError, match="guidance 2 exaggerates a class, but the pictures have none"):
+        recipe({"path": str(pictures)}, sampling={"guidance": 2}).build()
 
 
 @pytest.fixture
