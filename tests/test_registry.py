@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS, TRAINERS
+from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS, TRAINERS, suggest
 from axon_core.config import Spec
 from axon_core.errors import AmbiguousKey, ConfigError, ContractError, UnknownKey, UsageError
 from axon_core.registry import Registry, key_of, refresh, registry_of
+from axon_core.suggest import KnownPaper
 
 KITE = "from axon_toys import Toy\n\nclass Kite(Toy):\n    def play(self): return 1\n"
 
@@ -146,8 +147,10 @@ class TestUnknownKey:
         with pytest.raises(UnknownKey) as error:
             ROTARY_EMBEDDINGS["dynamic_"]
         assert message(error) == "no rotary embedding 'dynamic_' is installed. Installed rotary embeddings: none"
-        with pytest.raises(UnknownKey, match=r"Proximal Policy .* offers it: pip install axon-ppo"):
-            TRAINERS["ppo"]
+        later = KnownPaper("axon-later", "9901.00001", "What Comes Later", {"trainer": ["later"]})
+        monkeypatch.setattr(suggest, "known_papers", lambda: (later,))
+        with pytest.raises(UnknownKey, match=r"What Comes Later .* offers it: pip install axon-later"):
+            TRAINERS["later"]
 
     def test_it_says_that_the_plugin_is_disabled(self, toys: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AXON_DISABLE_PLUGINS", "Axon_Toys")

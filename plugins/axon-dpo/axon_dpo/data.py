@@ -1,0 +1,122 @@
+"""Comparisons as tokens: read, checked, split, and sampled in an order that can be entered at any step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor
+
+from axon_core import config
+from axon_core.errors import DataError
+from axon_core.likelihood import Sequences, encode_completion
+from axon_core.records import Comparison, read_records
+from axon_core.tokenizer import Tokenizer
+
+__all__ = ["Pairs", "PreferenceConfig", "PreferenceData"]
+
+
+class PreferenceConfig(config.Config):
+    """The `[data]` table of a recipe whose data are comparisons."""
+
+    path: str
+    """JSON lines of `{"prompt", "chosen", "rejected"}`, or such a file as `.gz`; `~` and `$VARIABLES` are filled in.
+
+    A `margin` beside them is allowed; this paper's losses do not use it."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Which part of the comparisons, at the file's end, is kept from training and used for evaluation."""
+
+
+class Pair(NamedTuple):
+    """The tokens of one comparison."""
+
+    name: str
+    """What to call it in a message."""
+    prompt: list[int]
+    """What both texts begin with."""
+    chosen: list[int]
+    """How the preferred one goes on."""
+    rejected: list[int]
+    """How the other one does."""
+
+
+class Pairs(tuple[Pair, ...]):
+    """Comparisons, ready for a model."""
+
+    def rows(self, picks: Iterable[int]) -> dict[str, Int[Tensor, "b 2 n"]]:
+        """Return `tokens`, `valid` and `scored` (`Sequences`) of some comparisons, the chosen text before the other."""
+        both = [(pair.prompt, text) for pair in map(self.__getitem__, picks) for text in (pair.chosen, pair.rejected)]
+        return {name: rows.unflatten(0, (-1, 2)) for name, rows in vars(Sequences.of(both)).items()}
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    """Comparisons as tokens: those to train on and those held out.
+
+    Attributes:
+        tokenizer: what turned the texts into tokens.
+        train: the first of them.
+        held_out: the rest.
+    """
+
+    tokenizer: Tokenizer
+    train: Pairs
+    held_out: Pairs
+
+    @classmethod
+    def load(cls, settings: PreferenceConfig, tokenizer: Tokenizer, context: int) -> Self:
+        """Read a file, and go on as `of` does. Raises `DataError` where a line is no comparison, too."""
+        names = f"line {{}} of {settings.path}"
+        return cls.of(read_records(settings.path, Comparison), tokenizer, context, settings.held_out, names)
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Comparison],
+        tokenizer: Tokenizer,
+        context: int,
+        held_out: float = 0.1,
+        names: str = "comparison {}",
+    ) -> Self:
+        """Tokenize comparisons and split them; at least one is held out.
+
+        A text's end is marked by `eos`, where the tokenizer has one, and counts like any token.
+
+        Args:
+            records: the comparisons.
+            tokenizer: the models' own.
+            context: the most tokens a model can be given.
+            held_out: which part of them, at their end, is kept from training.
+            names: what to call the comparisons in messages, with their numbers, counted from 1, in place of `{}`.
+
+        Raises:
+            DataError: a text cannot be encoded, both are the same tokens, or there are fewer than two comparisons.
+            ContextError: a prompt and its continuation are longer than the context.
+        """
+        pairs = [_encoded(record, tokenizer, names.format(i)) for i, record in enumerate(records, 1)]
+        if len(pairs) < 2:
+            raise DataError(f"there must be at least 2 comparisons, one to train on and one held out, got {len(pairs)}")
+        for pair in pairs:
+            Sequences.of(((pair.prompt, text) for text in pair[2:]), context=context, names=[pair.name] * 2)
+        cut = min(max(1, round(len(pairs) * (1 - held_out))), len(pairs) - 1)
+        return cls(tokenizer, Pairs(pairs[:cut]), Pairs(pairs[cut:]))
+
+    @property
+    def digest(self) -> str:
+        """A checksum by which other comparisons, or the same with other tokens, are told apart."""
+        return hashlib.sha256(repr([pair[1:] for pair in (*self.train, *self.held_out)]).encode()).hexdigest()
+
+
+def _encoded(record: Comparison, tokenizer: Tokenizer, name: str) -> Pair:
+    try:
+        prompt = tokenizer.encode_prompt(record.prompt)
+        chosen, rejected = (encode_completion(tokenizer, text) for text in (record.chosen, record.rejected))
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    if chosen == rejected:
+        raise DataError(f"{name}: chosen and rejected must differ, but to the tokenizer they are the same; remove it")
+    return Pair(name, prompt, chosen, rejected)

@@ -1,0 +1,161 @@
+"""Preference losses, in a registry of their own: pure functions of how much more the policy prefers the chosen text.
+
+Everywhere Δ = log π(y_w)/π_ref(y_w) − log π(y_l)/π_ref(y_l), where y_w is the chosen text and y_l the rejected one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from axon_core import config
+from axon_core.registry import Registry
+
+__all__ = [
+    "IPO",
+    "PREFERENCE_LOSSES",
+    "Conservative",
+    "Hinge",
+    "PreferenceLoss",
+    "Robust",
+    "Sigmoid",
+    "conservative",
+    "hinge",
+    "ipo",
+    "robust",
+    "sigmoid",
+]
+
+
+def sigmoid(delta: Float[Tensor, "*b"], beta: float) -> Float[Tensor, "*b"]:
+    """Return −log σ(βΔ): how surprising the choice is if βΔ is a difference of rewards (arXiv 2305.18290, Eq. 7)."""
+    return -logsigmoid(beta * delta)
+
+
+def conservative(delta: Float[Tensor, "*b"], beta: float, label_smoothing: float) -> Float[Tensor, "*b"]:
+    """Return (1 − ε) L(Δ) + ε L(−Δ) with L = `sigmoid`: its minimum is at βΔ = log (1 − ε)/ε, not at infinity.
+
+    Source: E. Mitchell, "A note on DPO with noisy preferences and relationship to IPO", 2023.
+    """
+    return (1 - label_smoothing) * sigmoid(delta, beta) + label_smoothing * sigmoid(-delta, beta)
+
+
+def robust(delta: Float[Tensor, "*b"], beta: float, flip_rate: float) -> Float[Tensor, "*b"]:
+    """Return [(1 − ε) L(Δ) − ε L(−Δ)] / (1 − 2ε) with L = `sigmoid`.
+
+    Where a share ε of the choices was flipped at random, its mean is that of L without the flips (arXiv 2403.00409).
+    """
+    return ((1 - flip_rate) * sigmoid(delta, beta) - flip_rate * sigmoid(-delta, beta)) / (1 - 2 * flip_rate)
+
+
+def ipo(delta: Float[Tensor, "*b"], beta: float) -> Float[Tensor, "*b"]:
+    """Return (Δ − 1/(2β))²; β is the paper's τ (arXiv 2310.12036, Eq. 17)."""
+    return (delta - 1 / (2 * beta)).square()
+
+
+def hinge(delta: Float[Tensor, "*b"], beta: float) -> Float[Tensor, "*b"]:
+    """Return max(0, 1 − βΔ): zero once the chosen text is preferred by enough (arXiv 2309.06657)."""
+    return (1 - beta * delta).relu()
+
+
+class PreferenceLoss(ABC):
+    """A loss of comparisons, one number for each."""
+
+    class Config(config.Config):
+        """What every preference loss has."""
+
+        beta: PositiveFloat = 0.1
+        """How dear it is to move away from the reference (arXiv 2305.18290, Appendix B: 0.1)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __call__(self, ratios: Float[Tensor, "b 2"], lengths: Int[Tensor, "b 2"]) -> Float[Tensor, " b"]:
+        """Return the loss of each comparison.
+
+        Args:
+            ratios: log π(y)/π_ref(y) of the chosen and of the rejected text.
+            lengths: how many tokens these have.
+        """
+        chosen, rejected = ratios.unbind(1)
+        return self.of(chosen - rejected)
+
+    @abstractmethod
+    def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Return the loss at Δ."""
+
+
+class Sigmoid(PreferenceLoss):
+    """The paper's loss: `axon_dpo.losses.sigmoid`."""
+
+    def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Return the loss at Δ."""
+        return sigmoid(delta, self.config.beta)
+
+
+class Conservative(PreferenceLoss):
+    """The loss with smoothed labels: `axon_dpo.losses.conservative`."""
+
+    class Config(PreferenceLoss.Config):
+        """How much the choices are trusted."""
+
+        label_smoothing: float = Field(default=0.1, gt=0, lt=0.5)
+        """The share ε of choices that may be wrong."""
+
+    config: Config
+
+    def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Return the loss at Δ."""
+        return conservative(delta, self.config.beta, self.config.label_smoothing)
+
+
+class Robust(PreferenceLoss):
+    """The loss with the flips' bias taken out: `axon_dpo.losses.robust`."""
+
+    class Config(PreferenceLoss.Config):
+        """How many choices are wrong."""
+
+        flip_rate: float = Field(default=0.1, gt=0, lt=0.5)
+        """The share ε of choices that were flipped."""
+
+    config: Config
+
+    def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Return the loss at Δ."""
+        return robust(delta, self.config.beta, self.config.flip_rate)
+
+
+class IPO(PreferenceLoss):
+    """A squared loss, which does not send Δ to infinity where all choices agree: `axon_dpo.losses.ipo`."""
+
+    class Config(PreferenceLoss.Config):
+        """What Δ is measured in."""
+
+        length_normalised: bool
+        """Whether Δ is made of means over the tokens, as in widespread code, or of sums, as in the paper's formula."""
+
+    config: Config
+
+    def __call__(self, ratios: Float[Tensor, "b 2"], lengths: Int[Tensor, "b 2"]) -> Float[Tensor, " b"]:
+        """Return the loss of each comparison; see `PreferenceLoss.__call__`."""
+        return super().__call__(ratios / lengths if self.config.length_normalised else ratios, lengths)
+
+    def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Return the loss at Δ."""
+        return ipo(delta, self.config.beta)
+
+
+class Hinge(PreferenceLoss):
+    """The margin loss: `axon_dpo.losses.hinge`."""
+
+    def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Return the loss at Δ."""
+        return hinge(delta, self.config.beta)
+
+
+PREFERENCE_LOSSES: Registry[PreferenceLoss] = Registry("preference_loss", PreferenceLoss)
+"""Preference losses by key; a plugin adds one in the entry-point group `axon.v1.preference_loss`."""

@@ -1,0 +1,41 @@
+"""Where a preference training starts: a saved model, and what it is compared with."""
+
+from __future__ import annotations
+
+from axon_core.errors import ConfigError
+from axon_core.interfaces.model import CausalLM
+from axon_core.saved import Saved, load, place, tokenizer_difference
+from axon_core.tokenizer import Tokenizer
+
+__all__ = ["Start", "load_reference"]
+
+
+class Start(Saved):
+    """The `[model]` table of a recipe: models that were saved, whose types and sizes are in their folders."""
+
+    reference: str | None = None
+    """The folder of another model as the reference; left out, the reference is the model as it is at the start."""
+
+
+def load_reference(start: Start, policy: CausalLM, tokenizer: Tokenizer) -> CausalLM | None:
+    """Return the reference, if it is a model of its own.
+
+    Raises:
+        ConfigError: it has other tokens than the policy, so that their probabilities cannot be compared.
+        CheckpointError: see `axon_core.saved.load`.
+    """
+    if start.reference is None:
+        return None
+    model, other = load(place(start.reference), CausalLM)
+    sizes = model.config.vocab_size, policy.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise _other(f"its vocabulary has {sizes[0]} tokens and the policy's {sizes[1]}")
+    if difference := tokenizer_difference(other, tokenizer):
+        raise _other(difference)
+    return model
+
+
+def _other(difference: str) -> ConfigError:
+    return ConfigError(
+        [(("reference",), f"must have the policy's tokens, but {difference}; take a model trained with that tokenizer")]
+    )

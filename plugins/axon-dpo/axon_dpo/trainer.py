@@ -1,0 +1,222 @@
+"""Trainer `dpo`: direct preference optimisation of a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from axon_core.config import Spec, at, validate
+from axon_core.errors import CheckpointError, ContractError, TrainingError
+from axon_core.generation import generate
+from axon_core.interfaces.model import CausalLM
+from axon_core.interfaces.trainer import Trainer
+from axon_core.likelihood import Sequences, completion_logprobs
+from axon_core.loop import evaluation
+from axon_core.order import Order
+from axon_core.randomness import Key
+from axon_core.recipe import Recipe
+from axon_core.sampling import Sampling
+from axon_core.saved import load
+from axon_dpo.data import Pairs, PreferenceConfig, PreferenceData
+from axon_dpo.losses import PREFERENCE_LOSSES
+from axon_dpo.start import Start, load_reference
+
+__all__ = ["DPOTrainer"]
+
+_EXAMPLE = Path(__file__).with_name("example")
+_NAMES: tuple[str, ...] = (
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+)
+
+
+class DPOTrainer(Trainer):
+    """Minimise a preference loss, −log σ(βΔ) for one, of what the policy has moved from its reference.
+
+    Δ = log π(y_w|x)/π_ref(y_w|x) − log π(y_l|x)/π_ref(y_l|x), for a prompt x, the chosen text y_w and the rejected one
+    y_l (arXiv 2305.18290, Section 4, Eq. 7). Works with any `CausalLM`, under the role `policy`. The reference is the
+    policy as it is at the start, or a model of its own under the role `reference`. Its log-probabilities are computed
+    once, before the first step, and are part of every checkpoint: no reference stays in memory.
+
+    Dropout is off, so that at the start the policy is the reference. Metrics are means over comparisons: `rewards/…`
+    are the implicit rewards β log π/π_ref, `logps/…` the summed log-probabilities in nats.
+    """
+
+    class Config(Trainer.Config):
+        """Settings of preference optimisation, beside those of every training."""
+
+        loss: Spec = Field(default_factory=lambda: Spec(type="sigmoid"), validate_default=True)
+        """The preference loss by `type`, `sigmoid`, `conservative`, `robust`, `ipo` or `hinge`, with its `beta`."""
+        reference_free: bool = False
+        """Whether π_ref is left out, as if it found all texts equally likely."""
+
+    config: Config
+    unit = "comparisons"
+    trainable = ("policy",)
+    examples = tuple(
+        {
+            "model": {"init": str(_EXAMPLE)},
+            "trainer": {"type": "dpo", "batch_size": 4, **options},
+            "data": {"path": str(_EXAMPLE / "comparisons.jsonl"), "held_out": 0.25},
+        }
+        for options in ({}, {"loss": {"type": "ipo", "length_normalised": True}}, {"reference_free": True})
+    )
+
+    def __init__(self, config: Config, models: Mapping[str, nn.Module], data: PreferenceData) -> None:
+        super().__init__(config, models)
+        self.models: dict[str, nn.Module] = dict(models)  # its own: the reference leaves once it is no longer needed
+        self.policy = _causal(models["policy"], "policy")
+        self.data = data
+        with at("trainer", "loss"):
+            self.objective = PREFERENCE_LOSSES.build(config.loss)
+        self._order = Order(len(data.train), Key((config.seed, "order")))
+        self._reference: dict[str, Tensor] = {}
+        if config.reference_free:
+            self._reference = {"train": torch.zeros(len(data.train), 2), "held_out": torch.zeros(len(data.held_out), 2)}
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
+        """Build it from a recipe's tables `model` (`Start`), `data` and `trainer`; see `Trainer.from_recipe`."""
+        with at("trainer"):
+            config = validate(cls.Config, recipe.trainer.options)
+        with at("model"):
+            start = validate(Start, recipe.model)
+            policy, tokenizer = load(saved or start.folder, CausalLM)
+            models: dict[str, nn.Module] = {"policy": policy}
+            context = policy.context
+            # A run that goes on has the reference's log-probabilities in its checkpoint.
+            if not saved and not config.reference_free and (other := load_reference(start, policy, tokenizer)):
+                models["reference"], context = other, min(context, other.context)
+        with at("data"):
+            data = PreferenceData.load(validate(PreferenceConfig, recipe.data), tokenizer, context)
+        return cls(config, models, data)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return a step's comparisons: `tokens`, `valid`, `scored` `(b 2 n)`, and their numbers."""
+        picks = self._order.batch(step, self.config.batch_size)
+        return {**self.data.train.rows(picks.tolist()), "number": picks}
+
+    def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
+        """Add the reference's log-probabilities `(b 2)`, which the first step computes for all comparisons."""
+        return self._with_reference(batch, "train")
+
+    def minibatches(self, data: dict[str, Tensor], key: Key) -> Iterable[dict[str, Tensor]]:
+        """Return all comparisons as one mini-batch."""
+        self.policy.eval()  # dropout off: the policy is compared with what the reference is without dropout
+        return [data]
+
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        """Return the number of comparisons."""
+        return dict.fromkeys(_NAMES, len(data["tokens"]))
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the loss and the metrics, summed over the comparisons."""
+        return {name: values.sum() for name, values in self._terms(data).items()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Return means of the loss and the metrics over all held-out comparisons."""
+        pairs, totals = self.data.held_out, dict.fromkeys(_NAMES, 0.0)
+        for picks in torch.arange(len(pairs)).split(self._rows):
+            batch = {**pairs.rows(picks.tolist()), "number": picks}
+            data = self._with_reference({name: rows.to(self.config.device) for name, rows in batch.items()}, "held_out")
+            for name, values in self._terms(data).items():
+                totals[name] += values.double().sum().item()
+        return {name: total / len(pairs) for name, total in totals.items()}
+
+    def sample(self) -> str:
+        """Return a held-out prompt, and how the policy goes on from it."""
+        prompt = self.data.tokenizer.decode(self.data.held_out[0].prompt)
+        return prompt + generate(self.policy, self.data.tokenizer, prompt, sampling=Sampling(temperature=0.8))
+
+    def export(self, folder: Path) -> None:
+        """Write the policy and its tokenizer."""
+        self.policy.save(folder)
+        self.data.tokenizer.save(folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the reference's log-probabilities, as far as they are known, and which comparisons they are of."""
+        return {
+            "reference": dict(self._reference),
+            "reference_free": self.config.reference_free,
+            "comparisons": self.data.digest,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            CheckpointError: it belongs to other comparisons, or to a run with a reference where this has none.
+        """
+        if state["comparisons"] != self.data.digest:
+            raise CheckpointError(
+                "the comparisons must be those the run began with, since the reference's log-probabilities of them are "
+                "in the checkpoint, and they have changed; restore the file, or start a new run"
+            )
+        if (before := state["reference_free"]) != self.config.reference_free:
+            raise CheckpointError(f"trainer.reference_free must stay {before}, as the run began, or start a new run")
+        self._reference = dict(state["reference"])
+
+    def _terms(self, data: dict[str, Tensor]) -> dict[str, Float[Tensor, " b"]]:
+        """Return the loss and the metrics of each comparison."""
+        logps = _logprobs(self.policy, data)
+        ratios = logps - data["reference"]
+        chosen, rejected = (self.objective.config.beta * ratios.detach()).unbind(1)
+        values = (
+            self.objective(ratios, data["scored"].sum(2)),
+            chosen,
+            rejected,
+            (chosen > rejected).float(),
+            chosen - rejected,
+            *logps.detach().unbind(1),
+        )
+        return dict(zip(_NAMES, values, strict=True))
+
+    def _with_reference(self, batch: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+        if not self._reference:
+            parts = {"train": self.data.train, "held_out": self.data.held_out}
+            self._reference = evaluation(self, lambda: {name: self._measured(pairs) for name, pairs in parts.items()})
+            self.models.pop("reference", None)
+        return {**batch, "reference": self._reference[part][batch["number"].cpu()].to(self.config.device)}
+
+    def _measured(self, pairs: Pairs) -> Float[Tensor, "n 2"]:
+        """Return the reference's log-probabilities of all comparisons, a few at a time."""
+        model = _causal(self.models.get("reference", self.policy), "reference")
+        found: list[Tensor] = []
+        for picks in torch.arange(len(pairs)).split(self._rows):
+            rows = {name: rows.to(self.config.device) for name, rows in pairs.rows(picks.tolist()).items()}
+            found.append(_logprobs(model, rows).cpu())
+        logps = torch.cat(found)
+        for i in (~logps.isfinite().all(1)).nonzero()[:1].flatten().tolist():
+            raise TrainingError(
+                f"{pairs[i].name}: the reference must give both texts a probability, got log-probabilities "
+                f"{logps[i].tolist()}; is the model intact?"
+            )
+        return logps
+
+    @property
+    def _rows(self) -> int:
+        """How many comparisons are in memory at once."""
+        return -(-self.config.batch_size // self.config.micro_batches)
+
+
+def _causal(model: nn.Module, role: str) -> CausalLM:
+    if not isinstance(model, CausalLM):
+        raise ContractError(f"the trainer dpo needs a CausalLM as its {role}, got a {type(model).__name__}")
+    return model
+
+
+def _logprobs(model: CausalLM, rows: Mapping[str, Tensor]) -> Float[Tensor, "b 2"]:
+    """Return the summed log-probabilities of chosen and rejected texts, from one forward pass."""
+    sequences = Sequences(*(rows[name].flatten(0, 1) for name in ("tokens", "valid", "scored")))
+    return completion_logprobs(model, sequences).view(-1, 2)

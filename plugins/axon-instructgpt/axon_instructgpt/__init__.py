@@ -1,0 +1,33 @@
+"""InstructGPT (arXiv 2203.02155): supervised fine-tuning, reward models, PPO-ptx, and the pipeline that joins them."""
+
+from axon_instructgpt.ghost import ghost_demonstration, instructed
+from axon_instructgpt.packing import pack
+from axon_instructgpt.pipeline import Pipeline, align
+from axon_instructgpt.ptx import Pretraining
+from axon_instructgpt.ranking import ranking_loss
+from axon_instructgpt.reward import RewardTrainer
+from axon_instructgpt.reward_model import RewardModel
+from axon_instructgpt.selection import best_of, best_of_n_kl, rejection_sampled
+from axon_instructgpt.sft import SFTTrainer
+from axon_instructgpt.stage import STAGES, Stage
+from axon_instructgpt.template import CHAT_TEMPLATES, ChatTemplate
+
+__all__ = [
+    "CHAT_TEMPLATES",
+    "STAGES",
+    "ChatTemplate",
+    "Pipeline",
+    "Pretraining",
+    "RewardModel",
+    "RewardTrainer",
+    "SFTTrainer",
+    "Stage",
+    "align",
+    "best_of",
+    "best_of_n_kl",
+    "ghost_demonstration",
+    "instructed",
+    "pack",
+    "ranking_loss",
+    "rejection_sampled",
+]

@@ -1,0 +1,134 @@
+"""The claims of the paper's card, checked on small models and on rewards that are known."""
+
+from __future__ import annotations
+
+from math import comb
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from axon_core.claims import Outcome
+from axon_core.data import read_text
+from axon_core.interfaces.model import CausalLM
+from axon_core.likelihood import token_logprobs
+from axon_core.loop import fit
+from axon_core.recipe import Recipe
+from axon_core.tokenizer import ByteTokenizer
+from axon_instructgpt.ranking import ranking_loss
+from axon_instructgpt.reward_model import RewardModel
+
+_SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "context": 24}
+_SEEDS = (0, 1, 2)
+
+
+def single_element() -> Outcome:
+    """Count the rows that the trunk runs for nine answers, and compare loss and gradient with those of all 36 pairs."""
+    torch.manual_seed(0)
+    trunk = {"type": "xllama", "vocab_size": 11, **_SIZES}
+    model = RewardModel.build(trunk=trunk, dim=_SIZES["dim"]).double()
+    k, rows = 9, list[int]()
+    answers = torch.randint(11, (k, 10))
+    everywhere = torch.ones_like(answers, dtype=torch.bool)
+    features = model.trunk.features
+
+    def counted(tokens: Tensor, **more: Any) -> Tensor:
+        rows.append(len(tokens))
+        return features(tokens, **more)
+
+    model.trunk.features = counted  # type: ignore[method-assign]
+    scores = model.whole(answers, everywhere)
+    together = ranking_loss(scores[None], torch.ones(1, k, dtype=torch.bool), scores.new_zeros(1)).sum()
+    ran = sum(rows)
+    pairs = [model.whole(answers[[i, j]], everywhere[[i, j]]) for i in range(k) for j in range(i + 1, k)]
+    apart = torch.stack([-(pair[0] - pair[1]).sigmoid().log() for pair in pairs]).mean()
+    worst = (together - apart).abs().item()
+    for one, other in zip(_gradient(together, model), _gradient(apart, model), strict=True):
+        worst = max(worst, (one - other).abs().max().item())
+    return Outcome(
+        ran == k and len(pairs) == comb(k, 2) and worst < 1e-12,
+        f"{ran} answers run for {comb(k, 2)} pairs; loss and gradient differ by {worst:.1e}",
+    )
+
+
+def log_odds() -> Outcome:
+    """Minimise the expected loss of four answers whose preferences are known; compare rewards with the log odds."""
+    truth = torch.tensor([0.0, 0.4, 1.5, -2.0], dtype=torch.float64)
+    first, second = torch.triu_indices(4, 4, offset=1)
+    probability = (truth[first] - truth[second]).sigmoid()
+    rewards = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [rewards], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+    both, none = torch.ones(6, 2, dtype=torch.bool), torch.zeros(6, dtype=torch.float64)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        pairs = torch.stack((rewards[first], rewards[second]), 1)
+        loss = probability * ranking_loss(pairs, both, none) + (1 - probability) * ranking_loss(
+            pairs.flip(1), both, none
+        )
+        total = loss.sum()
+        total.backward()
+        return total
+
+    optimizer.step(closure)
+    found = rewards.detach()[first] - rewards.detach()[second]
+    worst = (found - (probability / (1 - probability)).log()).abs().max().item()
+    return Outcome(worst < 1e-6, f"largest difference from the log odds of six pairs: {worst:.1e}")
+
+
+def ptx() -> Outcome:
+    """Train PPO towards vowels with and without pre-training's loss; compare the loss on the text that is held out."""
+    gained = [_held_out(seed, None) - _held_out(seed, 1.0) for seed in _SEEDS]
+    return Outcome(
+        "direction" if min(gained) > 0 else False, "nats per byte that PPO loses more without the loss:", gained
+    )
+
+
+def _held_out(seed: int, gamma: float | None) -> float:
+    """Return the loss on held-out text after PPO with this much of pre-training's loss, from the same weights."""
+    text = read_text()
+    auxiliary = {"auxiliary": {"type": "pretraining", "gamma": gamma, "per_response": 2}} if gamma else {}
+    reward = {"type": "regex", "pattern": "[aeiou]"}
+    tables = {
+        "model": {"policy": {"type": "xllama", **_SIZES}, "reward": reward, **auxiliary},
+        "trainer": {
+            "type": "ppo",
+            "steps": 30,
+            "batch_size": 16,
+            "seed": seed,
+            "response_tokens": 8,
+            "kl_coefficient": 0.01,
+            "unfinished_score": "own",
+            "optimizer": {"lr": 3e-3, "weight_decay": 0.0},
+        },
+        "data": {"prompts": text[:4000].split()[:200], "held_out": 0.0},
+    }
+    trainer = Recipe.of(tables, "ptx", "the claim ptx").build()
+    policy = trainer.models["policy"]
+    tokens = torch.tensor(ByteTokenizer().encode(text[-20_000:]))
+    windows = tokens.unfold(0, 25, 24)
+    if isinstance(policy, CausalLM):
+        _pretrain(policy, torch.tensor(ByteTokenizer().encode(text[:200_000])), seed)
+    trainer.models["reference"].load_state_dict(policy.state_dict())
+    fit(trainer)
+    with torch.no_grad():
+        return -token_logprobs(policy(windows[:, :-1]), windows[:, 1:]).mean().item()
+
+
+def _pretrain(model: CausalLM, tokens: Tensor, seed: int) -> None:
+    """Train on windows of a text for 150 steps."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    within = torch.arange(25)
+    for _ in range(150):
+        windows = tokens[torch.randint(len(tokens) - 25, (32, 1), generator=generator) + within]
+        optimizer.zero_grad()
+        (-token_logprobs(model(windows[:, :-1]), windows[:, 1:]).mean()).backward()
+        optimizer.step()
+
+
+def _gradient(loss: Tensor, model: RewardModel) -> list[Tensor]:
+    parameters = [model.head, *model.trunk.hidden_matrices()]
+    return list(torch.autograd.grad(loss, parameters, retain_graph=True))

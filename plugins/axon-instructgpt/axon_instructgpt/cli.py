@@ -1,0 +1,39 @@
+"""`axon align`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from axon_core.errors import AxonError, Interrupted
+from axon_core.run import RunFolder
+from axon_instructgpt.pipeline import Pipeline, align
+
+
+@click.command("align")
+@click.argument("recipe")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of all stages; by default runs/<recipe>-<n>.")
+@click.option("--set", "overrides", metavar="A.B=C", multiple=True, help="Change a field of the recipe; repeatable.")
+def command(recipe: str, out: Path | None, overrides: Sequence[str]) -> None:
+    """Align a language model by RECIPE: the name of an installed recipe, or a TOML file, with a table for each stage.
+
+    With an --out in which it was interrupted, it goes on where it was.
+    """
+    pipeline = Pipeline.load(recipe, overrides)
+    out = out or RunFolder.free_name(pipeline.name)
+    words = ["axon", "align", recipe, "--out", str(out), *(word for text in overrides for word in ("--set", text))]
+    try:
+        align(pipeline, out, lambda line: click.echo(line, err=True))
+    except Interrupted:
+        raise Interrupted(f"interrupted; what is done is saved. Go on with: {shlex.join(words)}") from None
+    except AxonError:
+        if out.exists():
+            click.echo(f"What is done is in {out}; go on with: {shlex.join(words)}", err=True)
+        raise
+    for name in pipeline.stages:
+        if (page := out / name / "report.md").exists():
+            click.echo(page.read_text(encoding="utf-8"))
+    click.echo(f"All stages are in {out}")

@@ -1,0 +1,111 @@
+"""The stage `comparisons`: rankings of a model's own responses by a known reward, with noise of a known size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from axon_core.config import Spec, at
+from axon_core.errors import DataError
+from axon_core.interfaces.model import CausalLM
+from axon_core.randomness import Key
+from axon_core.registry import registry_of
+from axon_core.saved import load, place
+from axon_core.storage import whole_folder
+from axon_instructgpt.excerpts import write_lines
+from axon_instructgpt.prompts import read_prompts
+from axon_instructgpt.responses import asked, respond, texts
+from axon_instructgpt.scoring import scored
+from axon_instructgpt.stage import Stage
+
+__all__ = ["Comparisons", "bayes_accuracy", "noisy_ranking"]
+
+
+def noisy_ranking(utilities: Float[Tensor, "b k"], generator: torch.Generator) -> Int[Tensor, "b k"]:
+    """Return a ranking of each row, the best first, by the Plackett–Luce model: utility plus Gumbel noise, sorted.
+
+    Of any two, the first comes before the second with probability σ(u_1 − u_2), the Bradley–Terry model.
+    """
+    uniform = torch.rand(utilities.shape, generator=generator, dtype=torch.float64).clamp(min=1e-300)
+    return (utilities.double() - (-uniform.log()).log()).argsort(-1, descending=True)
+
+
+def bayes_accuracy(utilities: Float[Tensor, "b k"]) -> float:
+    """Return the accuracy of who knows the utilities, over all pairs: the mean of σ(|u_i − u_j|)."""
+    k = utilities.shape[1]
+    i, j = torch.triu_indices(k, k, offset=1)
+    return (utilities[:, i] - utilities[:, j]).double().abs().sigmoid().mean().item()
+
+
+class Comparisons(Stage):
+    """Samples responses of a model, and ranks them by a reward with Bradley–Terry noise.
+
+    Writes `rankings.jsonl`, all responses to a prompt in order; `comparisons.jsonl`, of each prompt its first two
+    responses, the better one chosen; and `facts.json`, with the noise and the Bayes accuracy. A prompt that brings the
+    same text twice, or an empty one, is left out.
+    """
+
+    class Config(Stage.Config):
+        """Whose responses, to what, and who ranks them how."""
+
+        policy: str
+        """The folder of the run or the model that responds."""
+        prompts: str
+        """JSON lines, each with a `prompt`."""
+        reward: Spec
+        """The known reward, by `type`."""
+        noise: PositiveFloat = 1.0
+        """What a difference of rewards is divided by before it decides: P(1 before 2) = σ((r_1 − r_2) / noise)."""
+        responses: int = Field(default=2, ge=2)
+        """Responses to each prompt."""
+        response_tokens: PositiveInt = 64
+        """The longest response."""
+        temperature: PositiveFloat = 1.0
+        """What logits are divided by."""
+        seed: int = 0
+        """What all random numbers derive from."""
+
+    config: Config
+
+    def run(self, out: Path) -> None:
+        """Sample, rank and write."""
+        c, key = self.config, Key((self.config.seed, "comparisons"))
+        with at("reward"):
+            reward = registry_of("reward").build(c.reward)
+        model, tokenizer = load(place(c.policy), CausalLM)
+        named = read_prompts(c.prompts)
+        prompts = asked(named, tokenizer, model, c.response_tokens)
+        sizes: dict[str, Any] = {"response_tokens": c.response_tokens, "temperature": c.temperature}
+        drawn = respond(model.eval(), prompts, tokenizer, n=c.responses, key=key("respond"), **sizes)
+        written = [texts(tokenizer, responses) for responses in drawn]
+        kept = [i for i, found in enumerate(written) if len(set(found)) == c.responses and all(found)]
+        if not kept:
+            raise DataError(
+                f"none of the {len(prompts)} prompts brought {c.responses} different responses; raise the temperature, "
+                "or lower responses"
+            )
+        utilities = scored(reward, [named[i] for i in kept], [written[i] for i in kept]) / c.noise
+        order = noisy_ranking(utilities, key("rank").generator()).tolist()
+        rankings, comparisons = list[dict[str, Any]](), list[dict[str, Any]]()
+        for i, ranking in zip(kept, order, strict=True):
+            pair = [n for n in ranking if n < 2]
+            prompt, found = named[i][1], written[i]
+            rankings.append({"prompt": prompt, "responses": found, "ranking": ranking})
+            comparisons.append({"prompt": prompt, "chosen": found[pair[0]], "rejected": found[pair[1]]})
+        facts = {
+            "reward": c.reward.model_dump(mode="json"),
+            "noise": c.noise,
+            "prompts": len(kept),
+            "left_out": len(prompts) - len(kept),
+            "bayes_accuracy": bayes_accuracy(utilities),
+        }
+        with whole_folder(out) as folder:
+            write_lines(folder / "rankings.jsonl", rankings)
+            write_lines(folder / "comparisons.jsonl", comparisons)
+            (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")

@@ -1,0 +1,123 @@
+"""Demonstrations as tokens: completions of prompts, or dialogues, and which of their tokens are to be learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, NamedTuple, Self, TypeVar
+
+from pydantic import Field
+
+from axon_core import config
+from axon_core.config import Spec, at
+from axon_core.errors import AxonError, ContextError, DataError
+from axon_core.likelihood import encode_completion
+from axon_core.records import Completion, Dialogue, read_json_lines, read_records
+from axon_core.tokenizer import Tokenizer
+from axon_instructgpt.template import CHAT_TEMPLATES, ChatTemplate, answers
+
+__all__ = ["DemonstrationConfig", "Demonstrations", "Example", "read_demonstrations", "split"]
+
+T = TypeVar("T")
+
+
+class DemonstrationConfig(config.Config):
+    """The `[data]` table of a recipe whose data are demonstrations."""
+
+    path: str
+    """JSON lines of `{"prompt", "completion"}`, or of `{"messages": [{"role", "content"}, …]}`; it may be a `.gz`."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Which part of them, at the file's end, is kept from training and used for evaluation."""
+    template: Spec = Spec(type="plain")
+    """How dialogues become tokens, by `type`."""
+    turns: Literal["all", "last"] = "all"
+    """Which of the assistant's messages are learned; `last` is for Ghost Attention (arXiv 2307.09288, Section 3.3)."""
+    tokenizer: Spec = Spec(type="byte")
+    """How text becomes tokens, for a new model; a saved one brings its own."""
+
+
+class Example(NamedTuple):
+    """One demonstration as tokens."""
+
+    tokens: list[int]
+    """All of it."""
+    scored: list[bool]
+    """Which of the tokens are learned."""
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Demonstrations to learn from, and those held out.
+
+    Attributes:
+        tokenizer: what turned them into tokens.
+        train: the first of them.
+        held_out: the rest.
+    """
+
+    tokenizer: Tokenizer
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Completion | Dialogue],
+        tokenizer: Tokenizer,
+        context: int,
+        settings: DemonstrationConfig,
+    ) -> Self:
+        """Tokenize demonstrations and split them; at least one is held out.
+
+        A text's end is marked by `eos`, where the tokenizer has one, and is learned too.
+
+        Raises:
+            DataError: one cannot be encoded, a dialogue has nothing to learn, or there are fewer than two.
+            ContextError: one is longer than the context.
+        """
+        with at("template"):
+            template = CHAT_TEMPLATES.build(settings.template)
+        examples: list[Example] = []
+        for i, record in enumerate(records, 1):
+            name = f"line {i} of {settings.path}"
+            try:
+                example = _encoded(record, tokenizer, template, settings.turns)
+            except AxonError as error:
+                raise DataError(f"{name}: {error}") from None
+            if len(example.tokens) > context:
+                raise ContextError(
+                    f"{name} has {len(example.tokens)} tokens, but the model's context is {context}; shorten it, leave "
+                    "it out, or take a model with a longer context"
+                )
+            examples.append(example)
+        return cls(tokenizer, *split(examples, settings.held_out, "demonstrations"))
+
+
+def read_demonstrations(path: str) -> Sequence[Completion | Dialogue]:
+    """Return the records of a file; what the first one is, all are. Raises `DataError` as `read_records` does."""
+    first = next(iter(islice(read_json_lines(path), 1)), ("", {}))[1]
+    return read_records(path, Dialogue if "messages" in first else Completion)
+
+
+def split(items: Sequence[T], held_out: float, what: str) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """Return the first of them and those held out, at least one each. Raises `DataError` where there is only one."""
+    if len(items) < 2:
+        raise DataError(f"there must be at least 2 {what}, one to train on and one held out, got {len(items)}")
+    cut = min(max(1, round(len(items) * (1 - held_out))), len(items) - 1)
+    return tuple(items[:cut]), tuple(items[cut:])
+
+
+def _encoded(
+    record: Completion | Dialogue, tokenizer: Tokenizer, template: ChatTemplate, turns: Literal["all", "last"]
+) -> Example:
+    if isinstance(record, Completion):
+        prompt, completion = tokenizer.encode_prompt(record.prompt), encode_completion(tokenizer, record.completion)
+        return Example(prompt + completion, [False] * len(prompt) + [True] * len(completion))
+    if record.messages[-1].role != "assistant":
+        raise DataError("a dialogue must end with the assistant's message; remove the last one, or add its answer")
+    tokens, spans = answers(template, tokenizer, record.messages)
+    scored = [False] * len(tokens)
+    for begin, end in spans[-1:] if turns == "last" else spans:
+        scored[begin:end] = [True] * (end - begin)
+    return Example(tokens, scored)

@@ -1,0 +1,71 @@
+"""The stage `excerpts`: demonstrations cut out of a text, so that a pipeline needs no data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from pydantic import Field, PositiveInt
+
+from axon_core.data import read_text
+from axon_core.errors import DataError
+from axon_core.randomness import Key
+from axon_core.storage import whole_folder
+from axon_instructgpt.stage import Stage
+
+__all__ = ["Excerpts", "write_lines"]
+
+
+class Excerpts(Stage):
+    """Writes `train.jsonl` and `held_out.jsonl`: words of a text as a prompt, and how the text goes on.
+
+    Each is `{"prompt", "completion"}`, begins with a word, and no prompt is there twice. Those held out are from the
+    end of the text, which training on it keeps for evaluation.
+    """
+
+    class Config(Stage.Config):
+        """Where they are from, how many, and how long."""
+
+        path: str | None = None
+        """A UTF-8 text file, or a folder of them; left out, the English text that Python carries."""
+        end: float = Field(default=0.1, gt=0, lt=1)
+        """Which part of the text, at its end, the held-out excerpts are from."""
+        train: PositiveInt = 1000
+        """Excerpts to train on."""
+        held_out: PositiveInt = 100
+        """Excerpts that are held out."""
+        prompt: PositiveInt = 16
+        """Characters of a prompt."""
+        completion: PositiveInt = 12
+        """Characters of a completion."""
+        seed: int = 0
+        """Which ones."""
+
+    config: Config
+
+    def run(self, out: Path) -> None:
+        """Cut and write them."""
+        c = self.config
+        text = read_text(c.path)
+        cut = int(len(text) * (1 - c.end))
+        with whole_folder(out) as folder:
+            for name, part, n in (("train", text[:cut], c.train), ("held_out", text[cut:], c.held_out)):
+                write_lines(folder / f"{name}.jsonl", self._excerpts(part, n, Key((c.seed, name))))
+
+    def _excerpts(self, text: str, n: int, key: Key) -> list[dict[str, str]]:
+        c, found = self.config, dict[str, str]()
+        last = len(text) - c.prompt - c.completion
+        begins = [i for i in range(1, last + 1) if text[i - 1].isspace() and not text[i].isspace()]
+        for i in torch.randperm(len(begins), generator=key.generator()).tolist():
+            middle, end = begins[i] + c.prompt, begins[i] + c.prompt + c.completion
+            found.setdefault(text[begins[i] : middle], text[middle:end])
+            if len(found) == n:
+                return [{"prompt": prompt, "completion": completion} for prompt, completion in found.items()]
+        raise DataError(f"the text has only {len(found)} different excerpts, not {n}; ask for fewer, or give more text")
+
+
+def write_lines(file: Path, records: Iterable[object]) -> None:
+    """Write JSON lines."""
+    file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

@@ -1,0 +1,188 @@
+"""A pipeline: stages that are done one after another, each in a folder of its own, as one recipe describes them.
+
+summary = "X aligned by Y"
+[sft]                           # a stage; by default a training, with the tables of a recipe
+model = { init = "runs/x" }
+trainer = { type = "sft", steps = 500 }
+data = { path = "demonstrations.jsonl" }
+[reward]
+model = { init = "@sft" }       # @ and a stage's name stand for its folder
+trainer = { type = "reward", steps = 500 }
+data = { path = "rankings.jsonl" }
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+from axon_core.config import Spec, at
+from axon_core.errors import CheckpointError, ConfigError, UsageError
+from axon_core.paper import recipe
+from axon_core.recipe import override
+from axon_core.storage import sweep, writing
+from axon_instructgpt.stage import STAGES
+
+__all__ = ["Pipeline", "align"]
+
+_RECORD = "align.json"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages of a recipe, in the order of the file."""
+
+    name: str
+    """The file's name."""
+    source: str
+    """Where it was read from, for messages."""
+    stages: dict[str, dict[str, Any]]
+    """Each stage's table, by its name."""
+
+    @classmethod
+    def load(cls, name: str, overrides: Iterable[str] = ()) -> Self:
+        """Read an installed recipe by name, or a TOML file by path, and apply `overrides` like `"ppo.trainer.steps=9"`.
+
+        Raises:
+            UnknownKey: no installed plugin brings a recipe of that name.
+            ConfigError: the file is not TOML, or no pipeline; a stage breaks a rule, or asks for one that comes later.
+            UsageError: there is no such file, or an override is malformed.
+        """
+        path = Path(name)
+        if path.suffix != ".toml" and not path.is_file():
+            path = recipe(name).path
+        try:
+            tables = override(tomllib.loads(path.read_text(encoding="utf-8")), overrides)
+        except OSError as error:
+            raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ConfigError([((), f"not valid TOML: {error}")], str(path)) from None
+        tables.pop("summary", None)
+        pipeline = cls(path.stem, str(path), tables)
+        pipeline._check()
+        return pipeline
+
+    def _check(self) -> None:
+        """Check all that can be known before the first stage: hours may lie between it and the last."""
+        with at(source=self.source):
+            if not self.stages:
+                raise ConfigError([((), "a pipeline has a table for each stage, and there is none")])
+            for name, table in self.stages.items():
+                if not isinstance(table, dict):  # pyright: ignore[reportUnnecessaryIsInstance]  TOML may hold anything
+                    raise ConfigError([((name,), f"a stage is a table, got {table!r}")])
+                self.build(name, Path())
+
+    def build(self, name: str, out: Path) -> Any:
+        """Return a stage; the stages it refers to are in folders of `out`."""
+        before = [*self.stages][: [*self.stages].index(name)]
+        with at(name, source=self.source):
+            return STAGES.build(Spec.of({"type": "training", **_placed(self.stages[name], out, before, ())}))
+
+
+def align(pipeline: Pipeline, out: Path, tell: Callable[[str], None]) -> None:
+    """Do the stages of a pipeline in the folder `out`; those that are done are passed over, a half one is taken up.
+
+    Args:
+        pipeline: the stages.
+        out: where each stage gets a folder of its name.
+        tell: is told which stage begins, and which are done.
+
+    Raises:
+        UsageError: `out` holds something else, or a stage was begun with another table.
+        CheckpointError: the folder cannot be written to, or its record is damaged.
+    """
+    record = _Record.open(out, pipeline)
+    total = len(pipeline.stages)
+    for number, (name, table) in enumerate(pipeline.stages.items(), 1):
+        if record.finished(name):
+            tell(f"[{number}/{total}] {name}: done already")
+            continue
+        tell(f"[{number}/{total}] {name}")
+        record.note(name, table, None)
+        begun = time.monotonic()
+        stage = pipeline.build(name, out)
+        with at(name, source=pipeline.source):
+            stage.run(out / name)
+        record.note(name, table, round(time.monotonic() - begun, 1))
+
+
+class _Record:
+    """What has been done in a folder: `align.json`, each stage's table, and the seconds it took where it is done."""
+
+    def __init__(self, file: Path, stages: dict[str, dict[str, Any]]) -> None:
+        self._file, self._stages = file, stages
+
+    @classmethod
+    def open(cls, out: Path, pipeline: Pipeline) -> _Record:
+        file = out / _RECORD
+        try:
+            stages = cast(dict[str, dict[str, Any]], json.loads(file.read_text(encoding="utf-8"))["stages"])
+        except FileNotFoundError:
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise UsageError(f"{out} is not empty, and no pipeline's folder; choose another with --out") from None
+            return cls(file, {})
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{file} is damaged: {error!r}; choose another folder with --out") from None
+        sweep(out)
+        names = [*pipeline.stages]
+        for i, (name, table) in enumerate(pipeline.stages.items()):
+            known = stages.get(name)
+            if known is not None and not (out / name).exists():  # removed, so that it is done again
+                del stages[name]
+                known = None
+            if known is not None and known["table"] != table:
+                raise UsageError(
+                    f"the stage {name} in {out} was begun with another table: {_difference(known['table'], table)}. "
+                    f"Choose another folder with --out, or remove {out / name} and the folders of later stages"
+                )
+            if (known is None or known["seconds"] is None) and (
+                later := [other for other in names[i + 1 :] if (out / other).exists()]
+            ):
+                raise UsageError(
+                    f"the stage {name} in {out} is to be done, but those after it have begun: they would not fit it. "
+                    f"Remove their folders too: {', '.join(str(out / other) for other in later)}"
+                )
+        return cls(file, stages)
+
+    def finished(self, name: str) -> bool:
+        return self._stages.get(name, {}).get("seconds") is not None
+
+    def note(self, name: str, table: dict[str, Any], seconds: float | None) -> None:
+        self._stages[name] = {"table": table, "seconds": seconds}
+        with writing(self._file):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            draft = self._file.with_name(f".{_RECORD}")
+            draft.write_text(json.dumps({"stages": self._stages}, indent=1), encoding="utf-8")
+            os.replace(draft, self._file)
+
+
+def _placed(value: Any, out: Path, before: list[str], place: tuple[str, ...]) -> Any:
+    """Return a stage's table with `@name/file` replaced by where that is."""
+    if isinstance(value, dict):
+        items = cast(dict[str, Any], value).items()
+        return {key: _placed(inner, out, before, (*place, key)) for key, inner in items}
+    if isinstance(value, list):
+        return [_placed(inner, out, before, (*place, str(i))) for i, inner in enumerate(cast(list[Any], value))]
+    if not (isinstance(value, str) and value.startswith("@")):
+        return value
+    name, _, rest = value[1:].partition("/")
+    if name not in before:
+        known = ", ".join(f"@{other}" for other in before) or "there is none before it"
+        raise ConfigError(
+            [(place, f"@ and the name of a stage before this one stand for its folder ({known}), got {value!r}")]
+        )
+    return str(out / name / rest) if rest else str(out / name)
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    name = next(key for key in {**old, **new} if old.get(key) != new.get(key))
+    before, now = old.get(name), new.get(name)
+    if isinstance(before, dict) and isinstance(now, dict):
+        return f"{name}.{_difference(before, now)}"
+    return f"{name} was {before!r} and is now {now!r}"

@@ -1,0 +1,132 @@
+"""Ranked answers as tokens: read, checked, split, and put into batches in which a prompt's answers stay together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from axon_core import config
+from axon_core.config import Spec
+from axon_core.errors import DataError
+from axon_core.likelihood import Sequences, encode_completion
+from axon_core.records import Comparison, Completion, Ranking, read_json_lines, read_records
+from axon_core.tokenizer import PAD, Tokenizer
+from axon_instructgpt.demonstrations import split
+
+__all__ = ["Ranked", "RankedConfig", "RankedData", "collate_ranked", "read_rankings"]
+
+
+class RankedConfig(config.Config):
+    """The `[data]` table of a recipe whose data are ranked answers."""
+
+    path: str
+    """JSON lines of `{"prompt", "chosen", "rejected"[, "margin"]}`, or of `{"prompt", "responses", "ranking"}`."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Which part of them, at the file's end, is kept from training and used for evaluation."""
+    demonstrations: str | None = None
+    """JSON lines of `{"prompt", "completion"}` whose mean score is to be 0; left out, the best answers of `path`."""
+    tokenizer: Spec = Spec(type="byte")
+    """How text becomes tokens, for a new model; a saved one brings its own."""
+
+
+class Ranked(NamedTuple):
+    """A prompt and its ranked answers as tokens."""
+
+    name: str
+    """What to call it in a message."""
+    prompt: list[int]
+    """What all texts begin with."""
+    answers: list[list[int]]
+    """How they go on, the best first."""
+    margin: float
+    """By how much a better answer's score is to be the higher."""
+
+
+@dataclass(frozen=True)
+class RankedData:
+    """Ranked answers to learn from, those held out, and the demonstrations whose mean score is to be 0.
+
+    Attributes:
+        tokenizer: what turned the texts into tokens.
+        train: the first of the rankings.
+        held_out: the rest.
+        demonstrations: prompts and completions as tokens.
+    """
+
+    tokenizer: Tokenizer
+    train: tuple[Ranked, ...]
+    held_out: tuple[Ranked, ...]
+    demonstrations: tuple[tuple[list[int], list[int]], ...]
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Comparison | Ranking],
+        tokenizer: Tokenizer,
+        context: int,
+        settings: RankedConfig,
+        demonstrations: Sequence[Completion] = (),
+    ) -> Self:
+        """Tokenize rankings and split them; a text's end is marked by `eos`, where the tokenizer has one.
+
+        Raises:
+            DataError: a text cannot be encoded, two answers are the same tokens, or there are fewer than two rankings.
+            ContextError: a prompt and an answer are longer than the context.
+        """
+        ranked = [_encoded(record, tokenizer, f"line {i} of {settings.path}") for i, record in enumerate(records, 1)]
+        for one in ranked:
+            pairs = ((one.prompt, answer) for answer in one.answers)
+            Sequences.of(pairs, context=context, names=[one.name] * len(one.answers))
+        train, held_out = split(ranked, settings.held_out, "ranked prompts")
+        best = [(one.prompt, one.answers[0]) for one in train]
+        names = [f"line {i} of {settings.demonstrations}" for i in range(1, len(demonstrations) + 1)]
+        given: list[tuple[list[int], list[int]]] = []
+        for name, record in zip(names, demonstrations, strict=True):
+            try:
+                given.append((tokenizer.encode_prompt(record.prompt), encode_completion(tokenizer, record.completion)))
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from None
+        if given:
+            Sequences.of(given, context=context, names=names)
+        return cls(tokenizer, train, held_out, tuple(given or best))
+
+
+def read_rankings(path: str) -> Sequence[Comparison | Ranking]:
+    """Return the records of a file; what the first one is, all are. Raises `DataError` as `read_records` does."""
+    first = next(iter(islice(read_json_lines(path), 1)), ("", {}))[1]
+    return read_records(path, Ranking if "responses" in first else Comparison)
+
+
+def collate_ranked(ranked: Sequence[Ranked]) -> dict[str, Tensor]:
+    """Return `tokens` and `valid` `(b k n)` of the answers after their prompts, the best first, and `margin` `(b)`.
+
+    Where a prompt has fewer answers than others, nothing is valid.
+    """
+    rows = Sequences.of((one.prompt, answer) for one in ranked for answer in one.answers)
+    size = max(len(one.answers) for one in ranked)
+    present = torch.tensor([[rank < len(one.answers) for rank in range(size)] for one in ranked])
+    tokens = torch.full((*present.shape, rows.tokens.shape[1]), PAD)
+    valid = torch.zeros_like(tokens, dtype=torch.bool)
+    tokens[present], valid[present] = rows.tokens, rows.valid
+    return {"tokens": tokens, "valid": valid, "margin": torch.tensor([one.margin for one in ranked])}
+
+
+def _encoded(record: Comparison | Ranking, tokenizer: Tokenizer, name: str) -> Ranked:
+    if isinstance(record, Comparison):
+        texts, margin = [record.chosen, record.rejected], record.margin
+    else:
+        texts, margin = [record.responses[i] for i in record.ranking], 0.0
+    try:
+        prompt = tokenizer.encode_prompt(record.prompt)
+        answers = [encode_completion(tokenizer, text) for text in texts]
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    if len({tuple(answer) for answer in answers}) < len(answers):
+        raise DataError(f"{name}: the answers must differ, but to the tokenizer two are the same; remove one")
+    return Ranked(name, prompt, answers, margin)

@@ -1,0 +1,145 @@
+"""Trainer `reward`: a reward model learns from rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from axon_core.config import at, validate
+from axon_core.decoding import evaluating
+from axon_core.errors import ContractError
+from axon_core.interfaces.model import CausalLM
+from axon_core.interfaces.trainer import Trainer
+from axon_core.likelihood import Sequences
+from axon_core.order import Order
+from axon_core.randomness import Key, forked
+from axon_core.recipe import Recipe
+from axon_core.records import Comparison, Completion, read_records
+from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
+from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked, read_rankings
+from axon_instructgpt.reward_model import RewardModel
+from axon_instructgpt.start import begin
+
+__all__ = ["RewardTrainer"]
+
+_EXAMPLE = Path(__file__).with_name("example")
+_NAMES = ("loss", "rewards/accuracies", "rewards/margins")
+
+
+class RewardTrainer(Trainer):
+    """Minimise −1/C(K, 2) Σ log σ(r_i − r_j − m) over the pairs of each prompt's K ranked answers, i the better one.
+
+    Source: arXiv 2203.02155, Section 3.5, Eq. 1, with the margins m of arXiv 2307.09288, Section 3.2.2. All answers of
+    a prompt are in one batch element, and each runs once. The role `model` is a `RewardModel`, made of any `CausalLM`.
+
+    Metrics are means over prompts: `rewards/accuracies`, how many of its pairs have the right order, and
+    `rewards/margins`, by how much the better answer's score is the higher. What is exported scores the demonstrations
+    0 on average (Section 3.5): the mean is stored with the model.
+    """
+
+    config: Trainer.Config
+    unit = "prompts"
+    trainable = ("model",)
+    examples = tuple(
+        {
+            "model": {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 32},
+            "trainer": {"type": "reward", "batch_size": 3},
+            "data": {"path": str(_EXAMPLE / name), "held_out": 0.25},
+        }
+        for name in ("rankings.jsonl", "comparisons.jsonl")
+    )
+
+    def __init__(self, config: Trainer.Config, models: Mapping[str, nn.Module], data: RankedData) -> None:
+        super().__init__(config, models)
+        model = models["model"]
+        if not isinstance(model, RewardModel):
+            raise ContractError(f"the trainer reward needs a RewardModel as its model, got a {type(model).__name__}")
+        self.model = model
+        self.data = data
+        self._order = Order(len(data.train), Key((config.seed, "order")))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
+        """Build it from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`.
+
+        `model` holds a new language model's `type` and options, or `init`, the folder of a saved one, or of a saved
+        reward model.
+        """
+        with at("trainer"):
+            config = validate(cls.Config, recipe.trainer.options)
+        with at("data"):
+            settings = validate(RankedConfig, recipe.data)
+            records = read_rankings(settings.path)
+            given = read_records(settings.demonstrations, Completion) if settings.demonstrations else []
+        texts = [
+            record.prompt
+            + "".join((record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses)
+            for record in records
+        ]
+        text = "".join([*texts, *(record.prompt + record.completion for record in given)])
+        model, tokenizer = begin(recipe.model, saved, config.seed, settings.tokenizer, text)
+        if isinstance(model, CausalLM):
+            with forked("cpu"):
+                Key((config.seed, "head")).seed_global()
+                model = RewardModel.of(model)
+        if not isinstance(model, RewardModel):
+            raise ContractError(f"the trainer reward needs a CausalLM or a RewardModel, got a {type(model).__name__}")
+        with at("data"):
+            data = RankedData.of(records, tokenizer, model.context, settings, given)
+        return cls(config, {"model": model}, data)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return the prompts of a step with their answers: `tokens` and `valid` `(b k n)`, and `margin` `(b)`."""
+        return collate_ranked([self.data.train[i] for i in self._order.batch(step, self.config.batch_size).tolist()])
+
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        """Return the number of prompts."""
+        return dict.fromkeys(_NAMES, float(len(data["margin"])))
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the loss and the metrics, summed over the prompts."""
+        scores, present = self.scores(data)
+        gaps = (scores[:, :, None] - scores[:, None, :]).detach()
+        loss = ranking_loss(scores, present, data["margin"])
+        terms = (loss, mean_over_pairs((gaps > 0).float(), present), mean_over_pairs(gaps, present))
+        return {name: values.sum() for name, values in zip(_NAMES, terms, strict=True)}
+
+    def scores(self, data: Mapping[str, Tensor]) -> tuple[Float[Tensor, "b k"], Tensor]:
+        """Return the score of each answer, and which answers there are; each is run once."""
+        present = data["valid"].any(-1)
+        found = self.model.whole(data["tokens"][present], data["valid"][present])
+        return found.new_zeros(present.shape).masked_scatter(present, found), present
+
+    def evaluate(self) -> dict[str, float]:
+        """Return means of the loss and the metrics over all held-out prompts."""
+        held_out = self.data.held_out
+        totals: dict[str, float] = dict.fromkeys(_NAMES, 0.0)
+        for first in range(0, len(held_out), self.config.batch_size):
+            batch = collate_ranked(held_out[first : first + self.config.batch_size])
+            for name, total in self.loss({k: part.to(self.config.device) for k, part in batch.items()}).items():
+                totals[name] += total.double().item()
+        return {name: total / len(held_out) for name, total in totals.items()}
+
+    def export(self, folder: Path) -> None:
+        """Write the model, whose demonstrations then have a mean score of 0, and its tokenizer."""
+        before = self.model.bias.clone()
+        try:  # the weights that training goes on with stay as they are, so that it resumes exactly
+            self.model.bias.copy_(self._mean_of_demonstrations())
+            self.model.save(folder)
+        finally:
+            self.model.bias.copy_(before)
+        self.data.tokenizer.save(folder)
+
+    @torch.no_grad()
+    def _mean_of_demonstrations(self) -> Float[Tensor, ""]:
+        demonstrations, total = self.data.demonstrations, torch.zeros((), dtype=torch.float64)
+        with evaluating(self.model):
+            for first in range(0, len(demonstrations), self.config.batch_size):
+                rows = Sequences.of(demonstrations[first : first + self.config.batch_size]).to(self.config.device)
+                total += self.model.whole(rows.tokens, rows.valid).double().sum().cpu()
+        return total / len(demonstrations)

@@ -1,0 +1,46 @@
+"""Choosing among sampled responses: best-of-n and rejection sampling, as pure functions of texts and rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from axon_core.errors import TrainingError
+from axon_core.records import Completion
+
+__all__ = ["best_of", "best_of_n_kl", "rejection_sampled"]
+
+
+def best_of(rewards: Float[Tensor, "b n"]) -> Int[Tensor, " b"]:
+    """Return which of each prompt's n responses has the highest reward; of equal ones, the first.
+
+    Raises:
+        TrainingError: a reward is NaN, with which nothing can be compared.
+    """
+    for row, column in rewards.isnan().nonzero()[:1].tolist():
+        raise TrainingError(f"the reward of response {column} to prompt {row} is NaN; it must be a number")
+    return rewards.argmax(-1)
+
+
+def best_of_n_kl(n: int) -> float:
+    """Return log n − (n − 1)/n, in nats: KL(best of n samples ‖ one sample) is at most that (arXiv 2401.01879).
+
+    It is that where no two responses have the same reward and none is likely to be drawn twice.
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def rejection_sampled(
+    prompts: Sequence[str], responses: Sequence[Sequence[str]], rewards: Float[Tensor, "b n"]
+) -> list[Completion]:
+    """Return each prompt with the best of its responses, as demonstrations for the next fine-tuning.
+
+    Source: rejection sampling as in arXiv 2307.09288, Section 3.2.3. Raises `TrainingError` as `best_of` does.
+    """
+    best = best_of(torch.as_tensor(rewards)).tolist()
+    chosen = zip(prompts, responses, best, strict=True)
+    return [Completion(prompt=prompt, completion=texts[int(i)]) for prompt, texts, i in chosen]

@@ -1,0 +1,132 @@
+"""Trainer `sft`: supervised fine-tuning of a causal language model on demonstrations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor, nn
+
+from axon_core.config import at, validate
+from axon_core.errors import ContractError
+from axon_core.generation import Request, complete
+from axon_core.interfaces.model import CausalLM
+from axon_core.interfaces.trainer import Trainer
+from axon_core.likelihood import token_logprobs
+from axon_core.order import Order
+from axon_core.randomness import Key
+from axon_core.recipe import Recipe
+from axon_core.records import Completion
+from axon_core.sampling import Sampling
+from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example, read_demonstrations
+from axon_instructgpt.packing import collate, pack
+from axon_instructgpt.start import begin
+
+__all__ = ["SFTTrainer"]
+
+_EXAMPLE = Path(__file__).with_name("example")
+
+
+class SFTTrainer(Trainer):
+    """Minimise the mean of −log p(token | tokens before it) over the tokens of completions, or of assistants' turns.
+
+    Works with any registered `CausalLM`, under the role `model` (arXiv 2203.02155, Section 3.5). Examples are packed:
+    a row of a batch holds as many as fit into the model's context, each a document of its own that starts at position
+    0 and sees no other. So `batch_size` counts rows. What is learned is each token alike, whatever the row it is in.
+    """
+
+    config: Trainer.Config
+    unit = "tokens"
+    trainable = ("model",)
+    examples = tuple(
+        {
+            "model": {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": context},
+            "trainer": {"type": "sft", "batch_size": 2},
+            "data": {"path": str(_EXAMPLE / name), "held_out": 0.25},
+        }
+        for name, context in (("completions.jsonl", 28), ("dialogues.jsonl", 64))
+    )
+
+    def __init__(self, config: Trainer.Config, models: Mapping[str, nn.Module], data: Demonstrations) -> None:
+        super().__init__(config, models)
+        model = models["model"]
+        if not isinstance(model, CausalLM):
+            raise ContractError(f"the trainer sft needs a CausalLM as its model, got a {type(model).__name__}")
+        self.model = model
+        self.data = data
+        self._rows = _packed(data.train, model.context)
+        self._order = Order(len(self._rows), Key((config.seed, "order")))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
+        """Build it from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`.
+
+        `model` holds a new model's `type` and options, or `init`, the folder of a saved one.
+        """
+        with at("trainer"):
+            config = validate(cls.Config, recipe.trainer.options)
+        with at("data"):
+            settings = validate(DemonstrationConfig, recipe.data)
+            records = read_demonstrations(settings.path)
+        text = "".join(
+            record.prompt + record.completion
+            if isinstance(record, Completion)
+            else "".join(message.content for message in record.messages)
+            for record in records
+        )
+        model, tokenizer = begin(recipe.model, saved, config.seed, settings.tokenizer, text)
+        if not isinstance(model, CausalLM):
+            raise ContractError(f"the trainer sft needs a CausalLM as its model, got a {type(model).__name__}")
+        with at("data"):
+            data = Demonstrations.of(records, tokenizer, model.context, settings)
+        return cls(config, {"model": model}, data)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return the rows of a step: `tokens`, `scored` and `documents` `(b n)`."""
+        return collate([self._rows[i] for i in self._order.batch(step, self.config.batch_size).tolist()])
+
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        """Return the number of tokens that are learned."""
+        return dict.fromkeys(("loss", "accuracy"), float(data["scored"].sum()))
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the summed cross-entropy, in nats, and how many tokens are the model's first choice."""
+        scored, documents = data["scored"][:, 1:], data["documents"]
+        features = self.model.features(data["tokens"], valid=documents > 0, documents=documents)
+        logits = self.model.logits(features[:, :-1][scored][None])[0]
+        targets = data["tokens"][:, 1:][scored]
+        right = (logits.argmax(-1) == targets).sum().float()
+        return {"loss": -token_logprobs(logits, targets).sum(), "accuracy": right}
+
+    def evaluate(self) -> dict[str, float]:
+        """Return `loss` in nats per token, its `perplexity`, `accuracy`, and `tokens`, over all held-out examples."""
+        rows, totals = _packed(self.data.held_out, self.model.context), {"loss": 0.0, "accuracy": 0.0}
+        tokens = 0.0
+        for first in range(0, len(rows), self.config.batch_size):
+            batch = collate(rows[first : first + self.config.batch_size])
+            data = {name: part.to(self.config.device) for name, part in batch.items()}
+            tokens += self.counts(data)["loss"]
+            for name, total in self.loss(data).items():
+                totals[name] += total.double().item()
+        loss = totals["loss"] / tokens
+        perplexity = math.exp(min(loss, 700.0))  # as far as a float goes
+        return {"loss": loss, "perplexity": perplexity, "accuracy": totals["accuracy"] / tokens, "tokens": tokens}
+
+    def sample(self) -> str:
+        """Return a held-out prompt, and how the model goes on from it."""
+        tokens, scored = self.data.held_out[0]
+        request = Request(prompt=tokens[: scored.index(True)], sampling=Sampling(temperature=0.8))
+        (completion,) = complete(self.model, self.data.tokenizer, [request])
+        return self.data.tokenizer.decode(tokens[: scored.index(True)]) + completion.text
+
+    def export(self, folder: Path) -> None:
+        """Write the model and its tokenizer."""
+        self.model.save(folder)
+        self.data.tokenizer.save(folder)
+
+
+def _packed(examples: Sequence[Example], context: int) -> list[list[Example]]:
+    rows = pack([len(example.tokens) for example in examples], context)
+    return [[examples[i] for i in row] for row in rows]

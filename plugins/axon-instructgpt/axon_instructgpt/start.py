@@ -1,0 +1,43 @@
+"""Where a training starts: a new model, or one that was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from axon_core import MODELS
+from axon_core.config import Spec, at, validate
+from axon_core.interfaces.model import Model
+from axon_core.randomness import Key, forked
+from axon_core.saved import Saved, load
+from axon_core.tokenizer import Tokenizer, train_tokenizer
+
+__all__ = ["begin"]
+
+
+def begin(
+    table: Mapping[str, Any], saved: Path | None, seed: int, tokenizer: Spec, text: str
+) -> tuple[Model, Tokenizer]:
+    """Return what the `[model]` table of a recipe describes, and its tokenizer.
+
+    Args:
+        table: a `Saved` model, or a new one's `type` and options.
+        saved: what the same recipe exported before; it comes first.
+        seed: what a new model's weights are drawn from.
+        tokenizer: a new model's tokenizer.
+        text: what that is trained on.
+
+    Raises:
+        ConfigError: the table, or the tokenizer's, breaks a rule.
+        CheckpointError: there is no intact model in the folder.
+    """
+    with at("model"):
+        start = validate(Saved, table) if "init" in table else None
+        if folder := saved or (start and start.folder):
+            return load(folder, Model)
+    with at("data", "tokenizer"):
+        new = train_tokenizer(tokenizer, text)
+    with at("model"), forked("cpu"):
+        Key((seed, "weights")).seed_global()
+        return MODELS.build(Spec.of(table), vocab_size=new.vocab_size), new

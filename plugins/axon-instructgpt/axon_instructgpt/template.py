@@ -1,0 +1,101 @@
+"""Chat templates, in a registry of their own: how the messages of a dialogue become tokens, and which of them count."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from axon_core import config
+from axon_core.errors import UsageError
+from axon_core.likelihood import encode_completion
+from axon_core.records import Message
+from axon_core.registry import Registry
+from axon_core.tokenizer import Tokenizer
+
+_NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}
+
+__all__ = ["CHAT_TEMPLATES", "ChatTemplate", "Plain", "answers"]
+
+
+class ChatTemplate(ABC):
+    """How a dialogue is written down for a model.
+
+    A dialogue that ends with the user's message is left open, for the model to answer; its tokens are what the tokens
+    of the answered dialogue begin with.
+    """
+
+    class Config(config.Config):
+        """What may be chosen."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @abstractmethod
+    def __call__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens of a dialogue.
+
+        Raises:
+            UsageError: a message cannot be told from the template's own marks.
+            DataError: the tokenizer cannot encode it, or lacks a marker that the template needs.
+        """
+
+
+class Plain(ChatTemplate):
+    """Every message as a paragraph after its speaker's name, for any tokenizer; `eos`, if there is one, after answers.
+
+    Human: What is 2 + 2?
+
+    Assistant: 4
+    """
+
+    def __call__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens of a dialogue; see `ChatTemplate`."""
+        marks = [f"{name}:" for name in _NAMES.values()]
+        tokens: list[int] = []
+        for i, message in enumerate(messages):
+            for line in message.content.splitlines():
+                if mark := next((mark for mark in marks if line.startswith(mark)), None):
+                    raise UsageError(
+                        f"message {i + 1} ({message.role}) has a line that begins with {mark!r}, which marks who "
+                        "speaks; write it in another way"
+                    )
+            name = f"\n\n{_NAMES[message.role]}:"
+            if message.role == "assistant":
+                tokens += _encode(tokenizer, name) + encode_completion(tokenizer, f" {message.content}")
+            elif tokens:
+                tokens += _encode(tokenizer, f"{name} {message.content}")
+            else:
+                tokens += tokenizer.encode_prompt(f"{name.lstrip()} {message.content}")
+        if messages[-1].role == "user":
+            tokens += _encode(tokenizer, f"\n\n{_NAMES['assistant']}:")
+        return tokens
+
+
+def answers(
+    template: ChatTemplate, tokenizer: Tokenizer, messages: Sequence[Message]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return a dialogue's tokens, and where each of the assistant's messages begins and ends among them.
+
+    An answer is what comes after the open dialogue's tokens: its text and whatever marks its end.
+    """
+    tokens = template(tokenizer, messages)
+    spans: list[tuple[int, int]] = []
+    for i, message in enumerate(messages):
+        if message.role == "assistant":
+            asked, answered = template(tokenizer, messages[:i]), template(tokenizer, messages[: i + 1])
+            # A tokenizer may join the last letters of the question and the first of the answer into one token: then
+            # that token is the answer's.
+            pairs = enumerate(zip(asked, answered, strict=False))
+            begin = next((at for at, pair in pairs if pair[0] != pair[1]), len(asked))
+            spans.append((begin, len(answered)))
+    return tokens, spans
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of a text within a dialogue: as those of a completion, but without `eos`."""
+    ids = encode_completion(tokenizer, text)
+    return ids if tokenizer.eos is None else ids[:-1]
+
+
+CHAT_TEMPLATES: Registry[ChatTemplate] = Registry("chat_template", ChatTemplate)
+"""Chat templates by key; a plugin adds one in the entry-point group `axon.v1.chat_template`."""

@@ -1,0 +1,306 @@
+"""`axon align`: stages in their order, resumption, what is refused, and what the report says."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from axon_core.cli import main
+from axon_core.config import validate
+from axon_core.errors import CheckpointError, ConfigError, ContextError, DataError, UnknownKey, UsageError
+from axon_core.loop import Fit
+from axon_core.paper import recipe
+from axon_core.recipe import Recipe
+from axon_core.tokenizer import ByteTokenizer
+from axon_instructgpt import STAGES, Pipeline, align
+from axon_instructgpt.comparisons import Comparisons
+from axon_instructgpt.excerpts import Excerpts
+from axon_instructgpt.prompts import read_prompts
+from axon_instructgpt.responses import Asked, every_response, respond
+
+# Three letters and responses of two: nine responses, all of which the report enumerates.
+TINY = """
+summary = "tiny"
+[pretrain]
+data = { path = "TEXT", tokenizer = "char" }
+model = { type = "xllama", context = 8, dim = 16, n_layers = 1, n_heads = 2 }
+trainer = { type = "causal_lm", steps = 30, batch_size = 8, optimizer = { lr = 1e-2 } }
+[excerpts]
+type = "excerpts"
+path = "TEXT"
+train = 9
+held_out = 3
+prompt = 3
+completion = 2
+end = 0.3
+[comparisons]
+type = "comparisons"
+policy = "@pretrain"
+prompts = "@excerpts/train.jsonl"
+reward = { type = "regex", pattern = "a" }
+noise = 0.25
+response_tokens = 2
+[reward]
+model = { init = "@pretrain" }
+data = { path = "@comparisons/rankings.jsonl", held_out = 0.4 }
+trainer = { type = "reward", steps = 6, batch_size = 2, save_every = 2 }
+[ppo]
+model = { policy = { init = "@pretrain" }, reward = { type = "reward_model", path = "@reward" } }
+data = { path = "@excerpts/train.jsonl" }
+trainer = { type = "ppo", steps = 4, batch_size = 8, response_tokens = 2, save_every = 2, keep = 2 }
+[report]
+type = "report"
+reference = "@pretrain"
+policies = { ppo = "@ppo" }
+prompts = "@excerpts/held_out.jsonl"
+reward = { type = "regex", pattern = "a" }
+reward_model = "@reward"
+rankings = "@comparisons"
+response_tokens = 2
+samples = 2
+betas = [1.0, 0.1]
+best_of = [1, 2, 4]
+"""
+STAGE_NAMES = ["pretrain", "excerpts", "comparisons", "reward", "ppo", "report"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A recipe file, and the folder in which it was done."""
+    folder = tmp_path_factory.mktemp("tiny")
+    generator = torch.Generator().manual_seed(0)
+    letters = torch.randint(3, (900,), generator=generator).tolist()
+    words = "".join("ab "[i] for i in letters)
+    (folder / "text.txt").write_text(words)
+    (folder / "tiny.toml").write_text(TINY.replace("TEXT", str(folder / "text.txt")))
+    told = []
+    align(Pipeline.load(str(folder / "tiny.toml")), folder / "out", told.append)
+    assert told == [f"[{i}/6] {name}" for i, name in enumerate(STAGE_NAMES, 1)]
+    return folder
+
+
+@pytest.fixture
+def done(tiny, tmp_path):
+    """A copy of the folder, to be changed."""
+    shutil.copytree(tiny / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def weights(folder):
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_what_is_done_is_passed_over(tiny, done):
+    told = []
+    before = {file: file.stat().st_mtime_ns for file in done.rglob("*") if file.is_file()}
+    align(Pipeline.load(str(tiny / "tiny.toml")), done, told.append)
+    assert told == [f"[{i}/6] {name}: done already" for i, name in enumerate(STAGE_NAMES, 1)]
+    assert {file: file.stat().st_mtime_ns for file in done.rglob("*") if file.is_file()} == before
+
+
+def test_a_half_stage_goes_on_and_ends_with_the_same_bits(tiny, tmp_path, monkeypatch):
+    pipeline, out = Pipeline.load(str(tiny / "tiny.toml")), tmp_path / "out"
+
+    class Killed(BaseException):
+        pass
+
+    step = Fit._step
+
+    def breaks(fit):
+        if fit.run.path.name == "reward" and fit.state.step == 5:
+            raise Killed
+        return step(fit)
+
+    monkeypatch.setattr(Fit, "_step", breaks)
+    with pytest.raises(Killed):
+        align(pipeline, out, lambda line: None)
+    assert not (out / "reward" / "model").exists() and not (out / "ppo").exists()
+    monkeypatch.undo()
+    told = []
+    align(pipeline, out, told.append)
+    assert [line.endswith("done already") for line in told] == [True, True, True, False, False, False]
+    for name in ("reward", "ppo"):
+        assert weights(out / name) == weights(tiny / "out" / name), name
+    assert (out / "report" / "report.json").read_text() == (tiny / "out" / "report" / "report.json").read_text()
+
+
+def test_every_training_is_a_run_folder_with_a_recipe(tiny):
+    from axon_core.run import RunFolder
+
+    for name in ("pretrain", "reward", "ppo"):
+        found = RunFolder.open(tiny / "out" / name)
+        assert isinstance(found.recipe(), Recipe) and found.recipe().name == name
+    assert found.recipe().model["reward"]["path"] == str(tiny / "out" / "reward")
+
+
+def test_the_report_says_what_is_so(tiny):
+    facts = json.loads((tiny / "out" / "report" / "report.json").read_text())
+    reference, ppo = facts["policies"]["reference"], facts["policies"]["ppo"]
+    assert reference["kl"] == 0 and reference["length"] == 2 and ppo["length"] == 2 and ppo["kl"] != 0
+    assert 0 <= ppo["win_rate"] <= 1 and 0 <= ppo["model_win_rate"] <= 1
+    assert reference["win_rate"] == pytest.approx(0.5, abs=1e-6)  # the same responses: as many better as worse
+    frontier = facts["frontier"]
+    assert frontier["exact"] and [point["step"] for point in frontier["ppo"]] == [2, 4]
+    first, *others = frontier["best_of_n"]
+    assert first["n"] == 1 and first["kl"] == pytest.approx(0, abs=1e-6)
+    for point in others:
+        assert 0 < point["kl"] <= point["kl_bound"] + 1e-9 and point["reward"] > first["reward"]
+    mild, strong = frontier["optimum"]
+    assert first["reward"] < mild["reward"] < strong["reward"] <= 1 and mild["kl"] < strong["kl"]
+    # What was sampled is near what was enumerated.
+    assert reference["reward"] == pytest.approx(first["reward"], abs=0.25)
+    assert set(facts["reward_model"]) == {"accuracy", "known_reward_accuracy", "bayes_accuracy", "prompts"}
+    page = (tiny / "out" / "report" / "report.md").read_text()
+    assert f"| ppo | {ppo['reward']:.4f} | {ppo['win_rate']:.1%} |" in page
+    assert all(sample["ppo"].replace("\n", "⏎") in page for sample in facts["samples"]) and len(facts["samples"]) == 2
+    assert (tiny / "out" / "report" / "frontier.png").stat().st_size > 1000
+
+
+def test_comparisons_are_of_the_first_two_responses_and_rankings_of_all(tiny):
+    folder = tiny / "out" / "comparisons"
+    read = lambda name: [json.loads(line) for line in (folder / name).read_text().splitlines()]  # noqa: E731
+    facts = json.loads((folder / "facts.json").read_text())
+    assert len(read("rankings.jsonl")) == facts["prompts"] and facts["prompts"] + facts["left_out"] == 9
+    for ranking, comparison in zip(read("rankings.jsonl"), read("comparisons.jsonl"), strict=True):
+        best, worst = (ranking["responses"][i] for i in ranking["ranking"])
+        assert comparison == {"prompt": ranking["prompt"], "chosen": best, "rejected": worst}
+    gaps = [abs(a.count("a") - b.count("a")) / 2 / 0.25 for a, b in (r["responses"] for r in read("rankings.jsonl"))]
+    assert facts["bayes_accuracy"] == pytest.approx(sum(1 / (1 + math.exp(-gap)) for gap in gaps) / len(gaps))
+
+
+def test_a_changed_recipe_is_refused_before_anything_is_done(tiny, done):
+    changed = Pipeline.load(str(tiny / "tiny.toml"), ["ppo.trainer.steps=5"])
+    with pytest.raises(UsageError, match=r"ppo .*trainer\.steps was 4 and is now 5"):
+        align(changed, done, pytest.fail)
+    shutil.rmtree(done / "ppo")
+    with pytest.raises(UsageError, match=r"ppo .*those after it.*report"):
+        align(changed, done, pytest.fail)
+    shutil.rmtree(done / "report")
+    told = []
+    align(changed, done, told.append)
+    assert told[-2:] == ["[5/6] ppo", "[6/6] report"]
+
+
+def test_a_folder_with_something_else_is_left_alone(tiny, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        align(Pipeline.load(str(tiny / "tiny.toml")), tmp_path, pytest.fail)
+    (tmp_path / "align.json").write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        align(Pipeline.load(str(tiny / "tiny.toml")), tmp_path, pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "words"),
+    [
+        (["comparisons.policy=@ppo"], ConfigError, ["comparisons.policy", "@pretrain", "@ppo"]),
+        (["reward.model.init=@nothing"], ConfigError, ["reward.model.init", "@nothing"]),
+        (["reward.trainer.batch_size=0"], ConfigError, ["reward.trainer.batch_size"]),
+        (["ppo.trainer.type=none"], UnknownKey, ["ppo.trainer", "none"]),
+        (["report.betas=[0]"], ConfigError, ["report.betas"]),
+        (["report.what=1"], ConfigError, ["report.what"]),
+        (["excerpts.type=nothing"], UnknownKey, ["excerpts", "nothing"]),
+        (["new=3"], ConfigError, ["new", "table"]),
+    ],
+)
+def test_a_bad_recipe_is_refused_before_the_first_stage(tiny, overrides, error, words):
+    with pytest.raises(error) as caught:
+        Pipeline.load(str(tiny / "tiny.toml"), overrides)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_the_command(tiny, done, tmp_path, capsys):
+    assert main(["align", str(tiny / "tiny.toml"), "--out", str(done)]) == 0
+    out, err = capsys.readouterr()
+    assert "# Alignment" in out and "done already" in err
+    assert main(["align", str(tiny / "tiny.toml"), "--out", str(done), "--set", "report.seed=1"]) == 2
+    assert "seed was None and is now 1" in capsys.readouterr().err
+    assert main(["align", str(tmp_path / "none.toml")]) == 2
+    empty = tmp_path / "empty.toml"
+    empty.write_text('summary = "nothing"')
+    assert main(["align", str(empty)]) == 2
+    failing = ["align", str(tiny / "tiny.toml"), "--out", str(tmp_path / "f"), "--set", "excerpts.train=5000"]
+    assert main(failing) == 1
+    err = capsys.readouterr().err
+    assert "only" in err and "go on with: axon align" in err and "Traceback" not in err
+    assert not (tmp_path / "f" / "excerpts").exists()  # nothing half-written
+
+
+def test_the_recipe_align_tiny_is_a_pipeline():
+    pipeline = Pipeline.load("align-tiny")
+    assert [*pipeline.stages][-1] == "report" and recipe("align-tiny").summary
+    assert {"training", "excerpts", "comparisons", "report"} <= {*STAGES}
+
+
+def test_excerpts_begin_with_words_and_never_share_a_prompt(tmp_path):
+    Excerpts(validate(Excerpts.Config, {"train": 50, "held_out": 10})).run(tmp_path / "out")
+    lines = {
+        name: [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "held_out")
+    }
+    from axon_core.data import read_text
+
+    text = read_text()
+    for name, part in (("train", text[: int(0.9 * len(text))]), ("held_out", text[int(0.9 * len(text)) :])):
+        assert len({line["prompt"] for line in lines[name]}) == len(lines[name]) == {"train": 50, "held_out": 10}[name]
+        for line in lines[name]:
+            assert line["prompt"] + line["completion"] in part
+            assert (len(line["prompt"]), len(line["completion"])) == (16, 12) and not line["prompt"][0].isspace()
+    with pytest.raises(DataError, match="different excerpts"):
+        Excerpts(validate(Excerpts.Config, {"train": 10**6})).run(tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
+def model_of(vocab_size, seed=0):
+    from axon_core import MODELS
+
+    torch.manual_seed(seed)
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "context": 8}
+    return MODELS.build({"type": "xllama", **sizes}, vocab_size=vocab_size).eval()
+
+
+class Three(ByteTokenizer):
+    """Bytes of which 2 is the end of a text."""
+
+    eos = 2
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_all_responses_are_enumerated_and_sampled_as_often_as_they_are_likely(ends):
+    tokenizer = Three()
+    tokenizer.eos = 2 if ends else None
+    model, prompt = model_of(3), Asked("p", [0, 1])
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.mul_(4)
+    responses, probabilities = every_response(model, prompt, tokenizer, 3)
+    assert len(responses) == (1 + 2 + 4 * 3 if ends else 27)
+    assert probabilities.sum().item() == pytest.approx(1, abs=1e-6)
+    from axon_core.randomness import Key
+
+    (drawn,) = respond(model, [prompt], tokenizer, n=4000, response_tokens=3, key=Key((0,)), rows=1000)
+    assert all(response in responses for response in drawn)
+    counts = torch.tensor([drawn.count(response) for response in responses]) / 4000
+    assert 0.5 * (counts - probabilities).abs().sum() < 0.04
+    (again,) = respond(model, [prompt], tokenizer, n=3, response_tokens=3, key=Key((0,)), rows=2)
+    assert again == drawn[:3]
+
+
+def test_prompts_are_named_and_checked(tmp_path, tiny):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n{"prompt": "bb"}\n')
+    assert read_prompts(str(file)) == [(f"line 1 of {file}", "a"), (f"line 3 of {file}", "bb")]
+    file.write_text('{"prompt": "a"}\n{"prompt": ""}\n')
+    with pytest.raises(DataError, match="line 2"):
+        read_prompts(str(file))
+    file.write_text("")
+    with pytest.raises(DataError, match="no prompt"):
+        read_prompts(str(file))
+    file.write_text('{"prompt": "a"}\n{"prompt": "ababababab"}\n')
+    given = {"policy": str(tiny / "out" / "pretrain"), "prompts": str(file), "response_tokens": 2}
+    stage = Comparisons(validate(Comparisons.Config, {**given, "reward": {"type": "regex", "pattern": "a"}}))
+    with pytest.raises(ContextError, match="line 2"):
+        stage.run(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

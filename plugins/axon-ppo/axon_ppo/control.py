@@ -1,0 +1,198 @@
+"""Trainer `ppo_control`: proximal policy optimisation in an environment with discrete actions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from axon_core import MODELS, config
+from axon_core.config import Spec, at, validate
+from axon_core.interfaces.model import Model
+from axon_core.likelihood import token_entropies, token_logprobs
+from axon_core.randomness import Key, forked
+from axon_core.recipe import Recipe
+from axon_core.sampling import Sampling, choose
+from axon_ppo.base import PPOBase
+from axon_ppo.environment import ENVIRONMENTS, Environment
+from axon_ppo.maths import gae, whiten
+
+__all__ = ["ControlTrainer"]
+
+
+class ControlData(config.Config):
+    """The `[data]` table of a recipe of `ppo_control`."""
+
+    environment: Spec
+    """Where to act, by `type`."""
+
+
+class ControlTrainer(PPOBase):
+    """Maximise the discounted rewards of an environment's episodes (arXiv 1707.06347, Section 5, Algorithm 1).
+
+    In a step, `batch_size` environments run side by side for `length` actions each. Episodes begin anew with every
+    step, so that what is seen depends on the step alone and a resumed run sees the same. Mini-batches are cut from
+    single actions.
+
+    The roles are `policy` and `value`, any registered models that map an observation to scores of actions, and to one
+    number.
+
+    Args:
+        config: the settings.
+        models: the modules by role.
+        environment: where to act.
+    """
+
+    class Config(PPOBase.Config):
+        """Settings for environments, beside those of all proximal policy optimisation."""
+
+        batch_size: PositiveInt = 8
+        """Environments that run side by side."""
+        value_clip_range: PositiveFloat = math.inf
+        """By how much a value may move in a step before its loss is clipped; by default any, as are rewards."""
+        length: PositiveInt = 512
+        """Actions in each of them in a step."""
+        episodes: PositiveInt = 100
+        """Episodes of an evaluation."""
+
+    config: Config
+    unit = "actions"
+    examples = (
+        {
+            "model": {"type": "perceptron", "hidden": [8]},
+            "trainer": {"type": "ppo_control", "batch_size": 4, "length": 6, "minibatches": 2, "episodes": 3},
+            "data": {"environment": {"type": "steering", "limit": 5}},
+        },
+    )
+
+    def __init__(self, config: Config, models: Mapping[str, nn.Module], environment: Environment) -> None:
+        super().__init__(config, models)
+        self.policy, self.value, self.environment = models["policy"], models["value"], environment
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
+        """Build the trainer from a recipe: `data.environment`, and in `model` what policy and value function are."""
+        with at("trainer"):
+            config = validate(cls.Config, recipe.trainer.options)
+        with at("data"):
+            data = validate(ControlData, recipe.data)
+            with at("environment"):
+                environment = ENVIRONMENTS.build(data.environment)
+        models: dict[str, nn.Module] = {}
+        for role, outputs in (("policy", environment.n_actions), ("value", 1)):
+            with at("model"), forked("cpu"):
+                Key((config.seed, "weights", role)).seed_global()
+                models[role] = MODELS.build(Spec.of(recipe.model), inputs=environment.n_observed, outputs=outputs)
+        return cls(config, models, environment)
+
+    @property
+    def rows(self) -> int:
+        """How many actions a step takes over all processes."""
+        return self.config.batch_size * self.config.length
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return the numbers of the step's environments."""
+        return {"number": step * self.config.batch_size + torch.arange(self.config.batch_size)}
+
+    def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
+        """Act, and return one row for each action, with what it is to be credited with."""
+        c, steps = self.config, list[dict[str, Tensor]]()
+        numbers = batch["number"].tolist()
+        uniform = torch.stack([torch.rand(c.length, generator=key("act", i).generator()) for i in numbers])
+        begun = [1] * len(numbers)
+        observation = self.environment.reset([key("episode", i, 0).seed for i in numbers])
+        for t in range(c.length):
+            action = choose(self._logits(observation), Sampling(), uniform[:, t])
+            found = self.environment.step(action)
+            after, over = found.observation, found.terminated | found.truncated
+            steps.append(
+                {
+                    "observation": observation,
+                    "action": action,
+                    "reward": found.reward,
+                    "after": after,
+                    "terminated": found.terminated,
+                    "over": over if t + 1 < c.length else torch.ones_like(over),
+                }
+            )
+            observation = after.clone()
+            for row in over.nonzero()[:, 0].tolist():
+                observation[row] = self.environment.restart(row, key("episode", numbers[row], begun[row]).seed)
+                begun[row] += 1
+        acted = {name: torch.stack([step[name] for step in steps], 1).to(c.device) for name in steps[0]}
+        first = int(batch["number"][0]) % c.batch_size if len(numbers) else 0
+        return self._credited(acted, torch.tensor(begun), first)
+
+    def _credited(self, acted: dict[str, Tensor], begun: Tensor, first: int) -> dict[str, Tensor]:
+        """Return actions `(b t)` as rows `(b·t)`, with probabilities, values, advantages and returns."""
+        c = self.config
+        values, following = (self._values(acted[name]) for name in ("observation", "after"))
+        following = following.masked_fill(acted["terminated"], 0)
+        advantages, returns = gae(acted["reward"], values, following, acted["over"], gamma=c.gamma, lam=c.lam)
+        episode = acted["reward"].sum(1, keepdim=True) / begun.to(c.device)[:, None]
+        rows = {
+            "observation": acted["observation"],
+            "action": acted["action"],
+            "logprob": token_logprobs(self._policy(acted["observation"]), acted["action"]),
+            "value": values,
+            "advantage": whiten(advantages, torch.ones_like(acted["over"])),
+            "return": returns,
+            "episode": episode.expand_as(values),
+            "number": first * c.length + torch.arange(values.numel(), device=c.device).view_as(values),
+        }
+        return {name: column.flatten(0, 1) for name, column in rows.items()}
+
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        """Return the number of actions."""
+        return dict.fromkeys((*self.PER_ACTION, "objective/return"), float(len(data["action"])))
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the sums of `terms`, and of the rewards an episode brought, over the actions."""
+        for model in (self.policy, self.value):
+            model.eval()
+        logits = self._policy(data["observation"])
+        terms = self.terms(
+            logprobs=token_logprobs(logits, data["action"]),
+            old_logprobs=data["logprob"],
+            advantages=data["advantage"],
+            values=self._values(data["observation"]),
+            old_values=data["value"],
+            returns=data["return"],
+            entropies=token_entropies(logits),
+        )
+        return {**terms, "objective/return": data["episode"].sum()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the mean `return` and `length` of whole episodes of the likeliest actions; `loss` is −`return`."""
+        n, key = self.config.episodes, Key((self.config.seed, "evaluate"))
+        observation = self.environment.reset([key(i).seed for i in range(n)])
+        going, returns, lengths = torch.ones(n, dtype=torch.bool), torch.zeros(n), torch.zeros(n)
+        while going.any():
+            found = self.environment.step(choose(self._logits(observation), Sampling(temperature=0)))
+            returns += torch.where(going, found.reward, 0)
+            lengths += going
+            going &= ~(found.terminated | found.truncated)
+            observation = found.observation
+        mean = returns.mean().item()
+        return {"loss": -mean, "return": mean, "length": lengths.mean().item()}
+
+    def export(self, folder: Path) -> None:
+        """Write the policy."""
+        if isinstance(self.policy, Model):
+            self.policy.save(folder)
+
+    def _policy(self, observation: Float[Tensor, "... o"]) -> Float[Tensor, "... a"]:
+        return self.policy(observation).float()
+
+    def _values(self, observation: Float[Tensor, "... o"]) -> Float[Tensor, ...]:
+        return self.value(observation).squeeze(-1).float()
+
+    def _logits(self, observation: Float[Tensor, "b o"]) -> Float[Tensor, "b a"]:
+        """Return the policy's scores for environments, which are on the CPU."""
+        return self._policy(observation.to(self.config.device)).cpu()

@@ -1,0 +1,140 @@
+"""Rewards, in a registry of their own: what a response to a prompt is worth."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Protocol, Self, cast, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from axon_core import config
+from axon_core.errors import AxonError, TrainingError
+from axon_core.interfaces.model import Model
+from axon_core.likelihood import Sequences, encode_completion
+from axon_core.registry import Registry
+from axon_core.saved import place
+from axon_core.tokenizer import Tokenizer
+from axon_ppo.prompts import Prompt
+
+__all__ = ["REWARDS", "Regex", "Reward", "RewardModel", "scores"]
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """What responses are worth: any callable of texts, whose class has a `Config` where it is registered."""
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
+        """Return one finite number for each prompt and its response, which depends on these two alone."""
+        ...
+
+
+class Regex:
+    """How often a regular expression matches, for each character of the response."""
+
+    class Config(config.Config):
+        """What to look for."""
+
+        pattern: str
+        """The regular expression, in Python's syntax."""
+
+        @field_validator("pattern")
+        @classmethod
+        def _compiles(cls, pattern: str) -> str:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"pattern must be a regular expression, got {pattern!r} ({error})") from None
+            return pattern
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._pattern = re.compile(config.pattern)
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return matches by characters; an empty response is worth 0."""
+        return [len(self._pattern.findall(text)) / max(1, len(text)) for text in responses]
+
+
+class RewardModel:
+    """A saved reward model: any registered `Model` that maps `(tokens, valid=…)`, `(b n)` each, to scores `(b n)`.
+
+    The score of a prefix stands at its last token. A response's is the one at its end, at `eos` where there is one.
+
+    Attributes:
+        model: the network, frozen; a trainer keeps it as the role `reward`.
+        tokenizer: the one it was trained with.
+    """
+
+    class Config(config.Config):
+        """Where it is."""
+
+        path: str
+        """A run's folder or a model's; `~` and `$VARIABLES` are filled in."""
+
+    def __init__(self, config: Config) -> None:
+        folder = place(config.path)
+        self._take(Model.load(folder).float(), Tokenizer.load(folder))
+
+    @classmethod
+    def of(cls, model: nn.Module, tokenizer: Tokenizer) -> Self:
+        """Return the reward of a model that is at hand."""
+        reward = cls.__new__(cls)
+        reward._take(model, tokenizer)
+        return reward
+
+    def _take(self, model: nn.Module, tokenizer: Tokenizer) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return the scores at the ends of the responses."""
+        tokens = self.tokenizer
+        pairs = [
+            (tokens.encode_prompt(prompt), encode_completion(tokens, response))
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        device = next(self.model.parameters()).device
+        rows = Sequences.of(pairs).to(device)
+        found = self.model(rows.tokens, valid=rows.valid)
+        ends = rows.valid.sum(1) - 1
+        return cast(list[float], found.gather(1, ends[:, None])[:, 0].tolist())
+
+
+def scores(reward: Reward, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " b"]:
+    """Return the reward of each response.
+
+    Raises:
+        TrainingError: the reward fails, is not one finite number for each, or is NaN; the message names the prompt.
+    """
+    texts = [prompt.text for prompt in prompts]
+    try:
+        found = [float(score) for score in reward(texts, responses)]
+    except AxonError:
+        raise
+    except Exception as error:  # a user's function may raise anything: find the record that makes it
+        for prompt, response in zip(prompts, responses, strict=True):
+            try:
+                [float(score) for score in reward([prompt.text], [response])]
+            except Exception as alone:
+                raise TrainingError(f"the reward of {_named(prompt, response)} failed: {alone!r}") from alone
+        raise TrainingError(f"the reward of {len(texts)} responses failed, though of none alone: {error!r}") from error
+    if len(found) != len(texts):
+        raise TrainingError(f"a reward must be one number for each response, got {len(found)} for {len(texts)}")
+    for prompt, response, score in zip(prompts, responses, found, strict=True):
+        if not math.isfinite(score):
+            raise TrainingError(f"the reward of {_named(prompt, response)} is {score}; it must be a finite number")
+    return torch.tensor(found)
+
+
+def _named(prompt: Prompt, response: str) -> str:
+    return f"{prompt.name} ({prompt.text[:40]!r}) and the response {response[:40]!r}"
+
+
+REWARDS: Registry[Reward] = Registry("reward", "axon_ppo.reward:Reward")
+"""Rewards by key; a plugin adds one in the entry-point group `axon.v1.reward`: a class with a `Config`."""

@@ -1,0 +1,122 @@
+"""The roles of alignment, built from a recipe: policy, value model, frozen reference, and reward."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from axon_core import MODELS, config
+from axon_core.config import Spec, at, validate
+from axon_core.errors import UsageError
+from axon_core.interfaces.model import CausalLM, Model
+from axon_core.randomness import Key, forked
+from axon_core.recipe import Recipe
+from axon_core.saved import Saved, load, tokenizer_difference
+from axon_core.tokenizer import Tokenizer, train_tokenizer
+from axon_ppo.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
+from axon_ppo.prompts import PromptConfig, PromptData, read_prompts
+from axon_ppo.reward import REWARDS, Reward, RewardModel
+from axon_ppo.value import ValueModel
+
+__all__ = ["Parts", "Roles", "build", "check"]
+
+
+class Roles(config.Config):
+    """The `[model]` table of a recipe of `ppo`."""
+
+    policy: dict[str, Any]
+    """What is trained: `{init = …}` for a saved model, whose tokenizer is used too, or a new one by `type`."""
+    value: Saved | None = None
+    """What the value model begins as: a saved `CausalLM`, or a reward model; left out, the policy."""
+    reward: Spec
+    """What responses are worth, by `type`."""
+    auxiliary: Spec | None = None
+    """A further loss of the policy in the same update, by `type`."""
+
+
+class Parts(NamedTuple):
+    """What a trainer is made of."""
+
+    models: dict[str, nn.Module]
+    data: PromptData
+    reward: Reward
+    auxiliary: AuxiliaryLoss | None
+
+
+def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
+    """Return the parts that the tables `model` and `data` of a recipe describe.
+
+    `saved` is what an earlier run of the recipe exported, with the tokenizer of that time.
+
+    Raises:
+        ConfigError: a table breaks a rule.
+        DataError: the prompts cannot be used.
+        CheckpointError: a saved model cannot be read.
+    """
+    with at("model"):
+        roles = validate(Roles, recipe.model)
+        with at("policy"):
+            start = validate(Saved, roles.policy) if "init" in roles.policy else None
+    with at("data"):
+        settings = validate(PromptConfig, recipe.data)
+        named = read_prompts(settings)
+        folder = start.folder if start else saved
+        if folder is not None:
+            tokenizer = Tokenizer.load(folder)
+        else:
+            with at("tokenizer"):
+                tokenizer = train_tokenizer(settings.tokenizer, "".join(text for _, text in named))
+        data = PromptData.of(named, tokenizer, settings.held_out)
+    with at("model"), forked("cpu"):
+        Key((seed, "weights")).seed_global()
+        if start is not None:
+            policy, _ = load(start.folder, CausalLM)
+        else:
+            with at("policy"):
+                policy = MODELS.build(Spec.of(roles.policy), vocab_size=tokenizer.vocab_size)
+        reference = copy.deepcopy(policy)
+        value = _value(policy, roles.value)
+        with at("reward"):
+            reward = REWARDS.build(roles.reward)
+        auxiliary = None
+        if roles.auxiliary is not None and isinstance(policy, CausalLM):
+            with at("auxiliary"):
+                given = {"tokenizer": tokenizer, "context": policy.config.context, "seed": seed}
+                auxiliary = AUXILIARY_LOSSES.build(roles.auxiliary, **given)
+    return Parts({"policy": policy, "value": value, "reference": reference}, data, reward, auxiliary)
+
+
+def _value(policy: nn.Module, start: Saved | None) -> nn.Module:
+    """Return a value model: a copy of the policy or a saved `CausalLM` with a new head, or a saved reward model."""
+    model = copy.deepcopy(policy) if start is None else Model.load(start.folder).float()
+    return ValueModel(model) if isinstance(model, CausalLM) else model
+
+
+def check(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, response_tokens: int) -> None:
+    """Check that the roles understand the same tokens, and that every prompt and its response fit into each.
+
+    Raises:
+        UsageError: vocabularies or tokenizers differ.
+        ContextError: a prompt is too long; the message names it.
+    """
+    lms = {role: model.trunk if isinstance(model, ValueModel) else model for role, model in models.items()}
+    lms = {role: model for role, model in lms.items() if isinstance(model, CausalLM)}
+    policy = lms["policy"].config.vocab_size
+    for role, model in lms.items():
+        if (size := model.config.vocab_size) != policy:
+            raise UsageError(
+                f"all roles must have one vocabulary, got {policy} tokens for the policy and {size} for the {role}"
+            )
+    if data.tokenizer.vocab_size > policy:
+        raise UsageError(
+            f"the tokenizer has {data.tokenizer.vocab_size} tokens, but the policy's vocabulary only {policy}; use the "
+            "tokenizer that it was trained with"
+        )
+    if isinstance(reward, RewardModel) and (problem := tokenizer_difference(data.tokenizer, reward.tokenizer)):
+        raise UsageError(f"policy and reward model must have the same tokenizer, but {problem}")
+    for role, model in lms.items():
+        data.check_context(model.context, response_tokens, role)

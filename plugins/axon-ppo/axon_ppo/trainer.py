@@ -1,0 +1,321 @@
+"""Trainer `ppo`: a language model learns from the rewards of what it writes, without moving far from a reference."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from axon_core.config import at, validate
+from axon_core.decoding import evaluating
+from axon_core.distributed import sum_numbers
+from axon_core.errors import CheckpointError, ContractError
+from axon_core.interfaces.model import CausalLM
+from axon_core.likelihood import Sequences
+from axon_core.order import Order
+from axon_core.randomness import Key
+from axon_core.recipe import Recipe
+from axon_core.tokenizer import PAD
+from axon_ppo.auxiliary import AuxiliaryLoss
+from axon_ppo.base import PPOBase
+from axon_ppo.maths import adapted_coefficient, gae, k1, k2, k3, whiten
+from axon_ppo.prompts import Prompt, PromptData
+from axon_ppo.reward import Reward, RewardModel, scores
+from axon_ppo.roles import build, check
+from axon_ppo.rollout import action_logprobs, action_values, respond
+
+__all__ = ["PPOTrainer"]
+
+_AUXILIARY = "auxiliary/"
+_ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
+_ROWS = 64  # prompts of an evaluation that run at once
+
+
+class PPOTrainer(PPOBase):
+    """Maximise the reward of responses less β KL(π ‖ π_ref), by proximal policy optimisation of each token.
+
+    A token earns −β (log π − log π_ref), the last one the response's score too (arXiv 1909.08593, 2203.02155). All
+    log-probabilities are those at the temperature that responses are drawn at, and dropout is off throughout.
+    The roles are `policy`, a `CausalLM`; `value`, a `ValueModel` or what else gives each prefix a value; `reference`,
+    frozen; and `reward`, frozen, where the reward is a `RewardModel`.
+
+    Args:
+        config: the settings.
+        models: the modules by role.
+        data: the prompts, and the tokenizer of all roles.
+        reward: what responses are worth.
+        auxiliary: further terms of the policy's loss, such as that of pre-training.
+
+    Raises:
+        UsageError: vocabularies or tokenizers of the roles differ.
+        ContextError: a prompt and its response are longer than a role's context; the message names it.
+    """
+
+    class Config(PPOBase.Config):
+        """Settings for language models, beside those of all proximal policy optimisation."""
+
+        value_weight: NonNegativeFloat = 0.1
+        """Weight c₁ of the value function's loss."""
+        gamma: float = Field(default=1.0, ge=0, le=1)
+        """Discount γ: by default none, so that all of a response shares its score."""
+        response_tokens: PositiveInt = 64
+        """The longest response."""
+        temperature: PositiveFloat = 1.0
+        """What logits are divided by, wherever a probability is taken."""
+        kl_coefficient: NonNegativeFloat = 0.05
+        """β at the start."""
+        kl_target: PositiveFloat | None = None
+        """The KL divergence of a response, in nats, that β is adapted to; left out, β stays."""
+        kl_horizon: PositiveFloat = 10_000
+        """Responses over which β is adapted."""
+        kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+        """How a token's KL divergence is estimated."""
+        unfinished_score: float | Literal["own"] = -1.0
+        """The score of a response that was cut off before its end-of-text token; `own` for what the reward says."""
+
+    config: Config
+    unit = "tokens"
+    examples = tuple(
+        {
+            "model": {
+                "policy": {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 16},
+                "reward": {"type": "regex", "pattern": "[a-z]"},
+            },
+            "trainer": {"type": "ppo", "batch_size": 4, "response_tokens": 6, **options},
+            "data": {"prompts": ["once", "upon a", "time", "there was", "a king"], "held_out": 0.2},
+        }
+        for options in (
+            {"entropy_weight": 0.01},
+            {"minibatches": 2, "kl_target": 1.0, "kl_estimator": "k3", "temperature": 0.7, "unfinished_score": "own"},
+        )
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        models: Mapping[str, nn.Module],
+        data: PromptData,
+        reward: Reward,
+        auxiliary: AuxiliaryLoss | None = None,
+    ) -> None:
+        if isinstance(reward, RewardModel):
+            models = {**models, "reward": reward.model}
+        super().__init__(config, models)
+        self.policy, self.reference = (_causal_lm(models, role) for role in ("policy", "reference"))
+        self.value = models["value"]
+        self.data, self.reward, self.auxiliary = data, reward, auxiliary
+        self.kl_coefficient = config.kl_coefficient
+        check(self.models, data, reward, config.response_tokens)
+        self._order = Order(len(data.train), Key((config.seed, "prompts")))
+        self._estimate = _ESTIMATORS[config.kl_estimator]
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
+        """Build the trainer from a recipe's tables `model` (see `Roles`), `data` and `trainer`.
+
+        A policy that is in a folder comes from there, with its tokenizer, again whenever the run is resumed: it is the
+        reference.
+        """
+        with at("trainer"):
+            config = validate(cls.Config, recipe.trainer.options)
+        parts = build(recipe, config.seed, saved)
+        return cls(config, parts.models, parts.data, parts.reward, parts.auxiliary)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return the prompts of a step: `prompt`, their places in the data; their `number` in the step; and `tokens`.
+
+        By the tokens a run that is resumed knows other data.
+        """
+        size = self.config.batch_size
+        picks = self._order.batch(step, size)
+        rows = [torch.tensor(self.data.train[pick].tokens) for pick in picks.tolist()]
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+        batch = {"prompt": picks, "tokens": tokens, "number": torch.arange(size)}
+        if self.auxiliary is not None:
+            batch |= {_AUXILIARY + name: rows for name, rows in self.auxiliary.batch(step, size).items()}
+        return batch
+
+    def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
+        """Respond to the prompts, and return what each action is to be credited with.
+
+        Per action `(b n)`, at the place of its token: `logprob`, `value`, `advantage`, `return`. Per response `(b)`:
+        `score`, `kl`, `surprisal`, `reward`, `coefficient`.
+        """
+        c = self.config
+        prompts = [self.data.train[pick] for pick in batch["prompt"].tolist()]
+        acted = self.act(prompts, [key(number).seed for number in batch["number"].tolist()])
+        scored, values = acted["scored"], acted["value"]
+        last = scored & ~_next(scored)
+        rewards = torch.where(last, acted["score"][:, None], 0) - self.kl_coefficient * acted.pop("token_kl")
+        advantages, returns = gae(rewards, values, _next(values), last, gamma=c.gamma, lam=c.lam)
+        more = {
+            "advantage": whiten(advantages, scored),
+            "return": returns * scored,
+            "reward": rewards.sum(1),
+            "coefficient": torch.full_like(acted["score"], self.kl_coefficient),
+        }
+        given = {name: rows for name, rows in batch.items() if name == "number" or name.startswith(_AUXILIARY)}
+        return {**acted, **more, **given}
+
+    def act(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Tensor]:
+        """Return responses to the prompts, their scores, and what the models say of every action; 0 where none is."""
+        c, tokenizer = self.config, self.data.tokenizer
+        asked = [prompt.tokens for prompt in prompts]
+        sizes = {"max_new_tokens": c.response_tokens, "temperature": c.temperature}
+        with self._precision(), torch.no_grad():
+            responses = respond(self.policy, asked, seeds, **sizes, eos=tokenizer.eos)
+            score = scores(self.reward, prompts, [tokenizer.decode(response.tokens) for response in responses])
+            rows = Sequences.of(zip(asked, (response.tokens for response in responses), strict=True)).to(c.device)
+            pieces = [
+                self._judged(rows, at) for at in torch.arange(len(prompts)).chunk(c.minibatches * c.micro_batches)
+            ]
+        if c.unfinished_score != "own":
+            finished = torch.tensor([response.finished for response in responses])
+            score = torch.where(finished, score, c.unfinished_score)
+        judged = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        token_kl = self._estimate(judged["logprob"], judged.pop("reference"))
+        return {
+            "tokens": rows.tokens,
+            "valid": rows.valid,
+            "scored": rows.scored,
+            **judged,
+            "token_kl": token_kl,
+            "score": score.to(c.device),
+            "kl": token_kl.sum(1),
+            "surprisal": -judged["logprob"].sum(1),
+        }
+
+    def minibatches(self, data: dict[str, Tensor], key: Key) -> Iterator[dict[str, Tensor]]:
+        """Yield the mini-batches of all epochs; after the last update β is adapted to the divergence there was."""
+        yield from super().minibatches(data, key)
+        c = self.config
+        if c.kl_target is not None:
+            total = sum_numbers({"kl": data["kl"].sum().item(), "n": float(len(data["kl"]))})
+            kl, n = total["kl"] / total["n"], int(total["n"])
+            self.kl_coefficient = adapted_coefficient(
+                self.kl_coefficient, kl, target=c.kl_target, n=n, horizon=c.kl_horizon
+            )
+
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        """Return the number of actions, or of responses, and what the auxiliary loss counts."""
+        counts = {name: float(data["scored"].sum()) for name in self.PER_ACTION}
+        counts |= dict.fromkeys(_PER_RESPONSE, float(len(data["scored"])))
+        return counts if self.auxiliary is None else {**counts, **self.auxiliary.counts(_auxiliary(data))}
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the sums of `terms` over the actions, of what is reported of responses, and of the auxiliary loss."""
+        for model in (self.policy, self.value):
+            model.eval()  # a dropped feature would change the probabilities that the ratio compares
+        rows = Sequences(data["tokens"], data["valid"], data["scored"])
+        logprobs, entropies = action_logprobs(self.policy, rows, self.config.temperature)
+        terms = self.terms(
+            logprobs=logprobs,
+            old_logprobs=data["logprob"][rows.scored],
+            advantages=data["advantage"][rows.scored],
+            values=action_values(self.value, rows),
+            old_values=data["value"][rows.scored],
+            returns=data["return"][rows.scored],
+            entropies=entropies,
+        )
+        terms |= {name: data[column].sum() for name, column in _PER_RESPONSE.items() if column is not None}
+        terms["objective/length"] = rows.scored.float().sum()
+        return terms if self.auxiliary is None else {**terms, **self.auxiliary.loss(self.policy, _auxiliary(data))}
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the mean `score` and `kl` of responses to the held-out prompts, and their length; none, nothing.
+
+        `loss` is what they are trained for, with the first β: −(score − β kl).
+        """
+        prompts, key = self.data.held_out, Key((self.config.seed, "evaluate"))
+        total: dict[str, float] = {"score": 0.0, "kl": 0.0, "length": 0.0}
+        for first in range(0, len(prompts), _ROWS):
+            some = prompts[first : first + _ROWS]
+            acted = self.act(some, [key(first + i).seed for i in range(len(some))])
+            for name, found in (("score", acted["score"]), ("kl", acted["kl"]), ("length", acted["scored"])):
+                total[name] += found.sum().item() / len(prompts)
+        return {"loss": self.config.kl_coefficient * total["kl"] - total["score"], **total} if prompts else {}
+
+    def sample(self) -> str:
+        """Return a prompt and the response to it."""
+        prompt = (self.data.held_out or self.data.train)[0]
+        with evaluating(self.policy):
+            (response,) = respond(
+                self.policy,
+                [prompt.tokens],
+                [0],
+                max_new_tokens=self.config.response_tokens,
+                temperature=self.config.temperature,
+                eos=self.data.tokenizer.eos,
+            )
+        return prompt.text + self.data.tokenizer.decode(response.tokens)
+
+    def export(self, folder: Path) -> None:
+        """Write the policy and its tokenizer."""
+        self.policy.save(folder)
+        self.data.tokenizer.save(folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return β, and a checksum of the reference, which is not saved."""
+        return {"kl_coefficient": self.kl_coefficient, "reference": _checksum(self.reference)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over β. Raises `CheckpointError` where the run began with another reference."""
+        if state["reference"] != _checksum(self.reference):
+            raise CheckpointError(
+                "the reference is not the one that the run began with; put the model that the policy began as back "
+                "into its folder (model.policy.init), or start a new run"
+            )
+        self.kl_coefficient = state["kl_coefficient"]
+
+    def _judged(self, rows: Sequences, at: Tensor) -> dict[str, Tensor]:
+        """Return what policy, reference and value model say of these rows' actions, each at its token's place."""
+        part = Sequences(rows.tokens[at], rows.valid[at], rows.scored[at])
+        found = {
+            "logprob": action_logprobs(self.policy, part, self.config.temperature)[0],
+            "reference": action_logprobs(self.reference, part, self.config.temperature)[0],
+            "value": action_values(self.value, part),
+        }
+        return {name: x.new_zeros(part.scored.shape).masked_scatter(part.scored, x) for name, x in found.items()}
+
+    def _precision(self) -> torch.autocast:
+        """Return the precision of the loss: the ratio of probabilities is then exactly 1 before the first update."""
+        kind = torch.device(self.config.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+_PER_RESPONSE: Mapping[str, str | None] = {
+    "objective/scores": "score",
+    "objective/kl": "kl",
+    "objective/entropy": "surprisal",
+    "objective/rlhf_reward": "reward",
+    "objective/kl_coefficient": "coefficient",
+    "objective/length": None,
+}
+
+
+def _causal_lm(models: Mapping[str, nn.Module], role: str) -> CausalLM:
+    model = models[role]
+    if not isinstance(model, CausalLM):
+        raise ContractError(f"the trainer ppo needs a CausalLM as its {role}, got a {type(model).__name__}")
+    return model
+
+
+def _next(x: Tensor) -> Tensor:
+    """Return, at each place, what is at the next one; at the last, 0."""
+    return nn.functional.pad(x[:, 1:], (0, 1))
+
+
+def _auxiliary(data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(_AUXILIARY): rows for name, rows in data.items() if name.startswith(_AUXILIARY)}
+
+
+def _checksum(model: nn.Module) -> str:
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

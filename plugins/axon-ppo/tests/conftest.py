@@ -1,0 +1,70 @@
+"""A language model that is a table, and trainers small enough to enumerate."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from axon_core.cache import Cache
+from axon_core.interfaces.model import CausalLM
+from axon_core.tokenizer import CharTokenizer
+from axon_ppo import PPOTrainer, PromptData, ValueModel
+
+
+class Table(CausalLM):
+    """The next token's scores are a row of a table, chosen by the last token."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.table = nn.Embedding(config.vocab_size, config.vocab_size)
+
+    def features(self, tokens, *, valid=None, documents=None, cache=None):
+        if cache is not None:
+            cache.extend(tokens, valid)
+        return self.table(tokens.clamp(min=0))
+
+    def logits(self, features):
+        return features
+
+    def new_cache(self, batch, capacity):
+        return Cache([], batch, capacity, dtype=torch.float32, device="cpu")
+
+
+class Letters(CharTokenizer):
+    """Characters, of which the last marks the end."""
+
+    def __init__(self, characters: str) -> None:
+        super().__init__(characters)
+        self.eos = len(characters) - 1
+
+
+@pytest.fixture(scope="session")
+def letters():
+    return Letters
+
+
+@pytest.fixture(scope="session")
+def table():
+    return Table
+
+
+@pytest.fixture(scope="session")
+def make():
+    """Return what makes a trainer of policy, tokenizer, prompts and reward."""
+
+    def make(
+        policy, tokenizer, prompts, reward, *, reference=None, value=None, held_out=0.0, auxiliary=None, **options
+    ):
+        data = PromptData.of([(f"line {i} of p", text) for i, text in enumerate(prompts, 1)], tokenizer, held_out)
+        models = {
+            "policy": policy,
+            "value": value or ValueModel(copy.deepcopy(policy)),
+            "reference": reference or copy.deepcopy(policy),
+        }
+        trainer = PPOTrainer(PPOTrainer.Config(**options), models, data, reward, auxiliary)
+        for model in trainer.models.values():
+            model.eval()
+        return trainer
+
+    return make
