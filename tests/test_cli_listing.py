@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 
 import click
@@ -220,3 +222,20 @@ def test_version(capsys) -> None:
 
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"axon-core {version('axon-core')}\n"
+
+
+@pytest.mark.parametrize("write", ["click.echo('a')", "print('a')"])
+def test_a_reader_that_leaves_early_is_no_fault(write: str) -> None:
+    program = f"""
+import sys, click
+from axon_core.cli import app
+app.cli = click.Command("axon", callback=lambda: {write})
+sys.exit(app.main([]))
+"""
+    read, output = os.pipe()
+    os.close(read)  # before anything is written, so that the first flush fails for certain
+    try:
+        done = subprocess.run([sys.executable, "-c", program], stdout=output, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(output)
+    assert (done.returncode, done.stderr) == (1, "")
