@@ -7,13 +7,16 @@ SOURCES := pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test affected lint format docs bench clean
 
 demo: .venv/demo  ## train X-Llama on the built-in text and generate from it
 	$(BIN)/axon train xllama-tiny
 
 test: .venv/test  ## run every test; those that need data are skipped unless AXON_DATA_DIR is set
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+affected: .venv/test  ## run the tests of what differs from BASE (main), and of what depends on it
+	OMP_NUM_THREADS=1 $(BIN)/python tools/affected.py $(BASE) -- -n 2 --dist worksteal -q
 
 lint: .venv/test  ## ruff, formatting, types
 	$(BIN)/ruff check .
@@ -24,6 +27,10 @@ lint: .venv/test  ## ruff, formatting, types
 format: .venv/test  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/docs  ## build docs/_build/html, offline; a warning is an error
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx -W --keep-going -n -q -c docs -d docs/_build/doctrees docs/_build/source docs/_build/html
 
 bench: .venv/test  ## print the measurements of benchmarks/
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
@@ -40,4 +47,8 @@ clean:  ## remove what the other targets made, except runs/
 
 .venv/test: .venv/bin/python $(SOURCES)
 	$(BIN)/python -m pip install -q -e ".[plot,test]" $(addprefix -e ,$(PLUGINS))
+	touch $@
+
+.venv/docs: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -e ".[plot,docs]" $(addprefix -e ,$(PLUGINS))
 	touch $@

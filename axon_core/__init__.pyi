@@ -3,6 +3,7 @@ from axon_core.attend import QKV as QKV
 from axon_core.cache import Cache as Cache
 from axon_core.cache import LayerCache as LayerCache
 from axon_core.cache import State as State
+from axon_core.chat_template import ChatTemplate as ChatTemplate
 from axon_core.claims import NotRun as NotRun
 from axon_core.claims import Outcome as Outcome
 from axon_core.config import Config as Config
@@ -42,6 +43,7 @@ from axon_core.loop import fit as fit
 from axon_core.randomness import Key as Key
 from axon_core.recipe import Recipe as Recipe
 from axon_core.registry import ATTENTIONS as ATTENTIONS
+from axon_core.registry import CHAT_TEMPLATES as CHAT_TEMPLATES
 from axon_core.registry import MODELS as MODELS
 from axon_core.registry import NORMS as NORMS
 from axon_core.registry import ROTARY_EMBEDDINGS as ROTARY_EMBEDDINGS

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from axon_core.config import Config, at, validate
+from axon_core.config import Config, validate
 from axon_core.decoding import check_prompt
 from axon_core.errors import DataError, Interrupted, UsageError
 from axon_core.generation import Completion, Request, chunks
 from axon_core.interfaces.model import CausalLM
+from axon_core.records import read_records
 from axon_core.tokenizer import Tokenizer
 
 __all__ = ["finished", "generate_rows", "read_prompts", "record"]
@@ -22,9 +23,11 @@ Id = str | int
 _BEGIN = b'{"id": '
 
 
-class _Line(Config):
-    id: Id
+class Prompt(Config):
+    """A prompt and, where it has one of its own, its id."""
+
     prompt: str
+    id: Id | None = None
 
 
 def read_prompts(path: Path) -> dict[Id, str]:
@@ -34,33 +37,31 @@ def read_prompts(path: Path) -> dict[Id, str]:
     `id`. In any other, each line is a prompt, and the line's number, counted from 1, its id.
 
     Raises:
-        DataError: the file cannot be read, holds no prompt, or a line is no JSON.
-        ConfigError: a line lacks `prompt`, or holds something else.
+        DataError: the file cannot be read, holds no prompt, or a line lacks `prompt` or holds something else.
         UsageError: two prompts have the same id.
     """
+    if path.suffix in (".jsonl", ".json"):
+        lines = read_records(path, Prompt)
+    else:
+        lines = [Prompt(prompt=text) for text in _plain(path)]
+    prompts: dict[Id, str] = {}
+    for number, line in enumerate(lines, 1):
+        key = number if line.id is None else line.id
+        if key in prompts:
+            raise UsageError(f"line {number} of {path} has the id {key!r} of a line before it; give it another")
+        prompts[key] = line.prompt
+    return prompts
+
+
+def _plain(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise DataError(f"cannot read the prompts in {path}: {reason}") from None
-    if lines[-1] == "":  # the file ends with a newline, as it should
-        lines.pop()
-    prompts: dict[Id, str] = {}
-    for number, text in enumerate(lines, 1):
-        line = _Line(id=number, prompt=text)
-        if path.suffix in (".jsonl", ".json"):
-            try:
-                values = json.loads(text)
-            except ValueError as error:
-                raise DataError(f"line {number} of {path} is no JSON: {error}") from None
-            with at(source=f"line {number} of {path}"):
-                line = validate(_Line, {"id": number, **values} if isinstance(values, dict) else values)
-        if line.id in prompts:
-            raise UsageError(f"line {number} of {path} has the id {line.id!r} of a line before it; give it another")
-        prompts[line.id] = line.prompt
-    if not prompts:
+    if not text:
         raise DataError(f"{path} holds no prompt; write one a line")
-    return prompts
+    return text.removesuffix("\n").split("\n")
 
 
 def finished(path: Path, prompts: Mapping[Id, str]) -> set[Id]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from axon_core import config
 from axon_core.config import Spec, at
 from axon_core.errors import DataError
 from axon_core.order import across_epochs
+from axon_core.paths import expanded
 from axon_core.randomness import Key
 from axon_core.tokenizer import Tokenizer, train_tokenizer
 
@@ -47,11 +47,7 @@ def read_text(path: str | Path | None = None) -> str:
         from pydoc_data.topics import topics
 
         return "\n".join(topics[name] for name in sorted(topics))
-    place = Path(os.path.expanduser(os.path.expandvars(str(path))))
-    if "$" in str(place) and not place.exists():
-        raise DataError(
-            f"data path {str(path)!r} names an environment variable that is not set; set it, or give a path"
-        )
+    place = expanded(path)
     if not place.exists():
         raise DataError(f"no such file or folder: {place} (current folder: {Path.cwd()})")
     files = [place]

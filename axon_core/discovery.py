@@ -41,7 +41,10 @@ __all__ = [
 API = "axon.v1"
 """Prefix of every group read: the major version of the plugin interface this core speaks."""
 
-GROUPS = ("attention", "rotary_embedding", "norm", "model", "trainer", "paper", "command", "hooks", "registry")
+GROUPS = (
+    *("attention", "rotary_embedding", "norm", "model", "trainer", "chat_template"),
+    *("paper", "command", "hooks", "registry"),
+)
 """The core's own groups; a plugin adds one by naming a registry of its own in group `registry`."""
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(\s*:\s*[^\W\d]\w*(\.[^\W\d]\w*)*)?")

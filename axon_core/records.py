@@ -1,5 +1,6 @@
 """Records of what to learn from: JSON lines, each checked against its kind, with the line named where one is wrong.
 
+{"prompt": "2 + 2 ="}
 {"prompt": "2 + 2 =", "completion": " 4"}
 {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5", "margin": 1.0}
 {"prompt": "2 + 2 =", "responses": [" 5", " 4", " four"], "ranking": [1, 2, 0]}
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from itertools import combinations
@@ -21,8 +21,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from axon_core.config import Config, validate
 from axon_core.errors import ConfigError, DataError
+from axon_core.paths import expanded
 
-__all__ = ["Comparison", "Completion", "Dialogue", "Message", "Ranking", "Text", "read_json_lines", "read_records"]
+__all__ = [
+    "Comparison",
+    "Completion",
+    "Dialogue",
+    "Message",
+    "Prompt",
+    "Ranking",
+    "Text",
+    "read_json_lines",
+    "read_prompts",
+    "read_records",
+]
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -32,6 +44,15 @@ Text = Annotated[str, Field(min_length=1)]
 
 class _Record(Config):
     model_config = ConfigDict(strict=True)  # a number is no text, and "1" no number
+
+
+class Prompt(_Record):
+    """A prompt; other fields of its line, such as a completion, are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: Text
+    """What is to be gone on from."""
 
 
 class Completion(_Record):
@@ -134,18 +155,18 @@ def read_records(path: Path | str, kind: type[R]) -> list[R]:
     return records
 
 
+def read_prompts(path: Path | str) -> list[tuple[str, str]]:
+    """Return the prompts in a file of JSON lines, each after what to call it in a message; as `read_records`."""
+    return [(f"line {i} of {expanded(path)}", record.prompt) for i, record in enumerate(read_records(path, Prompt), 1)]
+
+
 def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the JSON object in each line of a file, or of a `.gz` file, after what to call the line in a message.
 
     Raises:
         DataError: the file cannot be read, or a line is no UTF-8 text, no JSON object, or has a field twice.
     """
-    file = Path(os.path.expanduser(os.path.expandvars(path)))
-    if "$" in str(file) and not file.exists():
-        raise DataError(
-            f"data path {str(path)!r} names an environment variable that is not set; set it, or give a path"
-        )
-    number = 0
+    file, number = expanded(path), 0
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(lines, 1):

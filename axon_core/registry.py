@@ -24,6 +24,7 @@ from axon_core.errors import (
 )
 
 if TYPE_CHECKING:
+    from axon_core.chat_template import ChatTemplate
     from axon_core.config import Config, Spec
     from axon_core.interfaces.attention import Attention
     from axon_core.interfaces.model import Model
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTENTIONS",
+    "CHAT_TEMPLATES",
     "MODELS",
     "NORMS",
     "ROTARY_EMBEDDINGS",
@@ -358,3 +360,5 @@ MODELS: Registry[Model] = Registry("model", "axon_core.interfaces.model:Model")
 """Models by key."""
 TRAINERS: Registry[Trainer] = Registry("trainer", "axon_core.interfaces.trainer:Trainer")
 """Trainers by key."""
+CHAT_TEMPLATES: Registry[ChatTemplate] = Registry("chat_template", "axon_core.chat_template:ChatTemplate")
+"""Chat templates by key."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
 from axon_core import config
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
+from axon_core.paths import expanded
 from axon_core.run import RunFolder
 from axon_core.tokenizer import Tokenizer
 
@@ -31,7 +31,7 @@ class Saved(config.Config):
 
 def place(name: str) -> Path:
     """Return the folder of the model that a recipe names. Raises `CheckpointError` where there is none."""
-    return model_folder(Path(os.path.expanduser(os.path.expandvars(name))))
+    return model_folder(expanded(name, CheckpointError))
 
 
 def model_folder(path: Path) -> Path:

@@ -128,9 +128,9 @@ WRONG = [
     ("in.txt", b"\xff\xfe", "cannot read the prompts in in.txt: it is not UTF-8 text"),
     ("nowhere.txt", None, "cannot read the prompts in nowhere.txt: No such file"),
     ("in.jsonl", b'{"prompt": "a"}\n{"prompt', "line 2 of in.jsonl is no JSON"),
-    ("in.jsonl", b'{"id": 1}\n', "in line 1 of in.jsonl: prompt: this field is required"),
-    ("in.jsonl", b'"text"\n', "in line 1 of in.jsonl: must be a valid dictionary"),
-    ("in.jsonl", b'{"prompt": "a", "seed": 3}\n', "in line 1 of in.jsonl: seed: unknown field 'seed'"),
+    ("in.jsonl", b'{"id": 1}\n', "line 1 of in.jsonl is no Prompt: prompt: this field is required"),
+    ("in.jsonl", b'"text"\n', "line 1 of in.jsonl must be a JSON object"),
+    ("in.jsonl", b'{"prompt": "a", "seed": 3}\n', "line 1 of in.jsonl is no Prompt: seed: unknown field 'seed'"),
     ("in.jsonl", b'{"prompt": "a", "id": 2}\n{"prompt": "b"}\n', "line 2 of in.jsonl has the id 2 of a line before"),
     ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "the prompt 1: the text holds a lone surrogate"),
 ]

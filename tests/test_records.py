@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axon_core.errors import DataError
-from axon_core.records import Comparison, Completion, Dialogue, Message, Ranking, read_records
+from axon_core.records import Comparison, Completion, Dialogue, Message, Ranking, read_prompts, read_records
 
 GOOD = {
     Completion: '{"prompt": "p", "completion": "c"}',
@@ -131,6 +131,20 @@ def test_files_that_cannot_be_read(tmp_path: Path):
     for name, message in expected.items():
         with pytest.raises(DataError, match=message):
             read_records(name if name.startswith("$") else tmp_path / name, Completion)
+
+
+def test_prompts_are_named_and_what_stands_beside_them_is_passed_over(tmp_path: Path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
+    assert read_prompts(file) == [(f"line 1 of {file}", "a"), (f"line 2 of {file}", "a")]
+    for line, message in (
+        ('{"prompt": ""}', "line 2 of .* is no Prompt: prompt: must be .*at least 1 character"),
+        ('{"completion": "b"}', "line 2 of .* is no Prompt: prompt: this field is required"),
+        ('{"prompt": 3}', "line 2 of .* is no Prompt: prompt: must be a valid string, got 3"),
+    ):
+        file.write_text('{"prompt": "a"}\n' + line)
+        with pytest.raises(DataError, match=message):
+            read_prompts(file)
 
 
 def test_reading_records_needs_no_torch():

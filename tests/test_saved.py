@@ -7,7 +7,7 @@ from axon_core import MODELS
 from axon_core.config import validate
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import CausalLM
-from axon_core.saved import Saved, load, model_folder, tokenizer_difference
+from axon_core.saved import Saved, load, model_folder, place, tokenizer_difference
 from axon_core.tokenizer import ByteTokenizer, CharTokenizer
 
 
@@ -50,3 +50,9 @@ def test_how_tokenizers_differ():
     assert tokenizer_difference(letters, ByteTokenizer()) == "they have 3 and 258 tokens"
     assert tokenizer_difference(letters, CharTokenizer("axc")) == "token 1 is b'b' in one and b'x' in the other"
     assert tokenizer_difference(letters, Marked("abc")) == "their bos and eos are (None, None) and (None, 0)"
+
+
+def test_a_folder_after_an_unset_variable_is_refused_by_its_name(monkeypatch):
+    monkeypatch.delenv("NOT_SET", raising=False)
+    with pytest.raises(CheckpointError, match=r"'\$NOT_SET/run' names an environment variable that is not set"):
+        place("$NOT_SET/run")

@@ -14,6 +14,7 @@ from axon_core import MODELS
 from axon_core.config import at, validate
 from axon_core.data import TextData, Windows
 from axon_core.interfaces.trainer import Trainer
+from axon_core.loop import fit
 from axon_core.randomness import Key
 from axon_core.tokenizer import Tokenizer
 
@@ -112,3 +113,10 @@ class Toy(Trainer):
         """Checksum of the weights, bit for bit."""
         weights = self.models["model"].state_dict()
         return zlib.crc32(b"".join(weights[name].numpy().tobytes() for name in sorted(weights)))
+
+
+def digest_after(**values) -> int:
+    """Checksum of the weights of a training with these settings."""
+    trainer = Toy.make(**values)
+    fit(trainer)
+    return trainer.digest()

@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "Continue a text with a trained model.",
     "info": "Describe a component and its options.",
     "list": "List what the installed plugins offer.",
+    "new": "Start a plugin for a paper.",
     "papers": "List the installed papers.",
     "recipes": "List the installed recipes.",
     "reproduce": "Check the claims of a paper.",

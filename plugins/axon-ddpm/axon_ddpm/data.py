@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from axon_core import config
 from axon_core.errors import DataError
+from axon_core.paths import expanded
 from axon_core.randomness import Key
 from axon_ddpm.pictures import read_picture, resized, to_unit
 
@@ -140,11 +140,7 @@ def _digits() -> _Raw:
 
 
 def _read(config: PictureConfig) -> _Raw:
-    place = Path(os.path.expanduser(os.path.expandvars(config.path)))
-    if "$" in str(place) and not place.exists():
-        raise DataError(
-            f"data path {config.path!r} names an environment variable that is not set; set it, or give a path"
-        )
+    place = expanded(config.path)
     if not place.exists():
         raise DataError(f"no such file or folder: {place} (current folder: {Path.cwd()})")
     return _folder(place, config) if place.is_dir() else _npz(place)

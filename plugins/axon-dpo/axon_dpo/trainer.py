@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from axon_core.config import Spec, at, validate
-from axon_core.errors import CheckpointError, ContractError, TrainingError
+from axon_core.errors import CheckpointError, TrainingError
 from axon_core.generation import generate
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -21,6 +21,7 @@ from axon_core.loop import evaluation
 from axon_core.order import Order
 from axon_core.randomness import Key
 from axon_core.recipe import Recipe
+from axon_core.roles import role
 from axon_core.sampling import Sampling
 from axon_core.saved import load
 from axon_dpo.data import Pairs, PreferenceConfig, PreferenceData
@@ -76,7 +77,7 @@ class DPOTrainer(Trainer):
     def __init__(self, config: Config, models: Mapping[str, nn.Module], data: PreferenceData) -> None:
         super().__init__(config, models)
         self.models: dict[str, nn.Module] = dict(models)  # its own: the reference leaves once it is no longer needed
-        self.policy = _causal(models["policy"], "policy")
+        self.policy = role(models, "policy", CausalLM, "dpo")
         self.data = data
         with at("trainer", "loss"):
             self.objective = PREFERENCE_LOSSES.build(config.loss)
@@ -191,7 +192,7 @@ class DPOTrainer(Trainer):
 
     def _measured(self, pairs: Pairs) -> Float[Tensor, "n 2"]:
         """Return the reference's log-probabilities of all comparisons, a few at a time."""
-        model = _causal(self.models.get("reference", self.policy), "reference")
+        model = role({"reference": self.policy, **self.models}, "reference", CausalLM, "dpo")
         found: list[Tensor] = []
         for picks in torch.arange(len(pairs)).split(self._rows):
             rows = {name: rows.to(self.config.device) for name, rows in pairs.rows(picks.tolist()).items()}
@@ -208,12 +209,6 @@ class DPOTrainer(Trainer):
     def _rows(self) -> int:
         """How many comparisons are in memory at once."""
         return -(-self.config.batch_size // self.config.micro_batches)
-
-
-def _causal(model: nn.Module, role: str) -> CausalLM:
-    if not isinstance(model, CausalLM):
-        raise ContractError(f"the trainer dpo needs a CausalLM as its {role}, got a {type(model).__name__}")
-    return model
 
 
 def _logprobs(model: CausalLM, rows: Mapping[str, Tensor]) -> Float[Tensor, "b 2"]:

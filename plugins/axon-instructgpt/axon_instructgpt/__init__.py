@@ -10,12 +10,9 @@ from axon_instructgpt.reward_model import RewardModel
 from axon_instructgpt.selection import best_of, best_of_n_kl, rejection_sampled
 from axon_instructgpt.sft import SFTTrainer
 from axon_instructgpt.stage import STAGES, Stage
-from axon_instructgpt.template import CHAT_TEMPLATES, ChatTemplate
 
 __all__ = [
-    "CHAT_TEMPLATES",
     "STAGES",
-    "ChatTemplate",
     "Pipeline",
     "Pretraining",
     "RewardModel",

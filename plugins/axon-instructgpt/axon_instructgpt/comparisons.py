@@ -17,11 +17,10 @@ from axon_core.interfaces.model import CausalLM
 from axon_core.randomness import Key
 from axon_core.registry import registry_of
 from axon_core.saved import load, place
+from axon_core.scoring import scored
 from axon_core.storage import whole_folder
 from axon_instructgpt.excerpts import write_lines
-from axon_instructgpt.prompts import read_prompts
-from axon_instructgpt.responses import asked, respond, texts
-from axon_instructgpt.scoring import scored
+from axon_instructgpt.responses import asked, sampled, texts
 from axon_instructgpt.stage import Stage
 
 __all__ = ["Comparisons", "bayes_accuracy", "noisy_ranking"]
@@ -79,10 +78,9 @@ class Comparisons(Stage):
         with at("reward"):
             reward = registry_of("reward").build(c.reward)
         model, tokenizer = load(place(c.policy), CausalLM)
-        named = read_prompts(c.prompts)
-        prompts = asked(named, tokenizer, model, c.response_tokens)
+        prompts = asked(c.prompts, tokenizer, model, c.response_tokens)
         sizes: dict[str, Any] = {"response_tokens": c.response_tokens, "temperature": c.temperature}
-        drawn = respond(model.eval(), prompts, tokenizer, n=c.responses, key=key("respond"), **sizes)
+        drawn = sampled(model.eval(), prompts, tokenizer, n=c.responses, key=key("respond"), **sizes)
         written = [texts(tokenizer, responses) for responses in drawn]
         kept = [i for i, found in enumerate(written) if len(set(found)) == c.responses and all(found)]
         if not kept:
@@ -90,12 +88,12 @@ class Comparisons(Stage):
                 f"none of the {len(prompts)} prompts brought {c.responses} different responses; raise the temperature, "
                 "or lower responses"
             )
-        utilities = scored(reward, [named[i] for i in kept], [written[i] for i in kept]) / c.noise
+        utilities = scored(reward, [prompts[i].named for i in kept], [written[i] for i in kept]) / c.noise
         order = noisy_ranking(utilities, key("rank").generator()).tolist()
         rankings, comparisons = list[dict[str, Any]](), list[dict[str, Any]]()
         for i, ranking in zip(kept, order, strict=True):
             pair = [n for n in ranking if n < 2]
-            prompt, found = named[i][1], written[i]
+            prompt, found = prompts[i].text, written[i]
             rankings.append({"prompt": prompt, "responses": found, "ranking": ranking})
             comparisons.append({"prompt": prompt, "chosen": found[pair[0]], "rejected": found[pair[1]]})
         facts = {

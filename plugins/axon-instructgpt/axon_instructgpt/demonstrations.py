@@ -10,12 +10,14 @@ from typing import Literal, NamedTuple, Self, TypeVar
 from pydantic import Field
 
 from axon_core import config
+from axon_core.chat_template import ChatTemplate
 from axon_core.config import Spec, at
 from axon_core.errors import AxonError, ContextError, DataError
 from axon_core.likelihood import encode_completion
 from axon_core.records import Completion, Dialogue, read_json_lines, read_records
+from axon_core.registry import CHAT_TEMPLATES
 from axon_core.tokenizer import Tokenizer
-from axon_instructgpt.template import CHAT_TEMPLATES, ChatTemplate, answers
+from axon_instructgpt.template import answers
 
 __all__ = ["DemonstrationConfig", "Demonstrations", "Example", "read_demonstrations", "split"]
 

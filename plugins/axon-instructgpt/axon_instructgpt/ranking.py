@@ -10,9 +10,9 @@ from torch.nn.functional import logsigmoid
 __all__ = ["LARGE_MARGINS", "SMALL_MARGINS", "mean_over_pairs", "ranking_loss"]
 
 SMALL_MARGINS = (1.0, 2 / 3, 1 / 3, 0.0)
-"""Margins for answers that are significantly, clearly, slightly or negligibly better (2307.09288, Appendix A.3.3)."""
+"""Margins for answers that are significantly better, better, slightly and negligibly so (2307.09288, App. A.3.3)."""
 LARGE_MARGINS = (3.0, 2.0, 1.0, 0.0)
-"""The larger variant of the same (2307.09288, Appendix A.3.3)."""
+"""The larger variant of the same (2307.09288, App. A.3.3)."""
 
 
 def ranking_loss(

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from axon_core.config import Spec, at
 from axon_core.interfaces.model import CausalLM
+from axon_core.prompts import Prompt
 from axon_core.randomness import Key
 from axon_core.records import Ranking, read_records
 from axon_core.registry import registry_of
 from axon_core.run import RunFolder
 from axon_core.saved import load, place
+from axon_core.scoring import Scorer, scored
 from axon_core.storage import whole_folder
 from axon_core.tokenizer import Tokenizer
 from axon_instructgpt.frontier import best_of_n, optimum, win_rate
 from axon_instructgpt.page import draw, page
-from axon_instructgpt.prompts import read_prompts
-from axon_instructgpt.responses import Asked, asked, every_response, logprobs, respond, texts
-from axon_instructgpt.scoring import Scorer, scored
+from axon_instructgpt.responses import asked, every_response, logprobs, sampled, texts
 from axon_instructgpt.selection import best_of_n_kl
 from axon_instructgpt.stage import Stage
 
@@ -120,9 +120,8 @@ class Report(Stage):
             registry_of("reward").build({"type": "reward_model", "path": c.reward_model}) if c.reward_model else None
         )
         reference, tokenizer = _causal(place(c.reference))
-        named = read_prompts(c.prompts)
-        prompts = asked(named, tokenizer, reference, c.response_tokens)
-        bench = _Bench(c, reward, judge, reference, tokenizer, named, prompts)
+        prompts = asked(c.prompts, tokenizer, reference, c.response_tokens)
+        bench = _Bench(c, reward, judge, reference, tokenizer, prompts)
         base = bench.draw(reference)
         policies: dict[str, Any] = {"reference": asdict(bench.measure(reference, base, base))}
         frontier: dict[str, Any] = {}
@@ -163,14 +162,18 @@ class _Bench:
     judge: Scorer | None
     reference: CausalLM
     tokenizer: Tokenizer
-    named: Sequence[tuple[str, str]]
-    prompts: Sequence[Asked]
+    prompts: Sequence[Prompt]
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """The prompts' names and texts."""
+        return [prompt.named for prompt in self.prompts]
 
     def draw(self, policy: CausalLM, n: int | None = None) -> _Drawn:
         """Return n responses of a policy to each prompt."""
         c = self.config
         sizes = {"n": n or c.responses, "response_tokens": c.response_tokens}
-        tokens = respond(policy, self.prompts, self.tokenizer, key=Key((c.seed, "report")), **sizes)
+        tokens = sampled(policy, self.prompts, self.tokenizer, key=Key((c.seed, "report")), **sizes)
         written = [texts(self.tokenizer, some) for some in tokens]
         judged = None if self.judge is None else scored(self.judge, self.named, written)
         return _Drawn(tokens, written, scored(self.reward, self.named, written), judged)

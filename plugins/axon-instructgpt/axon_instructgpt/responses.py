@@ -4,54 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from axon_core.errors import ContextError
-from axon_core.generation import decode
 from axon_core.interfaces.model import CausalLM
 from axon_core.likelihood import Sequences, completion_logprobs
+from axon_core.prompts import Prompt, check_room, encode_prompts
 from axon_core.randomness import Key
-from axon_core.sampling import Sampling
+from axon_core.records import read_prompts
+from axon_core.responses import respond
 from axon_core.tokenizer import Tokenizer
 
-__all__ = ["Asked", "asked", "every_response", "logprobs", "respond", "texts"]
+__all__ = ["asked", "every_response", "logprobs", "sampled", "texts"]
 
 
-class Asked(NamedTuple):
-    """A prompt that is to be responded to."""
-
-    text: str
-    """What it says."""
-    tokens: list[int]
-    """Its tokens."""
-
-
-def asked(
-    prompts: Sequence[tuple[str, str]], tokenizer: Tokenizer, model: CausalLM, response_tokens: int
-) -> list[Asked]:
-    """Return pairs of a name and a prompt as tokens.
+def asked(path: str, tokenizer: Tokenizer, model: CausalLM, response_tokens: int) -> tuple[Prompt, ...]:
+    """Return the prompts of a file of JSON lines, each once, as tokens.
 
     Raises:
-        DataError: one cannot be encoded.
+        DataError: the file cannot be read or is empty, a line has no prompt, or one cannot be encoded.
         ContextError: one is too long for a response to fit into the model's context; the message names it.
     """
-    found = [Asked(text, tokenizer.encode_prompt(text)) for _, text in prompts]
-    for (name, _), prompt in zip(prompts, found, strict=True):
-        if len(prompt.tokens) + response_tokens > model.context:
-            raise ContextError(
-                f"{name} has {len(prompt.tokens)} tokens and its response up to {response_tokens}, but the model's "
-                f"context is {model.context}; shorten the prompt, leave it out, or lower response_tokens"
-            )
-    return found
+    names: dict[str, str] = {}
+    for name, text in read_prompts(path):
+        names.setdefault(text, name)
+    prompts = encode_prompts(((name, text) for text, name in names.items()), tokenizer)
+    check_room(prompts, response_tokens, model.context, "model")
+    return prompts
 
 
-def respond(
+def sampled(
     model: CausalLM,
-    prompts: Sequence[Asked],
+    prompts: Sequence[Prompt],
     tokenizer: Tokenizer,
     *,
     n: int,
@@ -64,31 +50,20 @@ def respond(
 
     A response depends on its prompt, its number and the key alone; `rows` of them run at once.
     """
-    pairs = [(prompt, i, j) for i, prompt in enumerate(prompts) for j in range(n)]
-    found: list[list[int]] = []
-    for first in range(0, len(pairs), rows):
-        some = pairs[first : first + rows]
-        answers = [list[int]() for _ in some]
-        steps = decode(
-            model,
-            [prompt.tokens for prompt, _, _ in some],
-            [key(i, j).seed for _, i, j in some],
-            max_new_tokens=response_tokens,
-            sampling=Sampling(temperature=temperature),
-            stop=tokenizer.eos,
-        )
-        for step in steps:
-            for answer, token in zip(answers, step, strict=True):
-                if token is not None:
-                    answer.append(token)
-        found += answers
-    if tokenizer.eos is not None:
-        found = [answer if len(answer) == response_tokens else [*answer, tokenizer.eos] for answer in found]
-    return [found[i : i + n] for i in range(0, len(found), n)]
+    found = respond(
+        model,
+        [prompt.tokens for prompt in prompts for _ in range(n)],
+        [key(i, j).seed for i in range(len(prompts)) for j in range(n)],
+        max_new_tokens=response_tokens,
+        temperature=temperature,
+        eos=tokenizer.eos,
+        rows=rows,
+    )
+    return [[response.tokens for response in found[i : i + n]] for i in range(0, len(found), n)]
 
 
 def every_response(
-    model: CausalLM, prompt: Asked, tokenizer: Tokenizer, response_tokens: int
+    model: CausalLM, prompt: Prompt, tokenizer: Tokenizer, response_tokens: int
 ) -> tuple[list[list[int]], Float[Tensor, " y"]]:
     """Return all responses that the model can give to a prompt, and their probabilities, which sum to 1."""
     tokens = range(model.config.vocab_size)
@@ -102,7 +77,7 @@ def every_response(
 
 
 @torch.no_grad()
-def logprobs(model: CausalLM, pairs: Sequence[tuple[Asked, Sequence[int]]], rows: int = 512) -> Float[Tensor, " b"]:
+def logprobs(model: CausalLM, pairs: Sequence[tuple[Prompt, Sequence[int]]], rows: int = 512) -> Float[Tensor, " b"]:
     """Return log p(response | prompt) of each pair, in float64."""
     device = next(model.parameters()).device
     parts = [

@@ -20,6 +20,7 @@ from axon_core.order import Order
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_core.records import Comparison, Completion, read_records
+from axon_core.roles import role
 from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
 from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked, read_rankings
 from axon_instructgpt.reward_model import RewardModel
@@ -56,10 +57,7 @@ class RewardTrainer(Trainer):
 
     def __init__(self, config: Trainer.Config, models: Mapping[str, nn.Module], data: RankedData) -> None:
         super().__init__(config, models)
-        model = models["model"]
-        if not isinstance(model, RewardModel):
-            raise ContractError(f"the trainer reward needs a RewardModel as its model, got a {type(model).__name__}")
-        self.model = model
+        self.model = role(models, "model", RewardModel, "reward")
         self.data = data
         self._order = Order(len(data.train), Key((config.seed, "order")))
 

@@ -10,7 +10,6 @@ from typing import Self
 from torch import Tensor, nn
 
 from axon_core.config import at, validate
-from axon_core.errors import ContractError
 from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -19,6 +18,7 @@ from axon_core.order import Order
 from axon_core.randomness import Key
 from axon_core.recipe import Recipe
 from axon_core.records import Completion
+from axon_core.roles import role
 from axon_core.sampling import Sampling
 from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example, read_demonstrations
 from axon_instructgpt.packing import collate, pack
@@ -51,12 +51,9 @@ class SFTTrainer(Trainer):
 
     def __init__(self, config: Trainer.Config, models: Mapping[str, nn.Module], data: Demonstrations) -> None:
         super().__init__(config, models)
-        model = models["model"]
-        if not isinstance(model, CausalLM):
-            raise ContractError(f"the trainer sft needs a CausalLM as its model, got a {type(model).__name__}")
-        self.model = model
+        self.model = role(models, "model", CausalLM, "sft")
         self.data = data
-        self._rows = _packed(data.train, model.context)
+        self._rows = _packed(data.train, self.model.context)
         self._order = Order(len(self._rows), Key((config.seed, "order")))
 
     @classmethod
@@ -77,10 +74,9 @@ class SFTTrainer(Trainer):
             for record in records
         )
         model, tokenizer = begin(recipe.model, saved, config.seed, settings.tokenizer, text)
-        if not isinstance(model, CausalLM):
-            raise ContractError(f"the trainer sft needs a CausalLM as its model, got a {type(model).__name__}")
+        context = role({"model": model}, "model", CausalLM, "sft").context
         with at("data"):
-            data = Demonstrations.of(records, tokenizer, model.context, settings)
+            data = Demonstrations.of(records, tokenizer, context, settings)
         return cls(config, {"model": model}, data)
 
     def batch(self, step: int) -> dict[str, Tensor]:

@@ -1,52 +1,34 @@
-"""Chat templates, in a registry of their own: how the messages of a dialogue become tokens, and which of them count."""
+"""A chat template for any tokenizer, and which tokens of a dialogue are the answers."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from axon_core import config
+from axon_core.chat_template import ChatTemplate
 from axon_core.errors import UsageError
 from axon_core.likelihood import encode_completion
 from axon_core.records import Message
-from axon_core.registry import Registry
 from axon_core.tokenizer import Tokenizer
 
 _NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}
 
-__all__ = ["CHAT_TEMPLATES", "ChatTemplate", "Plain", "answers"]
+__all__ = ["Plain", "answers"]
 
 
-class ChatTemplate(ABC):
-    """How a dialogue is written down for a model.
-
-    A dialogue that ends with the user's message is left open, for the model to answer; its tokens are what the tokens
-    of the answered dialogue begin with.
-    """
-
-    class Config(config.Config):
-        """What may be chosen."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    @abstractmethod
-    def __call__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens of a dialogue.
-
-        Raises:
-            UsageError: a message cannot be told from the template's own marks.
-            DataError: the tokenizer cannot encode it, or lacks a marker that the template needs.
-        """
-
-
-class Plain(ChatTemplate):
+class Plain:
     """Every message as a paragraph after its speaker's name, for any tokenizer; `eos`, if there is one, after answers.
 
     Human: What is 2 + 2?
 
     Assistant: 4
     """
+
+    class Config(config.Config):
+        """There is nothing to choose."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
 
     def __call__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Return the tokens of a dialogue; see `ChatTemplate`."""
@@ -95,7 +77,3 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of a text within a dialogue: as those of a completion, but without `eos`."""
     ids = encode_completion(tokenizer, text)
     return ids if tokenizer.eos is None else ids[:-1]
-
-
-CHAT_TEMPLATES: Registry[ChatTemplate] = Registry("chat_template", ChatTemplate)
-"""Chat templates by key; a plugin adds one in the entry-point group `axon.v1.chat_template`."""

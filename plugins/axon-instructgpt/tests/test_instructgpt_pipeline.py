@@ -12,13 +12,13 @@ from axon_core.config import validate
 from axon_core.errors import CheckpointError, ConfigError, ContextError, DataError, UnknownKey, UsageError
 from axon_core.loop import Fit
 from axon_core.paper import recipe
+from axon_core.prompts import Prompt
 from axon_core.recipe import Recipe
 from axon_core.tokenizer import ByteTokenizer
 from axon_instructgpt import STAGES, Pipeline, align
 from axon_instructgpt.comparisons import Comparisons
 from axon_instructgpt.excerpts import Excerpts
-from axon_instructgpt.prompts import read_prompts
-from axon_instructgpt.responses import Asked, every_response, respond
+from axon_instructgpt.responses import asked, every_response, sampled
 
 # Three letters and responses of two: nine responses, all of which the report enumerates.
 TINY = """
@@ -271,7 +271,7 @@ class Three(ByteTokenizer):
 def test_all_responses_are_enumerated_and_sampled_as_often_as_they_are_likely(ends):
     tokenizer = Three()
     tokenizer.eos = 2 if ends else None
-    model, prompt = model_of(3), Asked("p", [0, 1])
+    model, prompt = model_of(3), Prompt("p", (0, 1), "line 1")
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.mul_(4)
@@ -280,24 +280,28 @@ def test_all_responses_are_enumerated_and_sampled_as_often_as_they_are_likely(en
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-6)
     from axon_core.randomness import Key
 
-    (drawn,) = respond(model, [prompt], tokenizer, n=4000, response_tokens=3, key=Key((0,)), rows=1000)
+    (drawn,) = sampled(model, [prompt], tokenizer, n=4000, response_tokens=3, key=Key((0,)), rows=1000)
     assert all(response in responses for response in drawn)
     counts = torch.tensor([drawn.count(response) for response in responses]) / 4000
     assert 0.5 * (counts - probabilities).abs().sum() < 0.04
-    (again,) = respond(model, [prompt], tokenizer, n=3, response_tokens=3, key=Key((0,)), rows=2)
+    (again,) = sampled(model, [prompt], tokenizer, n=3, response_tokens=3, key=Key((0,)), rows=2)
     assert again == drawn[:3]
 
 
 def test_prompts_are_named_and_checked(tmp_path, tiny):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n{"prompt": "bb"}\n')
-    assert read_prompts(str(file)) == [(f"line 1 of {file}", "a"), (f"line 3 of {file}", "bb")]
+    model, tokenizer = model_of(258), ByteTokenizer()
+    assert asked(str(file), tokenizer, model, 2) == (
+        Prompt("a", (97,), f"line 1 of {file}"),
+        Prompt("bb", (98, 98), f"line 3 of {file}"),
+    )
     file.write_text('{"prompt": "a"}\n{"prompt": ""}\n')
     with pytest.raises(DataError, match="line 2"):
-        read_prompts(str(file))
+        asked(str(file), tokenizer, model, 2)
     file.write_text("")
-    with pytest.raises(DataError, match="no prompt"):
-        read_prompts(str(file))
+    with pytest.raises(DataError, match="holds no record"):
+        asked(str(file), tokenizer, model, 2)
     file.write_text('{"prompt": "a"}\n{"prompt": "ababababab"}\n')
     given = {"policy": str(tiny / "out" / "pretrain"), "prompts": str(file), "response_tokens": 2}
     stage = Comparisons(validate(Comparisons.Config, {**given, "reward": {"type": "regex", "pattern": "a"}}))

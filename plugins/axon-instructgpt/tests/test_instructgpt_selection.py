@@ -13,7 +13,6 @@ from axon_core.records import Message
 from axon_instructgpt import best_of, best_of_n_kl, ghost_demonstration, instructed, rejection_sampled
 from axon_instructgpt.comparisons import bayes_accuracy, noisy_ranking
 from axon_instructgpt.frontier import best_of_n, optimum, win_rate
-from axon_instructgpt.scoring import scored
 
 REFERENCE = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 REWARDS = torch.arange(4, dtype=torch.float64)
@@ -142,17 +141,3 @@ def test_the_bayes_accuracy_is_that_of_who_knows_the_utilities():
     i, j = torch.triu_indices(3, 3, offset=1)
     assert (ranked[:, i] > ranked[:, j]).double().mean().item() == pytest.approx(bayes_accuracy(utilities), abs=5e-3)
     assert bayes_accuracy(torch.tensor([[0.0, math.log(4)]])) == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize(
-    ("reward", "words"),
-    [
-        (lambda prompts, texts: [float("nan")] * len(texts), ["line 1", "'x'", "nan"]),
-        (lambda prompts, texts: [1.0], ["one number", "1 for 2"]),
-        (lambda prompts, texts: 1 / 0, ["line 1", "ZeroDivisionError"]),
-    ],
-)
-def test_a_bad_reward_is_refused_by_prompt(reward, words):
-    with pytest.raises(TrainingError) as caught:
-        scored(reward, [("line 1", "p"), ("line 2", "q")], [["x"], ["y"]])
-    assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -13,10 +13,11 @@ from axon_core.errors import AxonError, ConfigError, ContextError, DataError, Us
 from axon_core.loop import evaluate
 from axon_core.recipe import Recipe
 from axon_core.records import Message
+from axon_core.registry import CHAT_TEMPLATES
 from axon_core.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
-from axon_instructgpt import CHAT_TEMPLATES, ChatTemplate, SFTTrainer, pack
+from axon_instructgpt import SFTTrainer, pack
 from axon_instructgpt.packing import collate
-from axon_instructgpt.template import answers
+from axon_instructgpt.template import Plain, answers
 
 LLAMA = {"type": "xllama", "dim": 16, "n_layers": 2, "n_heads": 2, "context": 96}
 COMPLETIONS = [{"prompt": f"{a}+{b}=", "completion": f"{a + b}{'!' * b}"} for a in range(6) for b in range(4)]
@@ -193,7 +194,7 @@ def test_a_tokenizer_that_cannot_encode_a_record_is_refused_with_its_line(traine
         trainer([{"prompt": "?", "completion": "!"}] * 2, model={"init": str(tmp_path / "run")})
 
 
-class Marked(ChatTemplate):
+class Marked(Plain):
     """A template that joins the question's end and the answer's beginning, as a subword tokenizer may."""
 
     def __call__(self, tokenizer, messages):
@@ -208,7 +209,7 @@ def test_any_registered_template_serves(trainer):
 
 
 def test_a_token_that_spans_question_and_answer_is_the_answers():
-    class Joined(ChatTemplate):
+    class Joined(Plain):
         def __call__(self, tokenizer, messages):
             tokens = []
             for message in messages:
@@ -242,27 +243,27 @@ def test_an_open_dialogue_is_what_the_answered_one_begins_with(kind, tmp_path):
     assert tokenizer.decode(tokens) == said
 
 
-def test_llama_2s_format_is_a_template():
-    """What `axon_xllama.chat` writes keeps the protocol: one class makes it a template."""
-    from axon_xllama.chat import Message as Said
-    from axon_xllama.chat import chat_tokens
-
-    class Llama2(ChatTemplate):
-        def __call__(self, tokenizer, messages):
-            said = [Said(message.role, message.content) for message in messages]
-            if said[-1].role == "user":
-                return chat_tokens(tokenizer, said)
-            following = chat_tokens(tokenizer, [Said("user", "")])
-            return chat_tokens(tokenizer, [*said, Said("user", "")])[: -len(following)]
-
-    tokenizer = ByteTokenizer()
-    tokens, spans = answers(Llama2(Llama2.Config()), tokenizer, chat("Hi", "Hello", "Bye", "So long", system="S"))
+def test_the_template_llama2_writes_llama_2s_format():
+    tokenizer, template = ByteTokenizer(), CHAT_TEMPLATES.build("llama2")
+    messages = chat("Hi", "Hello", "Bye", "So long", system="S")
+    tokens, spans = answers(template, tokenizer, messages)
     shown = "".join({256: "<s>", 257: "</s>"}.get(t) or chr(t) for t in tokens)
     assert shown == "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nHi [/INST] Hello </s><s>[INST] Bye [/INST] So long </s>"
     assert [tokenizer.decode(tokens[a:b]) for a, b in spans] == [" Hello ", " So long "]
     assert all(tokens[b - 1] == tokenizer.eos for _, b in spans)
+    opened = template(tokenizer, messages[:-1])
+    assert tokens[: len(opened)] == opened
     with pytest.raises(UsageError, match="INST"):
-        answers(Llama2(Llama2.Config()), tokenizer, chat("[INST]", "x"))
+        answers(template, tokenizer, chat("[INST]", "x"))
+
+
+def test_a_recipe_names_llama_2s_template(trainer):
+    records = [dialogue("zero", "one", "two", "three"), dialogue("a", "b")]
+    made = trainer(records, data={"template": "llama2"}, steps=1)
+    assert learned(made) == [" one $ three $"]
+    fit(made)
+    with pytest.raises(DataError, match=r"line 1 of .* needs a tokenizer with bos and eos"):
+        trainer(records, data={"template": "llama2", "tokenizer": "char"})
 
 
 def test_models_without_documents_would_be_noticed(trainer):

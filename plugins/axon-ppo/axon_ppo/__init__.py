@@ -3,7 +3,7 @@
 from axon_ppo.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
 from axon_ppo.control import ControlTrainer
 from axon_ppo.environment import ENVIRONMENTS, Environment, Transition
-from axon_ppo.maths import clipped_surrogate, clipped_value_loss, gae, k1, k2, k3, masked_mean, whiten
+from axon_ppo.maths import clipped_surrogate, clipped_value_loss, gae, k1, k2, k3, whiten
 from axon_ppo.perceptron import Perceptron
 from axon_ppo.prompts import PromptData
 from axon_ppo.reward import REWARDS, Reward, RewardModel
@@ -30,6 +30,5 @@ __all__ = [
     "k1",
     "k2",
     "k3",
-    "masked_mean",
     "whiten",
 ]

@@ -16,7 +16,6 @@ __all__ = [
     "k1",
     "k2",
     "k3",
-    "masked_mean",
     "whiten",
 ]
 
@@ -93,15 +92,10 @@ def k3(logprobs: Float[Tensor, ...], reference: Float[Tensor, ...]) -> Float[Ten
 def adapted_coefficient(coefficient: float, kl: float, *, target: float, n: int, horizon: float) -> float:
     """Return β (1 + clip(KL / target − 1, ±0.2) n / horizon), so that over `horizon` examples KL nears its target.
 
-    n examples showed the divergence `kl`. Source: arXiv 1909.08593, in the form of its code.
+    n examples showed the divergence `kl`. Source: arXiv 1909.08593, Section 2.2, in the form of its code.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coefficient * (1 + error * n / horizon)
-
-
-def masked_mean(x: Float[Tensor, ...], mask: Bool[Tensor, ...]) -> Float[Tensor, ""]:
-    """Return the mean of `x` where `mask` is true; where it nowhere is, 0."""
-    return torch.where(mask, x, 0).sum() / mask.sum().clamp(min=1)
 
 
 def whiten(x: Float[Tensor, ...], mask: Bool[Tensor, ...]) -> Float[Tensor, ...]:

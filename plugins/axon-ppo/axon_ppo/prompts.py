@@ -1,4 +1,4 @@
-"""Prompts to respond to: read, checked, and visited in an order that can be entered at any step."""
+"""Prompts to respond to: read, checked, and split."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from axon_core import config
-from axon_core.config import Spec, validate
-from axon_core.errors import ConfigError, ContextError, DataError
-from axon_core.records import Text, read_json_lines
+from axon_core.config import Spec
+from axon_core.prompts import Prompt, encode_prompts
+from axon_core.records import Text, read_prompts
 from axon_core.tokenizer import Tokenizer
 
-__all__ = ["Prompt", "PromptConfig", "PromptData", "read_prompts"]
+__all__ = ["PromptConfig", "PromptData"]
 
 
 class PromptConfig(config.Config):
@@ -35,40 +35,11 @@ class PromptConfig(config.Config):
             raise ValueError("give either path, a file of JSON lines, or prompts")
         return self
 
-
-class _Line(BaseModel, strict=True):
-    prompt: Text
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt."""
-
-    text: str
-    """What it says."""
-    tokens: tuple[int, ...]
-    """Its tokens."""
-    name: str
-    """What to call it in a message: `line 3 of prompts.jsonl`."""
-
-
-def read_prompts(settings: PromptConfig) -> list[tuple[str, str]]:
-    """Return the name and the text of each prompt.
-
-    Raises:
-        DataError: the file cannot be read or is empty, or a line has no prompt.
-    """
-    if settings.path is None:
-        return [(f"prompt {i}", text) for i, text in enumerate(settings.prompts)]
-    named: list[tuple[str, str]] = []
-    for place, line in read_json_lines(settings.path):
-        try:
-            named.append((place, validate(_Line, line).prompt))
-        except ConfigError as error:
-            raise DataError(f"{place} is no prompt: {error}; correct the line, or remove it") from None
-    if not named:
-        raise DataError(f"{settings.path} holds no prompt; write one a line")
-    return named
+    def read(self) -> list[tuple[str, str]]:
+        """Return the prompts, each after what to call it in a message; raises `DataError` as `read_prompts` does."""
+        if self.path is None:
+            return [(f"prompt {i}", text) for i, text in enumerate(self.prompts)]
+        return read_prompts(self.path)
 
 
 @dataclass(frozen=True)
@@ -88,23 +59,6 @@ class PromptData:
     @classmethod
     def of(cls, named: Sequence[tuple[str, str]], tokenizer: Tokenizer, held_out: float = 0.0) -> Self:
         """Make them of pairs of a name and a text. Raises `DataError` where one cannot be encoded."""
-        prompts = list[Prompt]()
-        for name, text in named:
-            try:
-                tokens = tuple(tokenizer.encode_prompt(text))
-            except DataError as error:
-                raise DataError(f"{name}: {error}") from None
-            if not tokens:
-                raise DataError(f"{name} is empty; a model needs at least one token to go on from")
-            prompts.append(Prompt(text, tokens, name))
+        prompts = encode_prompts(named, tokenizer)
         kept = len(prompts) - int(len(prompts) * held_out)
-        return cls(tokenizer, tuple(prompts[:kept]), tuple(prompts[kept:]))
-
-    def check_context(self, context: int, new: int, whose: str) -> None:
-        """Raise `ContextError`, naming the prompt, where one and `new` more tokens are too long for a model."""
-        for prompt in (*self.train, *self.held_out):
-            if len(prompt.tokens) + new > context:
-                raise ContextError(
-                    f"{prompt.name} has {len(prompt.tokens)} tokens and its response up to {new}, but the {whose}'s "
-                    f"context is {context}; shorten the prompt, leave it out, or lower trainer.response_tokens"
-                )
+        return cls(tokenizer, prompts[:kept], prompts[kept:])

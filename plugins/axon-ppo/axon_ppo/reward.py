@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Protocol, Self, cast, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from pydantic import field_validator
-from torch import Tensor, nn
+from torch import nn
 
 from axon_core import config
-from axon_core.errors import AxonError, TrainingError
 from axon_core.interfaces.model import Model
 from axon_core.likelihood import Sequences, encode_completion
 from axon_core.registry import Registry
 from axon_core.saved import place
 from axon_core.tokenizer import Tokenizer
-from axon_ppo.prompts import Prompt
 
-__all__ = ["REWARDS", "Regex", "Reward", "RewardModel", "scores"]
+__all__ = ["REWARDS", "Regex", "Reward", "RewardModel"]
 
 
 @runtime_checkable
@@ -104,36 +100,6 @@ class RewardModel:
         found = self.model(rows.tokens, valid=rows.valid)
         ends = rows.valid.sum(1) - 1
         return cast(list[float], found.gather(1, ends[:, None])[:, 0].tolist())
-
-
-def scores(reward: Reward, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " b"]:
-    """Return the reward of each response.
-
-    Raises:
-        TrainingError: the reward fails, is not one finite number for each, or is NaN; the message names the prompt.
-    """
-    texts = [prompt.text for prompt in prompts]
-    try:
-        found = [float(score) for score in reward(texts, responses)]
-    except AxonError:
-        raise
-    except Exception as error:  # a user's function may raise anything: find the record that makes it
-        for prompt, response in zip(prompts, responses, strict=True):
-            try:
-                [float(score) for score in reward([prompt.text], [response])]
-            except Exception as alone:
-                raise TrainingError(f"the reward of {_named(prompt, response)} failed: {alone!r}") from alone
-        raise TrainingError(f"the reward of {len(texts)} responses failed, though of none alone: {error!r}") from error
-    if len(found) != len(texts):
-        raise TrainingError(f"a reward must be one number for each response, got {len(found)} for {len(texts)}")
-    for prompt, response, score in zip(prompts, responses, found, strict=True):
-        if not math.isfinite(score):
-            raise TrainingError(f"the reward of {_named(prompt, response)} is {score}; it must be a finite number")
-    return torch.tensor(found)
-
-
-def _named(prompt: Prompt, response: str) -> str:
-    return f"{prompt.name} ({prompt.text[:40]!r}) and the response {response[:40]!r}"
 
 
 REWARDS: Registry[Reward] = Registry("reward", "axon_ppo.reward:Reward")

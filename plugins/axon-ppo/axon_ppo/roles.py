@@ -13,12 +13,13 @@ from axon_core import MODELS, config
 from axon_core.config import Spec, at, validate
 from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM, Model
+from axon_core.prompts import check_room
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_core.saved import Saved, load, tokenizer_difference
 from axon_core.tokenizer import Tokenizer, train_tokenizer
 from axon_ppo.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
-from axon_ppo.prompts import PromptConfig, PromptData, read_prompts
+from axon_ppo.prompts import PromptConfig, PromptData
 from axon_ppo.reward import REWARDS, Reward, RewardModel
 from axon_ppo.value import ValueModel
 
@@ -63,7 +64,7 @@ def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
             start = validate(Saved, roles.policy) if "init" in roles.policy else None
     with at("data"):
         settings = validate(PromptConfig, recipe.data)
-        named = read_prompts(settings)
+        named = settings.read()
         folder = start.folder if start else saved
         if folder is not None:
             tokenizer = Tokenizer.load(folder)
@@ -119,4 +120,4 @@ def check(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, res
     if isinstance(reward, RewardModel) and (problem := tokenizer_difference(data.tokenizer, reward.tokenizer)):
         raise UsageError(f"policy and reward model must have the same tokenizer, but {problem}")
     for role, model in lms.items():
-        data.check_context(model.context, response_tokens, role)
+        check_room((*data.train, *data.held_out), response_tokens, model.context, role)

@@ -1,53 +1,15 @@
-"""Acting with a language model: responses drawn, and what a policy, a reference and a value model say of them."""
+"""What a policy, a reference and a value model say of the tokens of responses."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from axon_core.generation import decode
 from axon_core.interfaces.model import CausalLM
 from axon_core.likelihood import Sequences, token_entropies, token_logprobs
-from axon_core.sampling import Sampling
 
-__all__ = ["Response", "action_logprobs", "action_values", "respond"]
-
-
-class Response(NamedTuple):
-    """What a policy wrote after a prompt."""
-
-    tokens: list[int]
-    """Its actions, the end-of-text token included; at least one."""
-    finished: bool
-    """Whether it ended by itself."""
-
-
-def respond(
-    policy: CausalLM,
-    prompts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    eos: int | None,
-) -> list[Response]:
-    """Return a response to each prompt, which depends on the prompt and its seed alone, not on the other rows.
-
-    Where there is no `eos` every response has `max_new_tokens`, and counts as finished.
-    """
-    rows = [list[int]() for _ in prompts]
-    sampling = Sampling(temperature=temperature)
-    for step in decode(policy, prompts, seeds, max_new_tokens=max_new_tokens, sampling=sampling, stop=eos):
-        for row, token in zip(rows, step, strict=True):
-            if token is not None:
-                row.append(token)
-    if eos is None:
-        return [Response(row, True) for row in rows]
-    return [Response([*row, eos], True) if len(row) < max_new_tokens else Response(row, False) for row in rows]
+__all__ = ["action_logprobs", "action_values"]
 
 
 def action_logprobs(

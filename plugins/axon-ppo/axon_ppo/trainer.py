@@ -14,20 +14,24 @@ from torch import Tensor, nn
 from axon_core.config import at, validate
 from axon_core.decoding import evaluating
 from axon_core.distributed import sum_numbers
-from axon_core.errors import CheckpointError, ContractError
+from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import CausalLM
 from axon_core.likelihood import Sequences
 from axon_core.order import Order
+from axon_core.prompts import Prompt
 from axon_core.randomness import Key
 from axon_core.recipe import Recipe
+from axon_core.responses import respond
+from axon_core.roles import role
+from axon_core.scoring import scored
 from axon_core.tokenizer import PAD
 from axon_ppo.auxiliary import AuxiliaryLoss
 from axon_ppo.base import PPOBase
 from axon_ppo.maths import adapted_coefficient, gae, k1, k2, k3, whiten
-from axon_ppo.prompts import Prompt, PromptData
-from axon_ppo.reward import Reward, RewardModel, scores
+from axon_ppo.prompts import PromptData
+from axon_ppo.reward import Reward, RewardModel
 from axon_ppo.roles import build, check
-from axon_ppo.rollout import action_logprobs, action_values, respond
+from axon_ppo.rollout import action_logprobs, action_values
 
 __all__ = ["PPOTrainer"]
 
@@ -106,7 +110,7 @@ class PPOTrainer(PPOBase):
         if isinstance(reward, RewardModel):
             models = {**models, "reward": reward.model}
         super().__init__(config, models)
-        self.policy, self.reference = (_causal_lm(models, role) for role in ("policy", "reference"))
+        self.policy, self.reference = (role(models, name, CausalLM, "ppo") for name in ("policy", "reference"))
         self.value = models["value"]
         self.data, self.reward, self.auxiliary = data, reward, auxiliary
         self.kl_coefficient = config.kl_coefficient
@@ -169,7 +173,8 @@ class PPOTrainer(PPOBase):
         sizes = {"max_new_tokens": c.response_tokens, "temperature": c.temperature}
         with self._precision(), torch.no_grad():
             responses = respond(self.policy, asked, seeds, **sizes, eos=tokenizer.eos)
-            score = scores(self.reward, prompts, [tokenizer.decode(response.tokens) for response in responses])
+            texts = [[tokenizer.decode(response.tokens)] for response in responses]
+            score = scored(self.reward, [prompt.named for prompt in prompts], texts)[:, 0].float()
             rows = Sequences.of(zip(asked, (response.tokens for response in responses), strict=True)).to(c.device)
             pieces = [
                 self._judged(rows, at) for at in torch.arange(len(prompts)).chunk(c.minibatches * c.micro_batches)
@@ -296,13 +301,6 @@ _PER_RESPONSE: Mapping[str, str | None] = {
     "objective/kl_coefficient": "coefficient",
     "objective/length": None,
 }
-
-
-def _causal_lm(models: Mapping[str, nn.Module], role: str) -> CausalLM:
-    model = models[role]
-    if not isinstance(model, CausalLM):
-        raise ContractError(f"the trainer ppo needs a CausalLM as its {role}, got a {type(model).__name__}")
-    return model
 
 
 def _next(x: Tensor) -> Tensor:

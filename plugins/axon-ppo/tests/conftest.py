@@ -1,10 +1,15 @@
 """A language model that is a table, and trainers small enough to enumerate."""
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the small models that several test modules share
+from small_models import llama, value_of, vowels
 
 from axon_core.cache import Cache
 from axon_core.interfaces.model import CausalLM
@@ -68,3 +73,17 @@ def make():
         return trainer
 
     return make
+
+
+@pytest.fixture
+def ragged(make, letters):
+    """A trainer on ragged prompts, whose responses end early or not."""
+
+    def ragged(**options):
+        policy = llama(6)
+        options = {"batch_size": 8, "response_tokens": 4, "kl_coefficient": 0.2, **options}
+        reference, value = llama(6, seed=1), value_of(llama(6, seed=2))
+        prompts = ["a", "bc", "abcde", "dd", "eab", "cabd"]
+        return make(policy, letters("abcde."), prompts, vowels, reference=reference, value=value, **options)
+
+    return ragged

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import PositiveInt, model_validator
 
 from axon_core import config
 from axon_core.errors import DataError
+from axon_core.paths import expanded
 from axon_core.randomness import Key
 
 __all__ = ["Corpus", "Pair", "normalised", "read_lines", "read_pairs", "reversed_pairs"]
@@ -75,9 +75,7 @@ def read_lines(path: str | Path) -> list[str]:
     Raises:
         DataError: there is no such file, it cannot be read, is not UTF-8, or holds no line.
     """
-    place = Path(os.path.expanduser(os.path.expandvars(str(path))))
-    if "$" in str(place) and not place.exists():
-        raise DataError(f"path {str(path)!r} names an environment variable that is not set; set it, or give a path")
+    place = expanded(path)
     try:
         data = place.read_bytes()
         if data.startswith(b"\x1f\x8b"):

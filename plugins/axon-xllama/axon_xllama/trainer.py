@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from axon_core import MODELS
 from axon_core.config import Spec, at, validate
 from axon_core.data import TextConfig, TextData, Windows
-from axon_core.errors import ContractError
+from axon_core.errors import ConfigError, DataError
 from axon_core.generation import generate
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import token_logprobs
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
+from axon_core.roles import role
 from axon_core.sampling import Sampling
 from axon_core.saved import Saved, load
 from axon_core.tokenizer import Tokenizer
@@ -52,12 +53,9 @@ class CausalLMTrainer(Trainer):
 
     def __init__(self, config: Config, models: Mapping[str, nn.Module], data: TextData) -> None:
         super().__init__(config, models)
-        model = models["model"]
-        if not isinstance(model, CausalLM):
-            raise ContractError(f"the trainer causal_lm needs a CausalLM as its model, got a {type(model).__name__}")
-        self.model = model
+        self.model = role(models, "model", CausalLM, "causal_lm")
         self.data = data
-        self._windows = Windows(data.train, model.config.context, Key((config.seed, "windows")))
+        self._windows = Windows(data.train, self.model.config.context, Key((config.seed, "windows")))
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
@@ -69,6 +67,11 @@ class CausalLMTrainer(Trainer):
         folder = saved or (start.folder if start else None)  # a run that goes on needs only what it exported itself
         with at("data"):
             data = TextData.load(validate(TextConfig, recipe.data), None if folder is None else Tokenizer.load(folder))
+        if config.prompt is not None:
+            try:  # before training, not after it
+                data.tokenizer.encode_prompt(config.prompt)
+            except DataError as error:
+                raise ConfigError([(("trainer", "prompt"), f"{error}; or choose another prompt")]) from error
         with at("model"), forked("cpu"):
             Key((config.seed, "weights")).seed_global()
             if start and folder:

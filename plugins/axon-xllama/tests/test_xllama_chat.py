@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from axon_core import records
 from axon_core.cli import main
 from axon_core.errors import ContextError, DataError, UsageError
 from axon_core.sampling import Sampling
@@ -18,6 +19,7 @@ from axon_core.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, train_t
 from axon_xllama import XLlama
 from axon_xllama.chat import MARKERS, Message, chat_tokens, chat_turns
 from axon_xllama.conversation import Conversation
+from axon_xllama.template import Llama2
 
 USER = Message("user", "Hello, how are you?")
 ASSISTANT = Message("assistant", "I'm doing great. How can I help you today?")
@@ -206,3 +208,12 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(saved, monkeypatch, cap
 def test_options_that_do_not_fit(saved, arguments, message, capsys):
     assert main(["chat", saved, *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_as_a_template_an_answered_dialogue_begins_as_the_open_one():
+    tokenizer, template = ByteTokenizer(), Llama2(Llama2.Config())
+    said = [records.Message(role=message.role, content=message.text) for message in (SYSTEM, USER, ASSISTANT, AGAIN)]
+    assert template(tokenizer, said) == chat_tokens(tokenizer, [SYSTEM, USER, ASSISTANT, AGAIN])
+    opened, answered = template(tokenizer, said[:2]), template(tokenizer, said[:3])
+    assert answered[: len(opened)] == opened
+    assert written(answered[len(opened) :], tokenizer) == f" {ASSISTANT.text} </s>"

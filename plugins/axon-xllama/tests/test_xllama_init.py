@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from axon_core.cli import main
+from axon_core.errors import ConfigError
 from axon_core.interfaces.model import CausalLM
 from axon_core.recipe import Recipe
 from axon_core.tokenizer import CharTokenizer, train_tokenizer
@@ -100,3 +101,11 @@ def test_what_is_wrong_is_said(saved: XLlama, capsys) -> None:
     assert "gone is not a run folder: no such folder" in failure(capsys, 1, "--set", "model.init=gone")
     Path("saved/tokenizer.json").unlink()
     assert "tokenizer.json" in failure(capsys, 1)
+
+
+def test_a_prompt_that_the_text_cannot_spell_is_refused_before_training(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("abc abd abe\n" * 400)
+    with pytest.raises(ConfigError, match=r"trainer\.prompt.*'T'.*another prompt"):
+        Recipe.load("xllama-tiny", [f"data.path={text}"]).build()
+    assert Recipe.load("xllama-tiny", [f"data.path={text}", "trainer.prompt=ab"]).build().sample().startswith("ab")

@@ -1,0 +1,29 @@
+"""What a chat template is: how the messages of a dialogue become tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from axon_core.records import Message
+from axon_core.tokenizer import Tokenizer
+
+__all__ = ["ChatTemplate"]
+
+
+@runtime_checkable
+class ChatTemplate(Protocol):
+    """How a dialogue is written down for a model: any callable; a registered one is built of its class's `Config`.
+
+    A dialogue that ends with the user's message is left open, for the model to answer; its tokens are what the tokens
+    of the answered dialogue begin with.
+    """
+
+    def __call__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens of a dialogue.
+
+        Raises:
+            UsageError: a message cannot be told from the template's own marks.
+            DataError: the tokenizer cannot encode it, or lacks a marker that the template needs.
+        """
+        ...

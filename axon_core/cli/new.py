@@ -1,0 +1,36 @@
+"""`axon new`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from axon_core.scaffold import KINDS, Project, place, render, write
+
+
+@click.command("new")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), required=True, help="What the plugin brings.")
+@click.option("--arxiv", metavar="ID", help="The paper's arXiv id, without version.")
+@click.option("--title", help="The paper's title; by default the name in words.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to make; by default axon-NAME.")
+def command(name: str, kind: str, arxiv: str | None, title: str | None, out: Path | None) -> None:
+    """Start the plugin axon-NAME for a paper: a small part that works, with its card, tests and documentation.
+
+    In Axon's repository it goes to plugins/axon-NAME, elsewhere it is a project of its own. No file outside the new
+    folder changes, and an existing one is never overwritten.
+    """
+    project = Project(name, kind, title, arxiv)
+    target, standalone = place(project.distribution, out, Path.cwd())
+    files = render(project, standalone=standalone)
+    write(files, target)
+    here = Path.cwd()
+    shown = target.relative_to(here) if target.is_relative_to(here) else target
+    steps = [
+        f'pip install -e "{shown}{"[test]" if standalone else ""}"',
+        f"axon check {project.distribution}",
+        f"axon reproduce {name}",
+        project.train,
+    ]
+    click.echo("\n  ".join([f"Wrote {len(files)} files to {shown}. Try it, then make it the paper's:", *steps]))

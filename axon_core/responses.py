@@ -1,0 +1,63 @@
+"""Responses of a language model to prompts, as tokens: what alignment samples and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from axon_core.generation import decode
+from axon_core.interfaces.model import CausalLM
+from axon_core.sampling import Sampling
+
+__all__ = ["Response", "respond"]
+
+
+class Response(NamedTuple):
+    """What a model wrote after a prompt."""
+
+    tokens: list[int]
+    """Its tokens, the end-of-text token included; at least one."""
+    finished: bool
+    """Whether it ended by itself."""
+
+
+def respond(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    eos: int | None,
+    rows: int | None = None,
+) -> list[Response]:
+    """Return a response to each prompt, which depends on the prompt and its seed alone, not on the others.
+
+    Where there is no `eos` every response has `max_new_tokens`, and counts as finished.
+
+    Args:
+        model: any causal language model.
+        prompts: the tokens of each.
+        seeds: what each response's random numbers derive from.
+        max_new_tokens: the longest response.
+        temperature: what logits are divided by.
+        eos: the token that ends a response.
+        rows: how many run at once; left out, all.
+
+    Raises:
+        UsageError: a prompt is empty, or holds a number that is no token of the model.
+        ContextError: a prompt is longer than the model's context.
+    """
+    size = rows or max(1, len(prompts))
+    sampling, found = Sampling(temperature=temperature), list[list[int]]()
+    for first in range(0, len(prompts), size):
+        some, these = prompts[first : first + size], seeds[first : first + size]
+        written = [list[int]() for _ in some]
+        for step in decode(model, some, these, max_new_tokens=max_new_tokens, sampling=sampling, stop=eos):
+            for row, token in zip(written, step, strict=True):
+                if token is not None:
+                    row.append(token)
+        found += written
+    if eos is None:
+        return [Response(row, True) for row in found]
+    return [Response([*row, eos], True) if len(row) < max_new_tokens else Response(row, False) for row in found]

@@ -1,0 +1,58 @@
+"""Where a new plugin goes, and writing it there: completely, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from axon_core.errors import UsageError
+
+__all__ = ["place", "write"]
+
+
+def place(distribution: str, out: Path | None, here: Path) -> tuple[Path, bool]:
+    """Return the folder of a new plugin, and whether it stands alone rather than among the plugins of a repository.
+
+    Without `out` it is `plugins/<distribution>` in the repository that `here` lies in, or `here/<distribution>`.
+
+    Raises:
+        UsageError: something is there already, or the folder that is to hold it is not there.
+    """
+    plugins = _plugins(here if out is None else (here / out).resolve().parent)
+    if out is not None:
+        target = (here / out).resolve()
+    else:
+        target = (plugins or here) / distribution
+    if os.path.lexists(target):
+        raise UsageError(f"nothing is overwritten, and there is already {target}; choose another folder with --out")
+    if not target.parent.is_dir():
+        raise UsageError(f"a plugin is put into a folder that exists, got {target.parent}; make that folder first")
+    return target, target.parent != plugins
+
+
+def write(files: Mapping[str, str], target: Path) -> None:
+    """Write `files`, by their paths within it, to the new folder `target`; whatever goes wrong leaves nothing there."""
+    temporary = target.with_name(f".unfinished-{os.getpid()}-{target.name}")
+    try:
+        for path, text in files.items():
+            file = temporary / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8", newline="\n")
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _plugins(folder: Path) -> Path | None:
+    """Return the folder of plugins of Axon's repository that `folder` lies in, if it lies in one."""
+    for parent in (folder, *folder.parents):
+        try:
+            project = tomllib.loads((parent / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        except (OSError, ValueError):
+            continue
+        if project.get("name") == "axon-core" and (parent / "plugins").is_dir():
+            return parent / "plugins"
+    return None

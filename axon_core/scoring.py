@@ -1,0 +1,73 @@
+"""What responses are worth to a reward, which may be anybody's function: scored, and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from axon_core.errors import AxonError, TrainingError
+
+__all__ = ["Scorer", "scored"]
+
+Scorer = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+"""Returns one finite number for each prompt and its response, which depends on these two alone."""
+
+_ROWS = 512  # responses that are scored at once
+
+
+class _Row(NamedTuple):
+    name: str
+    prompt: str
+    response: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prompt[:40]!r}) and the response {self.response[:40]!r}"
+
+
+def scored(
+    reward: Scorer, prompts: Sequence[tuple[str, str]], responses: Sequence[Sequence[str]]
+) -> Float[Tensor, "b n"]:
+    """Return in float64 what each of n responses to each prompt is worth.
+
+    Args:
+        reward: what scores them.
+        prompts: each after what to call it in a message, such as "line 3 of prompts.jsonl".
+        responses: n for each prompt.
+
+    Raises:
+        TrainingError: the reward fails, or is not one finite number for each; the message names the prompt.
+    """
+    rows = [_Row(*prompt, text) for prompt, some in zip(prompts, responses, strict=True) for text in some]
+    found: list[float] = []
+    for first in range(0, len(rows), _ROWS):
+        found += _some(reward, rows[first : first + _ROWS])
+    return torch.tensor(found, dtype=torch.float64).view(len(prompts), -1)
+
+
+def _some(reward: Scorer, rows: Sequence[_Row]) -> list[float]:
+    try:
+        found = _called(reward, rows)
+    except AxonError:
+        raise
+    except Exception as error:  # a user's function may raise anything: find the record that makes it
+        for row in rows:
+            try:
+                _called(reward, [row])
+            except Exception as alone:
+                raise TrainingError(f"the reward of {row} failed: {alone!r}") from alone
+        raise TrainingError(f"the reward of {len(rows)} responses failed, though of none alone: {error!r}") from error
+    if len(found) != len(rows):
+        raise TrainingError(f"a reward must be one number for each response, got {len(found)} for {len(rows)}")
+    for row, score in zip(rows, found, strict=True):
+        if not math.isfinite(score):
+            raise TrainingError(f"the reward of {row} is {score}; it must be a finite number")
+    return found
+
+
+def _called(reward: Scorer, rows: Sequence[_Row]) -> list[float]:
+    return [float(score) for score in reward([row.prompt for row in rows], [row.response for row in rows])]

@@ -1,0 +1,73 @@
+"""The public names of the core and of every plugin, and where each is documented."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from axon_core.discovery import discover
+
+
+@dataclass(frozen=True)
+class Public:
+    """A public name."""
+
+    module: str
+    """Where it is imported from: the package where that exports it, else the module that defines it."""
+    name: str
+    """The name."""
+    value: Any
+    """What it names."""
+
+    @property
+    def path(self) -> str:
+        """Module and name."""
+        return f"{self.module}.{self.name}"
+
+
+def packages() -> list[str]:
+    """Return the core's package and those of all installed papers."""
+    return ["axon_core", *sorted({entry.target.split(".")[0] for entry in discover().entries("paper")})]
+
+
+def modules(package: str) -> list[ModuleType]:
+    """Return the package and its modules. The command line's have a page of their own, and are left out."""
+    top = importlib.import_module(package)
+    names = [found.name for found in pkgutil.walk_packages(top.__path__, f"{package}.")]
+    return [top, *(importlib.import_module(name) for name in sorted(names) if not _hidden(name))]
+
+
+def public(package: str) -> dict[str, list[Public]]:
+    """Return the public names of each module; one that the package exports stands there, and not where it is defined.
+
+    A module's are those in its `__all__`, or, where it has none, the classes and functions it defines.
+    """
+    top, *others = modules(package)
+    exported = [Public(package, name, getattr(top, name)) for name in sorted(top.__all__)]
+    known = {id(found.value) for found in exported}
+    names = {package: exported}
+    for module in others:
+        found = [Public(module.__name__, name, getattr(module, name)) for name in _own(module)]
+        names[module.__name__] = [f for f in found if id(f.value) not in known]
+        known |= {id(f.value) for f in found if _is_code(f.value)}
+    return {module: found for module, found in names.items() if found}
+
+
+def _own(module: ModuleType) -> list[str]:
+    if hasattr(module, "__all__"):
+        return sorted(module.__all__)
+    code = {n: v for n, v in vars(module).items() if not n.startswith("_") and _is_code(v)}
+    return sorted(n for n, v in code.items() if v.__module__ == module.__name__)
+
+
+def _is_code(value: Any) -> bool:
+    return inspect.isclass(value) or inspect.isfunction(value)
+
+
+def _hidden(name: str) -> bool:
+    parts = name.split(".")
+    return "cli" in parts or parts[-1].endswith("_cli") or any(part.startswith("_") for part in parts)

@@ -1,0 +1,136 @@
+"""The reference: every public name with its signature, docstring, options and methods."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from axon_core.registry import Registry
+from axon_docs.docstrings import markdown
+from axon_docs.names import Public, packages, public
+
+
+def page(package: str) -> str:
+    """Return the page of a package as MyST Markdown, one section a module."""
+    lines = [f"# {package}", "", markdown(inspect.getdoc(__import__(package)) or ""), ""]
+    for module, names in public(package).items():
+        if module != package:
+            lines += [f"## {module}", "", markdown(inspect.getdoc(__import__(module, fromlist=["_"])) or ""), ""]
+        lines += [f"```{{py:currentmodule}} {module}", "```", ""]
+        for name in names:
+            lines += [entry(name), ""]
+    return "\n".join(lines)
+
+
+def entry(found: Public) -> str:
+    """Return one name's directive of the Python domain."""
+    value = found.value
+    if inspect.isclass(value):
+        return "\n".join(_class(found.name, value))
+    if inspect.isfunction(value):
+        return "\n".join(_directive("function", f"{found.name}{signature(value)}", [_doc(value)]))
+    about = f"The registry of group `axon.v1.{value.group}`." if isinstance(value, Registry) else _value(value)
+    return "\n".join(_directive("data", found.name, [about]))
+
+
+def signature(function: Any, bound: bool = False) -> str:
+    """Return the signature as the source has it, shapes included; the first parameter is left out of a method's."""
+    given = inspect.signature(function)
+    parameters = list(given.parameters.values())[1 if bound else 0 :]
+    shown, star = [], False
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            shown.append("*")
+        star = star or parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
+        prefix = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        text = prefix + parameter.name + _annotation(parameter.annotation, ": ", function)
+        if parameter.default is not parameter.empty:
+            text += f" = {_default(parameter.default)}"
+        shown.append(text)
+    return f"({', '.join(shown)}){_annotation(given.return_annotation, ' -> ', function)}"
+
+
+def _annotation(annotation: Any, before: str, function: Any) -> str:
+    """The annotation as written, but that Axon's own names are given in full, so that they can be linked."""
+    if annotation is inspect.Signature.empty:
+        return ""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    means, paths = function.__globals__, _paths()
+    full = re.sub(
+        r"(?<![\w.])[A-Z]\w*(?=[^\"]*(?:\"[^\"]*\"[^\"]*)*$)", lambda m: paths.get(id(means.get(m[0])), m[0]), text
+    )
+    return before + full
+
+
+@cache
+def _paths() -> dict[int, str]:
+    """Where each public class is documented."""
+    every = (found for package in packages() for names in public(package).values() for found in names)
+    return {id(found.value): found.path for found in every if inspect.isclass(found.value)}
+
+
+def _default(value: Any) -> str:
+    text = repr(value)
+    plain = isinstance(value, bool | int | float | str | tuple | type(None)) and "<" not in text
+    return text if plain else "..."
+
+
+def _class(path: str, cls: type) -> list[str]:
+    body = [_doc(cls)]
+    if issubclass(cls, BaseModel):
+        body.append(options(cls))
+    for name, member in vars(cls).items():
+        if name.startswith("_"):
+            continue
+        where = f"{path}.{name}"
+        if inspect.isclass(member) and member.__qualname__.startswith(cls.__qualname__):
+            body.append("\n".join(_class(where, member)))
+        elif isinstance(member, property):
+            body.append("\n".join(_directive("property", where, [_doc(member)])))
+        elif isinstance(member, classmethod | staticmethod):
+            kind = type(member).__name__
+            text = signature(member.__func__, bound=kind == "classmethod")
+            body.append("\n".join(_directive("method", where + text, [_doc(getattr(cls, name))], f":{kind}:")))
+        elif inspect.isfunction(member) and (member.__doc__ or not _overrides(cls, name)):
+            body.append("\n".join(_directive("method", where + signature(member, bound=True), [_doc(member)])))
+    return _directive("class", path, body)
+
+
+def _overrides(cls: type, name: str) -> bool:
+    return any(name in vars(base) for base in cls.__mro__[1:])
+
+
+def options(config: type[BaseModel]) -> str:
+    """Return the table of a config's fields."""
+    lines = ["| option | type | default | |", "|---|---|---|---|"]
+    for name, field in config.model_fields.items():
+        default = "required" if field.is_required() else "computed" if field.default_factory else f"`{field.default!r}`"
+        kind = inspect.formatannotation(field.annotation).replace("|", "\\|")
+        about = " ".join((field.description or "").split()).replace("|", "\\|")
+        lines.append(f"| `{name}` | `{kind}` | {default.replace('|', chr(92) + '|')} | {markdown(about)} |")
+    return "\n".join(lines) if config.model_fields else ""
+
+
+def _directive(kind: str, argument: str, body: Iterable[str], option: str = "") -> list[str]:
+    inner = "\n\n".join(part for part in body if part)
+    fence = "`" * (3 + max((len(run) for run in _fences(inner)), default=2) - 2)
+    return [f"{fence}{{py:{kind}}} {argument}", *([option] if option else []), "", inner, fence]
+
+
+def _fences(text: str) -> list[str]:
+    starts = [line.lstrip() for line in text.splitlines()]
+    return [line[: len(line) - len(line.lstrip("`"))] for line in starts if line.startswith("```")]
+
+
+def _doc(value: Any) -> str:
+    return markdown(inspect.getdoc(value) or "")
+
+
+def _value(value: Any) -> str:
+    text = repr(value)
+    return f"`{text}`" if len(text) < 200 and "<" not in text else f"A `{type(value).__name__}`."

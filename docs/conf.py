@@ -1,0 +1,24 @@
+"""Sphinx's settings. Nothing is fetched, neither to build the pages nor to read them."""
+
+from importlib.metadata import version as _version
+
+project = "Axon"
+author = copyright = "The Axon authors"
+version = release = _version("axon-core")
+extensions = ["myst_parser"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 4
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["axon.css"]
+html_title = f"Axon {release}"
+source_suffix = {".md": "markdown"}
+add_module_names = False
+python_maximum_signature_line_length = 80
+suppress_warnings = [
+    "misc.highlighting_failure",  # usage lines and fragments of recipes are no whole programs
+    "ref.python",  # a name that is imported for type checkers alone may be found in two modules
+]
+# A signature names types of Python, torch and pydantic, which have pages elsewhere, and shapes, which have none.
+nitpick_ignore_regex = [(r"py:.*", r"(?!axon_).*")]
+python_use_unqualified_type_names = True

@@ -1,0 +1,105 @@
+"""Make what the documentation is built from, `docs/_build/source`: the written pages, and those made of the code.
+
+`--front` writes the generated parts of the repository's front page instead: the table of papers in README.md, and the
+picture `docs/axon.svg`. With `--check` it changes nothing, and fails where they are out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS / "_ext"))
+
+from axon_docs import commands, names, papers, picture, reference  # noqa: E402
+
+BEGIN, END = "<!-- papers: written by docs/generate.py --front -->", "<!-- end of papers -->"
+
+
+def pages() -> dict[str, str]:
+    """Return the generated pages by their path, but for those that show figures."""
+    made = {f"papers/{card.entry.distribution}.md": papers.page(card, ROOT) for card in papers.installed(ROOT)}
+    made["papers/index.md"] = _index("Papers", papers.table(ROOT).replace("(plugins/", "("), made)
+    api = {f"reference/{package}.md": reference.page(package) for package in names.packages()}
+    made |= api
+    about = "Every public name of the core and of the plugins, from the docstrings."
+    made["reference/index.md"] = _index("Reference", about, api)
+    made["commands.md"] = commands.page()
+    return made
+
+
+def write(out: Path) -> None:
+    """Write the source of the documentation into `out`, anew."""
+    from axon_docs import figures
+
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for page in DOCS.rglob("*.md"):
+        if "_build" not in page.parts:
+            _write(out / page.relative_to(DOCS), page.read_text("utf-8"))
+    for path, text in pages().items():
+        _write(out / path, text)
+    for card in papers.installed(ROOT):
+        for name, source in papers.pictures(card.entry.distribution, ROOT).items():
+            shutil.copy(source, out / "papers" / name)
+    drawn = out / "figures"
+    drawn.mkdir()
+    figures.visibility(drawn / "visibility.svg")
+    figures.schedules(drawn / "schedules.svg")
+    _write(drawn / "axon.svg", picture.svg(ROOT))
+    _write(out / "results.md", f"{_results()}\n\n{figures.results(ROOT / 'benchmarks' / 'results', drawn)}")
+
+
+def front() -> dict[Path, str]:
+    """Return the files of the front page as they should be."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = f"{BEGIN}\n{papers.table(ROOT)}\n{END}"
+    made, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: table, readme, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit(f"README.md must hold {BEGIN} and {END} once")
+    return {ROOT / "README.md": made, DOCS / "axon.svg": picture.svg(ROOT)}
+
+
+def _results() -> str:
+    """What the front page says was measured."""
+    section = (ROOT / "README.md").read_text("utf-8").partition("## Results\n")[2].partition("\n## ")[0].strip()
+    section = re.sub(r"\(plugins/(axon-[a-z]+)(#[a-z-]+)?\)", r"(papers/\1.md)", section)
+    return f"# Results\n\n{section}\n\n## Decoding, as in the files of benchmarks/results"
+
+
+def _index(title: str, about: str, found: dict[str, str]) -> str:
+    entries = [Path(path).stem for path in found]
+    about = re.sub(r"\]\((axon-[a-z]+)\)", r"](\1.md)", about)
+    return "\n".join([f"# {title}", "", about, "", "```{toctree}", ":maxdepth: 1", "", *entries, "```", ""])
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def main() -> int:
+    """Make the pages; 1 where `--check` finds the front page out of date."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--front", action="store_true", help="write the generated parts of the front page")
+    parser.add_argument("--check", action="store_true", help="with --front: change nothing, fail where out of date")
+    options = parser.parse_args()
+    if not options.front:
+        write(DOCS / "_build" / "source")
+        return 0
+    stale = {path: text for path, text in front().items() if not path.exists() or path.read_text("utf-8") != text}
+    for path, text in stale.items():
+        if options.check:
+            print(f"{path.relative_to(ROOT)} is out of date: python docs/generate.py --front", file=sys.stderr)
+        else:
+            _write(path, text)
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The hook that draws what users of preference optimisation look at: rewards, margins, accuracy, log-probabilities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from axon_core.callbacks.curves import draw_curves
+from axon_core.hooks import hook
+
+if TYPE_CHECKING:
+    from axon_core.loop import Fit
+
+__all__ = ["Curves"]
+
+_PANELS = {
+    "rewards, nats": ("rewards/chosen", "rewards/rejected"),
+    "margin, nats": ("rewards/margins",),
+    "comparisons in the right order": ("rewards/accuracies",),
+    "log-probability of a text, nats": ("logps/chosen", "logps/rejected"),
+}
+
+
+class Curves:
+    """Draws `dpo.png` in the run folder when a training of `dpo` ends; needs matplotlib."""
+
+    @hook
+    def fit_end(self, fit: Fit) -> None:
+        """Draw, from the numbers in the metrics file."""
+        from axon_dpo.trainer import DPOTrainer  # this hook hears of every training, and most are others'
+
+        if fit.run is not None and isinstance(fit.trainer, DPOTrainer):
+            draw_curves(fit.run, _PANELS, "dpo.png")

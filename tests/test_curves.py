@@ -1,0 +1,52 @@
+"""Curves of a run's numbers: which panels there are, and what is in them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from axon_core.callbacks.curves import draw_curves
+from axon_core.run import RunFolder
+
+PANELS = {"first": ("a", "b"), "nothing": ("c",), "second": ("d",)}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    lines = [(1, "train", "a", 3.0), (2, "train", "a", 2.0), (2, "held_out", "a", 2.5), (2, "held_out", "d", 7.0)]
+    fields = ("step", "split", "name", "value")
+    text = "".join(json.dumps(dict(zip(fields, line, strict=True))) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    return RunFolder(tmp_path, {})
+
+
+def test_each_panel_has_its_curves_and_empty_ones_are_left_out(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
+    figures = list[Figure]()
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: figures.append(figure))
+    draw_curves(run, PANELS, "x.png")
+    (figure,) = figures
+    found = {
+        axes.get_title(): {str(line.get_label()): (*line.get_xdata(), *line.get_ydata()) for line in axes.lines}
+        for axes in figure.axes
+    }
+    assert found == {
+        "first": {"a": (1, 2, 3.0, 2.0), "a, held out": (2, 2.5)},
+        "second": {"d, held out": (2, 7.0)},
+    }
+
+
+def test_a_picture_is_written_even_of_nothing(run: RunFolder):
+    for panels in (PANELS, {}):
+        draw_curves(run, panels, "x.png")
+        assert (run.path / "x.png").read_bytes().startswith(b"\x89PNG")
+        (run.path / "x.png").unlink()
+
+
+def test_without_matplotlib_nothing_is_drawn(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    draw_curves(run, PANELS, "x.png")
+    assert not (run.path / "x.png").exists()

@@ -1,0 +1,154 @@
+"""The documentation: its code runs, its links resolve, and it has every public name of the core and of the plugins."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS / "_ext"))
+sys.path.insert(0, str(DOCS))
+
+import generate  # noqa: E402
+
+from axon_docs import docstrings, names, papers, reference  # noqa: E402
+
+WRITTEN = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+PACKAGES = names.packages()
+CODE = re.compile(r"^```(python|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> str:
+    return "\n".join(code for kind, code in CODE.findall(page.read_text("utf-8")) if kind == language)
+
+
+def pages_with(language: str) -> list:
+    return [pytest.param(p, id=p.relative_to(DOCS).as_posix()) for p in WRITTEN if blocks(p, language)]
+
+
+def run(command: list[str], folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", pages_with("python"))
+def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
+    run([sys.executable, "-W", "error", "-c", blocks(page, "python")], tmp_path)
+
+
+@pytest.mark.parametrize("page", pages_with("console"))
+def test_commands_of_a_page_run_one_after_the_other(page, tmp_path):
+    lines = blocks(page, "console").splitlines()
+    assert all(line.startswith("$ ") for line in lines if line)
+    run(["sh", "-ec", "\n".join(line.removeprefix("$ ") for line in lines)], tmp_path)
+
+
+def test_the_pages_have_code_to_run():
+    assert len(pages_with("python")) >= 6 and len(pages_with("console")) >= 4
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    return generate.pages()
+
+
+def test_every_link_between_pages_leads_to_one(made, tmp_path):
+    shown = {"results.md", "figures/axon.svg", "figures/visibility.svg", "figures/schedules.svg"}
+    shown |= {f"papers/{name}" for card in papers.installed(ROOT)
+              for name in papers.pictures(card.entry.distribution, ROOT)}  # fmt: skip
+    texts = {page.relative_to(DOCS).as_posix(): page.read_text("utf-8") for page in WRITTEN} | made
+    known = {*texts, *shown}
+    checked = 0
+    for page, text in texts.items():
+        prose = re.sub(r"^(`{3,})(?!\{py:).*?^\1|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"(?<!\\)\]\((?!https?:|#)([^)\s]+)\)", prose):
+            resolved = os.path.normpath(os.path.join(os.path.dirname(page), target.partition("#")[0]))
+            assert resolved in known, f"{page} links to {target}"
+            checked += 1
+    assert checked > 20
+
+
+def test_names_the_pages_refer_to_are_in_the_reference(made):
+    listed = documented(made["reference/axon_core.md"])
+    referred = {path for page in WRITTEN for path in re.findall(r"\{py:\w+\}`([\w.]+)`", page.read_text("utf-8"))}
+    assert referred and referred <= listed
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_described_and_in_the_reference(package, made):
+    listed, bare = documented(made[f"reference/{package}.md"]), []
+    for found in (found for module in names.public(package).values() for found in module):
+        assert found.path in listed
+        if (inspect.isclass(found.value) or inspect.isfunction(found.value)) and not inspect.getdoc(found.value):
+            bare.append(found.path)
+    assert not bare, f"without a docstring: {', '.join(bare)}"
+
+
+def test_every_paper_has_a_page_with_its_claims(made):
+    for card in papers.installed(ROOT):
+        page = made[f"papers/{card.entry.distribution}.md"]
+        assert all(papers._cell(claim.text) in page for claim in card.paper.claim)
+        assert "## Equation beside code" in page and ":::{container} beside" in page
+
+
+def documented(page: str) -> set[str]:
+    """What the Python directives of a page describe, in full."""
+    found, module = set(), ""
+    for kind, argument in re.findall(r"^`{3,}\{py:(\w+)\} ([\w.]+)", page, re.MULTILINE):
+        module, argument = (argument, "") if kind == "currentmodule" else (module, argument)
+        found.add(f"{module}.{argument}")
+    return found
+
+
+def shapeless(function) -> list[str]:
+    """The parameters, and the result, that are tensors of no stated shape."""
+    annotations = {
+        k: v if isinstance(v, str) else getattr(v, "__name__", "") for k, v in function.__annotations__.items()
+    }
+    return [name for name, text in annotations.items() if re.fullmatch(r"(torch\.)?Tensor( \| None)?", text)]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_exported_functions_of_tensors_state_their_shapes(package):
+    exported = [f for f in names.public(package)[package] if inspect.isfunction(f.value)]
+    assert {f.name: bad for f in exported if (bad := shapeless(f.value))} == {}
+
+
+def test_the_front_page_is_up_to_date():
+    stale = [path.name for path, text in generate.front().items() if path.read_text("utf-8") != text]
+    assert not stale, f"{', '.join(stale)}: python docs/generate.py --front"
+
+
+def test_docstrings_become_markdown():
+    text = docstrings.markdown(
+        """Return x_i * y of `a_b`.
+
+            y = x * x
+
+        >>> 1 + 1
+        2
+
+        Raises:
+            ValueError: x is
+                negative.
+        """
+    )
+    assert text.splitlines() == [
+        r"Return x\_i \* y of `a_b`.", "", "```text", "y = x * x", "```", "", "```pycon", ">>> 1 + 1", "2", "```", "",
+        "", "**Raises**", "", "- `ValueError`: x is", "negative.",
+    ]  # fmt: skip
+
+
+def test_signatures_keep_shapes():
+    def f(x: 'Float[Tensor, "b n"]', /, *rest: int, flag: bool = True) -> None: ...
+
+    assert reference.signature(f) == '(x: Float[Tensor, "b n"], *rest: int, flag: bool = True) -> None'
+    assert reference.signature(f, bound=True) == "(*rest: int, flag: bool = True) -> None"

@@ -1,0 +1,171 @@
+"""Around the steps of a training: hooks, interrupts, the run folder, progress and metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
+from toy_trainer import Toy, digest_after
+
+from axon_core.callbacks.metrics import MetricsFile
+from axon_core.callbacks.progress import Progress
+from axon_core.errors import CheckpointError, Interrupted, UsageError
+from axon_core.hooks import hook
+from axon_core.loop import fit
+
+
+def test_hooks_may_ask_and_a_failing_one_is_switched_off(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    events = []
+
+    class Asking:
+        @hook
+        def step_end(self, fit):
+            events.append(fit.state.step)
+            return {2: "save", 4: "eval", 5: "stop"}.get(fit.state.step)
+
+        @hook
+        def eval_end(self, fit):
+            events.append("eval")
+
+        @hook
+        def saved(self, path):
+            events.append(path.name)
+
+        @hook
+        def fit_end(self):
+            events.append("end")
+
+    class Failing:
+        @hook
+        def step_end(self):
+            events.append("failing")
+            raise ValueError("broken")
+
+    with caplog.at_level(logging.WARNING, "axon"):
+        result = fit(Toy.make(), tmp_path / "run", hooks=[Failing(), Asking()])
+    assert events == ["failing", 1, 2, "step-2", 3, 4, "eval", 5, "eval", "step-5", "end"]
+    assert (result.step, result.status) == (5, "stopped")
+    assert "hook Failing failed at step_end and is switched off" in caplog.text
+
+
+def test_hooks_do_not_change_the_numbers():
+    class Drawing:
+        @hook
+        def step_end(self):
+            torch.rand(7)
+
+    trainer = Toy.make(dropout=0.3)
+    fit(trainer, hooks=[Drawing()])
+    assert trainer.digest() == digest_after(dropout=0.3)
+
+
+def test_a_misspelt_event_is_an_error():
+    class Misspelt:
+        @hook
+        def step_ends(self):
+            raise AssertionError("is never called")
+
+    with pytest.raises(Exception, match="step_ends"):
+        fit(Toy.make(), hooks=[Misspelt()])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, number):
+    class Interrupting:
+        @hook
+        def step_end(self, fit):
+            if fit.state.step == 5:
+                os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        fit(Toy.make(dropout=0.3), tmp_path / "run", hooks=[Interrupting()])
+    assert caught.value.exit_code == 130
+    assert "after step 5" in str(caught.value) and f"axon train --resume --out {tmp_path / 'run'}" in str(caught.value)
+    assert signal.getsignal(number) is before
+    trainer = Toy.make(dropout=0.3)
+    fit(trainer, tmp_path / "run", resume=True)
+    assert trainer.digest() == digest_after(dropout=0.3)
+
+
+def test_a_second_interrupt_is_immediate(tmp_path: Path):
+    class Interrupting:
+        @hook
+        def step_end(self, fit):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Toy.make(), tmp_path / "run", hooks=[Interrupting()])
+
+
+def test_a_run_folder_is_never_overwritten(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="--resume"):
+        fit(Toy.make(), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_the_run_folder_says_what_was_done(tmp_path: Path):
+    fit(Toy.make(eval_every=6), tmp_path / "run", recipe={"name": "toy"})
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts["recipe"] == {"name": "toy"} and facts["trainer"]["seed"] == 0
+    assert facts["versions"]["torch"] == torch.__version__ and facts["hardware"]["cpus"] and facts["command"]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    held_out = [line["step"] for line in lines if line["split"] == "held_out" and line["name"] == "loss"]
+    assert held_out == [6, 12]
+    assert [line["step"] for line in lines if line["split"] == "train" and line["name"] == "loss"] == [*range(1, 13)]
+    assert (tmp_path / "run/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(file.name for file in (tmp_path / "run/model").iterdir()) == [
+        "manifest.json", "tokenizer.json", "weights.pt",
+    ]  # fmt: skip
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]):
+    fit(Toy.make(eval_every=12), hooks=[Progress(sys.stderr, seconds=0)])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 13 and "\x1b" not in "".join(lines)
+    assert lines[0].startswith("step 1/12  loss ") and " tokens/s  ETA 0:00:" in lines[0]
+    assert lines[-1].startswith("step 12/12  held out: loss ")
+
+
+@pytest.mark.parametrize("answer", ["sotp", ["save"]])
+def test_a_hook_that_asks_for_something_unknown_is_switched_off(answer, caplog: pytest.LogCaptureFixture):
+    class Asking:
+        @hook
+        def step_end(self):
+            return answer
+
+    with caplog.at_level(logging.WARNING, "axon"):
+        assert fit(Toy.make(), hooks=[Asking()]).status == "finished"
+    assert "a hook may return 'save', 'eval', 'stop' or nothing" in caplog.text
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_start_over(tmp_path: Path):
+    fit(Toy.make(), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(CheckpointError, match="a trained model but no checkpoint to resume from"):
+        fit(Toy.make(), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "model").is_dir() and (tmp_path / "run" / "metrics.jsonl").stat().st_size
+
+
+def test_a_metric_that_cannot_be_written_ends_training_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    @hook
+    def fit_start(self, fit):
+        self._file = open("/dev/full", "a", encoding="utf-8")
+
+    fit(Toy.make(), tmp_path / "run", stop_at=2)
+    monkeypatch.setattr(MetricsFile, "fit_start", fit_start)
+    with pytest.raises(CheckpointError, match=r"cannot write /dev/full: No space left on device; free some space"):
+        fit(Toy.make(), tmp_path / "run", resume=True)
+    monkeypatch.undo()
+    assert fit(Toy.make(), tmp_path / "run", resume=True).status == "finished"

@@ -1,0 +1,295 @@
+"""`axon new`: what it writes, and tried as a new user would, for each kind: install, check, list, reproduce, train."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from axon_core.cli import main
+from axon_core.paper import card
+from axon_core.registry import refresh
+from axon_core.scaffold import KINDS, Project, render, write
+
+ROOT = Path(__file__).parents[1]
+# Two names sort before `axon_core` among the imports, one after it.
+NAMES = {"attention": "alpha-one", "rotary": "zeta", "norm": "bare", "model": "my-model", "trainer": "next2"}
+GROUPS = {kind: kind for kind in KINDS} | {"rotary": "rotary_embedding"}
+CLASSES = {
+    "attention": "AlphaOneAttention",
+    "rotary": "ZetaRotary",
+    "norm": "BareNorm",
+    "model": "MyModel",
+    "trainer": "Next2Trainer",
+}
+
+
+def key(kind: str) -> str:
+    return NAMES[kind].replace("-", "_")
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """The checksum of every file, and the name of every folder, below `folder`."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in folder.rglob("*")
+    }
+
+
+def outside(tree: dict[str, str], new: str) -> dict[str, str]:
+    return {path: checksum for path, checksum in tree.items() if path != new and not path.startswith(f"{new}/")}
+
+
+def run(*command: str | Path, cwd: Path, site: Path | None = None) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    if site:
+        environment["PYTHONPATH"] = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    arguments = [sys.executable, *map(str, command)]
+    done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make one plugin of each kind outside the repository, and install them into the folder `site` beside them."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for kind, name in NAMES.items():
+            before = digest(folder)
+            paper = ["--arxiv", "2401.01234", "--title", 'A "quoted" \\ title'] if kind == "attention" else []
+            assert main(["new", name, "--kind", kind, *paper]) == 0
+            assert outside(digest(folder), f"axon-{name}") == before
+    pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    projects = [folder / f"axon-{name}" for name in NAMES.values()]
+    run(*pip, "--no-build-isolation", "--target", folder / "site", *projects, cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def installed(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Put the five plugins on the path for one test."""
+    monkeypatch.syspath_prepend(str(made / "site"))
+    refresh()
+    yield made
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(made)):
+            del sys.modules[name]
+    monkeypatch.undo()
+    importlib.invalidate_caches()
+    refresh()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_is_listed_checked_and_reproduced(installed: Path, kind: str, tmp_path: Path, capsys) -> None:
+    assert main(["list", "--json"]) == 0
+    listed = {(entry["group"], entry["key"]): entry for entry in json.loads(capsys.readouterr().out)}
+    entry = listed[GROUPS[kind], key(kind)]
+    assert (entry["distribution"], entry["version"]) == (f"axon-{NAMES[kind]}", "0.1.0")
+    assert entry["target"].endswith(f":{CLASSES[kind]}")
+    assert main(["check", f"axon-{NAMES[kind]}"]) == 0
+    assert "1 parts: none failed" in capsys.readouterr().out.replace("2 parts", "1 parts")  # two examples of attention
+    assert main(["reproduce", NAMES[kind], "--out", str(tmp_path)]) == 0
+    verdict = "direction holds" if kind == "model" else "reproduced"
+    assert f"\n1 {verdict}\n" in capsys.readouterr().out
+
+
+def test_an_attention_appears_among_x_llamas(installed: Path) -> None:
+    from axon_xllama import LLAMA_ATTENTIONS_CLASSES
+
+    assert LLAMA_ATTENTIONS_CLASSES["alpha_one"].__name__ == "AlphaOneAttention"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trains_inside_x_llama(installed: Path, kind: str, tmp_path: Path) -> None:
+    part = f"model.{kind}.type={key(kind)}"
+    recipe = [f"{NAMES[kind]}-tiny"] if kind in ("model", "trainer") else ["xllama-tiny", "--set", part]
+    small = {"model.dim": 32, "model.n_layers": 2, "model.context": 32, "trainer.steps": 20, "trainer.warmup": 2}
+    sets = [f"--set={name}={value}" for name, value in {**small, "data.held_out": 0.01}.items()]
+    assert main(["train", *recipe, *sets, "--out", str(tmp_path / "run")]) == 0
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    losses = [line["value"] for line in lines if line["split"] == "train" and line["name"] == "loss"]
+    assert len(losses) == 20
+    assert losses[-1] < losses[0] - 0.3  # it learns: nats per character
+    parts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert f"axon-{NAMES[kind]}" in json.dumps(parts)
+
+
+def test_its_own_tests_pass(made: Path) -> None:
+    folders = [made / f"axon-{name}" / "tests" for name in NAMES.values()]
+    options = ["-q", "-W", "error", "--import-mode=importlib", "-p", "no:cacheprovider"]
+    report = run("-m", "pytest", *options, *folders, cwd=made, site=made / "site")
+    assert "skipped" not in report and " passed" in report
+
+
+def test_its_card_has_what_was_given(installed: Path) -> None:
+    given, left_out = card("alpha-one").paper, card("my-model").paper
+    assert given and left_out
+    assert (given.title, given.arxiv, given.year) == ('A "quoted" \\ title', "2401.01234", 2024)
+    assert (left_out.title, left_out.arxiv) == ("My Model", "0000.00000")
+
+
+def test_is_lint_clean_and_formatted(tmp_path: Path) -> None:
+    for kind in KINDS:
+        for name in ("q", NAMES[kind], f"{kind}-" + "w" * (31 - len(kind))):  # where lines break depends on the name
+            write(render(Project(name, kind), standalone=True), tmp_path / f"{kind}-{name}")
+    run("-m", "ruff", "check", "--no-cache", tmp_path, cwd=tmp_path)
+    run("-m", "ruff", "format", "--no-cache", "--check", tmp_path, cwd=tmp_path)
+
+
+def test_is_well_typed(made: Path) -> None:
+    projects = [f"axon-{name}" for name in NAMES.values()]
+    settings = {
+        "include": [f"{project}/{project.replace('-', '_')}" for project in projects],
+        "extraPaths": [*projects, str(ROOT)],
+        "typeCheckingMode": "standard",
+        "pythonVersion": "3.11",
+        "reportIncompatibleVariableOverride": False,
+    }
+    (made / "types.json").write_text(json.dumps(settings))
+    report = run("-m", "pyright", "-p", "types.json", "--pythonpath", sys.executable, "--outputjson", cwd=made)
+    assert json.loads(report)["summary"]["filesAnalyzed"] == 3 * len(KINDS)
+
+
+def test_in_the_repository_it_is_a_plugin_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "copy"
+    for folder in ("axon_core", "plugins", "tests"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for file in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore"):
+        shutil.copy(ROOT / file, copy)
+    before = digest(copy)
+    monkeypatch.chdir(copy / "plugins" / "axon-gqa" / "tests")
+    assert main(["new", "alpha-one", "--kind", "attention"]) == 0
+    new = copy / "plugins" / "axon-alpha-one"
+    assert outside(digest(copy), "plugins/axon-alpha-one") == before
+    assert not (new / ".github").exists() and "[tool.ruff]" not in (new / "pyproject.toml").read_text()
+    run("-m", "ruff", "check", "--no-cache", new, cwd=copy)
+    run("-m", "ruff", "format", "--no-cache", "--check", new, cwd=copy)
+    # What the repository asks of every plugin: imports that are declared, and a wheel that holds the package alone.
+    rules = ["tests/test_architecture.py", "-k", "axon-alpha-one or versions"]
+    assert "4 passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider", *rules, cwd=copy)
+
+
+def test_outside_it_has_tools_and_a_workflow_of_its_own(made: Path) -> None:
+    project = made / "axon-zeta"
+    workflow = (project / ".github/workflows/check.yml").read_text()
+    assert "axon check axon-zeta" in workflow and "${{ matrix.python }}" in workflow
+    assert "[tool.ruff]" in (project / "pyproject.toml").read_text()
+    assert (project / ".gitignore").is_file() and (project / "axon_zeta/py.typed").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("My_Paper", "begins with a letter and leaves out the prefix axon-, got 'My_Paper'; choose .* 'my-paper'"),
+        ("axon-paper", "got 'axon-paper'; choose another, such as 'paper'"),
+        ("2paths", "got '2paths'; choose another, such as 'paths'"),
+        ("a--b", "got 'a--b'; choose another, such as 'a-b'"),
+        ("../up", r"got '\.\./up'; choose another, such as 'up'"),
+        ("λ", "got 'λ'; choose another$"),
+        ("x" * 33, "at most 32 characters, got 33 in"),
+        ("lambda", "'lambda' is a keyword of Python; choose another"),
+        ("match", "'match' is a keyword of Python"),
+        ("random", "'random' is a module of Python's standard library"),
+        ("norm", "'norm' says what it is for, not which paper it is"),
+        ("core", "'core' says what it is for"),
+        ("gqa", r"'gqa' is the plugin of 'GQA: .*' \(arXiv 2305\.13245\)"),
+        ("rmsnorm", "'rmsnorm' is the plugin of 'Root Mean Square"),
+    ],
+)
+def test_a_bad_name_is_refused(name: str, message: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "--kind", "norm", "--", name]) == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error), error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_installed_is_refused(site, tmp_path: Path, monkeypatch, capsys) -> None:
+    site.install(
+        "axon-kites", {"axon.v1.norm": {"red_kite": "axon_kites:Kite"}, "axon.v1.paper": {"wind": "axon_kites"}}
+    )
+    site.install("unrelated", files={"axon_storm.py": ""})
+    monkeypatch.chdir(tmp_path)
+    for name, message in {
+        "kites": "is the plugin axon-kites 1.0, which is installed",
+        "red-kite": "is the norm 'red_kite' of axon-kites 1.0, which is installed",
+        "wind": "is the paper 'wind' of axon-kites 1.0, which is installed",
+        "storm": "is taken: the module axon_storm can be imported",
+    }.items():
+        assert main(["new", name, "--kind", "norm"]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["new", "red-kite", "--kind", "rotary"]) == 0  # another kind's key is another name
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--arxiv", "1706.03762v7"], "without version, as in 2305.13245; got '1706.03762v7'; correct it or leave out"),
+        (["--arxiv", "2313.00001"], "got '2313.00001'"),
+        (["--title", "two\nlines"], r"a title is one line of text, got 'two\nlines'; correct it or leave out --title"),
+        (["--title", " "], "got ' '"),
+        (["--out", "not/there/yet"], "make that folder first"),
+    ],
+)
+def test_a_bad_option_is_refused(option: list[str], message: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "paper", "--kind", "norm", *option]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", ["empty folder", "full folder", "file", "dangling link"])
+def test_nothing_is_overwritten(there: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / "axon-paper"
+    if there == "file":
+        target.write_text("mine")
+    elif there == "dangling link":
+        target.symlink_to(tmp_path / "gone")
+    else:
+        target.mkdir()
+        if there == "full folder":
+            (target / "pyproject.toml").write_text("mine")
+    before = digest(tmp_path)
+    assert main(["new", "paper", "--kind", "norm"]) == 2
+    assert f"there is already {target}; choose another folder with --out" in capsys.readouterr().err
+    assert digest(tmp_path) == before
+    assert main(["new", "paper", "--kind", "norm", "--out", "elsewhere"]) == 0
+    assert (tmp_path / "elsewhere/axon_paper/norm.py").is_file()
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch, capsys) -> None:
+    written: list[Path] = []
+    write_text = Path.write_text
+
+    def full(self: Path, *args: str, **options: str) -> int:
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        written.append(self)
+        return write_text(self, *args, **options)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["new", "paper", "--kind", "norm"]) == 1
+    assert len(written) == 5 and "No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from axon_core.cli import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
+    )
+    run("-c", code, "new", "paper", "--kind", "model", cwd=tmp_path)

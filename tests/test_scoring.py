@@ -1,0 +1,66 @@
+"""Scores of responses: in their order, in parts, and refused by the name of the prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from axon_core import scoring
+from axon_core.errors import DataError, TrainingError
+from axon_core.scoring import scored
+
+PROMPTS = [("line 1", "p"), ("line 2", "qq")]
+
+
+def lengths(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    return [10 * len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+
+
+def test_each_response_is_scored_after_its_own_prompt(monkeypatch: pytest.MonkeyPatch):
+    responses = [["a", "bb", "ccc"], ["", "d", "ee"]]
+    expected = torch.tensor([[11.0, 12.0, 13.0], [20.0, 21.0, 22.0]], dtype=torch.float64)
+    assert torch.equal(scored(lengths, PROMPTS, responses), expected)
+    monkeypatch.setattr(scoring, "_ROWS", 4)
+    sizes = list[int]()
+
+    def counted(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        sizes.append(len(texts))
+        return lengths(prompts, texts)
+
+    assert torch.equal(scored(counted, PROMPTS, responses), expected)
+    assert sizes == [4, 2]
+
+
+def raises(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    return [1 / (len(prompt) - 2) for prompt in prompts]
+
+
+def only_together(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    return [1 / (2 - len(prompts))] * len(prompts)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (lambda p, r: [math.nan if "y" in x else 0.0 for x in r], r"line 2 \('qq'\) and the response 'y' is nan"),
+        (lambda p, r: [math.inf for _ in r], r"line 1 .* is inf; it must be a finite number"),
+        (lambda p, r: [1.0], "one number for each response, got 1 for 2"),
+        (lambda p, r: ["high" for _ in r], "line 1 .* failed: ValueError"),
+        (raises, "line 2 .* failed: ZeroDivisionError"),
+        (only_together, "the reward of 2 responses failed, though of none alone: ZeroDivisionError"),
+    ],
+)
+def test_a_reward_that_fails_is_refused_by_prompt(reward: scoring.Scorer, message: str):
+    with pytest.raises(TrainingError, match=message):
+        scored(reward, PROMPTS, [["x"], ["y"]])
+
+
+def test_what_a_reward_says_itself_is_passed_on():
+    def refuses(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        raise DataError("no such character")
+
+    with pytest.raises(DataError, match="no such character"):
+        scored(refuses, PROMPTS, [["x"], ["y"]])
