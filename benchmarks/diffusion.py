@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
-from support.machine import Others, peak_memory, reset_peak_memory
+from support.machine import Others
 from support.record import facts, save, say
+from support.sides import memory_of, table
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -195,21 +196,7 @@ def memory(options: argparse.Namespace) -> Figures:
 def alone(options: argparse.Namespace, folder: Path) -> None:
     """Do the work of one library twice, and print the bytes that it adds."""
     side = SIDES[options.alone](trainer_of(options.recipe, options.batch, "fp32", folder))
-    reset_peak_memory("cpu")
-    before = peak_memory("cpu")
-    for _ in range(2):
-        run(side, options.work, options.batch, "fp32")
-    print(peak_memory("cpu") - before)
-
-
-def table(figures: Figures) -> str:
-    """Return the figures as text: seconds or megabytes, and how many times diffusers' Axon's go into."""
-    lines = [f"{'':26}{'axon':>10}{'diffusers':>12}{'diffusers / axon':>18}"]
-    for name, found in figures.items():
-        scale, unit = (1e-6, "MB") if "memory" in name else (1.0, "s")
-        axon, diffusers = found["axon"] * scale, found["diffusers"] * scale
-        lines.append(f"{f'{name}, {unit}':26}{axon:10.3f}{diffusers:12.3f}{diffusers / max(axon, 1e-9):18.2f}")
-    return "\n".join(lines)
+    print(memory_of(lambda: run(side, options.work, options.batch, "fp32")))
 
 
 def main() -> None:
@@ -236,7 +223,7 @@ def main() -> None:
             figures |= speed(options, precision, Path(name))
         results["figures"] = figures | memory(options)
         results["others"] = others.share()
-    print(table(results["figures"]))
+    print(table(results["figures"], "diffusers"))
     print(f"others took {results['others']:.0%} of the processors")
     if options.save:
         say(f"saved as {save(f'diffusion-{options.recipe}-cpu', results)}")

@@ -28,16 +28,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from support.axon_rlhf import AxonDPO, AxonPPO
-from support.machine import Others, peak_memory, reset_peak_memory
+from support.machine import Others
 from support.record import facts, save, say
 from support.shapes import Shape
+from support.sides import memory_of, table
 from support.trl_rlhf import TRLDPO, TRLRLOO
 from support.work import Work
 
@@ -123,21 +123,7 @@ def memory(options: argparse.Namespace) -> Figures:
 def alone(options: argparse.Namespace, folder: Path) -> None:
     """Do two steps with one library, and print the bytes that they add."""
     side = side_of(options.alone, options.kind[0], options.shape, "fp32", folder)
-    reset_peak_memory("cpu")
-    before = peak_memory("cpu")
-    for _ in range(2):
-        side.step()
-    print(peak_memory("cpu") - before)
-
-
-def table(figures: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the figures as text: seconds or megabytes, and how many times TRL's Axon's go into."""
-    lines = [f"{'':26}{'axon':>10}{'trl':>10}{'trl / axon':>12}"]
-    for name, found in figures.items():
-        scale, unit = (1e-6, "MB") if "memory" in name else (1.0, "s")
-        axon, trl = found["axon"] * scale, found["trl"] * scale
-        lines.append(f"{f'{name}, {unit}':26}{axon:10.3f}{trl:10.3f}{trl / max(axon, 1e-9):12.2f}")
-    return "\n".join(lines)
+    print(memory_of(side.step))
 
 
 def main() -> None:
@@ -167,7 +153,7 @@ def main() -> None:
             figures |= speed(options, precision, Path(name))
         results["figures"] = figures | memory(options)
         results["others"] = others.share()
-    print(table(results["figures"]))
+    print(table(results["figures"], "trl"))
     print(f"others took {results['others']:.0%} of the processors")
     if options.save:
         say(f"saved as {save(f'rlhf-{options.shape}-cpu', results)}")
