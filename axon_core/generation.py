@@ -185,6 +185,7 @@ def chunks(
         UsageError: there is no request, a prompt is empty, or it holds a number that is no token of the model.
         DataError: a prompt cannot be encoded.
         ContextError: a prompt is longer than the model's context.
+        CheckpointError: the tokenizer has more tokens than the model.
     """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise CheckpointError(

@@ -150,7 +150,11 @@ class Fit:
         self._collects = type(trainer).collect is not Trainer.collect
 
     def run_to(self, end: int) -> Result:
-        """Do the steps that are left until `end`; see `fit`."""
+        """Do the steps that are left until `end`; see `fit`.
+
+        Raises:
+            Interrupted: by Ctrl-C or a request to terminate; all is saved.
+        """
         config, state = self._config, self.state
         for role, model in self.trainer.models.items():
             model.train(role in self.trainer.trainable)

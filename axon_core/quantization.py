@@ -51,7 +51,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if original.bias is None else original.bias.detach())  # pyright: ignore[reportUnnecessaryComparison]
 
-    def forward(self, x: Float[Tensor, "... d"]) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... o"] | tuple[Float[Tensor, "... _"], ...]:
         """Return the outputs. The weight is widened to x's dtype on the way; compiled, it never is as a whole."""
         # Sums of whole numbers are up to 127 / max|w| times the outputs, more than float16 can hold.
         wide = torch.float32 if x.dtype == torch.float16 else x.dtype

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 __all__ = ["Key", "forked"]
@@ -44,7 +45,7 @@ class Key:
         """Return a fresh generator; always on the CPU, so that every device sees the same numbers."""
         return torch.Generator().manual_seed(self.seed)
 
-    def normal(self, examples: Iterable[int], shape: tuple[int, ...]) -> Tensor:
+    def normal(self, examples: Iterable[int], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
         """Return one independent standard normal tensor for each example, stacked: `(b, *shape)`.
 
         An example's noise depends on its own number alone, not on the batch or the process it is part of.

@@ -70,7 +70,11 @@ class Recipe(config.Config):
 
     @classmethod
     def of(cls, tables: Mapping[str, Any], name: str, source: str, overrides: Iterable[str] = ()) -> Self:
-        """Make a recipe of its tables; errors name `source` and the overrides. Raises as `load` does."""
+        """Make a recipe of its tables.
+
+        Raises:
+            ConfigError: a table or an override breaks a rule; the message names `source` and the overrides.
+        """
         overrides = list(overrides)
         if overrides:
             source = f"{source} with {' '.join(f'--set {text}' for text in overrides)}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
@@ -18,7 +18,7 @@ class Between(Protocol):
     Equal objects (of a dataclass, one for each layer) are evaluated once for all layers.
     """
 
-    def __call__(self, query: Int[Tensor, "b 1 n 1"], key: Int[Tensor, "b 1 1 m"], /) -> Tensor:
+    def __call__(self, query: Int[Tensor, "b 1 n 1"], key: Int[Tensor, "b 1 1 m"], /) -> Shaped[Tensor, "b h n m"]:
         """Return one value for each query, key and, where it has them, head."""
         ...
 

@@ -29,6 +29,9 @@ class State:
         evaluation: the last evaluation.
         best: the lowest held-out loss so far.
         worse: evaluations in a row since then.
+
+    Raises:
+        ContractError: no parameter of the trainable models requires a gradient.
     """
 
     def __init__(self, trainer: Trainer) -> None:

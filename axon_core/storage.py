@@ -27,6 +27,7 @@ __all__ = [
     "sha256",
     "sweep",
     "verify",
+    "whole_file",
     "whole_folder",
     "write_tree",
     "writing",
@@ -65,6 +66,29 @@ def free_folder(target: Path) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is not empty, and nothing is overwritten; choose another folder with --out")
     return target.resolve()
+
+
+@contextmanager
+def whole_file(target: Path) -> Generator[Path]:
+    """Yield the path of an empty draft beside `target` that takes its place at the end of the block.
+
+    The draft's name ends as the target's does. Whatever goes wrong removes it, and leaves `target` as it was.
+
+    Raises:
+        CheckpointError: the disk is full or the place cannot be written to.
+    """
+    draft = target.parent / f"{_UNFINISHED}{os.getpid()}-{target.name}"
+    try:
+        with writing(target):
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+            draft.touch()
+        yield draft
+        with writing(target):
+            _flush(draft)
+            os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager

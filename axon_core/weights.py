@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from jaxtyping import Shaped
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -70,7 +71,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
             setattr(model.get_submodule(path), attribute, _find(model, first))
 
 
-def read_tensor(file: Path, name: str, rows: slice | None = None) -> Tensor:
+def read_tensor(file: Path, name: str, rows: slice | None = None) -> Shaped[Tensor, ...]:
     """Return a tensor of a safetensors file, or some of its rows, in memory of its own.
 
     The file is opened for each, so that the part of it that was read does not stay in memory beside the tensor.

@@ -8,7 +8,7 @@ Both have the same U-Net with the same weights, batch and precision; that their 
 step is what each library's user runs: the loop of `axon train` (`axon_core.loop.Fit`), and the loop of diffusers'
 example for unconditional training (noise, `add_noise`, squared error, clipping, AdamW, `EMAModel`). They take turns, so
 that both see the same machine; figures are medians. Memory is the most that is resident while a process of its own
-trains or samples, less what is resident when all is built.
+trains or samples, less what is resident when all is built; the median of three such processes.
 """
 
 from __future__ import annotations
@@ -182,13 +182,14 @@ def run(side: Axon | Diffusers, work: str, batch: int, precision: str) -> None:
 
 
 def memory(options: argparse.Namespace) -> Figures:
-    """Return the bytes that training and sampling add, each in a process of its own."""
+    """Return the bytes that training and sampling add: medians of three processes each, as they vary by a tenth."""
     base = [sys.executable, __file__, "--recipe", options.recipe, "--batch", str(options.batch)]
+
+    def added(name: str, work: str) -> float:
+        return float(subprocess.check_output([*base, "--alone", name, "--work", work]).splitlines()[-1])
+
     return {
-        f"{work} memory": {
-            name: float(subprocess.check_output([*base, "--alone", name, "--work", work]).splitlines()[-1])
-            for name in SIDES
-        }
+        f"{work} memory": {name: statistics.median(added(name, work) for _ in range(3)) for name in SIDES}
         for work in ("train", "sample")
     }
 

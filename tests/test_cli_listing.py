@@ -26,7 +26,7 @@ PARTS = """
             return x
 
     @click.command("fly")
-    @click.argument("how", type=click.Choice(["high", "broken", "away", "full", "quiet"]))
+    @click.argument("how", type=click.Choice(["high", "broken", "away", "full", "quiet", "heavy"]))
     def fly(how):
         '''Fly a kite.'''
         from axon_core.errors import DataError
@@ -36,6 +36,9 @@ PARTS = """
             raise KeyboardInterrupt
         if how == "full":
             raise OSError(28, "No space left on device", "kite.bin")
+        if how == "heavy":
+            import torch
+            torch.empty(1 << 60)
         if how == "quiet":
             raise DataError("the wind file is empty; give one with wind in it")
         click.echo(f"flying {how}")
@@ -191,6 +194,12 @@ def test_an_unknown_command(capsys) -> None:
     ("how", "code", "message"),
     [
         ("quiet", DataError.exit_code, "Error: the wind file is empty; give one with wind in it\n"),
+        (
+            "heavy",
+            1,
+            "Error: the memory is not enough for this; make the batch or the beam smaller, the text shorter, or free "
+            "some\n",
+        ),
         ("full", 1, "Error: No space left on device: kite.bin\n"),
         (
             "broken",

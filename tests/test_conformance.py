@@ -58,13 +58,13 @@ def test_axon_check_explains_each_failure_and_exits_with_1(site) -> None:
     result = CliRunner().invoke(command, ["axon-broken"])
     assert result.exit_code == 1
     rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert "norm:forgetful 9 of 10 zero" in rows
+    assert "norm:forgetful 10 of 11 zero" in rows
     assert "norm:gone 0 of 1 loads" in rows
     assert "norm:forgetful breaks the rule 'zero': A vector of zeros has a finite result and a finite gradient." in rows
     assert "found: 64 of 64 values are not finite, the first at [0, 0]" in rows
     assert "usual cause: ε left out, or added after the square root" in rows
     assert any("module 'axon_broken' has no attribute 'Gone'" in row for row in rows)
-    assert rows[-1] == "11 checks on 2 parts: 2 failed."
+    assert rows[-1] == "12 checks on 2 parts: 2 failed."
 
 
 def test_axon_check_prints_json(site) -> None:

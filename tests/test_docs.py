@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ sys.path.insert(0, str(DOCS))
 
 import generate  # noqa: E402
 
+from axon_core.recipe import Recipe  # noqa: E402
 from axon_docs import docstrings, names, papers, reference  # noqa: E402
 
 WRITTEN = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
@@ -31,12 +34,30 @@ def pages_with(language: str) -> list:
     return [pytest.param(p, id=p.relative_to(DOCS).as_posix()) for p in WRITTEN if blocks(p, language)]
 
 
-def run(command: list[str], folder: Path) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def run(command: list[str], folder: Path, **environment: str) -> None:
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def environment_of_its_own(folder: Path) -> dict[str, str]:
+    """Make an environment that has all that is installed here, and keeps to itself what is installed into it.
+
+    Return the variables that commands run in it with; pip asks no index, and builds with what is here.
+    """
+    venv.create(folder, symlinks=True)
+    bin, here = folder / "bin", sysconfig.get_path("purelib")
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "here.pth").write_text(f"import site; site.addsitedir({here!r})\n")
+    for name, code in {
+        "pip": "-m pip",
+        "axon": "-c 'from axon_core.cli import main; raise SystemExit(main())'",
+    }.items():
+        (bin / name).write_text(f'#!/bin/sh\nexec "{bin}/python" {code} "$@"\n')
+        (bin / name).chmod(0o755)
+    path = f"{bin}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 @pytest.mark.parametrize("page", pages_with("python"))
@@ -48,7 +69,10 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
 def test_commands_of_a_page_run_one_after_the_other(page, tmp_path):
     lines = blocks(page, "console").splitlines()
     assert all(line.startswith("$ ") for line in lines if line)
-    run(["sh", "-ec", "\n".join(line.removeprefix("$ ") for line in lines)], tmp_path)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    variables = environment_of_its_own(tmp_path / "environment")
+    run(["sh", "-ec", "\n".join(line.removeprefix("$ ") for line in lines)], folder, **variables)
 
 
 def test_the_pages_have_code_to_run():
@@ -99,6 +123,21 @@ def test_every_paper_has_a_page_with_its_claims(made):
         assert "## Equation beside code" in page and ":::{container} beside" in page
 
 
+@pytest.mark.parametrize("card", papers.installed(ROOT), ids=lambda card: card.entry.key)
+def test_models_and_trainers_are_used_by_name_as_their_page_says(card, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    section = made[f"papers/{card.entry.distribution}.md"].partition("## Use it by name\n")[2].partition("\n## ")[0]
+    offered = [e for e in papers.offers(card.entry.distribution) if e.group in ("model", "trainer")]
+    for entry in offered:
+        assert f'{entry.group.upper()}S["{entry.key}"]' in section
+    named = re.findall(r"^axon train (\S+)", section, re.MULTILINE)
+    assert all(Recipe.load(name) for name in named)
+    for kind, code in CODE.findall(section):
+        assert kind == "python"
+        exec(code, {})  # the page's own
+    assert bool(section) == bool(offered)
+
+
 def documented(page: str) -> set[str]:
     """What the Python directives of a page describe, in full."""
     found, module = set(), ""
@@ -106,20 +145,6 @@ def documented(page: str) -> set[str]:
         module, argument = (argument, "") if kind == "currentmodule" else (module, argument)
         found.add(f"{module}.{argument}")
     return found
-
-
-def shapeless(function) -> list[str]:
-    """The parameters, and the result, that are tensors of no stated shape."""
-    annotations = {
-        k: v if isinstance(v, str) else getattr(v, "__name__", "") for k, v in function.__annotations__.items()
-    }
-    return [name for name, text in annotations.items() if re.fullmatch(r"(torch\.)?Tensor( \| None)?", text)]
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_exported_functions_of_tensors_state_their_shapes(package):
-    exported = [f for f in names.public(package)[package] if inspect.isfunction(f.value)]
-    assert {f.name: bad for f in exported if (bad := shapeless(f.value))} == {}
 
 
 def test_the_front_page_is_up_to_date():

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import dropout, scaled_dot_product_attention
 
 from axon_core.attend import QKV, attend
 from axon_core.cache import LayerCache, State
@@ -65,6 +65,11 @@ class Healthy(Attention):
 class SeesTheFuture(Healthy):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
         return attend(q, k, v, Scope(scope.positions, scope.keys, causal=False, padded=scope.padded))
+
+
+class SeesTheFutureInTraining(Healthy):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        return SeesTheFuture.mix(self, q, k, v, scope) if self.training else super().mix(q, k, v, scope)
 
 
 class SeesPadding(Healthy):
@@ -182,6 +187,11 @@ class UsesBatchStatistics(Healthy):
         return super().mix(q, k, v - v.mean(0, keepdim=True), scope)
 
 
+class UsesBatchStatisticsInTraining(Healthy):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        return super().mix(q, k, v - v.mean(0, keepdim=True) if self.training else v, scope)
+
+
 class SoftmaxOverNothing(Healthy):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
         out = super().mix(q, k, v, scope)
@@ -273,6 +283,54 @@ class SharesAParameter(Healthy):
         return super().mix(q, k, v, scope) * self.scale
 
 
+class SharesABuffer(Healthy):
+    table = torch.ones(1)
+
+    def __init__(self, config: Attention.Config, rotary: RotaryEmbedding | None = None) -> None:
+        super().__init__(config, rotary)
+        self.register_buffer("scale", self.table)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        return super().mix(q, k, v, scope) * self.scale.to(v.dtype)
+
+
+class KeepsATensorOfItsClass(Healthy):
+    scale = torch.ones(1)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        return super().mix(q, k, v, scope) * self.scale.to(v.dtype)
+
+
+class WritesIntoItsInput(Healthy):
+    """`.float()` copies half precision alone."""
+
+    def forward(
+        self, x: Tensor, scope: Scope, *, memory: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        wide = x.detach().float().clamp_(-2, 2)
+        return super().forward(wide.to(x.dtype), scope, memory=memory, cache=cache)
+
+
+class WritesIntoItsMemory(Healthy):
+    def forward(
+        self, x: Tensor, scope: Scope, *, memory: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        if memory is not None:
+            memory.clamp_(-2, 2)
+        return super().forward(x, scope, memory=memory, cache=cache)
+
+
+class WritesIntoTheMask(Healthy):
+    """A window, which all layers after it then have too."""
+
+    cross = False
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        mask = scope.mask(k.shape[1])
+        mask &= _window_of_four(scope.positions[:, None, :, None], scope.keys[:, None, None])
+        return attend(q, k, v, scope, narrow=_window_of_four)
+
+
 CACHED = {"cached_steps", "cached_chunks", "cached_ragged", "caches_apart", "cache_reused"}
 
 
@@ -280,6 +338,7 @@ CACHED = {"cached_steps", "cached_chunks", "cached_ragged", "caches_apart", "cac
     ("broken", "caught_by", "also"),
     [
         (SeesTheFuture, "causal", {"documents", "bfloat16", "autocast", *CACHED}),
+        (SeesTheFutureInTraining, "causal", set()),
         (SeesPadding, "padding", {"documents", "cached_ragged", "cross"}),
         (SeesOtherDocuments, "documents", set()),
         (AlignsMaskTopLeft, "cached_chunks", {"bfloat16", "autocast", *CACHED}),
@@ -291,6 +350,7 @@ CACHED = {"cached_steps", "cached_chunks", "cached_ragged", "caches_apart", "cac
         (DeclaresTooMuch, "state", set()),
         (ExchangesBuffers, "state", set()),
         (UsesBatchStatistics, "neighbours", {"padding", "cached_ragged", "cross"}),
+        (UsesBatchStatisticsInTraining, "neighbours", set()),
         (SoftmaxOverNothing, "padded_rows_finite", set()),
         (SoftmaxInHalfPrecision, "large_logits", set()),
         (ReturnsFloat32, "bfloat16", set()),
@@ -304,6 +364,11 @@ CACHED = {"cached_steps", "cached_chunks", "cached_ragged", "caches_apart", "cac
         (DescribesNothing, "config_json", set()),
         (HasHiddenTensor, "state_dict", set()),
         (SharesAParameter, "instances_apart", set()),
+        (SharesABuffer, "instances_apart", set()),
+        (KeepsATensorOfItsClass, "instances_apart", set()),
+        (WritesIntoItsInput, "inputs_unchanged", {"padded_rows_finite"}),
+        (WritesIntoItsMemory, "inputs_unchanged", set()),
+        (WritesIntoTheMask, "inputs_unchanged", set()),
     ],
 )
 def test_broken_attention_is_caught(broken: type[Attention], caught_by: str, also: set[str]) -> None:
@@ -315,6 +380,30 @@ def test_broken_attention_is_caught(broken: type[Attention], caught_by: str, als
 
 def test_healthy_attention_passes() -> None:
     assert examine(Healthy) == {}
+
+
+class DropsOut(Healthy):
+    """Dropout where it belongs, with the usual rate and one that drops nearly everything."""
+
+    examples = ({}, {"dropout": 0.9})
+
+    class Config(Attention.Config):
+        dropout: float = Field(0.1, description="Share of the values that are dropped in training.")
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        return dropout(super().mix(q, k, v, scope), self.config.dropout, self.training)
+
+
+class LeaksThroughItsDropout(DropsOut):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        return super().mix(q, k, v + v[:, -1:] if self.training else v, scope)
+
+
+def test_dropout_hides_no_leak_and_is_none() -> None:
+    assert examine(DropsOut) == {}
+    failures = examine(LeaksThroughItsDropout)
+    assert failures.keys() == {"causal"}
+    assert "input: tokens from 1 on replaced, in training mode; results before 1" in failures["causal"]
 
 
 def test_every_example_counts() -> None:
@@ -346,9 +435,10 @@ def test_part_that_cannot_be_built_says_where_to_give_its_options() -> None:
 def test_failure_says_what_broke_on_which_input_with_which_values_and_why() -> None:
     lines = examine(SeesTheFuture)["causal"].splitlines()
     assert lines[0] == (
-        "SeesTheFuture breaks the rule 'causal': In a causal scope no token's result depends on later tokens."
+        "SeesTheFuture breaks the rule 'causal': In a causal scope no token's result depends on later tokens, "
+        "in training too."
     )
-    assert lines[1] == "  input: tokens from 1 on replaced; results before 1"
+    assert lines[1] == "  input: tokens from 1 on replaced, in evaluation mode; results before 1"
     assert lines[2].startswith("  found: ")
     assert " instead of " in lines[2]
     assert "; difference " in lines[2]

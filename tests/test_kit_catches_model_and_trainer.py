@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, dropout
 
 from axon_core.attend import QKV, attend
 from axon_core.cache import Cache, State
@@ -76,6 +76,11 @@ class SeesTheFuture(Tiny):
         return Scope.over(tokens, causal=False, valid=valid, documents=documents)
 
 
+class SeesTheFutureInTraining(Tiny):
+    def scope(self, tokens: Tensor, valid: Tensor | None, documents: Tensor | None) -> Scope:
+        return Scope.over(tokens, causal=not self.training, valid=valid, documents=documents)
+
+
 class EmbedsPadding(Tiny):
     def embed(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         return self.embedding(tokens)
@@ -111,6 +116,33 @@ class UsesBatchStatistics(Tiny):
     def embed(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         x = super().embed(tokens, valid)
         return x - x.mean((0, 2), keepdim=True)
+
+
+class UsesBatchStatisticsInTraining(Tiny):
+    def embed(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        x = super().embed(tokens, valid)
+        return x - x.mean((0, 2), keepdim=True) if self.training else x
+
+
+class WritesIntoItsTokens(Tiny):
+    def embed(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        return self.embedding(tokens if valid is None else tokens.masked_fill_(~valid, 0))
+
+
+class NumbersItsDocumentsInPlace(Tiny):
+    def scope(self, tokens: Tensor, valid: Tensor | None, documents: Tensor | None) -> Scope:
+        return super().scope(tokens, valid, None if documents is None else documents.add_(1))
+
+
+class SharesABuffer(Tiny):
+    table = torch.ones(())
+
+    def __init__(self, config: Tiny.Config) -> None:
+        super().__init__(config)
+        self.register_buffer("scale", self.table)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return super().logits(features) * self.scale.to(features.dtype)
 
 
 class ScoresTheLastPosition(Tiny):
@@ -163,12 +195,17 @@ class HasIncompleteConfig(Model):
     ("broken", "caught_by", "also"),
     [
         (SeesTheFuture, "causal", {"cached", "cached_ragged", "caches_apart", "bfloat16"}),
+        (SeesTheFutureInTraining, "causal", set()),
         (EmbedsPadding, "padding", {"cached_ragged"}),
         (IgnoresDocuments, "documents", set()),
         (IgnoresCache, "cached", {"cached_ragged", "caches_apart", "bfloat16"}),
         (LeavesPaddingOutOfTheCache, "cached_ragged", set()),
         (KeepsOneCache, "caches_apart", {"bfloat16"}),
         (UsesBatchStatistics, "neighbours", {"padding", "cached_ragged"}),
+        (UsesBatchStatisticsInTraining, "neighbours", set()),
+        (WritesIntoItsTokens, "inputs_unchanged", set()),
+        (NumbersItsDocumentsInPlace, "inputs_unchanged", {"documents"}),
+        (SharesABuffer, "instances_apart", set()),
         (HasUnusedLayer, "gradient", {"hidden_matrices"}),
         (HasHiddenTensor, "saved", set()),
         (CopiesItsMatrices, "hidden_matrices", set()),
@@ -187,8 +224,14 @@ def test_scores_that_are_not_one_per_position_are_caught(broken: type[CausalLM])
     assert "shape" in examine(broken)
 
 
-def test_healthy_model_passes() -> None:
-    assert examine(Tiny) == {}
+class DropsOut(Tiny):
+    def logits(self, features: Tensor) -> Tensor:
+        return super().logits(dropout(features, 0.5, self.training))
+
+
+@pytest.mark.parametrize("healthy", [Tiny, DropsOut])
+def test_healthy_model_passes(healthy: type[CausalLM]) -> None:
+    assert examine(healthy) == {}
 
 
 class Guess(Trainer):
@@ -234,6 +277,26 @@ class NamesOtherCounts(Guess):
 class CountsTheBatch(Guess):
     def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
         return {"loss": self.config.batch_size}
+
+
+class ScalesItsDataInTheLoss(Guess):
+    """A second epoch would learn from other numbers."""
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        data["x"] /= 2
+        return super().loss(data)
+
+
+class CollectsInPlace(Guess):
+    def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
+        batch["x"] += 1
+        return batch
+
+
+class AddsToItsData(Guess):
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        data["weights"] = torch.ones(len(data["y"]))
+        return super().counts(data)
 
 
 class CountsNothing(Guess):
@@ -321,6 +384,9 @@ class DescribesNothing(Guess):
         (ReturnsMeans, "additive", set()),
         (NamesOtherCounts, "additive", set()),
         (CountsTheBatch, "additive", set()),
+        (ScalesItsDataInTheLoss, "inputs_unchanged", {"additive"}),
+        (CollectsInPlace, "inputs_unchanged", set()),
+        (AddsToItsData, "inputs_unchanged", set()),
         (CountsNothing, "positive_counts", set()),
         (AdvancesItsGenerator, "batch", {"collect", "evaluate", "export"}),
         (RepeatsItsBatch, "batch", set()),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from axon_core.interfaces.norm import Norm
@@ -111,9 +113,88 @@ class RemembersTheLongest(Stretched):
         return self.longest
 
 
+class SharesABuffer(Plain):
+    """Frequencies made once, by the settings of whoever is first."""
+
+    inverse: Tensor | None = None
+
+    def __init__(self, config: RotaryEmbedding.Config) -> None:
+        super().__init__(config)
+        if SharesABuffer.inverse is None:
+            SharesABuffer.inverse = super().frequencies(torch.zeros(1))
+        self.register_buffer("kept", SharesABuffer.inverse, persistent=False)
+
+    def frequencies(self, positions: Tensor, base: float | Tensor = 10000.0) -> Tensor:
+        return self.kept
+
+    def _apply(self, fn, recurse: bool = True):
+        kept, self.kept = self.kept, None
+        super()._apply(fn, recurse).kept = kept
+        return self
+
+
+class WithBase(Plain):
+    """A rotary embedding with a setting of its own, without a mistake."""
+
+    class Config(RotaryEmbedding.Config):
+        base: float = Field(10000.0, description="Base of the frequencies.")
+
+    def frequencies(self, positions: Tensor, base: float | Tensor = 10000.0) -> Tensor:
+        return super().frequencies(positions, self.config.base)
+
+
+class RemembersByLength(WithBase):
+    """A table for each length and size, whatever the base."""
+
+    tables: ClassVar[dict[tuple[int, ...], Tensor]] = {}
+
+    def forward(self, positions: Tensor) -> Rotation:
+        key = (positions.shape[1], int(positions.max()), self.config.dim, positions.shape[0])
+        if key not in self.tables:
+            self.tables[key] = positions.unsqueeze(-1) * self.frequencies(positions)
+        return Rotation.of(self.tables[key], self.config.layout)
+
+
+class ReturnsOneTable(Plain):
+    """A table of cosines and sines that all instances return views of."""
+
+    tables: ClassVar[dict[tuple[int, str], Rotation]] = {}
+
+    def forward(self, positions: Tensor) -> Rotation:
+        length, kind = int(positions.max()) + 1, (self.config.dim, self.config.layout)
+        if kind not in self.tables or self.tables[kind].cos.shape[1] < length:
+            self.tables[kind] = super().forward(torch.arange(length).unsqueeze(0))
+        table = self.tables[kind]
+        first = int(positions.min())
+        if len(positions) == 1 and positions.shape[1] == length - first:
+            return replace(table, cos=table.cos[:, first:length], sin=table.sin[:, first:length])
+        return replace(table, cos=table.cos[0, positions], sin=table.sin[0, positions])
+
+
+class SavesItsFrequencies(Plain):
+    """With another base, or for another number of features, the weights do not load."""
+
+    def __init__(self, config: RotaryEmbedding.Config) -> None:
+        super().__init__(config)
+        self.register_buffer("inverse", super().frequencies(torch.zeros(1)))
+
+    def _apply(self, fn, recurse: bool = True):
+        return self  # stays in float32
+
+
+class WritesIntoItsPositions(Plain):
+    def forward(self, positions: Tensor) -> Rotation:
+        return super().forward(positions.clamp_(min=0))
+
+
 @pytest.mark.parametrize(
     ("broken", "caught_by", "also"),
     [
+        (SharesABuffer, "instances_apart", set()),
+        (RemembersByLength, "instances_apart", set()),
+        (ReturnsOneTable, "instances_apart", set()),
+        (SavesItsFrequencies, "state_dict", set()),
+        (WritesIntoItsPositions, "inputs_unchanged", set()),
         (RoundsItsFrequencies, "float32_angles", set()),
         (ComputesAnglesInHalf, "float32_angles", {"relative"}),
         (LetsAutocastRound, "float32_angles", set()),
@@ -125,7 +206,7 @@ class RemembersTheLongest(Stretched):
         (KnowsOneLayout, "layout", set()),
         (StretchesSilently, "constant_until", {"relative", "norm_preserving"}),
         (StretchesAllRows, "rows_apart", set()),
-        (RemembersTheLongest, "no_memory", {"rows_apart", "float32_angles"}),
+        (RemembersTheLongest, "no_memory", {"rows_apart", "float32_angles", "instances_apart"}),
     ],
 )
 def test_broken_rotary_embedding_is_caught(broken: type[RotaryEmbedding], caught_by: str, also: set[str]) -> None:
@@ -134,7 +215,7 @@ def test_broken_rotary_embedding_is_caught(broken: type[RotaryEmbedding], caught
     assert failures.keys() - {caught_by} <= also, failures
 
 
-@pytest.mark.parametrize("healthy", [Plain, Stretched])
+@pytest.mark.parametrize("healthy", [Plain, WithBase, Stretched])
 def test_healthy_rotary_embedding_passes(healthy: type[RotaryEmbedding]) -> None:
     assert examine(healthy) == {}
 
@@ -204,9 +285,31 @@ class HasHiddenScale(RootMeanSquare):
         return super().scale(x) * self.gain
 
 
+class KeepsAGainOfItsClass(RootMeanSquare):
+    table = torch.ones(1)
+
+    def __init__(self, config: Norm.Config) -> None:
+        super().__init__(config)
+        self.register_buffer("gain", self.table)
+
+    def scale(self, x: Tensor) -> Tensor:
+        return super().scale(x) * self.gain
+
+
+class WritesIntoItsInput(RootMeanSquare):
+    """`.float()` copies half precision alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.detach().float()
+        wide.sub_(wide.mean(-1, keepdim=True))
+        return super().forward(x - x.detach().float().mean(-1, keepdim=True).to(x.dtype))
+
+
 @pytest.mark.parametrize(
     ("broken", "caught_by", "also"),
     [
+        (KeepsAGainOfItsClass, "instances_apart", set()),
+        (WritesIntoItsInput, "inputs_unchanged", {"gradient"}),
         (ForgetsEpsilon, "zero", set()),
         (AddsEpsilonAfterTheRoot, "zero", set()),
         (NormalisesOverTheBatch, "vectors_apart", set()),

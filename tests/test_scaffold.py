@@ -11,13 +11,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from axon_core.cli import main
-from axon_core.paper import card
+from axon_core.config import validate
+from axon_core.paper import Paper, card
 from axon_core.registry import refresh
 from axon_core.scaffold import KINDS, Project, render, write
 
@@ -141,6 +143,17 @@ def test_its_card_has_what_was_given(installed: Path) -> None:
     assert (left_out.title, left_out.arxiv) == ("My Model", "0000.00000")
 
 
+@pytest.mark.parametrize(
+    ("arxiv", "year"),
+    [("cs/0309048", 2003), ("math.GT/0309136", 2003), ("hep-th/9901001", 1999), ("cond-mat/9108001", 1991)],
+)
+def test_an_arxiv_id_of_the_older_kind_is_taken(arxiv: str, year: int) -> None:
+    files = render(Project("paper", "norm", arxiv=arxiv), standalone=False)
+    written = validate(Paper, tomllib.loads(files["axon_paper/paper.toml"]))
+    assert (written.arxiv, written.year) == (arxiv, year)
+    assert f"https://arxiv.org/abs/{arxiv}" in files["README.md"]
+
+
 def test_is_lint_clean_and_formatted(tmp_path: Path) -> None:
     for kind in KINDS:
         for name in ("q", NAMES[kind], f"{kind}-" + "w" * (31 - len(kind))):  # where lines break depends on the name
@@ -237,7 +250,14 @@ def test_a_name_that_is_installed_is_refused(site, tmp_path: Path, monkeypatch, 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--arxiv", "1706.03762v7"], "without version, as in 2305.13245; got '1706.03762v7'; correct it or leave out"),
+        (
+            ["--arxiv", "1706.03762v7"],
+            "as in 2305.13245 or, until March 2007, math.GT/0309136; got '1706.03762v7'; correct it or",
+        ),
+        (["--arxiv", "math.GT/0309136v1"], "without version"),
+        (["--arxiv", "math.GT/0313136"], "got 'math.GT/0313136'"),
+        (["--arxiv", "cs/2305.13245"], "got 'cs/2305.13245'"),
+        (["--arxiv", "0309048"], "got '0309048'"),
         (["--arxiv", "2313.00001"], "got '2313.00001'"),
         (["--title", "two\nlines"], r"a title is one line of text, got 'two\nlines'; correct it or leave out --title"),
         (["--title", " "], "got ' '"),

@@ -104,11 +104,16 @@ def main(args: Sequence[str] | None = None) -> int:
         return error.exit_code if isinstance(error, AxonError) else 1
 
 
+_NO_MEMORY = ("OutOfMemoryError", "DefaultCPUAllocator")  # how torch says so, on a GPU and on a CPU
+
+
 def _explained(error: Exception) -> str:
     if isinstance(error, AxonError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, MemoryError) or any(name in f"{type(error).__name__}: {error}" for name in _NO_MEMORY):
+        return "the memory is not enough for this; make the batch or the beam smaller, the text shorter, or free some"
     return (
         f"{type(error).__name__}: {error}. This is a fault of Axon or of a plugin, not of your input; "
         "`axon --debug …` shows where it happened"

@@ -141,7 +141,11 @@ def part(config: config.Config, name: str, registry: Registry[Part], **given: An
 
 
 def part_config(config: config.Config, name: str, registry: Registry[Part], kind: type[Sizes], **given: Any) -> Sizes:
-    """Return the config of the component that `part` would build with the same arguments; it is a `kind`."""
+    """Return the config of the component that `part` would build with the same arguments.
+
+    Raises:
+        ContractError: it is not a `kind`.
+    """
     spec: Spec = getattr(config, name)
     with at(name):
         found = registry.config(spec, **given)

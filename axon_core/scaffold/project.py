@@ -23,7 +23,7 @@ from axon_core.scaffold.naming import KINDS, check_name, class_name
 __all__ = ["Project", "render"]
 
 _TEMPLATES = Path(__file__).with_name("templates")
-_ARXIV = re.compile(r"\d{2}(0[1-9]|1[0-2])\.\d{4,5}")
+_ARXIV = re.compile(r"([a-z]+(-[a-z]+)*(\.[A-Z]{2})?/)?(?P<year>\d{2})(0[1-9]|1[0-2])(?(1)\d{3}|\.\d{4,5})")
 _FIRST_PARTY_IMPORTS = re.compile(r"(?:^from axon_.*\n)+", re.MULTILINE)
 
 
@@ -52,8 +52,8 @@ class Project:
             raise UsageError(f"a title is one line of text, got {self.title!r}; correct it or leave out --title")
         if self.arxiv is not None and not _ARXIV.fullmatch(self.arxiv):
             raise UsageError(
-                "an arXiv id is year and month, a dot and four or five digits, without version, as in 2305.13245; got "
-                f"{self.arxiv!r}; correct it or leave out --arxiv"
+                "an arXiv id is year, month and number, without version, as in 2305.13245 or, until March 2007, "
+                f"math.GT/0309136; got {self.arxiv!r}; correct it or leave out --arxiv"
             )
 
     @property
@@ -92,9 +92,18 @@ class Project:
             "reference": reference,
             "source": f"{source}; say which section and equation",
             "arxiv": self.arxiv or "0000.00000",
-            "year": f"20{self.arxiv[:2]}" if self.arxiv else str(date.today().year),
+            "year": str(self._year),
             "train": self.train,
         }
+
+    @property
+    def _year(self) -> int:
+        """When the paper appeared; arXiv began in 1991."""
+        given = _ARXIV.fullmatch(self.arxiv) if self.arxiv else None
+        if given is None:
+            return date.today().year
+        year = int(given["year"])
+        return year + (1900 if given[1] and year > 90 else 2000)
 
     @property
     def _key(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,12 +51,12 @@ def decode(
     return torch.cat(out, 1)
 
 
-def new_cache(attention: Attention, x: Tensor, spare: int = 0) -> Cache:
+def new_cache(attention: Attention, x: Float[Tensor, "b n d"], spare: int = 0) -> Cache:
     """Return a cache of one layer with room for the tokens of `x`, and `spare` more."""
     return Cache([attention.state()], len(x), x.shape[1] + spare, dtype=x.dtype, device=x.device)
 
 
-def at_once(attention: Attention, x: Tensor, **scope: Any) -> Tensor:
+def at_once(attention: Attention, x: Float[Tensor, "b n d"], **scope: Any) -> Float[Tensor, "b n d"]:
     """Run whole rows without a cache."""
     with torch.no_grad():
         return attention(x, Scope.over(x, **scope))
@@ -73,13 +74,14 @@ def shape(part: Part) -> None:
 
 @SUITE.check("a mask left out or aligned to the wrong corner, or a statistic taken along the sequence")
 def causal(part: Part) -> None:
-    """In a causal scope no token's result depends on later tokens."""
+    """In a causal scope no token's result depends on later tokens, in training too."""
     attention = build(part)
-    x = tokens(attention)
-    want = at_once(attention, x)
-    for t in (1, N // 2, N - 1):
-        changed = torch.cat((x[:, :t], tokens(attention, seed=2)[:, t:]), 1)
-        same(at_once(attention, changed)[:, :t], want[:, :t], f"tokens from {t} on replaced; results before {t}")
+    x, other = tokens(attention), tokens(attention, seed=2)
+    for mode, run in modules.modes(attention, at_once):
+        want = run(x)
+        for t in (1, N // 2, N - 1):
+            changed = torch.cat((x[:, :t], other[:, t:]), 1)
+            same(run(changed)[:, :t], want[:, :t], f"tokens from {t} on replaced, in {mode} mode; results before {t}")
 
 
 @SUITE.check("the scope's mask or positions passed over, or an average that counts padding")
@@ -112,11 +114,13 @@ def documents(part: Part) -> None:
 
 @SUITE.check("a statistic over the batch, or positions taken from the first row")
 def neighbours(part: Part) -> None:
-    """A row's result does not depend on the other rows of the batch."""
+    """A row's result does not depend on the other rows of the batch, in training too."""
     attention = build(part)
     x = tokens(attention)
-    x[1:] *= 100
-    same(at_once(attention, x)[:1], at_once(attention, x[:1]), "a row beside rows a hundred times larger")
+    larger = torch.cat((x[:1], 100 * x[1:]))
+    same(at_once(attention, larger)[:1], at_once(attention, x[:1]), "a row beside rows a hundred times larger, alone")
+    for mode, run in modules.modes(attention, at_once):
+        same(run(larger)[:1], run(x)[:1], f"a row whose neighbours grow a hundred times larger, in {mode} mode")
 
 
 @SUITE.check("a softmax over nothing in a row of padding, or 0 / 0 in a normalisation")
@@ -212,6 +216,26 @@ def cross(part: Part) -> None:
     changed[:, 0] += 1
     difference = (run(x, changed, valid) - want).abs().amax((1, 2))
     expect(bool((difference > 1e-4).all()), "a valid token of the memory changed", "the result is the same")
+
+
+@SUITE.check(
+    "an operation in place, such as `mul_`, on an argument, on a view of it, or on what `.float()` returns, which is it"
+)
+def inputs_unchanged(part: Part) -> None:
+    """What it is given is not written to: tokens, memory, and what all layers share in the scope."""
+    attention = build(part)
+    x, memory, valid = tokens(attention), tokens(attention, seed=2), ragged("left")
+    scope = Scope.over(x, valid=valid)
+    shared = {"scope.positions": scope.positions, "scope.mask": scope.mask(N)}
+    if attention.rotary is not None:
+        rotation = scope.rotation(attention.rotary, x.dtype)
+        shared |= {"cos of scope.rotation": rotation.cos, "sin of scope.rotation": rotation.sin}
+    modules.unchanged(lambda: attention(x, scope), "a batch padded on the left", {"x": x, **shared})
+    modules.unchanged(lambda: decode(attention, x, [5, 4], valid), "the same batch, decoded", {"x": x, "valid": valid})
+    if attention.cross:
+        across = Scope.across(x, valid)
+        run = partial(attention, x, across, memory=memory)
+        modules.unchanged(run, "cross-attention", {"x": x, "memory": memory, "scope.mask": across.mask(N)})
 
 
 @SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")

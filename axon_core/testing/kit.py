@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from axon_core import discovery
@@ -145,7 +146,7 @@ def cases_of(cls: type[Any], options: Mapping[str, Any] | None = None, name: str
         yield from (Case(Part(title, cls, variant), check) for check in suite.checks)
 
 
-def same(got: Tensor, want: Tensor, on: str, *, tolerance: float = 2e-5) -> None:
+def same(got: Shaped[Tensor, ...], want: Shaped[Tensor, ...], on: str, *, tolerance: float = 2e-5) -> None:
     """Raise `Broken` unless `got` is `want`, up to `tolerance` times the largest value of `want`."""
     if got.shape != want.shape:
         raise Broken(on, f"shape {tuple(got.shape)} instead of {tuple(want.shape)}")
@@ -161,7 +162,7 @@ def same(got: Tensor, want: Tensor, on: str, *, tolerance: float = 2e-5) -> None
         raise Broken(on, f"{values} at {list(at)}; difference {float(error[at]):.3g}, allowed {allowed:.3g}")
 
 
-def finite(got: Tensor, on: str) -> None:
+def finite(got: Shaped[Tensor, ...], on: str) -> None:
     """Raise `Broken` unless all values are finite."""
     wrong = ~got.isfinite()
     if wrong.any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,12 +70,13 @@ def shape(part: Part) -> None:
 
 @CAUSAL_LM.check("a mask left out, or a statistic taken along the sequence")
 def causal(part: Part) -> None:
-    """No score depends on later tokens."""
+    """No score depends on later tokens, in training too."""
     model, tokens = build(part), text()
-    want = scores(model, tokens)
-    for t in (1, N // 2, N - 1):
-        changed = torch.cat((tokens[:, :t], (tokens[:, t:] + 1) % VOCABULARY), 1)
-        same(scores(model, changed)[:, :t], want[:, :t], f"tokens from {t} on replaced; scores before {t}")
+    for mode, run in modules.modes(model, scores):
+        want = run(tokens)
+        for t in (1, N // 2, N - 1):
+            changed = torch.cat((tokens[:, :t], (tokens[:, t:] + 1) % VOCABULARY), 1)
+            same(run(changed)[:, :t], want[:, :t], f"tokens from {t} on replaced, in {mode} mode; scores before {t}")
 
 
 @CAUSAL_LM.check("`valid` not passed on, or a padding id looked up in the embedding")
@@ -102,9 +104,12 @@ def documents(part: Part) -> None:
 
 @CAUSAL_LM.check("a statistic over the batch")
 def neighbours(part: Part) -> None:
-    """A row's scores do not depend on the other rows of the batch."""
+    """A row's scores do not depend on the other rows of the batch, in training too."""
     model, tokens = build(part), text()
-    same(scores(model, tokens)[:1], scores(model, tokens[:1]), "a row beside others")
+    changed = torch.cat((tokens[:1], (tokens[1:] + 1) % VOCABULARY))
+    same(scores(model, tokens)[:1], scores(model, tokens[:1]), "a row beside others, and alone")
+    for mode, run in modules.modes(model, scores):
+        same(run(changed)[:1], run(tokens)[:1], f"a row whose neighbours are replaced, in {mode} mode")
 
 
 @CAUSAL_LM.check("a layer that is not given its cache, or positions that start anew at each step")
@@ -158,6 +163,21 @@ def gradient(part: Part) -> None:
     """A gradient reaches every parameter."""
     model, tokens = build(part), text()
     modules.gradients(model, model(tokens), f"tokens {tuple(tokens.shape)}")
+
+
+@CAUSAL_LM.check("an operation in place, such as `masked_fill_`, on an argument or on a view of it")
+def inputs_unchanged(part: Part) -> None:
+    """What it is given is not written to: tokens, which are padding, and which belong to which document."""
+    model, tokens, valid = build(part), text(), ragged("left")
+    modules.unchanged(
+        lambda: model(tokens, valid=valid), "a batch padded on the left", {"tokens": tokens, "valid": valid}
+    )
+    decoding = partial(decode, model, tokens, [5, 4], valid)
+    modules.unchanged(decoding, "the same batch, decoded", {"tokens": tokens, "valid": valid})
+    packed, number = text(), torch.arange(N).div(4, rounding_mode="floor").repeat(len(tokens), 1)
+    modules.unchanged(
+        lambda: model(packed, documents=number), "packed documents", {"tokens": packed, "documents": number}
+    )
 
 
 @CAUSAL_LM.check("a tensor that results depend on and that is neither a parameter nor a buffer")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from axon_core.config import Config, validate
@@ -59,7 +61,23 @@ def stirred(module: nn.Module) -> None:
             parameter.add_(0.1 * torch.randn(parameter.shape))
 
 
-def normal(*shape: int, seed: int = 1) -> Tensor:
+def modes(module: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Yield evaluation and training mode, each with what runs an input in it.
+
+    Every run has a copy of the module and the same random numbers, so that with dropout too results depend on the
+    input alone: inputs of one shape can be compared.
+    """
+
+    def alone(training: bool, x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return run(copy.deepcopy(module).train(training), x)
+
+    yield "evaluation", partial(alone, False)
+    yield "training", partial(alone, True)
+
+
+def normal(*shape: int, seed: int = 1) -> Float[Tensor, ...]:
     """Return standard normal numbers."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -80,6 +98,17 @@ def config_round_trip(config: Config) -> None:
         raise Broken(f"the config as JSON, {text}", values or "the two are not equal")
 
 
+def doubled(config: Config) -> Iterator[tuple[str, Any]]:
+    """Yield the configs that differ from this one in a single number, twice as large, each with the number's name."""
+    values = {name: getattr(config, name) for name in type(config).model_fields}
+    for name, value in values.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                yield name, validate(type(config), {**values, name: 2 * value})
+            except ConfigError:  # the number has bounds
+                continue
+
+
 def described(config: type[Config]) -> None:
     """Check that every field of a config carries a description."""
     if missing := [name for name, field in config.model_fields.items() if not field.description]:
@@ -95,7 +124,7 @@ def state_round_trip(make: Callable[[int], nn.Module], run: Callable[[Any], Tens
     same(got, want, "a second instance, from another seed, with the state dict of the first", tolerance=0)
 
 
-def gradients(module: nn.Module, out: Tensor, on: str) -> None:
+def gradients(module: nn.Module, out: Float[Tensor, ...], on: str) -> None:
     """Check that a random weighting of `out` has a finite gradient other than zero for every parameter."""
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if trained and out.requires_grad:
@@ -107,14 +136,23 @@ def gradients(module: nn.Module, out: Tensor, on: str) -> None:
 
 
 def apart(first: nn.Module, second: nn.Module) -> None:
-    """Check that two instances share no parameter and no buffer."""
+    """Check that two instances share no parameter, no buffer and no other tensor that they or their classes keep."""
     theirs = {t.untyped_storage().data_ptr() for _, t in _tensors(first) if t.numel()}
     for name, tensor in _tensors(second):
         if tensor.numel() and tensor.untyped_storage().data_ptr() in theirs:
             raise Broken("two instances of the same config", f"both use one memory for {name!r}")
 
 
-def runs_in(dtype: torch.dtype, module: nn.Module, x: Tensor, run: Callable[[Any, Tensor], Tensor]) -> None:
+def unchanged(run: Callable[[], object], on: str, inputs: Mapping[str, Tensor]) -> None:
+    """Check that `run` writes into none of the tensors it is given, which are named in `inputs`."""
+    before = {name: tensor.clone() for name, tensor in inputs.items()}
+    with torch.no_grad():
+        run()
+    for name, tensor in inputs.items():
+        same(tensor, before[name], f"{on}: {name} after the call, against {name} before it", tolerance=0)
+
+
+def runs_in(dtype: torch.dtype, module: nn.Module, x: Float[Tensor, ...], run: Callable[[Any, Tensor], Tensor]) -> None:
     """Check that the module, converted to `dtype`, gives that dtype, and nearly the numbers of float32."""
     with torch.no_grad():
         want = run(module, x)
@@ -126,4 +164,8 @@ def runs_in(dtype: torch.dtype, module: nn.Module, x: Tensor, run: Callable[[Any
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+    named = [*module.named_parameters(), *module.named_buffers()]
+    for path, inner in module.named_modules():
+        kept = [pair for holder in (inner, *type(inner).__mro__) for pair in vars(holder).items()]
+        named += [(f"{path}.{name}".lstrip("."), value) for name, value in kept if isinstance(value, Tensor)]
+    return named

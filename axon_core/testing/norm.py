@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from axon_core.interfaces.norm import Norm
@@ -19,7 +20,7 @@ def build(part: Part, seed: int = 0) -> Norm:
     return modules.built(lambda: part.cls(modules.config_of(part, dim=DIM)), seed)
 
 
-def run(norm: Norm, x: Tensor) -> Tensor:
+def run(norm: Norm, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """Normalise without a gradient."""
     with torch.no_grad():
         return norm(x)
@@ -89,6 +90,16 @@ def autocast(part: Part) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         got = run(norm, x)
     same(got.float(), run(norm, x), "autocast", tolerance=0.02)
+
+
+@SUITE.check(
+    "an operation in place, such as `mul_`, on an argument, on a view of it, or on what `.float()` returns, which is it"
+)
+def inputs_unchanged(part: Part) -> None:
+    """The vectors it is given are not written to, in any dtype."""
+    for dtype in (torch.float32, torch.bfloat16):
+        norm, x = build(part).to(dtype), normal(5, DIM).to(dtype)
+        modules.unchanged(lambda norm=norm, x=x: norm(x), f"{tuple(x.shape)} {dtype}", {"x": x})
 
 
 @SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")

@@ -18,10 +18,10 @@ SUITE = Suite(RotaryEmbedding)
 DIM, CONTEXT, FAR = 16, 32, 8191
 
 
-def build(part: Part, layout: str = "half") -> RotaryEmbedding:
+def build(part: Part, layout: str = "half", seed: int = 0) -> RotaryEmbedding:
     """Build a rotary embedding of 16 features, for a model trained with 32 tokens."""
     config: Any = modules.config_of(part, dim=DIM, context=CONTEXT, layout=layout)
-    return part.cls(config).eval()
+    return modules.built(lambda: part.cls(config), seed)
 
 
 def rotation(rotary: RotaryEmbedding, *rows: Sequence[int]) -> Rotation:
@@ -144,6 +144,45 @@ def constant_until(part: Part) -> None:
     _same_tables(rotation(rotary, [n - 1]), last, f"position {n - 1} alone", 1e-6)
     found = f"context {rotary.context}, constant_until {rotary.constant_until}"
     expect(rotary.context >= CONTEXT, f"a model trained with {CONTEXT} tokens", found)
+
+
+@SUITE.check("a buffer or a table made once for the class, or one that is looked up by less than all settings")
+def instances_apart(part: Part) -> None:
+    """Two instances share no memory, and each rotates by its own settings, whatever another was asked for before."""
+    first, second = build(part), build(part)
+    modules.apart(first, second)
+    whole = rotation(first, range(CONTEXT))
+    for name in ("cos", "sin"):
+        one, two = getattr(whole, name), getattr(rotation(second, range(CONTEXT)), name)
+        same_memory = one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
+        expect(not same_memory, "two instances of the same config", f"both return one table as {name}")
+    for i, (name, config) in enumerate(modules.doubled(first.config)):
+        n = CONTEXT - 5 - i  # a length of its own: a table kept by length is filled by who asks for it first
+        want = Rotation(whole.cos[:, :n], whole.sin[:, :n], whole.layout)
+        on = f"another instance with {name} {getattr(config, name)}"
+        other = part.cls(config).eval()
+        table = rotation(other, range(n))
+        expect(table.cos.shape[-1] == config.dim, on, f"tables of {table.cos.shape[-1]} features, not {config.dim}")
+        rotation(other, [4 * FAR])  # beyond every table there may be
+        _same_tables(rotation(build(part), range(n)), want, f"{n} positions after {on} was asked for them", 1e-6)
+
+
+@SUITE.check("a table that depends on the config, registered without `persistent=False`")
+def state_dict(part: Part) -> None:
+    """No buffer is part of the state dict, so that trained weights load under another rotary embedding or context."""
+    rotary = build(part)
+    learned = {name for name, _ in rotary.named_parameters()}
+    buffers = sorted(rotary.state_dict().keys() - learned)
+    expect(not buffers, "the state dict", f"it holds the buffers {', '.join(buffers)}")
+    modules.state_round_trip(lambda seed: build(part, seed=seed), lambda module: rotation(module, range(CONTEXT)).cos)
+
+
+@SUITE.check("an operation in place, such as `sub_`, on an argument or on a view of it")
+def inputs_unchanged(part: Part) -> None:
+    """The positions it is given are not written to, nor the heads that are rotated."""
+    rotary, positions, x = build(part), torch.arange(-1, 4 * CONTEXT - 1).repeat(2, 1), normal(2, 4 * CONTEXT, 3, DIM)
+    given = {"positions": positions, "heads": x}
+    modules.unchanged(lambda: rotary(positions)(x), "positions from −1, which is padding", given)
 
 
 @SUITE.check("tables put together for one layout and labelled with the other")

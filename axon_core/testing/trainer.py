@@ -101,6 +101,24 @@ def additive(part: Part) -> None:
         expect(math.isclose(found, counts[name], rel_tol=1e-6), f"{on}; count {name!r}", f"{found}, not {counts[name]}")
 
 
+@SUITE.check("an operation in place on the data, which later epochs read again, or an entry added to them")
+def inputs_unchanged(part: Part) -> None:
+    """Collecting, cutting, counting and the loss leave their data as they are."""
+    trainer = build(part)
+    key = Key((trainer.config.seed, STEP))
+    examples, data = trainer.batch(STEP), collected(trainer)
+    micro = minibatch(trainer)
+    for name, given, run in (
+        ("collect", examples, lambda: trainer.collect(examples, key("collect"))),
+        ("minibatches", data, lambda: list(trainer.minibatches(data, key("minibatches")))),
+        ("counts", micro, lambda: trainer.counts(micro)),
+        ("loss", micro, lambda: trainer.loss(micro)),
+    ):
+        names = [*given]
+        modules.unchanged(run, f"what {name} is given", given)
+        expect([*given] == names, f"what {name} is given", f"{[*given]} instead of {names}")
+
+
 @SUITE.check("padding or masked examples counted, or a mask that is empty")
 def positive_counts(part: Part) -> None:
     """Every term of the loss has a positive, finite count."""

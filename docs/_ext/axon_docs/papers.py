@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 
 from axon_core.discovery import GROUPS, Entry, discover
 from axon_core.interfaces.trainer import Trainer
-from axon_core.paper import Card, Paper, cards
+from axon_core.paper import Card, Paper, cards, recipes
 from axon_core.registry import registry_of
+from axon_core.testing.model import SIZES
 from axon_docs.docstrings import markdown
 from axon_docs.names import public
 
@@ -54,6 +56,7 @@ def page(card: Card, root: Path) -> str:
             f"> {paper.summary}",
             "",
             *_swap(name),
+            *_by_name(name),
             "## Equation beside code",
             "",
             *_beside(card),
@@ -106,6 +109,45 @@ def _swap(distribution: str) -> list[str]:
     if not commands:
         return []
     return ["## Swap it in", "", "Into any model by its name, here into X-Llama:", "", "```sh", *commands, "```", ""]
+
+
+def _by_name(distribution: str) -> list[str]:
+    """How its models and trainers are used: the recipes that name them, and Python that runs as it stands."""
+    found = {group: [e for e in offers(distribution) if e.group == group] for group in ("model", "trainer")}
+    if not any(found.values()):
+        return []
+    lines = ["## Use it by name", ""]
+    if commands := _recipes(distribution):
+        lines += ["The plugin's recipes name its models and trainers:", "", "```sh", *commands, "```", ""]
+    if found["model"]:
+        code = [line for entry in found["model"] for line in ["", *_model(entry)]]
+        lines += ["A model in Python, here a small one:", "", "```python", "from axon_core import MODELS", *code]
+        lines += ["```", ""]
+    if found["trainer"]:
+        code = [line for entry in found["trainer"] for line in ["", *_trainer(entry)]]
+        lines += ["A trainer, here with the smallest recipe it brings, for two steps:", "", "```python"]
+        lines += ["from axon_core import TRAINERS, Recipe, fit", *code, "```", ""]
+    return lines
+
+
+def _recipes(distribution: str) -> list[str]:
+    """The commands that train its recipes, those for `axon train`."""
+    own = [r for r in recipes() if r.distribution == distribution]
+    return [f"axon train {r.name}  # {r.summary}" for r in own if "trainer" in tomllib.loads(r.path.read_text("utf-8"))]
+
+
+def _model(entry: Entry) -> list[str]:
+    cls = registry_of(entry.group)[entry.qualified]
+    sizes = {name: value for name, value in SIZES.items() if name in cls.Config.model_fields} | dict(cls.examples[0])
+    given = [f"    {name}={value!r}," for name, value in sizes.items()]
+    built = f'model = MODELS["{entry.key}"].build('
+    return [built, *given, ")", 'print(f"{model.n_parameters:,} parameters")']
+
+
+def _trainer(entry: Entry) -> list[str]:
+    example = f'TRAINERS["{entry.key}"].examples[0]'
+    made = f'recipe = Recipe.of({example}, "example", "its example", ["trainer.steps=2"])'
+    return [made, "print(fit(recipe.build()).metrics)"]
 
 
 def _beside(card: Card) -> list[str]:

@@ -170,7 +170,11 @@ class Dali:
         *,
         first: int = 0,
     ) -> Generator[Frame]:
-        """Paint n times what the mask marks, and leave the rest of the picture as it is."""
+        """Paint n times what the mask marks, and leave the rest of the picture as it is.
+
+        Raises:
+            UsageError: picture or mask have another size than the model's pictures.
+        """
         picture, noise = self._fitting(picture), self._noise(n, first)
         if tuple(mask.shape) != self.shape[1:]:
             raise UsageError(

@@ -73,7 +73,9 @@ class Diffusion:
         """Return what the model should say of x_t."""
         return target(self.config.parameterisation, self.process, x0, noise, t)
 
-    def split(self, output: Float[Tensor, "b o h w"]) -> tuple[Float[Tensor, "b c h w"], Tensor | None]:
+    def split(
+        self, output: Float[Tensor, "b o h w"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
         """Return the output in float32, and apart from it its second half where that says the variance."""
         if not self.learns_variance:
             return output.float(), None

@@ -32,13 +32,23 @@ def min_snr_weight(
     return at(process.snr.clamp(max=gamma) / moves.square(), t).flatten()
 
 
-def normal_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
+def normal_kl(
+    mean: Float[Tensor, ...],
+    log_variance: Float[Tensor, ...],
+    other_mean: Float[Tensor, ...],
+    other_log_variance: Float[Tensor, ...],
+) -> Float[Tensor, ...]:
     """Return KL(N(mean, e^log_variance) ‖ N(other_mean, e^other_log_variance)) of each number, in nats."""
     difference = log_variance - other_log_variance
     return 0.5 * (difference.exp() - 1 - difference + (mean - other_mean).square() * (-other_log_variance).exp())
 
 
-def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int = 256) -> Tensor:
+def discretised_log_likelihood(
+    x: Float[Tensor, ...],
+    mean: Float[Tensor, ...],
+    log_variance: Float[Tensor, ...],
+    levels: int = 256,
+) -> Float[Tensor, ...]:
     """Return log P of each number of `x` under a normal distribution cut into `levels` bins over [−1, 1], in nats.
 
     A bin reaches 1 / (levels − 1) to both sides; the first and the last are open (arXiv 2006.11239, Eq. 13).

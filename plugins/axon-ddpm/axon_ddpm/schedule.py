@@ -69,7 +69,10 @@ class Linear(NoiseSchedule):
 
 
 class ScaledLinear(Linear):
-    """√β from √start to √end in equal steps: the schedule of latent diffusion's code (arXiv 2112.10752)."""
+    """√β from √start to √end in equal steps, where `Linear` has β itself (arXiv 2006.11239, Section 4).
+
+    It is the schedule of the code of latent diffusion (arXiv 2112.10752).
+    """
 
     _power = 2
 

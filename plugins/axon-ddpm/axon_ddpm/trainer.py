@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -38,6 +38,10 @@ class DDPMTrainer(Trainer):
 
     Works with any registered `Denoiser`, under the role `model`. A picture's t, noise and flip depend on its number
     alone, so that neither a resumed run nor another number of processes changes them.
+
+    Raises:
+        ContractError: the model is no Denoiser.
+        UsageError: the model paints other pictures than those of the data.
     """
 
     class Config(Trainer.Config):
@@ -168,7 +172,13 @@ class DDPMTrainer(Trainer):
         """Return the loss, summed over the pictures."""
         return {"loss": self.losses(**{"classes" if k == "class" else k: v for k, v in data.items()})[0].sum()}
 
-    def losses(self, x0: Tensor, noise: Tensor, t: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(
+        self,
+        x0: Float[Tensor, "b c h w"],
+        noise: Float[Tensor, "b c h w"],
+        t: Int[Tensor, " b"],
+        classes: Int[Tensor, " b"],
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b o h w"], Float[Tensor, "b c h w"]]:
         """Return the loss of each picture at its t, the model's output, and x_t."""
         diffusion, config = self.diffusion, self.config
         x_t = diffusion.process.diffuse(x0, noise, t)

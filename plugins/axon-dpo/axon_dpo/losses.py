@@ -90,7 +90,7 @@ class PreferenceLoss(ABC):
 
 
 class Sigmoid(PreferenceLoss):
-    """The paper's loss: `axon_dpo.losses.sigmoid`."""
+    """The paper's loss: `axon_dpo.losses.sigmoid` (arXiv 2305.18290, Section 4, Eq. 7)."""
 
     def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """Return the loss at Δ."""
@@ -98,7 +98,7 @@ class Sigmoid(PreferenceLoss):
 
 
 class Conservative(PreferenceLoss):
-    """The loss with smoothed labels: `axon_dpo.losses.conservative`."""
+    """The loss of arXiv 2305.18290, Eq. 7, with smoothed labels: `axon_dpo.losses.conservative`."""
 
     class Config(PreferenceLoss.Config):
         """How much the choices are trusted."""
@@ -114,7 +114,7 @@ class Conservative(PreferenceLoss):
 
 
 class Robust(PreferenceLoss):
-    """The loss with the flips' bias taken out: `axon_dpo.losses.robust`."""
+    """The loss of arXiv 2305.18290, Eq. 7, with the flips' bias taken out: `axon_dpo.losses.robust`."""
 
     class Config(PreferenceLoss.Config):
         """How many choices are wrong."""
@@ -130,7 +130,10 @@ class Robust(PreferenceLoss):
 
 
 class IPO(PreferenceLoss):
-    """A squared loss, which does not send Δ to infinity where all choices agree: `axon_dpo.losses.ipo`."""
+    """A squared loss, which does not send Δ to infinity where all choices agree: `axon_dpo.losses.ipo`.
+
+    Source: arXiv 2310.12036, Eq. 17.
+    """
 
     class Config(PreferenceLoss.Config):
         """What Δ is measured in."""
@@ -150,7 +153,7 @@ class IPO(PreferenceLoss):
 
 
 class Hinge(PreferenceLoss):
-    """The margin loss: `axon_dpo.losses.hinge`."""
+    """The margin loss in place of the logarithm of arXiv 2305.18290, Eq. 7: `axon_dpo.losses.hinge`."""
 
     def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """Return the loss at Δ."""

@@ -103,7 +103,7 @@ def _held_out(seed: int, gamma: float | None) -> float:
             "unfinished_score": "own",
             "optimizer": {"lr": 3e-3, "weight_decay": 0.0},
         },
-        "data": {"prompts": text[:4000].split()[:200], "held_out": 0.0},
+        "data": {"prompts": [word for word in text[:4000].split() if len(word) <= 15][:200], "held_out": 0.0},
     }
     trainer = Recipe.of(tables, "ptx", "the claim ptx").build()
     policy = trainer.models["policy"]

@@ -73,7 +73,7 @@ class Comparisons(Stage):
     config: Config
 
     def run(self, out: Path) -> None:
-        """Sample, rank and write."""
+        """Sample, rank and write. Raises `DataError` where no prompt has different responses."""
         c, key = self.config, Key((self.config.seed, "comparisons"))
         with at("reward"):
             reward = registry_of("reward").build(c.reward)

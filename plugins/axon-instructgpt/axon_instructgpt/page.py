@@ -30,6 +30,8 @@ def page(facts: Mapping[str, Any]) -> str:
         f"{facts['prompts']} held-out prompts, {facts['responses']} responses each; wins are over the reference.",
         _table(["policy", *columns], rows),
     ]
+    if budget := facts["budget"]:
+        parts.append(_verdict(budget, policies))
     if accuracy := facts["reward_model"]:
         parts.append(
             f"Reward model: {accuracy['accuracy']:.1%} of the pairs of {accuracy['prompts']} held-out rankings in the "
@@ -63,6 +65,16 @@ def draw(facts: Mapping[str, Any], file: Path) -> None:
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
+
+
+def _verdict(budget: Mapping[str, Any], policies: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Return in words who wins within the budget."""
+    words = [
+        f"{name} {'wins' if wins else 'does not win'} within it ({policies[name]['win_rate']:.1%} at "
+        f"{policies[name]['kl']:.2f} nats)"
+        for name, wins in budget["wins"].items()
+    ]
+    return f"KL budget, stated in the recipe: {budget['kl']:g} nats a response. {'; '.join(words)}."
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

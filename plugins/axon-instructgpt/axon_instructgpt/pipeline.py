@@ -32,6 +32,7 @@ from axon_instructgpt.stage import STAGES
 __all__ = ["Pipeline", "align"]
 
 _RECORD = "align.json"
+_DRAFT = f".{_RECORD}"
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,12 @@ class _Record:
         file = out / _RECORD
         try:
             stages = cast(dict[str, dict[str, Any]], json.loads(file.read_text(encoding="utf-8"))["stages"])
-        except FileNotFoundError:
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        except (FileNotFoundError, NotADirectoryError):
+            if out.exists() and (not out.is_dir() or any(left.name != _DRAFT for left in out.iterdir())):
                 raise UsageError(f"{out} is not empty, and no pipeline's folder; choose another with --out") from None
             return cls(file, {})
+        except OSError as error:
+            raise CheckpointError(f"cannot read {file}: {error.strerror}; choose another folder with --out") from None
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} is damaged: {error!r}; choose another folder with --out") from None
         sweep(out)
@@ -157,7 +160,7 @@ class _Record:
         self._stages[name] = {"table": table, "seconds": seconds}
         with writing(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._file.with_name(f".{_RECORD}")
+            draft = self._file.with_name(_DRAFT)
             draft.write_text(json.dumps({"stages": self._stages}, indent=1), encoding="utf-8")
             os.replace(draft, self._file)
 

@@ -31,6 +31,10 @@ class Pretraining:
         tokenizer: the policy's.
         context: the policy's.
         seed: what the order of the text's windows depends on.
+
+    Raises:
+        ContextError: `length` is more than the context.
+        DataError: the text cannot be read, or is shorter than a window.
     """
 
     class Config(config.Config):

@@ -14,13 +14,14 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from axon_core.config import Spec, at
+from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
-from axon_core.prompts import Prompt
+from axon_core.prompts import Prompt, check_room
 from axon_core.randomness import Key
 from axon_core.records import Ranking, read_records
 from axon_core.registry import registry_of
 from axon_core.run import RunFolder
-from axon_core.saved import load, place
+from axon_core.saved import load, place, tokenizer_difference
 from axon_core.scoring import Scorer, scored
 from axon_core.storage import whole_folder
 from axon_core.tokenizer import Tokenizer
@@ -87,6 +88,8 @@ class Report(Stage):
         """The folder of the reward model, which then judges too."""
         rankings: str | None = None
         """A folder of the stage `comparisons`, which no stage has learned from: the reward model's accuracy on it."""
+        budget: PositiveFloat | None = None
+        """The KL divergence of a response, in nats, that a policy may spend on its win; left out, none is checked."""
         responses: PositiveInt = 8
         """Responses of each policy to each prompt."""
         response_tokens: PositiveInt = 64
@@ -105,7 +108,13 @@ class Report(Stage):
     config: Config
 
     def run(self, out: Path) -> None:
-        """Measure, and write the report."""
+        """Measure, and write the report.
+
+        Raises:
+            UsageError: a policy or the reward model has another tokenizer than the reference.
+            ContextError: a prompt and its response do not fit into a model; the message names it.
+            TrainingError: a reward fails, or is no finite number; the message names the prompt.
+        """
         facts = self._measure()
         with whole_folder(out) as folder:
             (folder / "report.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -120,6 +129,8 @@ class Report(Stage):
             registry_of("reward").build({"type": "reward_model", "path": c.reward_model}) if c.reward_model else None
         )
         reference, tokenizer = _causal(place(c.reference))
+        if c.reward_model:
+            _same("reward_model", Tokenizer.load(place(c.reward_model)), tokenizer)
         prompts = asked(c.prompts, tokenizer, reference, c.response_tokens)
         bench = _Bench(c, reward, judge, reference, tokenizer, prompts)
         base = bench.draw(reference)
@@ -129,7 +140,9 @@ class Report(Stage):
             {"prompt": prompt.text, "reference": base.written[i][0]} for i, prompt in enumerate(prompts[: c.samples])
         ]
         for name, folder in c.policies.items():
-            policy = _causal(place(folder))[0]
+            policy, other = _causal(place(folder))
+            _same(name, other, tokenizer)
+            check_room(prompts, c.response_tokens, policy.context, name)
             drawn = bench.draw(policy)
             policies[name] = asdict(bench.measure(policy, drawn, base))
             frontier[name] = [bench.point(step, model) for step, model in _checkpoints(Path(folder))]
@@ -147,6 +160,7 @@ class Report(Stage):
             "prompts": len(prompts),
             "responses": c.responses,
             "policies": policies,
+            "budget": _verdict(c.budget, policies),
             "reward_model": bench.accuracy(),
             "frontier": {"exact": exact, **frontier},
             "samples": samples,
@@ -238,6 +252,19 @@ def _accuracy(scores: Float[Tensor, "b k"]) -> float:
     i, j = torch.triu_indices(k, k, offset=1)
     gaps = scores[:, i] - scores[:, j]
     return ((gaps > 0).double() + (gaps == 0).double() / 2).mean().item()
+
+
+def _verdict(budget: float | None, policies: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
+    """Return the budget, and which policies win more often than they lose without spending more than it."""
+    if budget is None:
+        return None
+    wins = {name: p["win_rate"] > 0.5 and p["kl"] <= budget for name, p in policies.items() if name != "reference"}
+    return {"kl": budget, "wins": wins}
+
+
+def _same(name: str, tokenizer: Tokenizer, reference: Tokenizer) -> None:
+    if problem := tokenizer_difference(tokenizer, reference):
+        raise UsageError(f"{name} and the reference must have the same tokenizer, but {problem}")
 
 
 def _causal(folder: Path) -> tuple[CausalLM, Tokenizer]:

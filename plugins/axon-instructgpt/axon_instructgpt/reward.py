@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from axon_core.config import at, validate
@@ -67,6 +67,9 @@ class RewardTrainer(Trainer):
 
         `model` holds a new language model's `type` and options, or `init`, the folder of a saved one, or of a saved
         reward model.
+
+        Raises:
+            ContractError: the model is no `CausalLM`, nor a reward model.
         """
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
@@ -107,7 +110,7 @@ class RewardTrainer(Trainer):
         terms = (loss, mean_over_pairs((gaps > 0).float(), present), mean_over_pairs(gaps, present))
         return {name: values.sum() for name, values in zip(_NAMES, terms, strict=True)}
 
-    def scores(self, data: Mapping[str, Tensor]) -> tuple[Float[Tensor, "b k"], Tensor]:
+    def scores(self, data: Mapping[str, Tensor]) -> tuple[Float[Tensor, "b k"], Bool[Tensor, "b k"]]:
         """Return the score of each answer, and which answers there are; each is run once."""
         present = data["valid"].any(-1)
         found = self.model.whole(data["tokens"][present], data["valid"][present])

@@ -24,6 +24,9 @@ class RewardModel(Model):
     That of a whole text stands at its last token. The head takes the place of the trunk's output layer, which is not
     used (arXiv 2203.02155, Section 3.5). The head begins as N(0, 1/(d + 1)) (arXiv 2009.01325). `bias` is what has
     been subtracted, so that reference answers have a mean score of 0.
+
+    Raises:
+        ContractError: the trunk is no `CausalLM`.
     """
 
     class Config(Model.Config):

@@ -32,9 +32,10 @@ _EXAMPLE = Path(__file__).with_name("example")
 class SFTTrainer(Trainer):
     """Minimise the mean of −log p(token | tokens before it) over the tokens of completions, or of assistants' turns.
 
-    Works with any registered `CausalLM`, under the role `model` (arXiv 2203.02155, Section 3.5). Examples are packed:
-    a row of a batch holds as many as fit into the model's context, each a document of its own that starts at position
-    0 and sees no other. So `batch_size` counts rows. What is learned is each token alike, whatever the row it is in.
+    Works with any registered `CausalLM`, under the role `model` (arXiv 2203.02155, Section 3.5; no loss on prompts, as
+    in arXiv 2307.09288, Section 3.1). Examples are packed: a row of a batch holds as many as fit into the model's
+    context, each a document of its own that starts at position 0 and sees no other. So `batch_size` counts rows. What
+    is learned is each token alike, whatever the row it is in.
     """
 
     config: Trainer.Config

@@ -1,8 +1,11 @@
 """`axon align`: stages in their order, resumption, what is refused, and what the report says."""
 
+import errno
 import json
 import math
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,53 +19,14 @@ from axon_core.prompts import Prompt
 from axon_core.recipe import Recipe
 from axon_core.tokenizer import ByteTokenizer
 from axon_instructgpt import STAGES, Pipeline, align
+from axon_instructgpt import report as module
 from axon_instructgpt.comparisons import Comparisons
 from axon_instructgpt.excerpts import Excerpts
+from axon_instructgpt.page import page
+from axon_instructgpt.report import _verdict
 from axon_instructgpt.responses import asked, every_response, sampled
 
-# Three letters and responses of two: nine responses, all of which the report enumerates.
-TINY = """
-summary = "tiny"
-[pretrain]
-data = { path = "TEXT", tokenizer = "char" }
-model = { type = "xllama", context = 8, dim = 16, n_layers = 1, n_heads = 2 }
-trainer = { type = "causal_lm", steps = 30, batch_size = 8, optimizer = { lr = 1e-2 } }
-[excerpts]
-type = "excerpts"
-path = "TEXT"
-train = 9
-held_out = 3
-prompt = 3
-completion = 2
-end = 0.3
-[comparisons]
-type = "comparisons"
-policy = "@pretrain"
-prompts = "@excerpts/train.jsonl"
-reward = { type = "regex", pattern = "a" }
-noise = 0.25
-response_tokens = 2
-[reward]
-model = { init = "@pretrain" }
-data = { path = "@comparisons/rankings.jsonl", held_out = 0.4 }
-trainer = { type = "reward", steps = 6, batch_size = 2, save_every = 2 }
-[ppo]
-model = { policy = { init = "@pretrain" }, reward = { type = "reward_model", path = "@reward" } }
-data = { path = "@excerpts/train.jsonl" }
-trainer = { type = "ppo", steps = 4, batch_size = 8, response_tokens = 2, save_every = 2, keep = 2 }
-[report]
-type = "report"
-reference = "@pretrain"
-policies = { ppo = "@ppo" }
-prompts = "@excerpts/held_out.jsonl"
-reward = { type = "regex", pattern = "a" }
-reward_model = "@reward"
-rankings = "@comparisons"
-response_tokens = 2
-samples = 2
-betas = [1.0, 0.1]
-best_of = [1, 2, 4]
-"""
+TINY = Path(__file__).with_name("tiny.toml").read_text(encoding="utf-8")
 STAGE_NAMES = ["pretrain", "excerpts", "comparisons", "reward", "ppo", "report"]
 
 
@@ -152,10 +116,80 @@ def test_the_report_says_what_is_so(tiny):
     # What was sampled is near what was enumerated.
     assert reference["reward"] == pytest.approx(first["reward"], abs=0.25)
     assert set(facts["reward_model"]) == {"accuracy", "known_reward_accuracy", "bayes_accuracy", "prompts"}
-    page = (tiny / "out" / "report" / "report.md").read_text()
-    assert f"| ppo | {ppo['reward']:.4f} | {ppo['win_rate']:.1%} |" in page
-    assert all(sample["ppo"].replace("\n", "⏎") in page for sample in facts["samples"]) and len(facts["samples"]) == 2
+    assert facts["budget"]["kl"] == 1 and [*facts["budget"]["wins"]] == ["ppo"]
+    text = (tiny / "out" / "report" / "report.md").read_text()
+    assert "KL budget, stated in the recipe: 1 nats a response. ppo " in text
+    assert f"| ppo | {ppo['reward']:.4f} | {ppo['win_rate']:.1%} |" in text
+    assert all(sample["ppo"].replace("\n", "⏎") in text for sample in facts["samples"]) and len(facts["samples"]) == 2
     assert (tiny / "out" / "report" / "frontier.png").stat().st_size > 1000
+
+
+def test_a_policy_wins_if_it_wins_more_often_than_it_loses_within_the_budget():
+    measured = {"win_rate": 0.968, "kl": 5.98}
+    policies = {
+        "reference": {"win_rate": 0.5, "kl": 0.0},
+        "a": measured,
+        "b": {**measured, "kl": 6.51},
+        "c": {**measured, "win_rate": 0.5},
+    }
+    budget = _verdict(6.5, policies)
+    assert budget == {"kl": 6.5, "wins": {"a": True, "b": False, "c": False}}
+    assert _verdict(None, policies) is None
+    assert _verdict(5.98, policies)["wins"]["a"]
+    columns = dict.fromkeys(("reward", "model_reward", "model_win_rate", "length"))
+    facts = {"prompts": 2, "responses": 3, "reward_model": None, "samples": [], "budget": budget}
+    text = page({**facts, "policies": {name: {**columns, **values} for name, values in policies.items()}})
+    assert (
+        "KL budget, stated in the recipe: 6.5 nats a response. a wins within it (96.8% at 5.98 nats); "
+        "b does not win within it (96.8% at 6.51 nats); c does not win within it (50.0% at 5.98 nats)."
+    ) in text
+
+
+def test_a_report_refuses_models_with_other_tokens_and_prompts_that_do_not_fit(tiny, done, tmp_path):
+    stages = Pipeline.load(str(tiny / "tiny.toml"))
+    other = tmp_path / "other"
+    ByteTokenizer().save(other)
+    model_of(258).save(other)
+
+    def report(**changes):
+        table = {key: value for key, value in stages.stages["report"].items() if key != "type"}
+        table = json.loads(json.dumps({**table, **changes}).replace('"@', f'"{done}/'))
+        return STAGES["report"](validate(STAGES["report"].Config, table))
+
+    for changes, name in (({"policies": {"mine": str(other)}}, "mine"), ({"reward_model": str(other)}, "reward_model")):
+        with pytest.raises(UsageError, match=f"{name} and the reference must have the same tokenizer, but they have"):
+            report(**changes).run(tmp_path / "report")
+    with pytest.raises(ContextError, match=r"line 1 of .* has 3 tokens and its response up to 6"):
+        report(response_tokens=6).run(tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_full_disk_leaves_no_half_stage_and_the_same_command_goes_on(tiny, done, capsys, monkeypatch):
+    shutil.rmtree(done / "report")
+
+    def full(facts):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "page", full)
+    command = ["align", str(tiny / "tiny.toml"), "--out", str(done)]
+    assert main(command) == 1
+    err = capsys.readouterr().err
+    assert f"cannot write {done / 'report'}: No space left on device; free some space" in err
+    assert "go on with: axon align" in err and "Traceback" not in err
+    assert sorted(path.name for path in done.iterdir()) == sorted([*STAGE_NAMES[:-1], "align.json"])
+    monkeypatch.undo()
+    assert main(command) == 0
+    assert (done / "report" / "report.json").read_text() == (tiny / "out" / "report" / "report.json").read_text()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tiny, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out, words in ((file, "is not empty, and no pipeline's folder"), (file / "out", "Not a directory")):
+        assert main(["align", str(tiny / "tiny.toml"), "--out", str(out)]) in (1, 2)
+        err = capsys.readouterr().err
+        assert words in err and str(out) in err and "Traceback" not in err
+    assert file.read_text() == "mine"
 
 
 def test_comparisons_are_of_the_first_two_responses_and_rankings_of_all(tiny):

@@ -8,13 +8,14 @@ import statistics
 import torch
 
 from axon_core.claims import Outcome
-from axon_core.loop import fit
+from axon_core.loop import evaluate, fit
 from axon_core.recipe import Recipe
 from axon_ppo.maths import clipped_surrogate, gae
 
 _SEEDS = (0, 1, 2)
-# A step of the recipe that asks much of its data: the surrogates then part ways.
-_HARD = ("steps=20", "epochs=20", "clip=10.0", "schedule='constant'", "optimizer.lr=1e-2")
+# A training that asks much of each step's data: 160 large updates. With smaller ones the surrogates hardly differ here.
+_HARD = ("steps=20", "epochs=40", "clip=10.0", "schedule='constant'", "optimizer.lr=3e-2")
+_FAR = 0.05
 
 
 def pessimistic_bound() -> Outcome:
@@ -52,18 +53,25 @@ def lambda_one() -> Outcome:
 
 
 def clipping() -> Outcome:
-    """Train on `steering` with ε = 0.2 and without clipping, everything else alike, and compare the returns."""
-    clipped, free = ([_return(seed, clip) for seed in _SEEDS] for clip in ("0.2", "inf"))
+    """Train on `steering` with ε = 0.2 and without clipping, everything else alike, and compare the scores.
+
+    As in the paper, a score is 0 for the policy before training, and 1 for the best result of all. The claim holds if
+    clipping is better with every seed, and on average by a twentieth or more.
+    """
+    trained = {clip: [_returns(seed, clip) for seed in _SEEDS] for clip in ("0.2", "inf")}
+    best = max(after for runs in trained.values() for _, after in runs)
+    clipped, free = ([(after - before) / (best - before) for before, after in runs] for runs in trained.values())
     better = [a - b for a, b in zip(clipped, free, strict=True)]
     return Outcome(
-        statistics.mean(better) > 0,
-        f"return of an episode, of at most 50: {statistics.mean(clipped):.1f} clipped and {statistics.mean(free):.1f} "
-        f"(from {min(free):.1f} to {max(free):.1f}) not; the difference",
+        "direction" if min(better) > 0 and statistics.mean(better) >= _FAR else False,
+        f"score {statistics.mean(clipped):.2f} clipped and {statistics.mean(free):.2f} (from {min(free):.2f} to "
+        f"{max(free):.2f}) not; the difference",
         better,
     )
 
 
-def _return(seed: int, clip: str) -> float:
+def _returns(seed: int, clip: str) -> tuple[float, float]:
+    """Return what an episode earns before and after training."""
     overrides = (f"seed={seed}", f"clip_range={clip}", *_HARD)
     trainer = Recipe.load("steering", [f"trainer.{override}" for override in overrides]).build()
-    return fit(trainer).metrics["return"]
+    return evaluate(trainer)["return"], fit(trainer).metrics["return"]

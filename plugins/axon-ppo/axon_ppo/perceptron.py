@@ -18,7 +18,7 @@ __all__ = ["Perceptron"]
 class Perceptron(Model):
     """Linear layers with tanh between them, `(… i) -> (… o)` (arXiv 1707.06347, Section 6.1).
 
-    Weights begin orthogonal, which is not the paper's but its code's.
+    Weights begin orthogonal, which is not the paper's but its code's (arXiv 2005.12729).
     """
 
     class Config(Model.Config):

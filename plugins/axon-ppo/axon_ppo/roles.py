@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from axon_core import MODELS, config
@@ -23,7 +25,7 @@ from axon_ppo.prompts import PromptConfig, PromptData
 from axon_ppo.reward import REWARDS, Reward, RewardModel
 from axon_ppo.value import ValueModel
 
-__all__ = ["Parts", "Roles", "build", "check"]
+__all__ = ["Parts", "Roles", "build", "check", "checksum"]
 
 
 class Roles(config.Config):
@@ -55,6 +57,7 @@ def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
 
     Raises:
         ConfigError: a table breaks a rule.
+        UsageError: the value model has another tokenizer than the policy.
         DataError: the prompts cannot be used.
         CheckpointError: a saved model cannot be read.
     """
@@ -80,7 +83,7 @@ def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
             with at("policy"):
                 policy = MODELS.build(Spec.of(roles.policy), vocab_size=tokenizer.vocab_size)
         reference = copy.deepcopy(policy)
-        value = _value(policy, roles.value)
+        value = _value(policy, tokenizer, roles.value)
         with at("reward"):
             reward = REWARDS.build(roles.reward)
         auxiliary = None
@@ -91,9 +94,11 @@ def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
     return Parts({"policy": policy, "value": value, "reference": reference}, data, reward, auxiliary)
 
 
-def _value(policy: nn.Module, start: Saved | None) -> nn.Module:
+def _value(policy: nn.Module, tokenizer: Tokenizer, start: Saved | None) -> nn.Module:
     """Return a value model: a copy of the policy or a saved `CausalLM` with a new head, or a saved reward model."""
-    model = copy.deepcopy(policy) if start is None else Model.load(start.folder).float()
+    model, other = (copy.deepcopy(policy), tokenizer) if start is None else load(start.folder, Model)
+    if problem := tokenizer_difference(tokenizer, other):
+        raise UsageError(f"policy and value model must have the same tokenizer, but {problem}")
     return ValueModel(model) if isinstance(model, CausalLM) else model
 
 
@@ -119,5 +124,14 @@ def check(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, res
         )
     if isinstance(reward, RewardModel) and (problem := tokenizer_difference(data.tokenizer, reward.tokenizer)):
         raise UsageError(f"policy and reward model must have the same tokenizer, but {problem}")
-    for role, model in lms.items():
-        check_room((*data.train, *data.held_out), response_tokens, model.context, role)
+    for role, model in models.items():
+        if isinstance(context := getattr(model, "context", None), int):
+            check_room((*data.train, *data.held_out), response_tokens, context, role)
+
+
+def checksum(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's weights and their names, by which another model is told apart."""
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

@@ -1,15 +1,16 @@
-"""What a policy, a reference and a value model say of the tokens of responses."""
+"""What policy, reference and value model say of the tokens of responses, and what each token is credited with."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from axon_core.interfaces.model import CausalLM
 from axon_core.likelihood import Sequences, token_entropies, token_logprobs
+from axon_ppo.maths import gae, whiten
 
-__all__ = ["action_logprobs", "action_values"]
+__all__ = ["action_logprobs", "action_values", "credited", "judged"]
 
 
 def action_logprobs(
@@ -30,6 +31,59 @@ def action_logprobs(
 def action_values(model: nn.Module, sequences: Sequences) -> Float[Tensor, " k"]:
     """Return the value of the state in which each scored token was chosen, row after row."""
     return _precise(model(sequences.tokens, valid=sequences.valid)[:, :-1][sequences.scored[:, 1:]])
+
+
+def judged(
+    policy: CausalLM, reference: CausalLM, value: nn.Module, rows: Sequences, *, temperature: float, pieces: int
+) -> dict[str, Float[Tensor, "b n"]]:
+    """Return `logprob`, `reference` and `value`: what the three say of each action, at its token's place; 0 elsewhere.
+
+    The rows are cut into `pieces`, of which one is in memory at a time.
+    """
+    found = list[dict[str, Tensor]]()
+    for at in torch.arange(len(rows.tokens)).chunk(pieces):
+        part = Sequences(rows.tokens[at], rows.valid[at], rows.scored[at])
+        said = {
+            "logprob": action_logprobs(policy, part, temperature)[0],
+            "reference": action_logprobs(reference, part, temperature)[0],
+            "value": action_values(value, part),
+        }
+        found.append({name: x.new_zeros(part.scored.shape).masked_scatter(part.scored, x) for name, x in said.items()})
+    return {name: torch.cat([piece[name] for piece in found]) for name in found[0]}
+
+
+def credited(
+    scores: Float[Tensor, " b"],
+    kl: Float[Tensor, "b n"],
+    values: Float[Tensor, "b n"],
+    scored: Bool[Tensor, "b n"],
+    *,
+    coefficient: float,
+    gamma: float,
+    lam: float,
+) -> dict[str, Tensor]:
+    """Return whitened `advantage` and `return` `(b n)` of each action, and the `reward` `(b)` that a response brings.
+
+    An action earns −β KL_t, the last one of a response the score too (arXiv 2203.02155, Section 3.5).
+
+    Args:
+        scores: what each response is worth.
+        kl: the estimate KL_t of each action.
+        values: of the state that each action was taken in.
+        scored: where the actions are.
+        coefficient: β.
+        gamma: discount γ.
+        lam: λ of the generalised advantages.
+    """
+    last = scored & ~_next(scored)
+    rewards = torch.where(last, scores[:, None], 0) - coefficient * kl
+    advantages, returns = gae(rewards, values, _next(values), last, gamma=gamma, lam=lam)
+    return {"advantage": whiten(advantages, scored), "return": returns * scored, "reward": rewards.sum(1)}
+
+
+def _next(x: Tensor) -> Tensor:
+    """Return, at each place, what is at the next one; at the last, 0."""
+    return nn.functional.pad(x[:, 1:], (0, 1))
 
 
 def _precise(x: Tensor) -> Tensor:

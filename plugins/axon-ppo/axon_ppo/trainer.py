@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,11 +26,11 @@ from axon_core.scoring import scored
 from axon_core.tokenizer import PAD
 from axon_ppo.auxiliary import AuxiliaryLoss
 from axon_ppo.base import PPOBase
-from axon_ppo.maths import adapted_coefficient, gae, k1, k2, k3, whiten
+from axon_ppo.maths import adapted_coefficient, k1, k2, k3
 from axon_ppo.prompts import PromptData
 from axon_ppo.reward import Reward, RewardModel
-from axon_ppo.roles import build, check
-from axon_ppo.rollout import action_logprobs, action_values
+from axon_ppo.roles import build, check, checksum
+from axon_ppo.rollout import action_logprobs, action_values, credited, judged
 
 __all__ = ["PPOTrainer"]
 
@@ -42,6 +41,8 @@ _ROWS = 64  # prompts of an evaluation that run at once
 
 class PPOTrainer(PPOBase):
     """Maximise the reward of responses less β KL(π ‖ π_ref), by proximal policy optimisation of each token.
+
+    The objective is that of arXiv 1707.06347, Section 3, Eq. 7, and its Algorithm 1.
 
     A token earns −β (log π − log π_ref), the last one the response's score too (arXiv 1909.08593, 2203.02155). All
     log-probabilities are those at the temperature that responses are drawn at, and dropout is off throughout.
@@ -153,46 +154,44 @@ class PPOTrainer(PPOBase):
         c = self.config
         prompts = [self.data.train[pick] for pick in batch["prompt"].tolist()]
         acted = self.act(prompts, [key(number).seed for number in batch["number"].tolist()])
-        scored, values = acted["scored"], acted["value"]
-        last = scored & ~_next(scored)
-        rewards = torch.where(last, acted["score"][:, None], 0) - self.kl_coefficient * acted.pop("token_kl")
-        advantages, returns = gae(rewards, values, _next(values), last, gamma=c.gamma, lam=c.lam)
-        more = {
-            "advantage": whiten(advantages, scored),
-            "return": returns * scored,
-            "reward": rewards.sum(1),
-            "coefficient": torch.full_like(acted["score"], self.kl_coefficient),
-        }
+        credit = credited(
+            acted["score"],
+            acted.pop("token_kl"),
+            acted["value"],
+            acted["scored"],
+            coefficient=self.kl_coefficient,
+            gamma=c.gamma,
+            lam=c.lam,
+        )
+        coefficient = torch.full_like(acted["score"], self.kl_coefficient)
         given = {name: rows for name, rows in batch.items() if name == "number" or name.startswith(_AUXILIARY)}
-        return {**acted, **more, **given}
+        return {**acted, **credit, "coefficient": coefficient, **given}
 
     def act(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Tensor]:
         """Return responses to the prompts, their scores, and what the models say of every action; 0 where none is."""
         c, tokenizer = self.config, self.data.tokenizer
         asked = [prompt.tokens for prompt in prompts]
         sizes = {"max_new_tokens": c.response_tokens, "temperature": c.temperature}
+        pieces = c.minibatches * c.micro_batches
         with self._precision(), torch.no_grad():
             responses = respond(self.policy, asked, seeds, **sizes, eos=tokenizer.eos)
             texts = [[tokenizer.decode(response.tokens)] for response in responses]
             score = scored(self.reward, [prompt.named for prompt in prompts], texts)[:, 0].float()
             rows = Sequences.of(zip(asked, (response.tokens for response in responses), strict=True)).to(c.device)
-            pieces = [
-                self._judged(rows, at) for at in torch.arange(len(prompts)).chunk(c.minibatches * c.micro_batches)
-            ]
+            said = judged(self.policy, self.reference, self.value, rows, temperature=c.temperature, pieces=pieces)
         if c.unfinished_score != "own":
             finished = torch.tensor([response.finished for response in responses])
             score = torch.where(finished, score, c.unfinished_score)
-        judged = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-        token_kl = self._estimate(judged["logprob"], judged.pop("reference"))
+        token_kl = self._estimate(said["logprob"], said.pop("reference"))
         return {
             "tokens": rows.tokens,
             "valid": rows.valid,
             "scored": rows.scored,
-            **judged,
+            **said,
             "token_kl": token_kl,
             "score": score.to(c.device),
             "kl": token_kl.sum(1),
-            "surprisal": -judged["logprob"].sum(1),
+            "surprisal": -said["logprob"].sum(1),
         }
 
     def minibatches(self, data: dict[str, Tensor], key: Key) -> Iterator[dict[str, Tensor]]:
@@ -266,26 +265,16 @@ class PPOTrainer(PPOBase):
 
     def state_dict(self) -> dict[str, Any]:
         """Return β, and a checksum of the reference, which is not saved."""
-        return {"kl_coefficient": self.kl_coefficient, "reference": _checksum(self.reference)}
+        return {"kl_coefficient": self.kl_coefficient, "reference": checksum(self.reference)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over β. Raises `CheckpointError` where the run began with another reference."""
-        if state["reference"] != _checksum(self.reference):
+        if state["reference"] != checksum(self.reference):
             raise CheckpointError(
                 "the reference is not the one that the run began with; put the model that the policy began as back "
                 "into its folder (model.policy.init), or start a new run"
             )
         self.kl_coefficient = state["kl_coefficient"]
-
-    def _judged(self, rows: Sequences, at: Tensor) -> dict[str, Tensor]:
-        """Return what policy, reference and value model say of these rows' actions, each at its token's place."""
-        part = Sequences(rows.tokens[at], rows.valid[at], rows.scored[at])
-        found = {
-            "logprob": action_logprobs(self.policy, part, self.config.temperature)[0],
-            "reference": action_logprobs(self.reference, part, self.config.temperature)[0],
-            "value": action_values(self.value, part),
-        }
-        return {name: x.new_zeros(part.scored.shape).masked_scatter(part.scored, x) for name, x in found.items()}
 
     def _precision(self) -> torch.autocast:
         """Return the precision of the loss: the ratio of probabilities is then exactly 1 before the first update."""
@@ -303,17 +292,5 @@ _PER_RESPONSE: Mapping[str, str | None] = {
 }
 
 
-def _next(x: Tensor) -> Tensor:
-    """Return, at each place, what is at the next one; at the last, 0."""
-    return nn.functional.pad(x[:, 1:], (0, 1))
-
-
 def _auxiliary(data: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(_AUXILIARY): rows for name, rows in data.items() if name.startswith(_AUXILIARY)}
-
-
-def _checksum(model: nn.Module) -> str:
-    total = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

@@ -28,6 +28,11 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    @property
+    def context(self) -> int:
+        """The longest text the model is meant for."""
+        return self.trunk.context
+
     def forward(self, tokens: Int[Tensor, "b n"], *, valid: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n"]:
         """Return the value of the text up to and with each token; `valid` is False for padding."""
         return self.head(self.trunk.features(tokens, valid=valid)).squeeze(-1)

@@ -1,5 +1,6 @@
 """The exact claims hold, and their checks can fail."""
 
+import pytest
 import torch
 
 from axon_ppo import claims
@@ -26,3 +27,22 @@ def test_an_advantage_that_is_shifted_is_found(monkeypatch):
     real = claims.gae
     monkeypatch.setattr(claims, "gae", shifted)
     assert claims.lambda_one().passed is False
+
+
+@pytest.mark.parametrize(
+    ("free", "verdict"),
+    [
+        ((30.0, 45.0, 40.0), "direction"),
+        ((48.9, 48.8, 48.9), False),  # better with every seed, but not by a twentieth
+        ((20.0, 20.0, 49.5), False),  # far better, but not with every seed
+    ],
+)
+def test_clipping_is_judged_by_every_seed_and_by_how_much(monkeypatch, free, verdict):
+    returns = {"0.2": (49.0, 49.2, 49.1), "inf": free}
+    monkeypatch.setattr(claims, "_returns", lambda seed, clip: (10.0, returns[clip][seed]))
+    outcome = claims.clipping()
+    assert outcome.passed == verdict
+    if verdict:
+        best = 49.2 - 10
+        assert outcome.values == pytest.approx([19 / best, 4.2 / best, 9.1 / best])
+        assert "score 1.00 clipped and 0.72 (from 0.51 to 0.89) not" in outcome.measured

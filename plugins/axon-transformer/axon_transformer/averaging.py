@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from axon_core.checkpoint import Checkpoints
 from axon_core.errors import CheckpointError, UsageError
 from axon_transformer.model import Transformer
 
 
-@torch.no_grad()
+def mean_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each weight over states of one model, summed in float64 (arXiv 1706.03762, Section 6.1)."""
+    return {name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]}
+
+
 def average(models: Sequence[Transformer]) -> Transformer:
     """Return the first model, its weights replaced by the mean over all models (arXiv 1706.03762, Section 6.1).
 
@@ -22,9 +27,7 @@ def average(models: Sequence[Transformer]) -> Transformer:
     first, *others = models
     if any(other.config != first.config for other in others):
         raise CheckpointError("only models with the same config can be averaged")
-    for parameters in zip(*(model.parameters() for model in models), strict=True):
-        mean = torch.stack([parameter.double() for parameter in parameters]).mean(0)
-        parameters[0].copy_(mean)
+    first.load_state_dict(mean_weights([model.state_dict() for model in models]))
     return first
 
 

@@ -13,7 +13,7 @@ from axon_core.scope import Scope
 from axon_transformer.attention import MultiHeadAttention
 from axon_transformer.positions import sinusoids
 
-KEY_SIZES = (4, 16, 64, 256)
+_KEY_SIZES = (4, 16, 64, 256)
 _LENGTHS = (4, 16, 64, 256)
 
 
@@ -23,7 +23,7 @@ def dot_product_variance() -> Outcome:
     means: list[float] = []
     ratios: list[float] = []
     holds = True
-    for d_k in KEY_SIZES:
+    for d_k in _KEY_SIZES:
         q, k = torch.randn(2, 100_000, d_k, generator=generator).unbind(0)
         products = (q * k).sum(-1)
         mean, ratio = products.mean().item(), products.var().item() / d_k
@@ -31,7 +31,7 @@ def dot_product_variance() -> Outcome:
         holds &= abs(mean) < 6 * (d_k / 1e5) ** 0.5 and abs(ratio - 1) < 6 * ((2 + 6 / d_k) / 1e5) ** 0.5
         means.append(abs(mean))
         ratios.append(ratio)
-    sizes = f"for d_k {KEY_SIZES[0]} to {KEY_SIZES[-1]}"
+    sizes = f"for d_k {_KEY_SIZES[0]} to {_KEY_SIZES[-1]}"
     return Outcome(
         holds, f"mean within {max(means):.3f} of 0, variance / d_k {min(ratios):.3f} to {max(ratios):.3f}, {sizes}"
     )
@@ -41,7 +41,7 @@ def saturation() -> Outcome:
     """Size of softmax's gradient over 64 random keys, for dot products as they are and scaled by 1/√d_k."""
     generator = torch.Generator().manual_seed(0)
     sizes: dict[bool, list[float]] = {False: [], True: []}
-    for d_k in KEY_SIZES:
+    for d_k in _KEY_SIZES:
         q, k = torch.randn(512, 1, d_k, generator=generator), torch.randn(512, 64, d_k, generator=generator)
         scores = (q * k).sum(-1)
         for scaled in sizes:
@@ -50,7 +50,7 @@ def saturation() -> Outcome:
             sizes[scaled].append(jacobian.norm(dim=(-2, -1)).median().item())
     plain, scaled = sizes[False], sizes[True]
     shrinks = plain[-1] < plain[0] / 10 and scaled[-1] > scaled[0] / 2
-    text = f"median gradient from d_k {KEY_SIZES[0]} to {KEY_SIZES[-1]}: unscaled {plain[0]:.2g} to {plain[-1]:.2g}"
+    text = f"median gradient from d_k {_KEY_SIZES[0]} to {_KEY_SIZES[-1]}: unscaled {plain[0]:.2g} to {plain[-1]:.2g}"
     return Outcome(shrinks, f"{text}, scaled {scaled[0]:.2g} to {scaled[-1]:.2g}")
 
 

@@ -16,10 +16,10 @@ from axon_core.config import validate
 from axon_core.errors import AxonError, UsageError
 from axon_core.run import RunFolder
 from axon_core.saved import model_folder
-from axon_core.storage import writing
+from axon_core.storage import whole_file, writing
 from axon_transformer.averaging import latest_models
 from axon_transformer.corpus import read_lines, split_lines
-from axon_transformer.heatmap import cross_attention, draw, label
+from axon_transformer.heatmap import check_picture, cross_attention, draw, label
 from axon_transformer.search import Search
 from axon_transformer.translate import Translation, Translator
 
@@ -62,8 +62,12 @@ def command(
         raise UsageError("give either TEXT or --input")
     if output and not source:
         raise UsageError("--output needs --input")
+    if output and source and output.exists() and output.samefile(source):
+        raise UsageError(f"--output must be another file than --input, got {output} for both")
     if attention and (len(texts) != 1 or not texts[0].strip()):
         raise UsageError(f"--attention draws one TEXT that is not empty, got {list(texts)}")
+    if attention:
+        check_picture(attention)
     search = validate(Search, {"beam": beam, "length_penalty": length_penalty, "n_best": n_best})
     lines = list(texts) if source is None else read_lines(source)  # before the model, so that errors come at once
     if not lines and not sys.stdin.isatty():
@@ -75,16 +79,15 @@ def command(
         return
     place = "sentence {:,}".format if source is None else f"line {{:,}} of {source}".format
     begun = time.monotonic()
-    if output:
-        with writing(output), output.open("a"):  # a place that cannot be written to shows before the work
-            pass
     progress = _Progress() if source else lambda done, total: None
-    found = translator.translate(lines, search, batch_size=batch_size, place=place, progress=progress)
-    shown = [line for number, text in enumerate(lines, 1) for line in show(number, text, found[number - 1])]
-    if output:
-        with writing(output):
-            output.write_text("".join(f"{line}\n" for line in shown), encoding="utf-8")
-    else:
+    # A place that cannot be written to shows before the work, and what is there stays until the work is done.
+    with whole_file(output) if output else contextlib.nullcontext() as draft:
+        found = translator.translate(lines, search, batch_size=batch_size, place=place, progress=progress)
+        shown = [line for number, text in enumerate(lines, 1) for line in show(number, text, found[number - 1])]
+        if output and draft:
+            with writing(output):
+                draft.write_text("".join(f"{line}\n" for line in shown), encoding="utf-8")
+    if not output:
         click.echo("\n".join(shown))
     if source:
         click.echo(f"{_counts(lines, found)}, {time.monotonic() - begun:.1f} s", err=True)
@@ -121,7 +124,7 @@ def _as_json(number: int, text: str, translations: Sequence[Translation]) -> lis
 def _counts(lines: Sequence[str], found: Sequence[Sequence[Translation]]) -> str:
     empty = sum(not line.strip() for line in lines)
     cut_off = sum(not translations[0].ended for translations in found)
-    return f"{len(lines):,} sentences, {empty:,} of them empty, {cut_off:,} translations cut off"
+    return f"sentences: {len(lines):,}, of them empty: {empty:,}, translations cut off: {cut_off:,}"
 
 
 def _converse(translator: Translator, search: Search, show: Callable[..., list[str]]) -> None:

@@ -16,7 +16,16 @@ from axon_core.errors import DataError
 from axon_core.paths import expanded
 from axon_core.randomness import Key
 
-__all__ = ["Corpus", "Pair", "normalised", "read_lines", "read_pairs", "reversed_pairs"]
+__all__ = [
+    "Corpus",
+    "Pair",
+    "check_aligned",
+    "normalised",
+    "read_lines",
+    "read_pairs",
+    "reversed_pairs",
+    "split_lines",
+]
 
 Pair = tuple[str, str]
 
@@ -32,7 +41,7 @@ class Corpus(config.Config):
     target: str | None = None
     """Their translations: line i belongs to line i of `source`."""
     tsv: str | None = None
-    """A file of pairs, one a line: source, tab, target."""
+    """A file of pairs, one a line: source, tab, target. An empty line is a pair of empty sentences."""
     reverse: PositiveInt | None = None
     """How many pairs of the synthetic task to make: letters, and the same letters backwards."""
 
@@ -92,9 +101,10 @@ def split_lines(data: bytes, place: object) -> list[str]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        text = error.object  # without a byte order mark
+        line = text.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{place} is not UTF-8 text: line {line:,} holds the byte 0x{data[error.start]:02x} ({error.reason}); "
+            f"{place} is not UTF-8 text: line {line:,} holds the byte 0x{text[error.start]:02x} ({error.reason}); "
             "convert it, for instance with iconv"
         ) from None
     if not text:
@@ -121,7 +131,8 @@ def reversed_pairs(count: int, role: str) -> list[Pair]:
 
 
 def _columns(line: str, number: int, path: str) -> Pair:
-    columns = line.split("\t")
+    columns = line.split("\t") if line else ["", ""]
     if len(columns) != 2:
-        raise DataError(f"line {number:,} of {path} must be source, tab, target, but has {len(columns)} columns")
+        tabs = "no tab" if len(columns) == 1 else f"{len(columns)} columns"
+        raise DataError(f"line {number:,} of {path} must be source, tab, target, but has {tabs}")
     return columns[0], columns[1]

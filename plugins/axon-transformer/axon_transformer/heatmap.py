@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from axon_core.decoding import evaluating
 from axon_core.errors import UsageError
-from axon_core.storage import writing
+from axon_core.storage import whole_file, writing
 from axon_transformer.layers import DecoderLayer
 from axon_transformer.model import Transformer
 
@@ -75,10 +76,9 @@ def cross_attention(
 
     handles = [layer.cross.register_forward_pre_hook(switch(True)) for layer in layers]
     handles += [layer.cross.register_forward_hook(switch(False)) for layer in layers]
-    memory = model.encode(source.unsqueeze(0))
     try:
-        with recorder:
-            model.decode(target.unsqueeze(0), memory)
+        with evaluating(model), recorder:
+            model.decode(target.unsqueeze(0), model.encode(source.unsqueeze(0)))
     finally:
         for handle in handles:
             handle.remove()
@@ -100,6 +100,17 @@ def label(piece: bytes) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def check_picture(path: Path) -> None:
+    """Raise `UsageError` unless matplotlib is installed and writes pictures of this kind."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("drawing attention needs matplotlib: pip install 'axon-transformer[plot]'") from None
+    kinds = Figure().canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in kinds:
+        raise UsageError(f"a picture's name must end in one of {', '.join(kinds)}, got {path}")
+
+
 def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence[str], path: Path) -> None:
     """Write a picture of the maps: a row for each layer, a column for each head, white where the weight is 0.
 
@@ -109,16 +120,12 @@ def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence
         UsageError: matplotlib is not installed, or writes no pictures of that kind.
         CheckpointError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("drawing attention needs matplotlib: pip install 'axon-transformer[plot]'") from None
+    check_picture(path)
+    from matplotlib.figure import Figure
+
     layers, heads, n, m = maps.shape
     inches = heads * (1.2 + 0.16 * m) + 0.8, layers * (1.0 + 0.16 * n) + 0.4
     figure = Figure(figsize=inches, layout="constrained")
-    kinds = figure.canvas.get_supported_filetypes()
-    if path.suffix.lower().removeprefix(".") not in kinds:
-        raise UsageError(f"a picture's name must end in one of {', '.join(kinds)}, got {path}")
     grid: Any = figure.subplots(layers, heads, squeeze=False)
     image: Any = None
     for layer, head in product(range(layers), range(heads)):
@@ -130,5 +137,5 @@ def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence
     figure.supxlabel("source", fontsize=9)
     figure.supylabel("translation", fontsize=9)
     figure.colorbar(image, ax=grid, label="attention weight")
-    with writing(path):
-        figure.savefig(path, dpi=min(150, _PIXELS / max(inches)))
+    with whole_file(path) as draft, writing(path):
+        figure.savefig(draft, dpi=min(150, _PIXELS / max(inches)))

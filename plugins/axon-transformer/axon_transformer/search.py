@@ -15,13 +15,14 @@ from axon_core.errors import CheckpointError
 from axon_transformer.layers import Memory
 from axon_transformer.model import Transformer
 
+Beam = Annotated[int, Field(ge=1, le=1000)]  # beyond, it is a slip, and no memory holds a batch of them
 Alpha = Annotated[float, Field(ge=0, le=10)]  # beyond, powers of it overflow
 
 
 class Search(config.Config):
     """How translations are searched for."""
 
-    beam: PositiveInt = 4
+    beam: Beam = 4
     """Candidates kept side by side (arXiv 1706.03762, Section 6.1); 1 is greedy decoding."""
     length_penalty: Alpha = 0.6
     """α: how much longer translations are preferred (Section 6.1); see the function of that name."""
@@ -125,7 +126,7 @@ def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: i
     alive = torch.full((len(going), k), -torch.inf, dtype=torch.float64)  # log-probabilities of the candidates
     alive[:, 0] = 0.0
     for length in range(1, max(limits, default=0) + 1):
-        scores, tokens = _best(scorer(rows), k)
+        scores, tokens = _best(scorer(rows), k, bos)
         alive, best = (alive.view(-1, 1) + scores).view(len(going), -1).topk(k)
         if alive.isnan().any():
             raise CheckpointError("the model's scores are not numbers (NaN): its weights are broken; use earlier ones")
@@ -161,11 +162,17 @@ def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: i
     return [sorted(each, key=lambda one: (not one.ended, -one.score))[: search.n_best] for each in found]
 
 
-def _best(logits: Float[Tensor, "r v"], k: int) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
-    """Return log-probabilities and ids of each row's k best tokens: no other can be among the k best of a sentence."""
+def _best(logits: Float[Tensor, "r v"], k: int, bos: int) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
+    """Return log-probabilities and ids of each row's k best tokens: no other can be among the k best of a sentence.
+
+    `bos` is none of them: a translation begins only once.
+    """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    scores, tokens = logits.topk(min(k, logits.shape[-1]))
-    return (scores - logits.logsumexp(-1, keepdim=True)).cpu(), tokens.cpu()
+    total = logits.logsumexp(-1, keepdim=True)
+    scores, tokens = logits.index_fill(-1, torch.tensor(bos, device=logits.device), -torch.inf).topk(
+        min(k, logits.shape[-1])
+    )
+    return (scores - total).cpu(), tokens.cpu()
 
 
 def _add(

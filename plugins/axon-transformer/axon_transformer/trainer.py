@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from axon_core import MODELS, config
@@ -25,7 +25,7 @@ from axon_transformer.corpus import check_aligned, read_lines
 from axon_transformer.data import Encoded, ParallelConfig, ParallelData, valid_tokens
 from axon_transformer.loss import linear_cross_entropy
 from axon_transformer.model import Transformer
-from axon_transformer.search import Alpha, Search
+from axon_transformer.search import Alpha, Beam, Search
 from axon_transformer.translate import Translator
 
 
@@ -35,6 +35,9 @@ class TranslationTrainer(Trainer):
     The metric `nll` is the cross-entropy without smoothing, and so is the `loss` of evaluation: the mean over all
     tokens of the validation set, end markers included, of which `perplexity` is the exponential. `bleu` is sacrebleu's,
     of the validation set translated as `search` says. Source: arXiv 1706.03762, Section 5.
+
+    Raises:
+        ContractError: the model is no Transformer.
     """
 
     class Config(Trainer.Config):
@@ -47,6 +50,16 @@ class TranslationTrainer(Trainer):
         search: Search = Search(beam=1)
         """How the validation set is translated for BLEU; by default greedily, which is fastest."""
 
+        @field_validator("compile")
+        @classmethod
+        def _shapes_vary(cls, value: bool) -> bool:
+            if value:
+                raise ValueError(
+                    "must be false: batches of sentences have another shape nearly every step, and each shape would be "
+                    "compiled anew"
+                )
+            return value
+
     class Evaluation(config.Config):
         """What `axon evaluate RUN` measures on, as options: `--src FILE --ref FILE` and how to translate."""
 
@@ -54,7 +67,7 @@ class TranslationTrainer(Trainer):
         """A file of sentences to translate, one a line; plain or gzip."""
         ref: Path
         """Their reference translations, line by line."""
-        beam: PositiveInt = Search().beam
+        beam: Beam = Search().beam
         """Candidates kept side by side."""
         length_penalty: Alpha = Search().length_penalty
         """α of the length penalty."""
@@ -124,20 +137,24 @@ class TranslationTrainer(Trainer):
         )
         return {"loss": loss, "nll": nll}
 
-    def evaluate(self) -> dict[str, float]:
-        """Return `loss` in nats per token, `perplexity` and `bleu` of the whole validation set."""
+    def cross_entropy(self) -> float:
+        """Return the mean cross-entropy of the validation set's tokens, without smoothing, in nats per token."""
         total = torch.zeros((), dtype=torch.float64)
         tokens = 0.0
         for batch in self.valid.batches(128):
             data = {name: rows.to(self.config.device) for name, rows in batch.items()}
             total += self.loss(data)["nll"].double().cpu()
             tokens += self.counts(data)["nll"]
-        loss = total.item() / tokens
+        return total.item() / tokens
+
+    def evaluate(self) -> dict[str, float]:
+        """Return `loss` in nats per token, `perplexity` and `bleu` of the whole validation set."""
+        loss = self.cross_entropy()
         sources, references = zip(*self.valid.pairs, strict=True)
         found = Translator(self.model, self.tokenizer).translate(sources, self.config.search, batch_size=128)
         return {
             "loss": loss,
-            "perplexity": math.exp(loss),
+            "perplexity": math.exp(min(loss, 700.0)),  # what a float can hold of it
             "bleu": bleu([translations[0].text for translations in found], references).score,
         }
 
@@ -158,6 +175,7 @@ class TranslationTrainer(Trainer):
         counts = {
             "sentences": len(sources),
             "empty_lines": sum(not source.strip() for source in sources),
+            "empty_references": sum(not reference.strip() for reference in references),
             "cut_off": sum(not best.ended for best, *_ in found),
         }
         return {"bleu": score, **counts, "signature": signature}

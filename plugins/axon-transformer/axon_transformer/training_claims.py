@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from functools import cache
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from axon_core.claims import NotRun, Outcome
 from axon_core.hooks import hook
-from axon_core.loop import evaluate, evaluation, fit
+from axon_core.loop import evaluation, fit
 from axon_core.recipe import Recipe
+from axon_transformer.averaging import mean_weights
 from axon_transformer.bleu import bleu
 from axon_transformer.search import Search
 from axon_transformer.trainer import TranslationTrainer
@@ -51,13 +53,15 @@ def beam_search() -> Outcome:
 
 
 def averaging() -> Outcome:
-    """Compare BLEU, by beam search, of the last weights and of the mean of those at the last five of every 20 steps."""
+    """Compare BLEU, by beam search, of the last weights and of the mean of those at the last five of every 6 steps.
+
+    Five checkpoints so far apart span as much of the training as the paper's: 50 minutes of 12 hours.
+    """
     gains: list[float] = []
     for seed in _SEEDS:
         trainer, latest = _trained(0.1, seed)
         last = _bleu(trainer, Search())
-        mean = {name: sum(weights[name] for weights in latest) / len(latest) for name in latest[-1]}
-        trainer.model.load_state_dict(mean)
+        trainer.model.load_state_dict(mean_weights(latest))
         gains.append(_bleu(trainer, Search()) - last)
         trainer.model.load_state_dict(latest[-1])
     return Outcome(statistics.mean(gains) > 0, "BLEU gained by averaging five checkpoints", gains)
@@ -65,7 +69,7 @@ def averaging() -> Outcome:
 
 @cache
 def _trained(smoothing: float, seed: int) -> tuple[TranslationTrainer, list[dict[str, Tensor]]]:
-    """Train, and return the trainer and the weights at the last five of every 20 steps."""
+    """Train, and return the trainer and the weights at the last five of every 6 steps."""
     if "AXON_DATA_DIR" not in os.environ:
         raise NotRun("needs Multi30k: set AXON_DATA_DIR to the folder that holds multi30k/")
     settings = (*_SETTINGS, f"trainer.label_smoothing={smoothing}", f"trainer.seed={seed}")
@@ -76,7 +80,7 @@ def _trained(smoothing: float, seed: int) -> tuple[TranslationTrainer, list[dict
         @hook
         def step_end(self, fit: Any) -> None:
             left = trainer.config.steps - fit.state.step
-            if left % 20 == 0 and left < 100:
+            if left % 6 == 0 and left < 30:
                 latest.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
 
     fit(trainer, hooks=[Snapshots()])
@@ -85,7 +89,7 @@ def _trained(smoothing: float, seed: int) -> tuple[TranslationTrainer, list[dict
 
 def _scores(trainer: TranslationTrainer) -> tuple[float, float]:
     """Return perplexity and BLEU of the validation set."""
-    return evaluate(trainer)["perplexity"], _bleu(trainer, Search())
+    return math.exp(evaluation(trainer, trainer.cross_entropy)), _bleu(trainer, Search())
 
 
 def _bleu(trainer: TranslationTrainer, search: Search) -> float:

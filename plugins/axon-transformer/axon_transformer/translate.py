@@ -45,6 +45,9 @@ class Translator:
     Args:
         model: any Transformer.
         tokenizer: the one it was trained with.
+
+    Raises:
+        CheckpointError: the tokenizer has more tokens than the model.
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
@@ -84,10 +87,10 @@ class Translator:
         context = self.model.config.context
         if long := [i for i, source in enumerate(sources) if len(source) > context]:
             first = long[0]
-            more = f", and {len(long) - 1:,} others are too long" if long[1:] else ""
+            more = f", and {len(long):,} are too long in all" if long[1:] else ""
             raise ContextError(
                 f"{place(first + 1)} has {len(sources[first]):,} tokens, but the model takes {context} at most{more}; "
-                "cut them into sentences. Nothing was translated"
+                "cut what is too long into sentences. Nothing was translated"
             )
         return sources
 

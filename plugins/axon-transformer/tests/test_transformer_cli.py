@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +33,7 @@ def test_a_file_in_a_file_out_line_by_line(small_run: Path, translated: list[str
     assert out == "" and target.read_text(encoding="utf-8").split("\n") == [*translated, ""]
     assert translated[1] == translated[2] == ""
     cut_off = sum(not best.ended for best, *_ in Translator.load(small_run / "model").translate(SOURCES))
-    assert f"7 sentences, 2 of them empty, {cut_off} translations cut off" in err
+    assert f"sentences: 7, of them empty: 2, translations cut off: {cut_off}," in err
     assert said("translate", small_run, "--input", source)[0].split("\n") == [*translated, ""]
 
 
@@ -42,7 +44,7 @@ def test_texts_and_the_standard_input(
     stream = io.TextIOWrapper(io.BytesIO("\n".join(SOURCES).encode()))
     monkeypatch.setattr("sys.stdin", stream)
     out, err = said("translate", small_run)
-    assert out.split("\n") == [*translated, ""] and "7 sentences" in err
+    assert out.split("\n") == [*translated, ""] and "sentences: 7" in err
 
 
 def test_interactive(small_run: Path, translated: list[str], said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +98,26 @@ def test_what_was_in_the_output_file_stays_where_translating_fails(small_run: Pa
     target.write_text("the work of a night\n")
     said("translate", small_run, "--input", source, "--output", target, code=2)
     assert target.read_text() == "the work of a night\n"
+    said("translate", small_run, "--input", source, "--output", tmp_path / "new.txt", code=2)
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
+def test_a_full_disk_leaves_the_output_file_as_it_was(
+    small_run: Path, said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("a b\n")
+    target.write_text("the work of a night\n")
+    real = Path.write_text
+
+    def full(self: Path, text: str, *args: Any, **options: Any) -> int:
+        real(self, text[:1], *args, **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    _, err = said("translate", small_run, "--input", source, "--output", target, code=1)
+    assert "free some space" in err
+    assert target.read_text() == "the work of a night\n" and sorted(tmp_path.iterdir()) == [source, target]
 
 
 def test_options_reach_the_search(small_run: Path, said: Any) -> None:
@@ -135,8 +157,8 @@ BAD = [
     (
         ["translate", "RUN", "--input", "long.txt"],
         2,
-        "line 2 of long.txt has 80 tokens, but the model takes 32 at most, and 1 others are too long; cut them into "
-        "sentences. Nothing was translated",
+        "line 2 of long.txt has 80 tokens, but the model takes 32 at most, and 2 are too long in all; cut what is "
+        "too long into sentences. Nothing was translated",
     ),
     (["translate", "RUN", "x " * 40], 2, "sentence 1 has 80 tokens, but the model takes 32 at most"),
     (
@@ -144,7 +166,11 @@ BAD = [
         1,
         "cannot write none/out.txt: No such file",
     ),
-    (["translate", "RUN", "a", "--beam", "0"], 2, "beam: must be greater than 0, got 0"),
+    (["translate", "RUN", "--input", "in.txt", "--output", "in.txt"], 2, "--output must be another file than --input"),
+    (["translate", "RUN", "--input", "in.txt", "--output", "."], 1, "cannot write .: Is a directory"),
+    (["translate", "RUN", "a", "--attention", "x.doc"], 2, "a picture's name must end in one of"),
+    (["translate", "RUN", "a", "--beam", "0"], 2, "beam: must be greater than or equal to 1, got 0"),
+    (["translate", "RUN", "a", "--beam", "1001"], 2, "beam: must be less than or equal to 1000, got 1001"),
     (["translate", "RUN", "a", "--n-best", "9"], 2, "n_best must be at most beam, got 9 > 4"),
     (["translate", "RUN", "a", "--length-penalty", "-1"], 2, "length_penalty: must be greater than or equal to 0"),
     (["translate", "RUN", "a", "--length-penalty", "1000"], 2, "length_penalty: must be less than or equal to 10"),
@@ -192,7 +218,7 @@ def test_bad_input_is_one_clear_sentence(
 
 
 def test_evaluation_on_files_is_bleu_with_its_signature_and_counts(
-    small_run: Path, translated: list[str], tmp_path: Path, said: Any
+    small_run: Path, translated: list[str], tmp_path: Path, said: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, reference = tmp_path / "source", tmp_path / "reference"
     source.write_text("\n".join(SOURCES), encoding="utf-8")
@@ -201,7 +227,16 @@ def test_evaluation_on_files_is_bleu_with_its_signature_and_counts(
     found = json.loads(said("evaluate", small_run, "--src", source, "--ref", reference, "--json")[0])
     score, signature = bleu(translated, references)
     assert found["bleu"] == pytest.approx(score) and found["signature"] == signature
-    assert found["sentences"] == 7 and found["empty_lines"] == 2 and found["cut_off"] >= 0
+    assert (found["sentences"], found["empty_lines"], found["empty_references"]) == (7, 2, 0)
+    assert found["cut_off"] == sum(
+        not best.ended for best, *_ in Translator.load(small_run / "model").translate(SOURCES)
+    )
+    reference.write_text("\n".join([*references[:-1], ""]) + "\n", encoding="utf-8")
+    loaded, load = [], Translator.load
+    monkeypatch.setattr(Translator, "load", lambda *folders: loaded.append(folders) or load(*folders))
+    given = ("--src", source, "--ref", reference, "--average", 2)
+    assert json.loads(said("evaluate", small_run, *given, "--json")[0])["empty_references"] == 1
+    assert loaded == [tuple(small_run / f"checkpoints/step-{step}/model" for step in (6, 4))]
     out, _ = said("evaluate", small_run, "--src", source, "--ref", reference, "--average", 2, "--beam", 1)
     assert "sentences 7, empty lines 2" in out and "signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp" in out
     held_out = json.loads(said("evaluate", small_run, "--json")[0])

@@ -65,12 +65,16 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
         ({**given, "source": "$NOT_SET/x"}, r"'\$NOT_SET/x' names an environment variable that is not set"),
         ({**given, "source": str(tmp_path)}, f"cannot read {tmp_path}: Is a directory"),
         ({**given, "source": bad(file, b"a\nb\xff\nc\n")}, "bad is not UTF-8 text: line 2 holds the byte 0xff"),
+        (
+            {**given, "source": bad(tmp_path / "bom", b"\xef\xbb\xbfab\nc\xffd")},
+            "bom is not .* line 2 holds the byte 0xff",
+        ),
         ({**given, "source": bad(tmp_path / "empty", b"")}, "empty is empty; give sentences"),
         ({**given, "source": bad(tmp_path / "x.gz", gzip.compress(b"a\n" * 99)[:-9])}, "cannot read .*x.gz"),
         ({**given, "target": longer}, r"source.txt has 3 and .*longer.txt 4; line i of one is the translation"),
         (
             {"tsv": bad(tmp_path / "t.tsv", b"a\tb\nc\n")},
-            "line 2 of .*t.tsv must be source, tab, target, but has 1 col",
+            "line 2 of .*t.tsv must be source, tab, target, but has no tab",
         ),
         (
             {"tsv": bad(tmp_path / "u.tsv", b"a\tb\tc\n")},
@@ -93,11 +97,14 @@ def test_runs_of_white_space_are_one_space() -> None:
     assert normalised(" Ein\u00a0Hund\t  bellt . \u2009") == "Ein Hund bellt ."
 
 
-def test_what_cannot_be_used_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_used_is_left_out_and_counted(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     pairs = [*PAIRS, ("", "x"), ("x", " \u00a0 "), ("", ""), ("x" * 20, "y"), ("y", "x" * 16)]
     with caplog.at_level(logging.WARNING, "axon"):
         encoded = Encoded.of(pairs, ByteTokenizer(), 16, "train")
     assert encoded.pairs == PAIRS
+    table = tmp_path / "t.tsv"
+    table.write_text("a\tb\n\n\tc\n")
+    assert read_pairs(Corpus(tsv=str(table)), "train") == [("a", "b"), ("", ""), ("", "c")]
     assert caplog.messages == [
         "train data: 3 of 8 pairs left out, with an empty side (the first is pair 4)",
         "train data: 2 of 8 pairs left out, longer than the model's context of 16 tokens (the first is pair 7)",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from axon_core.errors import UsageError
-from axon_transformer import Transformer, cross_attention
+from axon_transformer import Transformer, Translator, cross_attention
 from axon_transformer.heatmap import draw, label
 
 
@@ -21,6 +21,7 @@ def test_heat_maps_are_the_weights_of_every_layer_and_head(small_run: Path, tmp_
     out, err = said("translate", small_run, "a b c", "--attention", path)
     assert str(path) in err and out == said("translate", small_run, "a b c")[0]
     picture = imread(path)
+    assert sorted(tmp_path.iterdir()) == [path]
     assert min(picture.shape[:2]) > 100 and len({round(float(value), 2) for value in picture[..., 0].flat}) > 20
 
 
@@ -75,6 +76,30 @@ def test_recorded_weights_are_the_formulas(attention: str, written: list[int]) -
             key = k[0, :, head * k.shape[2] // 4]
             expected = (q[:, head] @ key.T / 2).softmax(-1)
             torch.testing.assert_close(maps[1, head], expected)
+
+
+def test_dropout_has_no_part_in_a_map() -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 11, "dim": 16, "n_heads": 4, "encoder_layers": 1, "decoder_layers": 1}
+    model = Transformer.build(**sizes, dropout=0.5)
+    first, second = (cross_attention(model, torch.tensor([3, 4, 2]), torch.tensor([1, 7])) for _ in range(2))
+    assert torch.equal(first, second) and model.training
+
+
+def test_a_map_is_of_what_the_decoder_reads_while_it_writes(
+    small_run: Path, said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("axon_transformer.cli.draw", lambda *given: drawn.append(given))
+    said("translate", small_run, "a b c", "--attention", tmp_path / "maps.png")
+    ((maps, across, down, _),) = drawn
+    translator = Translator.load(small_run / "model")
+    ((best, *_),) = translator.translate(["a b c"])
+    (source,) = translator.encode(["a b c"])
+    read = torch.tensor([translator.bos, *best.tokens])
+    assert torch.equal(maps, cross_attention(translator.model.eval(), torch.tensor(source), read))
+    assert (len(across), len(down)) == (len(source), len(best.tokens) + 1)
+    assert across[-1] == down[-1] == "(end)"
 
 
 def test_an_attention_without_maps_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

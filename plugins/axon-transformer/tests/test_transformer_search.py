@@ -82,7 +82,7 @@ def logprob(model: Transformer, source: list[int], tokens: list[int]) -> float:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_beam_as_wide_as_all_rows_finds_the_best_of_all(alpha: float, seed: int) -> None:
     model, limit = build(seed), 4
-    others = [token for token in range(VOCABULARY) if token != EOS]
+    others = [token for token in range(VOCABULARY) if token not in (BOS, EOS)]
     rows = [list(row) for n in range(limit) for row in itertools.product(others, repeat=n)]
     for source in SOURCES[:2]:
         scored = [(logprob(model, source, row) / length_penalty(len(row) + 1, alpha), row) for row in rows]
@@ -101,7 +101,9 @@ def test_beam_one_is_greedy(seed: int) -> None:
         row = [BOS]
         with torch.no_grad():
             while len(row) <= 8 and (len(row) == 1 or row[-1] != EOS):
-                row.append(int(model(torch.tensor([source]), torch.tensor([row]))[0, -1].argmax()))
+                scores = model(torch.tensor([source]), torch.tensor([row]))[0, -1]
+                scores[BOS] = -torch.inf
+                row.append(int(scores.argmax()))
         assert one.ended == (row[-1] == EOS)
         assert one.tokens == row[1 : -1 if one.ended else None]
 
@@ -126,6 +128,38 @@ def test_a_batch_finds_what_its_sentences_find_alone(seed: int) -> None:
         (alone,) = search(model, [source], beam=3, n_best=3)
         assert [(one.tokens, one.ended) for one in found] == [(one.tokens, one.ended) for one in alone]
         assert [one.score for one in found] == pytest.approx([one.score for one in alone], abs=1e-9)
+
+
+class Diary:
+    """Scores rows by their tokens, and keeps for itself what it was told of them, as a cache does."""
+
+    def __init__(self, sentences: int, beam: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = 2 * torch.randn(9, 7, 7, generator=generator)  # by place, token and next token
+        self.rows = torch.full((sentences * beam, 0), BOS)
+        self.left = 0
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        self.rows = torch.cat((self.rows, rows[:, -1:]), 1)
+        assert torch.equal(self.rows, rows)
+        return sum(self.weights[place, rows[:, place]] for place in range(rows.shape[1]))
+
+    def reorder(self, rows: Tensor) -> None:
+        self.rows = self.rows[rows]
+
+    def keep(self, rows: Tensor, sentences: Tensor) -> None:
+        self.rows = self.rows[rows]
+        self.left += 1
+
+
+def test_whoever_scores_is_told_what_becomes_of_each_row() -> None:
+    """Also where a sentence leaves the batch while another's candidates change places."""
+    left = 0
+    for seed in range(10):
+        scorer = Diary(4, 3, seed)
+        beam_search(scorer, [8, 8, 5, 3], Search(beam=3), bos=BOS, eos=EOS)
+        left += scorer.left
+    assert left > 5
 
 
 @pytest.mark.parametrize("padding", [(0, EOS), (5, 4), (40, -1)])
@@ -235,6 +269,14 @@ def test_length_penalty_known_values() -> None:
     assert length_penalty(7, 1.0) == 2.0
     assert length_penalty(19, 0.5) == 2.0
     assert length_penalty(100, 0.0) == 1.0
+
+
+def test_a_translation_holds_no_marker_of_its_beginning() -> None:
+    model = build()
+    with torch.no_grad():
+        model.embedding.weight[BOS] *= 20  # so that it is often the likeliest
+    found = search(model, SOURCES, beam=4, n_best=4)
+    assert all(BOS not in one.tokens for one in itertools.chain(*found))
 
 
 def test_more_translations_than_candidates_cannot_be_had() -> None:

@@ -107,6 +107,44 @@ def test_evaluation_is_over_the_whole_validation_set_and_does_not_depend_on_its_
     assert metrics["bleu"] == pytest.approx(bleu(found, [target for _, target in trainer.valid.pairs]).score)
 
 
+def test_evaluation_translates_as_the_recipe_says(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = build("trainer.search.beam=3", "trainer.search.length_penalty=2", "data.valid.reverse=150")
+    sources, references = zip(*trainer.valid.pairs, strict=True)
+    assert len(sources) > 128  # more than a batch
+    found = Translator(trainer.model, trainer.tokenizer).translate(sources, Search(beam=3, length_penalty=2))
+    searches, translate = [], Translator.translate
+
+    def recorded(self: Translator, texts: Any, search: Search, **options: Any) -> Any:
+        searches.append(search)
+        return translate(self, texts, search, **options)
+
+    monkeypatch.setattr(Translator, "translate", recorded)
+    assert evaluate(trainer)["bleu"] == pytest.approx(bleu([best.text for best, *_ in found], references).score)
+    assert searches == [Search(beam=3, length_penalty=2)]
+    total = sum(float(trainer.loss(trainer.valid.batch([i]))["nll"].detach()) for i in range(len(sources)))
+    count = sum(len(target) - 1 for target in trainer.valid.targets)
+    assert evaluate(trainer)["loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_a_training_that_diverges_goes_on_and_says_so(build: Build) -> None:
+    trainer = build()
+    with torch.no_grad():
+        trainer.model.embedding.weight *= 1e5
+    metrics = evaluate(trainer)
+    assert metrics["loss"] > 1000 and metrics["perplexity"] == pytest.approx(math.exp(700))
+
+
+@pytest.mark.parametrize("longer", [0, 2])
+def test_a_translation_is_at_most_so_much_longer_than_its_source(build: Build, longer: int) -> None:
+    trainer = build("trainer.seed=3")
+    translator, texts = Translator(trainer.model, trainer.tokenizer), ["a b c", "a"]
+    with torch.no_grad():
+        trainer.model.embedding.weight[translator.eos] = 0  # an end that never comes
+    found = translator.translate(texts, Search(beam=1, longer=longer))
+    for source, (best, *_) in zip(translator.encode(texts), found, strict=True):
+        assert not best.ended and len(best.tokens) == len(source) + longer
+
+
 def test_reverse_tiny_learns_to_reverse() -> None:
     trainer = Recipe.load("reverse-tiny").build()
     assert isinstance(trainer, TranslationTrainer)
@@ -142,6 +180,8 @@ def test_what_cannot_be_averaged(small_run: Path) -> None:
 def test_what_a_recipe_may_not_say(build: Build) -> None:
     with pytest.raises(ConfigError, match=r"trainer.batch_size: must be at least the 16 tokens of the longest target"):
         build("trainer.batch_size=3")
+    with pytest.raises(ConfigError, match=r"trainer.compile: must be false: batches of sentences have another shape"):
+        build("trainer.compile=true")
     with pytest.raises(ConfigError, match=r"data.valid: give source and target, or tsv, or reverse"):
         build("data.valid.tsv=x")
     with pytest.raises(ContractError, match="needs a Transformer as its model, got Linear"):

@@ -56,7 +56,7 @@ class Block(nn.Module):
 class XLlama(CausalLM):
     """Llama 2 with every part injected by name: attention, rotary embedding and norm come from the registries.
 
-    `(b n) -> (b n v)`: tokens in, scores of the next token out.
+    `(b n) -> (b n v)`: tokens in, scores of the next token out. Source: arXiv 2307.09288, Section 2.2.
 
     Raises:
         ConfigError: a size does not fit, or a part's option breaks a rule.
@@ -119,7 +119,11 @@ class XLlama(CausalLM):
         documents: Int[Tensor, "b n"] | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Return each token's normalised features after the last layer; arguments as for `CausalLM.features`."""
+        """Return each token's normalised features after the last layer; arguments as for `CausalLM.features`.
+
+        Raises:
+            UsageError: documents are given and a cache too, which holds one document a row.
+        """
         n = tokens.shape[1]
         if cache is not None and documents is not None:
             raise UsageError("a cache holds one document a row; leave out either the cache or the documents")

@@ -59,7 +59,12 @@ class CausalLMTrainer(Trainer):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
-        """Build the trainer from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`."""
+        """Build the trainer from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`.
+
+        Raises:
+            ConfigError: a table breaks a rule, or the tokenizer cannot encode the prompt.
+            DataError: the data cannot be used.
+        """
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
         with at("model"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from axon_core.attend import QKV
@@ -39,7 +39,7 @@ class Stored:
     read: Callable[[], Tensor]
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Stored:
+    def of(cls, tensor: Shaped[Tensor, ...]) -> Stored:
         """Return a tensor that is in memory already."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
@@ -102,7 +102,11 @@ def configured(source: str, **values: object) -> XLlama.Config:
 
 
 def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
-    """Yield the tensors that a checkpoint of `model` consists of in the format with these `names`."""
+    """Yield the tensors that a checkpoint of `model` consists of in the format with these `names`.
+
+    Raises:
+        CheckpointError: the model has a tensor that no Llama checkpoint has.
+    """
     modules = dict(model.named_modules())
     stacks = {name: module.rows for name, module in modules.items() if isinstance(module, StackedLinear)}
     heads = {f"{name}.projection": module.heads for name, module in modules.items() if isinstance(module, QKV)}
