@@ -1,4 +1,4 @@
-"""The chat format that Llama 2 was tuned with (arXiv 2307.09288, Section 3.3 and Appendix A.3; Meta's reference code).
+"""The chat format that Llama 2 was tuned with, as Meta's reference code has it (`llama/generation.py`).
 
 A conversation is a row of turns, each between `bos` and `eos`; the last one is open, for the model to go on from:
 
