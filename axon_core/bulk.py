@@ -14,12 +14,14 @@ from axon_core.errors import DataError, Interrupted, UsageError
 from axon_core.generation import Completion, Request, chunks
 from axon_core.interfaces.model import CausalLM
 from axon_core.records import read_records
+from axon_core.storage import writing
 from axon_core.tokenizer import Tokenizer
 
-__all__ = ["finished", "generate_rows", "read_prompts", "record"]
+__all__ = ["check_prompts", "finished", "generate_rows", "read_prompts", "record"]
 
 Id = str | int
 
+_ROW = {"id", "prompt", "text", "finish", "tokens"}
 _BEGIN = b'{"id": '
 
 
@@ -75,13 +77,15 @@ def finished(path: Path, prompts: Mapping[Id, str]) -> set[Id]:
         return set()
     data = path.read_bytes()
     *lines, tail = data.split(b"\n")
-    if not (tail.startswith(_BEGIN) or _BEGIN.startswith(tail)):  # never cut a file that is something else
-        raise DataError(f"{path} ends with what is no row of results; choose another file")
+    if not (tail.startswith(_BEGIN) or _BEGIN.startswith(tail)) or _is_other(tail):
+        raise DataError(f"{path} ends with what is no row of results; choose another file")  # and never cut it
     done: set[Id] = set()
     for number, line in enumerate(lines, 1):
         try:
             row: dict[str, Any] = json.loads(line)
             key, prompt = row["id"], row["prompt"]
+            if not (row.keys() >= _ROW and isinstance(key, str | int)):
+                raise ValueError
         except (ValueError, KeyError, TypeError):
             raise DataError(f"line {number} of {path} is no row of results; choose another file") from None
         if prompts.get(key) != prompt:
@@ -93,6 +97,15 @@ def finished(path: Path, prompts: Mapping[Id, str]) -> set[Id]:
     if tail:
         os.truncate(path, len(data) - len(tail))
     return done
+
+
+def _is_other(tail: bytes) -> bool:
+    """Whether a last line without a newline is whole JSON that is no row of results."""
+    try:
+        row: Any = json.loads(tail)
+    except ValueError:
+        return False
+    return not (isinstance(row, dict) and row.keys() >= _ROW)
 
 
 def generate_rows(
@@ -129,13 +142,15 @@ def generate_rows(
         UsageError: a prompt is empty or an option wrong, or see `finished`. Nothing has been generated then.
         ContextError: a prompt is longer than the model's context; likewise.
         DataError: a prompt cannot be encoded, or see `finished`; likewise.
+        CheckpointError: the file cannot be written.
         Interrupted: by Ctrl-C; the same call goes on.
     """
     done = finished(path, prompts)
-    pending = _pending(model, tokenizer, prompts, done, options, seed)
+    check_prompts(model, tokenizer, prompts)
+    pending = _pending(tokenizer, prompts, done, options, seed)
     made = 0
     try:
-        with path.open("ab") as file:
+        with writing(path), path.open("ab") as file:
             for first in range(0, len(pending), batch_size):
                 batch = pending[first : first + batch_size]
                 completions = [Completion() for _ in batch]
@@ -161,25 +176,35 @@ def record(prompt: str, completion: Completion, logprobs: bool) -> dict[str, Any
     return {**row, "logprobs": completion.logprobs} if logprobs else row
 
 
+def check_prompts(model: CausalLM, tokenizer: Tokenizer, prompts: Mapping[Id, str]) -> None:
+    """Check that the model, which needs no weights for it, can go on from each prompt.
+
+    Raises:
+        UsageError: a prompt is empty.
+        ContextError: a prompt is longer than the model's context.
+        DataError: a prompt cannot be encoded.
+    """
+    for key, prompt in prompts.items():
+        name = f"the prompt {key!r}"
+        try:
+            tokens = Request(prompt=prompt).tokens(tokenizer)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        except UsageError:
+            raise UsageError(f"{name} is empty; give it some text to go on from") from None
+        check_prompt(model, tokens, name)
+
+
 def _pending(
-    model: CausalLM,
-    tokenizer: Tokenizer,
-    prompts: Mapping[Id, str],
-    done: set[Id],
-    options: Mapping[str, Any],
-    seed: int,
+    tokenizer: Tokenizer, prompts: Mapping[Id, str], done: set[Id], options: Mapping[str, Any], seed: int
 ) -> list[tuple[Id, Request]]:
-    """Check all prompts, and return the requests that are not done; the longest come first.
+    """Return the requests that are not done; the longest come first.
 
     What is too much for the memory then shows at once, and the remaining time is not underrated.
     """
-    pending: list[tuple[Id, Request]] = []
-    for i, (key, prompt) in enumerate(prompts.items()):
-        try:
-            tokens = tokenizer.encode_prompt(prompt)
-        except DataError as error:
-            raise DataError(f"the prompt {key!r}: {error}") from None
-        check_prompt(model, tokens, f"the prompt {key!r}")
-        if key not in done:
-            pending.append((key, validate(Request, {**options, "prompt": tokens, "seed": seed + i})))
+    pending = [
+        (key, validate(Request, {**options, "prompt": tokenizer.encode_prompt(prompt), "seed": seed + i}))
+        for i, (key, prompt) in enumerate(prompts.items())
+        if key not in done
+    ]
     return sorted(pending, key=lambda one: -len(one[1].prompt))

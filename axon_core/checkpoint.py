@@ -80,11 +80,20 @@ def load_model(folder: Path, cls: type[M]) -> M:
         CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
     """
     model = load_config(folder, cls)
+    load_into(model, folder)
+    return model
+
+
+def load_into(model: Model, folder: Path) -> None:
+    """Read the weights in `folder` into what `load_config` returned.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
     try:
         load_weights(model, folder / WEIGHTS)
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"the weights in {folder} do not fit its config: {first_mismatch(error)}") from None
-    return model
 
 
 def load_config(folder: Path, cls: type[M]) -> M:
@@ -97,6 +106,8 @@ def load_config(folder: Path, cls: type[M]) -> M:
         raise CheckpointError(f"no model folder {folder}")
     try:
         facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        if isinstance(facts, dict) and "model_type" in facts:
+            raise CheckpointError(f"{folder} is a checkpoint of another project; `axon import` makes a model of it")
         saved = validate(_Saved, facts)
         intact = sha256(folder / WEIGHTS) == saved.sha256
     except FileNotFoundError as error:

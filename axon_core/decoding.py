@@ -168,8 +168,9 @@ class Decoder:
         size = _CHUNK if self._cache.horizon is None else tokens.shape[1]
         chunks = tokens.to(self._device).split(size, 1)
         known = [None] * len(chunks) if mask is None else mask.split(size, 1)
-        passes = zip(chunks, known, strict=True)
-        *_, features = (self._model.features(chunk, valid=valid, cache=self._cache) for chunk, valid in passes)
+        features = torch.empty(0)
+        for chunk, valid in zip(chunks, known, strict=True):
+            features = self._model.features(chunk, valid=valid, cache=self._cache)
         return scores(self._model, features)
 
     def _take(self, rows: list[_Row]) -> None:

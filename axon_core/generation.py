@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from axon_core.config import Config, validate
 from axon_core.decoding import Decoder, evaluating
-from axon_core.errors import CheckpointError
+from axon_core.errors import CheckpointError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.sampling import Sampling
 from axon_core.stopping import StopStrings
@@ -48,7 +48,14 @@ class Request(Config):
         return stop
 
     def tokens(self, tokenizer: Tokenizer) -> list[int]:
-        """Return the prompt's tokens. Raises `DataError` where it cannot be encoded."""
+        """Return the prompt's tokens.
+
+        Raises:
+            UsageError: the text is empty.
+            DataError: it cannot be encoded.
+        """
+        if self.prompt == "":  # also where a marker would come before it
+            raise UsageError("the prompt is empty; give it some text to go on from")
         return tokenizer.encode_prompt(self.prompt) if isinstance(self.prompt, str) else list(self.prompt)
 
 

@@ -114,7 +114,7 @@ class RunFolder:
         try:
             return cls(path, validate(_Facts, json.loads(file.read_text(encoding="utf-8"))).model_dump(), keep)
         except (FileNotFoundError, NotADirectoryError):
-            what = f"{file} is missing" if path.is_dir() else "no such folder"
+            what = f"{file} is missing" if path.is_dir() else "it is a file" if path.exists() else "no such folder"
             raise CheckpointError(
                 f"{path} is not a run folder: {what}. Give the folder that `axon train` named"
             ) from None

@@ -149,8 +149,11 @@ def test_prompts_that_cannot_be_used(saved: str, source: str, name: str, content
 FOREIGN = [
     (b"A letter\nto someone\n", "line 1 of out.jsonl is no row of results; choose another file"),
     (b"A letter without a last newline", "out.jsonl ends with what is no row of results"),
-    (b'{"id": 1, "prompt": "other", "text": ""}\n', "line 1 of out.jsonl is the result of a prompt 1 that is not in"),
+    (b'{"id": 1, "prompt": "other", "text": "", "finish": "eos", "tokens": []}\n', "the result of a prompt 1 that is"),
     (b'[1, 2]\n{"id": 1', "line 1 of out.jsonl is no row of results"),
+    (b'{"id": [1], "prompt": "a", "text": "", "finish": "length", "tokens": []}\n', "line 1 of out.jsonl is no row"),
+    (b'{"id": 1, "prompt": "one"}\n', "line 1 of out.jsonl is no row of results"),
+    (b'{"id": 1, "prompt": "one"}', "out.jsonl ends with what is no row of results"),
 ]
 
 
@@ -187,8 +190,15 @@ def test_one_prompt_as_text_and_as_json(saved: str, capsys):
         (["--prompt", "a", "--stop", ""], "stop: a stop string needs at least one character"),
         (["--prompt", "a", "--min-p", "2"], "min_p: must be less than or equal to 1, got 2.0"),
         (["--prompt", ""], "the prompt is empty"),
+        (["--input", "in.txt", "--output", "in.txt"], "--output must be another file than --input"),
+        (
+            ["--input", "in.txt", "--output", "none/out"],
+            "cannot write none/out: there is no folder none",
+        ),
     ],
 )
-def test_options_that_do_not_fit(saved: str, arguments: list[str], message: str, capsys):
+def test_options_that_do_not_fit(saved: str, arguments: list[str], message: str, capsys, monkeypatch):
+    Path("in.txt").write_text("one\n")
+    monkeypatch.setattr("axon_core.checkpoint.load_into", lambda model, folder: pytest.fail("weights were read"))
     assert main(["generate", saved, *arguments]) == 2
     assert message in capsys.readouterr().err

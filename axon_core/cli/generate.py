@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import click
 
-from axon_core.bulk import finished, generate_rows, read_prompts, record
+from axon_core.bulk import check_prompts, finished, generate_rows, read_prompts, record
 from axon_core.cli.options import generation_options, inference_options
 from axon_core.cli.output import print_json
 from axon_core.config import validate
+from axon_core.decoding import check_prompt
 from axon_core.errors import UsageError
 from axon_core.generation import Request, chunks, complete
 from axon_core.interfaces.model import CausalLM
@@ -54,7 +56,7 @@ def command(
     sampling: Sampling,
     max_new_tokens: int,
     seed: int,
-    load: Callable[[Path], tuple[CausalLM, Tokenizer]],
+    load: Callable[..., tuple[CausalLM, Tokenizer]],
     compile: bool,
     as_json: bool,
     logprobs: bool,
@@ -73,9 +75,13 @@ def command(
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": stop}
     if source is not None and target is not None:
         prompts = read_prompts(source)
+        if target.exists() and target.samefile(source):
+            raise UsageError(f"--output must be another file than --input, got {target} for both")
+        if not target.parent.is_dir():
+            raise UsageError(f"cannot write {target}: there is no folder {target.parent}; make it first")
         left = len(prompts) - len(finished(target, prompts))
         generate_rows(
-            *load(run),
+            *load(run, partial(check_prompts, prompts=prompts)),
             prompts,
             target,
             options=options,
@@ -88,7 +94,11 @@ def command(
         click.echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
         return
     request = validate(Request, {**options, "prompt": prompt, "seed": seed})
-    model, tokenizer = load(run)
+
+    def check(model: CausalLM, tokenizer: Tokenizer) -> None:
+        check_prompt(model, request.tokens(tokenizer))
+
+    model, tokenizer = load(run, check)
     if as_json:
         print_json(record(str(prompt), complete(model, tokenizer, [request], compile=compile)[0], logprobs))
         return

@@ -59,20 +59,28 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `load`, which reads model and tokenizer of a RUN as the options say, and `compile`."""
+    """Give a command `load`, which reads model and tokenizer of a RUN as the options say, and `compile`.
+
+    What `load` is given as `check` is called before the weights are read.
+    """
 
     @functools.wraps(command)
     def wrapped(dtype: str | None, quantization: str | None, compile: bool, **values: Any) -> Any:
-        def load(run: Path) -> tuple[CausalLM, Tokenizer]:
+        def load(
+            run: Path, check: Callable[[CausalLM, Tokenizer], None] = lambda model, tokenizer: None
+        ) -> tuple[CausalLM, Tokenizer]:
             import torch
 
+            from axon_core.checkpoint import load_config, load_into
             from axon_core.interfaces.model import CausalLM
             from axon_core.quantization import quantize
             from axon_core.saved import model_folder
             from axon_core.tokenizer import Tokenizer
 
             folder = model_folder(run)
-            model, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
+            model, tokenizer = load_config(folder, CausalLM), Tokenizer.load(folder)
+            check(model, tokenizer)
+            load_into(model, folder)
             if quantization:  # before the cast, which would round the weights first
                 model = quantize(model, quantization)
             if dtype:

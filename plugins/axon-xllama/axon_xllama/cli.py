@@ -49,6 +49,10 @@ def export_command(run: Path, format: Format, out: Path) -> None:
     with _progress("exporting") as progress:
         model = export_checkpoint(run, out, format=format, progress=progress)
     click.echo(f"{model.n_parameters:,} parameters, in {out}")
+    if format == "meta":
+        click.echo(
+            f"Meta's params.json does not tell the context; import it with --context {model.config.context}.", err=True
+        )
     if not (out / "tokenizer.model").exists():
         click.echo("Its tokenizer is no sentencepiece model, so the folder has none: other programs get ids.", err=True)
 

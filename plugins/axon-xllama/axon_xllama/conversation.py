@@ -81,7 +81,8 @@ class Conversation:
                 if piece:
                     yield piece
         finally:
-            self.messages += [question, Message("assistant", answer)]
+            if answer:
+                self.messages += [question, Message("assistant", answer)]
 
     def _prompt(self, question: Message) -> tuple[list[int], int]:
         """Return the conversation's tokens, without as many of its oldest messages as leave the answer room."""

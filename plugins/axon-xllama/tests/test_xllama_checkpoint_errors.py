@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import struct
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def edit(file: Path, **changes) -> None:
         ({"rope_parameters": ..., "rope_scaling": {"type": "longrope"}}, "'longrope' is not supported"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "'linear' must have a factor"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": -1}}, "do not fit.*factor"),
+        (
+            {"rope_scaling": "linear"},
+            "rope_scaling must be one object of numbers and words, for all layers, got 'linear'",
+        ),
+        ({"rope_parameters": [1]}, "rope_parameters must be one object"),
+        ({"rope_parameters": {"full": {"rope_type": "yarn"}}}, "rope_parameters must be one object"),
+        ({"hidden_size": 10**12, "head_dim": None}, "no model has sizes such as"),
+        ({"num_key_value_heads": 0}, "n_kv_heads"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1"),
         ({"model_type": "mistral"}, "model_type must be 'llama'.*'mistral'"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
@@ -158,6 +167,7 @@ def test_places(llama, hf_folder, tmp_path):
     source = hf_folder(llama())
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "nothing", "there is no .*nothing")
+    refused(source / "model.safetensors", "is a file; give the checkpoint's folder")
     refused(tmp_path / "empty", "neither a config.json .* nor a params.json")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
@@ -181,7 +191,9 @@ class Attack:
 def test_pickle_with_code(llama, meta_folder, tmp_path):
     source = meta_folder(llama())
     torch.save({"norm.weight": Attack(tmp_path / "attacked")}, source / "consolidated.00.pth")
-    refused(source, "consolidated.00.pth is refused: it holds more than tensors, such as code")
+    refused(source, r"00.pth is refused: it holds more than tensors, and reading it might run code \(.*mkdir\)$")
+    (source / "consolidated.00.pth").write_bytes(pickle.dumps({"norm.weight": Attack(tmp_path / "attacked")}))
+    refused(source, r"consolidated.00.pth is refused: [^;]*$")  # and nothing about how to read it all the same
     assert not (tmp_path / "attacked").exists()
 
 
@@ -203,9 +215,16 @@ def test_metas_shards(llama, meta_folder, tmp_path):
     torch.save([1, 2], second)
     refused(source, "must hold tensors by name, got a list")
     torch.save(shard, second, _use_new_zipfile_serialization=False)
-    refused(source, "damaged, cut off or of an old format")
+    refused(source, "consolidated.01.pth is refused: it is damaged, cut off, or no file of tensors")
+    for odd in ({1: torch.ones(2)}, {"a": torch.ones(2, 2).to_sparse()}):
+        torch.save(odd, second)
+        refused(source, "consolidated.01.pth must hold tensors by name")
+    for odd in (torch.ones(()), torch.ones(2, 2, 2)):
+        for file in (first, second):
+            torch.save({"odd": odd}, file)
+        refused(source, "is not complete")
     os.truncate(first, first.stat().st_size // 2)
-    refused(source, "consolidated.00.pth is damaged, cut off")
+    refused(source, "consolidated.00.pth is refused: it is damaged, cut off")
     first.unlink()
     second.unlink()
     refused(source, "has no weights")
@@ -238,6 +257,7 @@ def test_llama2c(llama, llama2c_file):
         (data[:-1], "must have .* bytes by its header, but has"),
         (data + b"\0" * 4, "must have .* bytes by its header, but has"),
         (data[:9], "it has 9 bytes, fewer than a header"),
+        (struct.pack("<7i", 64, 112, 2**30, 2, 2, 400, 64) + data[28:], "must have .* bytes by its header, but has"),
         (b"GGUF" + data[4:], "no llama2.c checkpoint"),
         (struct.pack("<7i", 64, 112, 2, 0, 2, 400, 256) + data[28:], "no llama2.c checkpoint: its header"),
         (struct.pack("<Ii", 0x616B3432, 1) + data[8:], "of version 1; only version 0"),

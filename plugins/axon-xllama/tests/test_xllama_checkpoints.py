@@ -78,12 +78,13 @@ def test_greedy_tokens_equal_over_200_steps(llama, hf_folder, tmp_path, kv_heads
         optimizer.step()
         if loss < 0.02:
             break
-    theirs.generation_config.eos_token_id = None
-    theirs.generation_config.pad_token_id = 0
     prompt = tokens[:, :5]
     for dtype in (torch.float32, torch.bfloat16):
-        theirs = theirs.to(dtype).eval()
-        import_checkpoint(hf_folder(theirs, str(dtype)), tmp_path / f"ours-{dtype}")
+        source = hf_folder(theirs.to(dtype), str(dtype))
+        theirs = LlamaForCausalLM.from_pretrained(source).eval()  # its angles in float32, which a cast would round
+        theirs.generation_config.eos_token_id = None
+        theirs.generation_config.pad_token_id = 0
+        import_checkpoint(source, tmp_path / f"ours-{dtype}")
         ours = XLlama.load(tmp_path / f"ours-{dtype}")
         mask = torch.ones_like(prompt)
         expected = theirs.generate(prompt, attention_mask=mask, max_new_tokens=200, do_sample=False)[0, 5:].tolist()
@@ -95,13 +96,31 @@ def test_greedy_tokens_equal_over_200_steps(llama, hf_folder, tmp_path, kv_heads
 @HEADS
 @torch.no_grad()
 def test_bfloat16_is_as_close_to_the_truth_as_transformers(llama, hf_folder, tmp_path, kv_heads):
-    theirs = llama(kv_heads, dtype=torch.bfloat16)
-    import_checkpoint(hf_folder(theirs), tmp_path / "ours")
+    source = hf_folder(llama(kv_heads, dtype=torch.bfloat16))
+    theirs = LlamaForCausalLM.from_pretrained(source).eval()
+    import_checkpoint(source, tmp_path / "ours")
     tokens = torch.randint(400, (4, 100), generator=torch.Generator().manual_seed(1))
     logits = XLlama.load(tmp_path / "ours").eval()(tokens), theirs(tokens).logits
     truth = theirs.double()(tokens).logits
     ours, other = ((each.double() - truth).abs().mean() for each in logits)
     assert ours < 1.1 * other
+
+
+def test_settings_far_from_the_usual_travel_both_ways(llama, hf_folder, meta_folder, tmp_path):
+    """A rotation's base as Code Llama's, another ε and, where a format can have them, heads of another size."""
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    unusual = {"rope_parameters": rope, "rms_norm_eps": 1e-3}
+    theirs = llama(head_dim=24, **unusual)
+    import_checkpoint(hf_folder(theirs), tmp_path / "ours")
+    same_logits(XLlama.load(tmp_path / "ours").eval(), theirs)
+    export_checkpoint(tmp_path / "ours", tmp_path / "back", format="hf")
+    same_logits(XLlama.load(tmp_path / "ours").eval(), LlamaForCausalLM.from_pretrained(tmp_path / "back").eval())
+    theirs = llama(**unusual)
+    import_checkpoint(meta_folder(theirs, rope_theta=1e6), tmp_path / "metas", context=256)
+    same_logits(XLlama.load(tmp_path / "metas").eval(), theirs)
+    export_checkpoint(tmp_path / "metas", tmp_path / "again", format="meta")
+    params = json.loads((tmp_path / "again" / "params.json").read_text())
+    assert (params["rope_theta"], params["norm_eps"]) == (1e6, 1e-3)
 
 
 @pytest.mark.parametrize("kind", ["linear", "dynamic"])

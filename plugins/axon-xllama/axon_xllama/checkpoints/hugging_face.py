@@ -81,7 +81,8 @@ def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
     head_dim = {"head_dim": values["head_dim"]} if values.get("head_dim") else {}
     try:
         n_heads = values["num_attention_heads"]
-        n_kv_heads = values.get("num_key_value_heads") or n_heads
+        given = values.get("num_key_value_heads")
+        n_kv_heads = n_heads if given is None else given
         sizes = {
             "vocab_size": values["vocab_size"],
             "context": values["max_position_embeddings"],
@@ -180,8 +181,12 @@ def _known(tensors: dict[str, Stored], config: XLlama.Config) -> dict[str, Store
 
 def _rotary(values: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary spec; transformers 5 writes `rope_parameters`, earlier versions `rope_theta` and `rope_scaling`."""
-    rope = {"rope_theta": values.get("rope_theta", 10000.0), **(values.get("rope_scaling") or {})}
-    rope |= values.get("rope_parameters") or {}
+    rope: dict[str, Any] = {"rope_theta": values.get("rope_theta", 10000.0)}
+    for name in ("rope_scaling", "rope_parameters"):
+        given = values.get(name) or {}
+        if not isinstance(given, dict) or any(isinstance(value, dict | list) for value in given.values()):
+            raise CheckpointError(f"{name} must be one object of numbers and words, for all layers, got {given!r}")
+        rope |= given
     if rope.get("partial_rotary_factor", 1) != 1:
         raise CheckpointError(f"partial_rotary_factor must be 1, got {rope['partial_rotary_factor']}")
     kind = rope.get("rope_type", rope.get("type", "default"))

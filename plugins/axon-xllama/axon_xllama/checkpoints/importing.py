@@ -67,6 +67,8 @@ def import_checkpoint(
 def _kind(path: Path) -> Kind:
     """Tell by its files what kind of checkpoint is at `path`."""
     if path.is_file():
+        if path.suffix != ".bin":
+            raise CheckpointError(f"{path} is a file; give the checkpoint's folder, or a .bin file of llama2.c")
         return "llama2.c"
     if not path.is_dir():
         raise CheckpointError(f"there is no {path}; give a checkpoint's folder, or a .bin file of llama2.c")

@@ -47,8 +47,8 @@ def open_file(file: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
         norm={"type": "rmsnorm", "eps": 1e-5},
         tie_embeddings=vocab > 0,
     )
-    places, end = _places(config, n_kv_heads)
-    size = _HEADER.size + 4 * end
+    order = _order(config, n_kv_heads)
+    size = _HEADER.size + 4 * sum(prod(shape) * layers for _, shape, layers in order)
     if file.stat().st_size != size:
         raise CheckpointError(f"{file} must have {size:,} bytes by its header, but has {file.stat().st_size:,}")
     # The header is as long as seven numbers of the weights, so that the whole file may be seen as an array of them.
@@ -56,12 +56,12 @@ def open_file(file: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
     offset = _HEADER.size // 4
     return config, {
         name: Stored.of(numbers_in_file[offset + start : offset + start + prod(shape)].view(shape))
-        for name, (start, shape) in places.items()
+        for name, (start, shape) in _places(order).items()
     }
 
 
-def _places(c: XLlama.Config, n_kv_heads: int) -> tuple[dict[str, tuple[int, tuple[int, ...]]], int]:
-    """Return each tensor's first number, counted after the header, and its shape; and how many numbers there are."""
+def _order(c: XLlama.Config, n_kv_heads: int) -> list[tuple[str, tuple[int, ...], int]]:
+    """Return the tensors as they stand in the file: name, shape, and how many layers have one."""
     rows = c.dim // c.n_heads * n_kv_heads
     order = [
         ("tok_embeddings.weight", (c.vocab_size, c.dim)),
@@ -78,11 +78,18 @@ def _places(c: XLlama.Config, n_kv_heads: int) -> tuple[dict[str, tuple[int, tup
         ("rope", (c.context, c.dim // c.n_heads)),  # cos and sin, each half as wide; X-Llama computes them
         ("output.weight", (c.vocab_size, c.dim)),
     ]
+    return [
+        (name, shape, c.n_layers if "{}" in name else 1) for name, shape in order[: -1 if c.tie_embeddings else None]
+    ]
+
+
+def _places(order: list[tuple[str, tuple[int, ...], int]]) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Return each tensor's first number, counted after the header, and its shape."""
     places: dict[str, tuple[int, tuple[int, ...]]] = {}
     start = 0
-    for pattern, shape in order[: -1 if c.tie_embeddings else None]:
-        for layer in range(c.n_layers if "{}" in pattern else 1):
+    for pattern, shape, layers in order:
+        for layer in range(layers):
             places[pattern.format(layer)] = start, shape
             start += prod(shape)
     del places["rope"]
-    return places, start
+    return places

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -102,16 +103,24 @@ def _shards(folder: Path) -> list[dict[str, Tensor]]:
     for file in files:
         try:
             shard = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except pickle.UnpicklingError as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{file} is refused: it holds more than tensors, such as code ({reason})") from None
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{file} is damaged, cut off or of an old format: {reason}") from None
-        if not isinstance(shard, dict) or not all(isinstance(tensor, Tensor) for tensor in shard.values()):
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+            raise CheckpointError(f"{file} is refused: {_refused(error)}") from None
+        if not isinstance(shard, dict) or not all(
+            isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
+            for name, tensor in shard.items()
+        ):
             raise CheckpointError(f"{file} must hold tensors by name, got a {type(shard).__name__} of other things")
         shards.append(shard)
     return shards
+
+
+def _refused(error: Exception) -> str:
+    """Why torch does not read a file; its own words tell how to run what is in it."""
+    if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds more than tensors, and reading it might run code ({forbidden[1]})"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors, and reading it might run code"
+    return "it is damaged, cut off, or no file of tensors that PyTorch 1.6 or later wrote"
 
 
 def _same_names(shards: list[dict[str, Tensor]]) -> Iterable[str]:
@@ -129,9 +138,9 @@ def _merged(name: str, shards: list[Tensor], dim: int) -> Stored:
     if len({(shard.shape, shard.dtype) for shard in shards}) > 1:
         raise CheckpointError(f"the shards of {name!r} differ in shape or dtype")
     first = shards[0]
-    if first.dim() == 1 or len(shards) == 1:  # norms are in every shard
+    if first.dim() != 2 or len(shards) == 1:  # norms are in every shard
         return Stored.of(first)
-    kind = name.split(".")[-2]
+    kind = name.removesuffix(".weight").rpartition(".")[2]
     # The embedding is split by features, in later models by tokens; then its rows are whole.
     columns = kind in ("wo", "w2") or (kind == "tok_embeddings" and first.shape[1] != dim)
     rows, width = first.shape
