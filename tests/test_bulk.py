@@ -190,6 +190,8 @@ def test_one_prompt_as_text_and_as_json(saved: str, capsys):
         (["--prompt", "a", "--stop", ""], "stop: a stop string needs at least one character"),
         (["--prompt", "a", "--min-p", "2"], "min_p: must be less than or equal to 1, got 2.0"),
         (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "a", "--device", "moon"], "device must be one that PyTorch has here, got 'moon'"),
+        (["--prompt", "a", "--device", "meta"], "got 'meta' (it holds no numbers)"),
         (["--input", "in.txt", "--output", "in.txt"], "--output must be another file than --input"),
         (
             ["--input", "in.txt", "--output", "none/out"],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from axon_core.config import validate
+from axon_core.errors import UsageError
 from axon_core.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -65,18 +66,23 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(command)
-    def wrapped(dtype: str | None, quantization: str | None, compile: bool, **values: Any) -> Any:
+    def wrapped(dtype: str | None, quantization: str | None, device: str, compile: bool, **values: Any) -> Any:
         def load(
             run: Path, check: Callable[[CausalLM, Tokenizer], None] = lambda model, tokenizer: None
         ) -> tuple[CausalLM, Tokenizer]:
             import torch
 
             from axon_core.checkpoint import load_config, load_into
+            from axon_core.devices import available
             from axon_core.interfaces.model import CausalLM
             from axon_core.quantization import quantize
             from axon_core.saved import model_folder
             from axon_core.tokenizer import Tokenizer
 
+            try:
+                available(device)
+            except ValueError as error:
+                raise UsageError(str(error)) from None
             folder = model_folder(run)
             model, tokenizer = load_config(folder, CausalLM), Tokenizer.load(folder)
             check(model, tokenizer)
@@ -85,6 +91,7 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 model = quantize(model, quantization)
             if dtype:
                 model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+            model.to(device)
             if compile:
                 click.echo("The first token takes a while: decoding is being compiled.", err=True)
             return model, tokenizer
@@ -94,6 +101,7 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--dtype", type=click.Choice(["fp32", "bf16"]), help="Compute in it; by default as saved."),
         click.option("--quantize", "quantization", type=click.Choice(["int8"]), help="Hold the weights in 8 bits."),
+        click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1."),
         click.option("--compile", is_flag=True, help="Compile decoding: a minute at first, then much faster."),
     ]
     for option in reversed(options):

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -20,6 +19,7 @@ from pydantic import (
 from torch import Tensor, nn
 
 from axon_core import config
+from axon_core.devices import available
 from axon_core.optim import AdamW, Optimizer
 from axon_core.randomness import Key
 
@@ -93,12 +93,7 @@ class Trainer(ABC):
         @field_validator("device")
         @classmethod
         def _available(cls, device: str) -> str:
-            try:
-                torch.empty(0, device=device)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"device must be one that PyTorch has here, got {device!r} ({reason})") from None
-            return device
+            return available(device)
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -11,9 +12,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from axon_core.errors import UsageError
+from axon_core.devices import available
+from axon_core.errors import ContractError, UsageError
 from axon_core.recipe import override
 from axon_core.saved import model_folder
+from axon_core.storage import whole_file, writing
 from axon_ddpm.dali import Dali
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
 from axon_ddpm.process import SPACINGS
@@ -44,6 +47,7 @@ Batch = Callable[[int, int], Generator[Frame]]
 @click.option("--seed", default=0, show_default=True, help="Equal seeds give equal pictures, whatever the batches.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Pictures at once.")
 @click.option("--columns", type=click.IntRange(1), help="Pictures in a row; by default the grid is about square.")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1.")
 @click.option("--out", default=Path("grid.png"), show_default=True, type=click.Path(path_type=Path), help="The grid.")
 @click.option("--gif", type=click.Path(path_type=Path), help="Also write how they come about, as an animation.")
 def command(
@@ -62,6 +66,7 @@ def command(
     seed: int,
     batch_size: int,
     columns: int | None,
+    device: str,
     out: Path,
     gif: Path | None,
 ) -> None:
@@ -74,15 +79,33 @@ def command(
         raise UsageError("--mask, --to and --strength need --image")
     if mask and (other or strength is not None):
         raise UsageError("--mask goes without --to and --strength: what is white there is painted from noise")
+    for path, suffix in ((out, ".png"), (gif, ".gif")):
+        if path is not None and path.suffix.lower() != suffix:
+            raise UsageError(f"--{'out' if suffix == '.png' else 'gif'} must end in {suffix}, got {str(path)!r}")
+    try:
+        available(device)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     how = override({"type": sampler}, options)
     settings = {"sampler": how, "steps": steps, "spacing": spacing, "guidance": guidance}
     dali = Dali.load(model_folder(run), seed=seed, **settings)
-    batch = _batch(dali, n, label, image, mask, other, 0.5 if strength is None else strength)
-    animation = _paint(batch, n, batch_size, animated=gif is not None)
-    save_png(grid(animation[-1], columns), out)
+    dali.model.to(device)
+    share = 1.0 if image is None or mask else 0.5 if strength is None else strength
+    batch, frames = _batch(dali, n, label, image, mask, other, share), max(1, round(share * dali.steps))
+    for path in (out, gif):
+        if path is not None:
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as drafts:  # a place that cannot be written to shows before the work
+        places = [drafts.enter_context(whole_file(path)) for path in (out, gif) if path is not None]
+        animation = _paint(batch, n, batch_size, frames, animated=gif is not None)
+        with writing(out):
+            save_png(grid(animation[-1], columns), places[0])
+        if gif is not None:
+            with writing(gif):
+                save_gif([grid(frame, columns) for frame in animation], places[1])
     click.echo(f"{n} pictures in {out}")
     if gif is not None:
-        save_gif([grid(frame, columns) for frame in animation], gif)
         click.echo(f"{len(animation)} frames in {gif}")
 
 
@@ -114,17 +137,22 @@ def _picture(path: Path, dali: Dali) -> Float[Tensor, "c h w"]:
     return to_unit(read_picture(path, dali.shape[0]))
 
 
-def _paint(batch: Batch, n: int, size: int, *, animated: bool) -> list[UInt8[Tensor, "n c h w"]]:
-    """Return the pictures as they come about, the last frame alone where nothing is `animated`, behind a bar."""
+def _paint(batch: Batch, n: int, size: int, each: int, *, animated: bool) -> list[UInt8[Tensor, "n c h w"]]:
+    """Return the pictures as they come about, the last frame alone where nothing is `animated`, behind a bar.
+
+    A batch has about `each` frames.
+    """
     starts, done = range(0, n, size), list[list[Tensor]]()
-    with click.progressbar(length=n, label="painting", file=sys.stderr) as bar:
+    with click.progressbar(length=len(starts) * each, label="painting", file=sys.stderr) as bar:
         for first in starts:
             count = min(size, n - first)
             frames = list[Tensor]()
             for frame in batch(first, count):
                 frames = [*frames, to_bytes(frame.x).cpu()] if animated else [to_bytes(frame.x).cpu()]
+                bar.update(1)
+            if not frames:
+                raise ContractError("the sampler yielded no frame; `run` must yield one for each step")
             done.append(frames)
-            bar.update(count)
     whole = [torch.cat(pieces) for pieces in zip(*done, strict=True)]
     every = -(-len(whole) // _ANIMATED)
     return whole[::-1][::every][::-1]

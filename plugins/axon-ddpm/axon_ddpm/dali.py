@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from axon_core import config
@@ -76,7 +76,9 @@ def filling(predict: Predict, process: Process, picture: Float[Tensor, "c h w"],
 
     def predict_rest(x: Tensor, i: int) -> Prediction:
         found = predict(x, i)
-        x0, noise = process.corrected(torch.where(mask, found.x0, picture), x, torch.full((len(x),), i))
+        x0, noise = process.corrected(
+            torch.where(mask, found.x0, picture), x, torch.full((len(x),), i, device=x.device)
+        )
         return Prediction(x0, noise, found.log_variance)
 
     return predict_rest
@@ -107,7 +109,7 @@ class Dali:
         """Steps from noise to picture; left out, 50, or all of the chain where it is shorter."""
         spacing: Spacing | None = None
         """Which steps of the chain, see `axon_ddpm.process.SPACINGS`; left out, those that suit the sampler."""
-        guidance: float = 1.0
+        guidance: float = Field(default=1.0, allow_inf_nan=False)
         """How much to exaggerate the class: 1 leaves it as it is, 0 ignores it."""
 
     def __init__(self, model: Denoiser, diffusion: Diffusion, config: Config, *, seed: int = 0) -> None:
@@ -119,10 +121,11 @@ class Dali:
         steps = min(50, total) if config.steps is None else config.steps
         chosen = spaced(steps, diffusion.process, config.spacing or self._sampler.spacing)
         self._process = diffusion.process.respaced(chosen)
-        if diffusion.config.variance == "learned" and len(self._process) < total and config.sampler.type == "ddpm":
+        if diffusion.config.variance == "learned" and len(self._process) < total and self._sampler.uses_variance:
             raise UsageError(
                 f"a variance learned without bounds fits the {total} steps it was learned for alone, so the sampler "
-                f"ddpm cannot do {len(self._process)}; set steps to {total}, or take the sampler ddim or dpm_solver"
+                f"{config.sampler.type} cannot do {len(self._process)}; set steps to {total}, or take the sampler ddim "
+                "or dpm_solver"
             )
 
     @classmethod
@@ -135,6 +138,11 @@ class Dali:
         """
         model, diffusion = Denoiser.load(folder), Diffusion.load(Path(folder))
         return cls(model.eval(), diffusion, validate(cls.Config, settings), seed=seed)
+
+    @property
+    def steps(self) -> int:
+        """Steps from noise to picture."""
+        return len(self._process)
 
     @property
     def shape(self) -> tuple[int, int, int]:

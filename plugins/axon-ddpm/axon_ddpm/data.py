@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,15 @@ from axon_ddpm.pictures import read_picture, resized, to_unit
 
 __all__ = ["PictureConfig", "PictureData"]
 
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    NotImplementedError,
+    MemoryError,
+)  # how numpy says that an .npz file is damaged
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -99,7 +109,7 @@ class PictureData:
         raw = _digits() if config.path == "digits" else _read(config)
         images, labels = raw.images, raw.labels
         if config.size is not None and images.shape[-2:] != (config.size, config.size):
-            images = torch.stack([resized(image, config.size) for image in images])
+            images = torch.stack([resized(image, config.size) for image in images]).clamp(max=raw.levels - 1)
         if images.shape[-1] != images.shape[-2]:
             raise DataError(
                 f"pictures must be squares, but those of {config.path} are {images.shape[-1]}×{images.shape[-2]}; "
@@ -153,8 +163,11 @@ def _npz(file: Path) -> _Raw:
                 raise DataError(f"{file} must be an .npz file with an array `images`")
             images = arrays["images"]
             labels = arrays["labels"] if "labels" in arrays else None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read {file}: {error}; give an .npz file with an array `images`, or a folder") from None
+    except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"cannot read {file}: {str(error) or 'it is damaged'}; give an .npz file with an array `images`, or a "
+            "folder"
+        ) from None
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
         raise DataError(
             f"`images` of {file} must be uint8 of shape (n, h, w) or (n, h, w, c), got {images.dtype} {images.shape}"
@@ -169,7 +182,12 @@ def _npz(file: Path) -> _Raw:
         raise DataError(
             f"`labels` of {file} must be {len(images)} integers from 0 up, got {labels.dtype} {labels.shape}"
         )
-    names = tuple(str(name) for name in range(int(labels.max()) + 1))
+    if (known := len(np.unique(labels))) != labels.max() + 1:
+        raise DataError(
+            f"`labels` of {file} must be numbered from 0 up without gaps, got {known} different ones up to "
+            f"{labels.max()}"
+        )
+    names = tuple(str(name) for name in range(known))
     return _Raw(tensor, torch.from_numpy(labels.astype(np.int64)), names)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from axon_core.errors import DataError
-from axon_core.storage import writing
+from axon_core.storage import whole_file, writing
 
 __all__ = ["fitted", "grid", "read_picture", "save_gif", "save_png", "to_bytes", "to_unit"]
 
@@ -50,7 +50,8 @@ def save_png(picture: UInt8[Tensor, "c h w"], path: Path) -> None:
     """Write a PNG. Raises `CheckpointError` where it cannot be written."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _image(picture).save(path, format="PNG")
+    with whole_file(path) as draft, writing(path):
+        _image(picture).save(draft, format="PNG")
 
 
 def save_gif(frames: Sequence[UInt8[Tensor, "c h w"]], path: Path, *, milliseconds: int = 80) -> None:
@@ -59,11 +60,14 @@ def save_gif(frames: Sequence[UInt8[Tensor, "c h w"]], path: Path, *, millisecon
     durations = [milliseconds] * len(rest) + [2000]
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        first.save(path, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    with whole_file(path) as draft, writing(path):
+        first.save(draft, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def read_picture(path: Path, channels: int | None = None, size: int | None = None) -> UInt8[Tensor, "c h w"]:
-    """Return the picture in a file, with 1 channel (grey) or 3 (colour); what is transparent becomes white.
+    """Return the picture in a file, with 1 channel (grey) or 3 (colour), the way up that its camera noted.
+
+    What is transparent becomes white; of grey values of 16 bits the upper 8 are kept.
 
     Args:
         path: a PNG, JPEG or any other file pillow reads.
@@ -71,14 +75,19 @@ def read_picture(path: Path, channels: int | None = None, size: int | None = Non
         size: see `fitted`; left out, the picture stays as large as it is.
 
     Raises:
-        DataError: the file is missing, is no picture, or has other channels than grey or colour.
+        DataError: the file is missing, is no picture, or has other channels than grey or colour, or values of 32 bits.
     """
     try:
         with Image.open(path) as opened:
             image = opened.convert(opened.palette.mode) if opened.mode == "P" and opened.palette else opened.copy()
+            image = ImageOps.exif_transpose(image)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or no picture"
         raise DataError(f"cannot read the picture {path}: {reason}; mend it or take it away") from None
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.array(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(f"{path} has values of 32 bits, whose white nobody knows; save it with 8 or 16 bits a channel")
     if channels is None:
         channels = {"L": 1, "1": 1, "RGB": 3}.get(image.mode)
         if channels is None:

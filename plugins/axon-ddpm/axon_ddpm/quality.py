@@ -65,6 +65,14 @@ def comparison(trainer: DDPMTrainer) -> dict[str, float]:
     n = min(config.compared, len(data.held_out))
     train, real, labels = data.unit(data.train.images), data.unit(data.held_out.images[:n]), data.held_out.labels[:n]
     samples = to_unit(trainer.pictures(n, labels.tolist() if data.names else None))
+    with torch.autocast(samples.device.type, enabled=False):  # the judge is no part of what is trained in bf16
+        return _judged(trainer, samples, real, labels, train)
+
+
+def _judged(
+    trainer: DDPMTrainer, samples: Tensor, real: Tensor, labels: Int[Tensor, " n"], train: Tensor
+) -> dict[str, float]:
+    data, config = trainer.data, trainer.config
     half = len(train) // 2
     lesson = (train[:half], data.train.labels[:half]) if data.names else turned(train[:half])
     judge = train_classifier(*lesson, Key((config.seed, "classifier")))

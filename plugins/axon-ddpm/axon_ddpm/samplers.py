@@ -46,6 +46,8 @@ class Sampler(ABC):
     """Options it is tested with; one variant each."""
     spacing: ClassVar[Spacing] = "trailing"
     """Which steps of a chain it takes where it is not told."""
+    uses_variance: ClassVar[bool] = False
+    """Whether it adds noise of the variance that the model predicts, which may fit no other steps than its own."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -60,6 +62,8 @@ class DDPM(Sampler):
 
     Source: arXiv 2006.11239, Algorithm 2; σ is the diffusion's `variance`.
     """
+
+    uses_variance = True
 
     def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
         """Yield the pictures after each step, and what the model took them for."""

@@ -41,7 +41,7 @@ class DDPMTrainer(Trainer):
 
     Raises:
         ContractError: the model is no Denoiser.
-        UsageError: the model paints other pictures than those of the data.
+        UsageError: `sampling.guidance` exaggerates a class, but the pictures have none.
     """
 
     class Config(Trainer.Config):

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from axon_core.cli import main
+from axon_ddpm import Dali
 from axon_ddpm.pictures import read_picture, save_png
 
 
@@ -81,3 +82,32 @@ def test_evaluate(run, capsys):
     assert main(["evaluate", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["bits_per_dim"] > 0
+
+
+def test_spacing_and_device_reach_the_sampler(sample, monkeypatch, tmp_path):
+    given = []
+    load = Dali.load
+    monkeypatch.setattr(Dali, "load", lambda folder, **settings: given.append(settings) or load(folder, **settings))
+    assert sample("--n", 1, "--spacing", "linspace", "--device", "cpu")[0] == 0
+    assert given[0]["spacing"] == "linspace"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "a.jpg"], "--out must end in .png, got 'a.jpg'"),
+        (["--gif", "b.png"], "--gif must end in .gif, got 'b.png'"),
+        (["--out", "folder.png"], "cannot write folder.png: Is a directory"),
+        (["--gif", "folder.gif"], "cannot write folder.gif: Is a directory"),
+        (["--device", "moon"], "device must be one that PyTorch has here, got 'moon'"),
+        (["--guidance", "nan"], "guidance: must be a finite number, got nan"),
+    ],
+)
+def test_what_cannot_be_written_or_used_shows_before_the_work(run, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder.png", "folder.gif"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("axon_ddpm.cli._paint", lambda *given, **options: pytest.fail("the work began"))
+    assert main(["sample", str(run), *arguments]) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.gif", "folder.png"]

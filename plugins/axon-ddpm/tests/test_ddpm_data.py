@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from axon_core.config import validate
-from axon_core.errors import DataError
+from axon_core.errors import CheckpointError, DataError
 from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
 
@@ -133,3 +133,49 @@ def test_grids_and_animations(tmp_path):
     save_gif([sheet, 255 - sheet, sheet], tmp_path / "x.gif")
     with Image.open(tmp_path / "x.gif") as animation:
         assert animation.n_frames == 3 and animation.size == (20, 13)
+
+
+def test_grey_pictures_of_16_bits_keep_their_upper_8(tmp_path):
+    array = np.array([[0, 128 * 256], [255 * 256 + 255, 77 * 256 + 200]], np.uint16)
+    Image.fromarray(array).save(tmp_path / "x.png")
+    assert read_picture(tmp_path / "x.png").tolist() == [[[0, 128], [255, 77]]]
+    Image.fromarray(np.array([[0.5]], np.float32)).save(tmp_path / "y.tif")
+    with pytest.raises(DataError, match="has values of 32 bits"):
+        read_picture(tmp_path / "y.tif", 1)
+
+
+def test_a_picture_stands_the_way_up_that_its_camera_noted(tmp_path):
+    picture = Image.new("RGB", (16, 8))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "x.jpg", exif=exif)
+    assert read_picture(tmp_path / "x.jpg").shape == (3, 16, 8)
+
+
+def test_resized_digits_stay_within_their_levels():
+    data = PictureData.load(PictureConfig(path="digits", size=16))
+    assert int(data.train.images.max()) == 16 and float(data.unit(data.train.images).max()) == 1
+
+
+def test_a_failed_write_leaves_the_picture_that_was_there(tmp_path, monkeypatch):
+    place = tmp_path / "x.png"
+    place.write_bytes(b"a picture")
+    monkeypatch.setattr(Image.Image, "save", lambda self, path, **options: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(CheckpointError, match=r"cannot write .*x\.png"):
+        save_png(torch.zeros(3, 2, 2, dtype=torch.uint8), place)
+    assert place.read_bytes() == b"a picture" and list(tmp_path.iterdir()) == [place]
+
+
+def test_damaged_and_gappy_npz_files_are_named(tmp_path):
+    file, images = tmp_path / "x.npz", np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
+    np.savez_compressed(file, images=images)
+    whole = file.read_bytes()
+    for place in range(60, len(whole) - 200, 97):
+        file.write_bytes(whole[:place] + b"\xff\xff\xff\xff" + whole[place + 4 :])
+        try:
+            PictureData.load(PictureConfig(path=str(file)))
+        except DataError as error:
+            assert "x.npz" in str(error)
+    np.savez(file, images=images, labels=np.array([0, 100_000] * 20))
+    with pytest.raises(DataError, match="numbered from 0 up without gaps, got 2 different ones up to 100000"):
+        PictureData.load(PictureConfig(path=str(file), classes=True))

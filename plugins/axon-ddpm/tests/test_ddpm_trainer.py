@@ -246,3 +246,74 @@ def test_any_registered_attention_fits(attention):
     moved[0, :, 7, 7] += 1
     assert (model(moved, t)[0, :, 0, 0] != out[0, :, 0, 0]).any()  # every place sees every other: no causal mask
     assert math.isfinite(out.sum().item())
+
+
+def test_the_levels_come_from_the_data(recipe):
+    assert recipe({"path": "digits"}).build().diffusion.config.levels == 17
+
+
+@pytest.mark.parametrize("gamma", [0.5, 5.0])
+def test_min_snr_weighs_the_error_of_the_noise(trainer, gamma):
+    made, plain = trainer(loss="min_snr", gamma=gamma), trainer()
+    data = made.collect(made.batch(0), Key((0,)))
+    values = {"classes" if name == "class" else name: rows for name, rows in data.items()}
+    made.model.eval()
+    plain.model.eval()
+    weighted, error = made.losses(**values)[0], plain.losses(**values)[0]
+    abar = made.diffusion.process.alphas_bar.double()[data["t"]]
+    snr = abar / (1 - abar)
+    torch.testing.assert_close(weighted.double(), error.double() * snr.clamp(max=gamma) / snr, rtol=1e-5, atol=1e-7)
+
+
+def test_hybrid_adds_the_bound_by_its_weight(trainer):
+    chain = {"schedule": {"type": "cosine", "steps": 10}, "variance": "learned_range"}
+    totals = []
+    for weight in (0.0, 1.0, 3.0):
+        made = trainer(loss="hybrid", bound_weight=weight, diffusion=chain)
+        made.model.eval()
+        totals.append(made.loss(made.collect(made.batch(0), Key((0,))))["loss"].item())
+    assert totals[1] > totals[0] and totals[2] - totals[0] == pytest.approx(3 * (totals[1] - totals[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_the_share_of_pictures_without_their_class(trainer, share):
+    made = trainer(unlabelled=share, batch_size=600)
+    found = (made.collect(made.batch(0), Key((0,)))["class"] == 3).double().mean().item()
+    assert found == share if share in (0, 1) else abs(found - share) < 0.06  # 3.7 standard deviations
+
+
+def test_bits_per_dim_count_the_prior(trainer, monkeypatch):
+    made = trainer()
+    before = evaluate(made)["bits_per_dim"]
+    from axon_ddpm import bound
+
+    prior = bound.prior_term
+    monkeypatch.setattr(bound, "prior_term", lambda process, x0: prior(process, x0) + 1)
+    assert evaluate(made)["bits_per_dim"] == pytest.approx(before + 1)
+
+
+def test_grids_are_painted_by_the_averaged_weights(trainer, tmp_path, monkeypatch):
+    made = trainer(ema=0.9)
+    seen = []
+    pictures = made.pictures
+
+    def recorded(n, classes=None):
+        seen.append({name: tensor.clone() for name, tensor in made.model.state_dict().items()})
+        return pictures(n, classes)
+
+    monkeypatch.setattr(made, "pictures", recorded)
+    fit(made, tmp_path / "run")
+    exported = UNet.load(tmp_path / "run" / "model").state_dict()  # the average
+    assert len(seen) == 1 and all(torch.equal(exported[name], tensor) for name, tensor in seen[0].items())
+    plain = trainer()
+    fit(plain)
+    assert any(not torch.equal(exported[name], tensor) for name, tensor in plain.model.state_dict().items())
+
+
+def test_samples_are_asked_for_the_classes_they_are_compared_with(trainer, monkeypatch):
+    made = trainer(compared=2)
+    asked = []
+    pictures = made.pictures
+    monkeypatch.setattr(made, "pictures", lambda n, classes=None: asked.append(classes) or pictures(n, classes))
+    evaluate(made)
+    assert asked == [made.data.held_out.labels[:2].tolist()]
