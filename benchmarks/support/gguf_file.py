@@ -8,10 +8,9 @@ from typing import cast
 import gguf
 from gguf import GGMLQuantizationType
 
-from axon_roformer import half_to_interleaved
 from axon_xllama import XLlama
 from axon_xllama.checkpoints.hugging_face import NAMES, to_hugging_face
-from axon_xllama.checkpoints.layout import Settings, parts_of
+from axon_xllama.checkpoints.layout import Settings, parts_of, relayout
 
 TYPES = {
     "fp32": (GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
@@ -54,7 +53,7 @@ def write_gguf(file: Path, model: XLlama, precision: str) -> None:
     for part in parts_of(model, NAMES):
         tensor = tensors[part.theirs]
         if part.heads is not None:  # llama.cpp rotates feature pairs (2i, 2i + 1)
-            tensor = half_to_interleaved(tensor, part.heads)
+            tensor = relayout(tensor, part.heads, "interleaved")
         stored = kind if tensor.ndim > 1 else GGMLQuantizationType.F32
         name = cast(str, names.get_name(part.theirs, (".weight",)))
         writer.add_tensor(name, gguf.quantize(tensor.detach().numpy(), stored), raw_dtype=stored)

@@ -18,16 +18,13 @@ from axon_core.saved import model_folder
 from axon_core.storage import free_folder, whole_folder
 from axon_core.tokenizer import SentencePieceTokenizer, Tokenizer
 from axon_core.weights import read_tensor
-from axon_roformer import half_to_interleaved, interleaved_to_half
 from axon_xllama.checkpoints import hugging_face, meta
 from axon_xllama.checkpoints.importing import Progress
-from axon_xllama.checkpoints.layout import Names, Part, Settings, Stored, parts_of
+from axon_xllama.checkpoints.layout import Names, Part, Settings, Stored, parts_of, relayout
 from axon_xllama.checkpoints.safetensors_files import nbytes, stored_in, write_safetensors
 from axon_xllama.model import XLlama
 
 Format = Literal["hf", "meta"]
-
-_RELAYOUT = {"half": interleaved_to_half, "interleaved": half_to_interleaved}
 
 _FORMATS: dict[str, tuple[Names, Layout, tuple[str, ...]]] = {
     "hf": (hugging_face.NAMES, "half", ("rotary", "linear", "dynamic")),
@@ -130,4 +127,4 @@ def _piece(file: Path, part: Part, stored: dict[str, Stored], layout: Layout | N
     if layout is None or part.heads is None:
         return piece
     heads = part.heads
-    return replace(piece, read=lambda: _RELAYOUT[layout](piece.read(), heads))
+    return replace(piece, read=lambda: relayout(piece.read(), heads, layout))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from axon_core.attend import QKV
@@ -159,6 +159,16 @@ def checked(tensors: Mapping[str, Stored], model: XLlama, names: Names) -> dict[
     if unknown := sorted(tensors.keys() - known):
         raise CheckpointError(f"the checkpoint has a tensor {unknown[0]!r}, which is no part of a Llama")
     return found
+
+
+def relayout(weight: Float[Tensor, "hr d"], n_heads: int, layout: Layout) -> Float[Tensor, "hr d"]:
+    """Return a query or key projection, in the other rotary layout so far, with its rows ordered for `layout`.
+
+    `half` rotates the features (i, i + r/2) of a head, `interleaved` (2i, 2i + 1): row 2i + j of a head goes to row
+    j · r/2 + i, or back. For keys `n_heads` is the number of key/value heads.
+    """
+    split = (n_heads, -1, 2) if layout == "half" else (n_heads, 2, weight.shape[0] // n_heads // 2)
+    return weight.unflatten(0, split).transpose(1, 2).flatten(0, 2)
 
 
 def _name(dtype: torch.dtype) -> str:
