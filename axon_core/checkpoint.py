@@ -106,8 +106,8 @@ def load_config(folder: Path, cls: type[M]) -> M:
         raise CheckpointError(f"no model folder {folder}")
     try:
         facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        if isinstance(facts, dict) and "model_type" in facts:
-            raise CheckpointError(f"{folder} is a checkpoint of another project; `axon import` makes a model of it")
+        if isinstance(facts, dict) and "sha256" not in facts:
+            raise CheckpointError(f"{folder} holds no model that Axon saved; import what another project saved first")
         saved = validate(_Saved, facts)
         intact = sha256(folder / WEIGHTS) == saved.sha256
     except FileNotFoundError as error:

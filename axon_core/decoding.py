@@ -168,10 +168,10 @@ class Decoder:
         size = _CHUNK if self._cache.horizon is None else tokens.shape[1]
         chunks = tokens.to(self._device).split(size, 1)
         known = [None] * len(chunks) if mask is None else mask.split(size, 1)
-        features = torch.empty(0)
-        for chunk, valid in zip(chunks, known, strict=True):
-            features = self._model.features(chunk, valid=valid, cache=self._cache)
-        return scores(self._model, features)
+        *earlier, (last, valid) = zip(chunks, known, strict=True)
+        for chunk, real in earlier:  # for the cache alone
+            self._model.features(chunk, valid=real, cache=self._cache)
+        return scores(self._model, self._model.features(last, valid=valid, cache=self._cache))
 
     def _take(self, rows: list[_Row]) -> None:
         """Let `rows` be the batch, grouped by how their tokens are chosen."""

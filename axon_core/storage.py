@@ -20,6 +20,7 @@ from torch import Tensor
 from axon_core.errors import CheckpointError, UsageError
 
 __all__ = [
+    "check_output",
     "free_folder",
     "new_folder",
     "read_tree",
@@ -77,18 +78,37 @@ def whole_file(target: Path) -> Generator[Path]:
     Raises:
         CheckpointError: the disk is full or the place cannot be written to.
     """
-    draft = target.parent / f"{_UNFINISHED}{os.getpid()}-{target.name}"
+    with writing(target):
+        draft = _begun(target)
     try:
         with writing(target):
-            if target.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-            draft.touch()
-        yield draft
-        with writing(target):
+            yield draft
             _flush(draft)
             os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def check_output(target: Path, source: Path | None = None) -> None:
+    """Check, before long work, that `target` can be written, and that it is not the file that is read.
+
+    Raises:
+        CheckpointError: it cannot be written.
+        UsageError: it is `source`.
+    """
+    if source is not None and target.exists() and target.samefile(source):
+        raise UsageError(f"--output must be another file than --input, got {target} for both")
+    with writing(target):
+        _begun(target).unlink()
+
+
+def _begun(target: Path) -> Path:
+    """Make an empty draft of a file beside it."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    draft = target.parent / f"{_UNFINISHED}{os.getpid()}-{target.name}"
+    draft.touch()
+    return draft
 
 
 @contextmanager

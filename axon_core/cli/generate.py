@@ -20,6 +20,7 @@ from axon_core.errors import UsageError
 from axon_core.generation import Request, chunks, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.sampling import Sampling
+from axon_core.storage import check_output
 from axon_core.tokenizer import Tokenizer
 
 
@@ -75,10 +76,7 @@ def command(
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": stop}
     if source is not None and target is not None:
         prompts = read_prompts(source)
-        if target.exists() and target.samefile(source):
-            raise UsageError(f"--output must be another file than --input, got {target} for both")
-        if not target.parent.is_dir():
-            raise UsageError(f"cannot write {target}: there is no folder {target.parent}; make it first")
+        check_output(target, source)
         left = len(prompts) - len(finished(target, prompts))
         generate_rows(
             *load(run, partial(check_prompts, prompts=prompts)),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from axon_core.interfaces.model import CausalLM
     from axon_core.tokenizer import Tokenizer
 
-__all__ = ["generation_options", "inference_options"]
+__all__ = ["device_option", "generation_options", "inference_options"]
 
 _SAMPLING = {
     "temperature": click.option(
@@ -37,6 +37,21 @@ _SAMPLING = {
         "--repetition-penalty", default=1.0, show_default=True, help="Above 1, tokens that have occurred lose by it."
     ),
 }
+
+
+def _available(context: click.Context, parameter: click.Parameter, device: str) -> str:
+    from axon_core.devices import available
+
+    try:
+        return available(device)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+device_option = click.option(
+    "--device", default="cpu", show_default=True, callback=_available, help="Where to compute: cpu, cuda, cuda:1."
+)
+"""Gives a command `device`, one that PyTorch has here."""
 
 
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,16 +88,11 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
             import torch
 
             from axon_core.checkpoint import load_config, load_into
-            from axon_core.devices import available
             from axon_core.interfaces.model import CausalLM
             from axon_core.quantization import quantize
             from axon_core.saved import model_folder
             from axon_core.tokenizer import Tokenizer
 
-            try:
-                available(device)
-            except ValueError as error:
-                raise UsageError(str(error)) from None
             folder = model_folder(run)
             model, tokenizer = load_config(folder, CausalLM), Tokenizer.load(folder)
             check(model, tokenizer)
@@ -101,7 +111,7 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--dtype", type=click.Choice(["fp32", "bf16"]), help="Compute in it; by default as saved."),
         click.option("--quantize", "quantization", type=click.Choice(["int8"]), help="Hold the weights in 8 bits."),
-        click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1."),
+        device_option,
         click.option("--compile", is_flag=True, help="Compile decoding: a minute at first, then much faster."),
     ]
     for option in reversed(options):

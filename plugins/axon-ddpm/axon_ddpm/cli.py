@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -12,11 +11,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from axon_core.devices import available
+from axon_core.cli.options import device_option
 from axon_core.errors import ContractError, UsageError
 from axon_core.recipe import override
 from axon_core.saved import model_folder
-from axon_core.storage import whole_file, writing
+from axon_core.storage import check_output, writing
 from axon_ddpm.dali import Dali
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
 from axon_ddpm.process import SPACINGS
@@ -47,7 +46,7 @@ Batch = Callable[[int, int], Generator[Frame]]
 @click.option("--seed", default=0, show_default=True, help="Equal seeds give equal pictures, whatever the batches.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Pictures at once.")
 @click.option("--columns", type=click.IntRange(1), help="Pictures in a row; by default the grid is about square.")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1.")
+@device_option
 @click.option("--out", default=Path("grid.png"), show_default=True, type=click.Path(path_type=Path), help="The grid.")
 @click.option("--gif", type=click.Path(path_type=Path), help="Also write how they come about, as an animation.")
 def command(
@@ -79,13 +78,9 @@ def command(
         raise UsageError("--mask, --to and --strength need --image")
     if mask and (other or strength is not None):
         raise UsageError("--mask goes without --to and --strength: what is white there is painted from noise")
-    for path, suffix in ((out, ".png"), (gif, ".gif")):
+    for option, path, suffix in (("--out", out, ".png"), ("--gif", gif, ".gif")):
         if path is not None and path.suffix.lower() != suffix:
-            raise UsageError(f"--{'out' if suffix == '.png' else 'gif'} must end in {suffix}, got {str(path)!r}")
-    try:
-        available(device)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+            raise UsageError(f"{option} must end in {suffix}, got {str(path)!r}")
     how = override({"type": sampler}, options)
     settings = {"sampler": how, "steps": steps, "spacing": spacing, "guidance": guidance}
     dali = Dali.load(model_folder(run), seed=seed, **settings)
@@ -96,16 +91,12 @@ def command(
         if path is not None:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as drafts:  # a place that cannot be written to shows before the work
-        places = [drafts.enter_context(whole_file(path)) for path in (out, gif) if path is not None]
-        animation = _paint(batch, n, batch_size, frames, animated=gif is not None)
-        with writing(out):
-            save_png(grid(animation[-1], columns), places[0])
-        if gif is not None:
-            with writing(gif):
-                save_gif([grid(frame, columns) for frame in animation], places[1])
+            check_output(path)
+    animation = _paint(batch, n, batch_size, frames, animated=gif is not None)
+    save_png(grid(animation[-1], columns), out)
     click.echo(f"{n} pictures in {out}")
     if gif is not None:
+        save_gif([grid(frame, columns) for frame in animation], gif)
         click.echo(f"{len(animation)} frames in {gif}")
 
 

@@ -50,7 +50,7 @@ def save_png(picture: UInt8[Tensor, "c h w"], path: Path) -> None:
     """Write a PNG. Raises `CheckpointError` where it cannot be written."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as draft, writing(path):
+    with whole_file(path) as draft:
         _image(picture).save(draft, format="PNG")
 
 
@@ -60,7 +60,7 @@ def save_gif(frames: Sequence[UInt8[Tensor, "c h w"]], path: Path, *, millisecon
     durations = [milliseconds] * len(rest) + [2000]
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as draft, writing(path):
+    with whole_file(path) as draft:
         first.save(draft, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 

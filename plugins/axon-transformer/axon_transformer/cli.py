@@ -16,7 +16,7 @@ from axon_core.config import validate
 from axon_core.errors import AxonError, UsageError
 from axon_core.run import RunFolder
 from axon_core.saved import model_folder
-from axon_core.storage import whole_file, writing
+from axon_core.storage import check_output, whole_file
 from axon_transformer.averaging import latest_models
 from axon_transformer.corpus import read_lines, split_lines
 from axon_transformer.heatmap import check_picture, cross_attention, draw, label
@@ -62,8 +62,8 @@ def command(
         raise UsageError("give either TEXT or --input")
     if output and not source:
         raise UsageError("--output needs --input")
-    if output and source and output.exists() and output.samefile(source):
-        raise UsageError(f"--output must be another file than --input, got {output} for both")
+    if output:
+        check_output(output, source)
     if attention and (len(texts) != 1 or not texts[0].strip()):
         raise UsageError(f"--attention draws one TEXT that is not empty, got {list(texts)}")
     if attention:
@@ -80,14 +80,12 @@ def command(
     place = "sentence {:,}".format if source is None else f"line {{:,}} of {source}".format
     begun = time.monotonic()
     progress = _Progress() if source else lambda done, total: None
-    # A place that cannot be written to shows before the work, and what is there stays until the work is done.
-    with whole_file(output) if output else contextlib.nullcontext() as draft:
-        found = translator.translate(lines, search, batch_size=batch_size, place=place, progress=progress)
-        shown = [line for number, text in enumerate(lines, 1) for line in show(number, text, found[number - 1])]
-        if output and draft:
-            with writing(output):
-                draft.write_text("".join(f"{line}\n" for line in shown), encoding="utf-8")
-    if not output:
+    found = translator.translate(lines, search, batch_size=batch_size, place=place, progress=progress)
+    shown = [line for number, text in enumerate(lines, 1) for line in show(number, text, found[number - 1])]
+    if output:
+        with whole_file(output) as draft:
+            draft.write_text("".join(f"{line}\n" for line in shown), encoding="utf-8")
+    else:
         click.echo("\n".join(shown))
     if source:
         click.echo(f"{_counts(lines, found)}, {time.monotonic() - begun:.1f} s", err=True)

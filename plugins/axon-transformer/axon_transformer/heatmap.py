@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from axon_core.decoding import evaluating
 from axon_core.errors import UsageError
-from axon_core.storage import whole_file, writing
+from axon_core.storage import whole_file
 from axon_transformer.layers import DecoderLayer
 from axon_transformer.model import Transformer
 
@@ -137,5 +137,5 @@ def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence
     figure.supxlabel("source", fontsize=9)
     figure.supylabel("translation", fontsize=9)
     figure.colorbar(image, ax=grid, label="attention weight")
-    with whole_file(path) as draft, writing(path):
+    with whole_file(path) as draft:
         figure.savefig(draft, dpi=min(150, _PIXELS / max(inches)))
