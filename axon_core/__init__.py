@@ -33,7 +33,7 @@ _NAMES = {
     "interfaces.norm": ["Norm"],
     "interfaces.rotary_embedding": ["RotaryEmbedding", "Rotation"],
     "interfaces.trainer": ["Trainer"],
-    "linear": ["StackedLinear"],
+    "linear": ["Linear", "StackedLinear"],
     "loop": ["evaluate", "fit"],
     "randomness": ["Key"],
     "recipe": ["Recipe"],

@@ -37,6 +37,7 @@ from axon_core.interfaces.norm import Norm as Norm
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding as RotaryEmbedding
 from axon_core.interfaces.rotary_embedding import Rotation as Rotation
 from axon_core.interfaces.trainer import Trainer as Trainer
+from axon_core.linear import Linear as Linear
 from axon_core.linear import StackedLinear as StackedLinear
 from axon_core.loop import evaluate as evaluate
 from axon_core.loop import fit as fit

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
-from axon_core.linear import StackedLinear
+from axon_core.linear import StackedLinear, linear
 from axon_core.scope import Between, Scope
 
 

@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
-from axon_core.linear import StackedLinear
+from axon_core.linear import Linear, StackedLinear, linear
 
 __all__ = ["QUANTIZATIONS", "Int8Linear", "quantize", "to_int8"]
 
@@ -97,10 +96,7 @@ def quantize(model: M, name: str = "int8") -> M:
         else tensor.detach()
         for tensor in (*model.parameters(), *model.buffers())
     }
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and type(module) in (
-            nn.Linear,
-            StackedLinear,
-        ):  # what else computes in its own way
+    for module in model.modules():  # what else computes does so in its own way
+        if isinstance(module, nn.Linear) and type(module) in (nn.Linear, Linear, StackedLinear):
             replaced[id(module)] = QUANTIZATIONS[name](module)
     return copy.deepcopy(model, replaced)

@@ -15,6 +15,7 @@ from axon_core.config import Spec
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import part
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
+from axon_core.linear import Linear
 from axon_core.scope import Scope
 
 
@@ -57,7 +58,7 @@ class GroupedQueryAttention(Attention):
         self.qkv = QKV(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, bias=c.bias)
         self.q_norm = part(c, "qk_norm", NORMS, dim=c.head_dim) if c.qk_norm else nn.Identity()
         self.k_norm = part(c, "qk_norm", NORMS, dim=c.head_dim) if c.qk_norm else nn.Identity()
-        self.out = nn.Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias)
+        self.out = Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias)
 
     def forward(
         self,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from axon_core.attend import QKV, attend
 from axon_core.cache import LayerCache, State
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
+from axon_core.linear import Linear
 from axon_core.scope import Scope
 
 
@@ -33,7 +34,7 @@ class MultiHeadAttention(Attention):
         super().__init__(config, rotary)
         c = config
         self.qkv = QKV(c.dim, c.n_heads, c.n_heads, c.head_dim, bias=c.bias)
-        self.out = nn.Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias)
+        self.out = Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias)
 
     def forward(
         self,

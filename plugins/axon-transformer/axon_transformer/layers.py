@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from axon_core.cache import LayerCache
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.norm import Norm
+from axon_core.linear import Linear
 from axon_core.scope import Scope
 
 Sublayer = Callable[[Tensor], Tensor]
@@ -62,8 +63,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, hidden_dim)
-        self.down = nn.Linear(hidden_dim, dim)
+        self.up = Linear(dim, hidden_dim)
+        self.down = Linear(hidden_dim, dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the feed-forward of each token."""

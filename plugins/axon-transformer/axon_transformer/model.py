@@ -9,7 +9,6 @@ from typing import Literal, cast
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, arange, nn
-from torch.nn.functional import linear
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
 from axon_core.cache import Cache, Step
@@ -19,6 +18,7 @@ from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import Model, part, part_config
 from axon_core.interfaces.norm import Norm
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
+from axon_core.linear import linear
 from axon_core.scope import Scope
 from axon_transformer.layers import DecoderLayer, Dropout, EncoderLayer, FeedForward, Memory, PostNorm, PreNorm
 from axon_transformer.positions import sinusoids

@@ -17,7 +17,7 @@ from axon_core.errors import UsageError
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import CausalLM, part, part_config
 from axon_core.interfaces.norm import Norm
-from axon_core.linear import StackedLinear
+from axon_core.linear import Linear, StackedLinear
 from axon_core.scope import Scope
 
 
@@ -27,7 +27,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.gate_up = StackedLinear(dim, (hidden_dim, hidden_dim))
-        self.down = nn.Linear(hidden_dim, dim, bias=False)
+        self.down = Linear(hidden_dim, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the feed-forward of each token by itself."""
@@ -102,7 +102,7 @@ class XLlama(CausalLM):
             for layer in range(c.n_layers)
         )
         self.norm = part(c, "norm", NORMS, dim=c.dim)
-        self.head = nn.Linear(c.dim, c.vocab_size, bias=False)
+        self.head = Linear(c.dim, c.vocab_size, bias=False)
         if c.tie_embeddings:
             self.head.weight = self.embedding.weight
 
