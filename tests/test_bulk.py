@@ -199,7 +199,8 @@ def test_one_prompt_as_text_and_as_json(saved: str, capsys):
         ),
     ],
 )
-def test_options_that_do_not_fit(saved: str, arguments: list[str], message: str, capsys, monkeypatch):
+def test_options_that_do_not_fit(saved: str, arguments: list[str], message: str, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     Path("in.txt").write_text("one\n")
     monkeypatch.setattr("axon_core.checkpoint.load_into", lambda model, folder: pytest.fail("weights were read"))
     assert main(["generate", saved, *arguments]) in (1, 2)
