@@ -6,7 +6,7 @@ import logging
 import math
 import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -165,7 +165,8 @@ class Fit:
             while status is None:
                 asked = self._hooks.emit("step_end", fit=self, metrics=self._step())
                 if state.step == config.steps or asked & {"eval", "stop"} or _due(state.step, config.eval_every):
-                    asked |= self._evaluate()
+                    with self._rescued():
+                        asked |= self._evaluate()
                 status = self._status(end, stop="stop" in asked) or ("interrupted" if caught else None)
                 if status or "save" in asked or _due(state.step, config.save_every):
                     self._save()
@@ -191,11 +192,12 @@ class Fit:
         """Do one step and return its losses, gradient norm and learning rate."""
         config, trainer, step = self._config, self.trainer, self.state.step
         key = Key((config.seed, step))
-        data = {name: rows.to(config.device) for name, rows in share(trainer.batch(step)).items()}
-        if self._collects:
-            with _resting(trainer):
-                key("collect").seed_global()
-                data = trainer.collect(data, key("collect"))
+        with self._rescued():
+            data = {name: rows.to(config.device) for name, rows in share(trainer.batch(step)).items()}
+            if self._collects:
+                with _resting(trainer):
+                    key("collect").seed_global()
+                    data = trainer.collect(data, key("collect"))
         factor = schedule(config.schedule, step, steps=config.steps, warmup=config.warmup, final=config.final)
         metrics: dict[str, float] = {}
         updates = 0
@@ -260,6 +262,19 @@ class Fit:
         except CheckpointError as error:
             raise CheckpointError(f"{error} {self._remedy()}") from error
         self._hooks.emit("saved", fit=self, path=path)
+
+    @contextmanager
+    def _rescued(self) -> Generator[None]:
+        """Save what the steps so far came to where the block, which is between two steps, fails."""
+        try:
+            yield
+        except Exception as error:
+            if self.run is not None and self.state.step:
+                with suppress(CheckpointError):  # the first error is the one to tell of
+                    if f"step-{self.state.step}" not in self.run.checkpoints.names():
+                        self._save()
+                    error.add_note(self._remedy())
+            raise
 
     @contextmanager
     def _reported(self) -> Generator[None]:

@@ -205,6 +205,37 @@ def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_last_checkpoint(
     assert result.step == 12
 
 
+@pytest.mark.parametrize("what", ["evaluate", "collect", "batch"])
+def test_what_fails_between_two_steps_loses_none_of_them(tmp_path: Path, what: str):
+    """A reward that fails, say, or an evaluation after the last step, with no checkpoint before it."""
+
+    class Failing(Toy):
+        fails = True
+
+        def batch(self, step):
+            return self.fail_at(step, "batch") or super().batch(step)
+
+        def collect(self, data, key):
+            return self.fail_at(int(data["step"][0]), "collect") or data
+
+        def evaluate(self):
+            return self.fail_at(7, "evaluate") or super().evaluate()
+
+        def fail_at(self, step, here):
+            if self.fails and step == 7 and what == here:
+                raise TrainingError("the judge has left")
+
+    with pytest.raises(TrainingError, match="the judge has left") as caught:
+        fit(Failing.make(eval_every=7), tmp_path / "run")
+    assert "The last checkpoint is step-7. Resume with: axon train --resume" in caught.value.__notes__[0]
+    Failing.fails = False
+    resumed, whole = Failing.make(eval_every=7), Failing.make(eval_every=7)
+    assert fit(resumed, tmp_path / "run", resume=True).step == 12
+    fit(whole)
+    for found, expected in zip(resumed.models["model"].parameters(), whole.models["model"].parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_it_stops_early_when_nothing_gets_better(tmp_path: Path):
     class Stuck(Toy):
         def evaluate(self):

@@ -18,6 +18,7 @@ from toy_trainer import TEXT, Toy
 from axon_core.cli import main
 from axon_core.config import Config, validate
 from axon_core.data import TextData
+from axon_core.errors import UsageError
 from axon_core.loop import fit
 from axon_core.registry import TRAINERS
 
@@ -219,3 +220,14 @@ def test_a_run_is_never_overwritten_nor_its_data_exchanged(recipe: str, capsys):
     message = failure(["--resume", "--out", "run", "--set", "data.held_out=0.5"], capsys, 2)
     assert "data.held_out was None in run and is now 0.5" in message
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_an_error_says_what_was_added_on_its_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def fail(*_: object, **__: object) -> None:
+        error = UsageError("the judge has left")
+        error.add_note("Resume with: axon train --resume --out run")
+        raise error
+
+    monkeypatch.setattr("axon_core.cli.app.cli.main", fail)
+    assert main([]) == 2
+    assert capsys.readouterr().err == "Error: the judge has left\nResume with: axon train --resume --out run\n"

@@ -100,7 +100,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         else:
-            click.echo(f"Error: {_explained(error)}", err=True)
+            click.echo("\n".join([f"Error: {_explained(error)}", *getattr(error, "__notes__", [])]), err=True)
         return error.exit_code if isinstance(error, AxonError) else 1
 
 
