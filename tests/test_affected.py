@@ -1,6 +1,7 @@
 """`make affected` runs the tests a change touches: no fewer, and not all."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,10 @@ def project(root: Path, folder: str, name: str, needs: str = "", extra: str = ""
     (place / "tests" / f"test_{name[5:]}.py").write_text("def test_it():\n    pass\n")
 
 
+def files(*subjects: str) -> list[str]:
+    return sorted(f"tests/test_{subject}.py" for subject in subjects)
+
+
 @pytest.fixture
 def root(tmp_path):
     """A repository in which c needs b, b needs a, and d needs nothing but the core; e's tests need a."""
@@ -33,8 +38,16 @@ def root(tmp_path):
     project(tmp_path, "plugins/axon-c", "axon-c", '"axon-b"')
     project(tmp_path, "plugins/axon-d", "axon-d", '"axon-core", "torch"')
     project(tmp_path, "plugins/axon-e", "axon-e", '"axon-core"', '"axon-a"')
+    with (tmp_path / "plugins/axon-d/pyproject.toml").open("a") as file:
+        file.write('[project.entry-points."axon.v1.norm"]\nround_off = "axon_d:D"\n')
+    (tmp_path / "plugins/axon-d/axon_d/recipes").mkdir(parents=True)
+    (tmp_path / "plugins/axon-d/axon_d/recipes/d-small.toml").write_text("")
+    for subject in affected.WALKS:
+        (tmp_path / "tests" / f"test_{subject}.py").write_text("def test_it():\n    pass\n")
     (tmp_path / "tests" / "test_across.py").write_text("import axon_b\n")
     (tmp_path / "tests" / "test_alone.py").write_text("# nothing of axon_bb\n")
+    (tmp_path / "tests" / "test_key.py").write_text("KEY = 'round_off'\n")
+    (tmp_path / "tests" / "test_recipe.py").write_text("RECIPE = 'd-small'\n")
     return tmp_path
 
 
@@ -42,16 +55,21 @@ def root(tmp_path):
     ("changed", "expected"),
     [
         (["plugins/axon-a/axon_a/x.py"], ["plugins/axon-a", "plugins/axon-b", "plugins/axon-c", "plugins/axon-e",
-                                          "tests/test_across.py"]),
-        (["plugins/axon-b/axon_b/x.py"], ["plugins/axon-b", "plugins/axon-c", "tests/test_across.py"]),
-        (["plugins/axon-c/README.md"], ["plugins/axon-c", "tests/test_docs.py", "tests/test_readme.py"]),
-        (["plugins/axon-d/pyproject.toml"], ["plugins/axon-d"]),
+                                          *files("across", *affected.WALKS)]),
+        (["plugins/axon-b/axon_b/x.py"], ["plugins/axon-b", "plugins/axon-c", *files("across", *affected.WALKS)]),
+        (["plugins/axon-c/README.md"], ["plugins/axon-c", *files(*affected.WALKS)]),
+        (["plugins/axon-d/pyproject.toml"], ["plugins/axon-d", *files("key", "recipe", *affected.WALKS)]),
         (["tests/test_alone.py"], ["tests/test_alone.py"]),
         (["tests/test_deleted.py"], []),
         (["tests/conftest.py"], ["tests"]),
+        (["tests/conftest.py", "plugins/axon-d/axon_d/x.py"], ["plugins/axon-d", "tests"]),
         (["axon_core/config.py"], ["tests", "plugins", "axon_core"]),
         (["constraints.txt", "plugins/axon-d/x.py"], ["tests", "plugins", "axon_core"]),
-        (["docs/index.md"], ["tests/test_docs.py", "tests/test_readme.py"]),
+        (["docs/_ext/axon_docs/names.py"], files("docs", "docstrings", "readme")),
+        (["README.md"], files("docs", "docstrings", "readme")),
+        (["tools/release.py"], files("affected")),
+        ([".github/workflows/release.yml"], files("affected")),
+        (["CHANGELOG.md"], files("affected", "architecture", "docs", "docstrings", "readme")),
         (["LICENSE"], []),
     ],
 )  # fmt: skip
@@ -59,11 +77,18 @@ def test_a_change_touches_its_packages_their_dependents_and_tests_that_name_them
     assert affected.tests(changed, root) == expected
 
 
+def test_a_test_that_looks_at_every_package_is_known_to():
+    every = re.compile(r"glob\(.plugins/|packages\(|papers\.installed\(|= conformance\(\)")
+    walks = {file.stem for file in ROOT.glob("tests/test_*.py") if every.search(file.read_text("utf-8"))}
+    assert walks == {f"test_{subject}" for subject in affected.WALKS}
+
+
 def test_dependencies_are_those_of_the_pyprojects():
     known = affected.packages(ROOT)
     assert {"axon-gqa", "axon-rmsnorm", "axon-roformer", "axon-core"} <= known["axon-xllama"].needs
     assert "axon-xllama" in affected.with_dependents({"axon-gqa"}, known)
     assert affected.with_dependents({"axon-core"}, known) == set(known)
+    assert {"rmsnorm", "xllama-tiny"} <= known["axon-rmsnorm"].offers | known["axon-xllama"].offers
 
 
 def test_it_finds_committed_uncommitted_and_new_files_and_fails_with_the_tests(root):
@@ -81,13 +106,13 @@ def test_it_finds_committed_uncommitted_and_new_files_and_fails_with_the_tests(r
     assert "nothing" in run("main", "--list").stdout
     git("checkout", "-b", "work")
     (root / "plugins/axon-d/new.py").write_text("")
-    assert run("main", "--list").stdout.split() == ["plugins/axon-d"]
+    assert run("main", "--list").stdout.split()[0] == "plugins/axon-d"
     git("add", ".")
     git("commit", "-m", "more")
     (root / "plugins/axon-c/pyproject.toml").write_text('[project]\nname = "axon-c"\n')
-    assert run("main", "--list").stdout.split() == ["plugins/axon-c", "plugins/axon-d"]
+    assert run("main", "--list").stdout.split()[:2] == ["plugins/axon-c", "plugins/axon-d"]
     passed = run("main", "--", "-q", "-p", "no:cacheprovider")
-    assert passed.returncode == 0 and "2 passed" in passed.stdout
+    assert passed.returncode == 0 and f"{2 + len(affected.WALKS)} passed" in passed.stdout
     (root / "plugins/axon-d/tests/test_d.py").write_text("def test_it():\n    raise ValueError\n")
     assert run("main", "--", "-q", "-p", "no:cacheprovider").returncode == 1
     unknown = run("nowhere", "--list")
@@ -112,3 +137,15 @@ def test_every_package_can_be_released_by_a_tag_of_its_version(name):
 def test_a_tag_that_names_no_package_or_another_version_is_refused(tag, words):
     refused = release(tag)
     assert refused.returncode == 1 and words in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_release_tries_its_wheel_before_it_is_published():
+    steps = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
+    order = [
+        "-m build --outdir dist",
+        "--force-reinstall dist/*.whl",
+        '/.venv/bin/axon" list',
+        "gh-action-pypi-publish",
+    ]
+    places = [steps.index(part) for part in order]
+    assert places == sorted(places)

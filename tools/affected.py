@@ -1,4 +1,4 @@
-"""Run the tests a change touches: those of the changed packages, of their dependents, and the tests that name them.
+"""Run the tests a change touches: those of the changed packages and their dependents, and those that look at them.
 
 `python tools/affected.py BASE` compares the working tree with the git revision BASE (`main` by default); `--list`
 prints the test files and runs nothing. What depends on what is read from the pyprojects.
@@ -17,6 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CORE = "axon-core"
+PAGES = ("docs", "docstrings", "readme")
+"""The tests of pages, and of what makes them."""
+WALKS = ("affected", "architecture", "conformance", *PAGES)
+"""The tests that look at every package without naming it."""
+ELSEWHERE = {
+    r"docs/.*|.*\.md": PAGES,
+    r"tools/.*|\.github/.*": ("affected",),
+    r"CHANGELOG\.md": ("affected", "architecture"),
+}
+"""The tests of what belongs to no package, by its path."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,8 @@ class Package:
     """Where it lies, relative to the repository; empty for the core."""
     needs: frozenset[str]
     """The distributions of this repository it depends on, extras included."""
+    offers: frozenset[str]
+    """What tests may call it by beside its name: the keys of its entry points, and its recipes."""
 
     @property
     def module(self) -> str:
@@ -46,7 +58,9 @@ def packages(root: Path) -> dict[str, Package]:
         wanted = [project.get("dependencies", ()), *project.get("optional-dependencies", {}).values()]
         needs = frozenset(re.split(r"[^\w.-]", requirement)[0] for group in wanted for requirement in group) & names
         place = "" if folder == root else folder.relative_to(root).as_posix()
-        found[str(project["name"])] = Package(str(project["name"]), place, needs)
+        keys = {str(key) for group in project.get("entry-points", {}).values() for key in group}
+        recipes = {recipe.stem for recipe in folder.glob("*/recipes/*.toml")}
+        found[str(project["name"])] = Package(str(project["name"]), place, needs, frozenset(keys | recipes))
     return found
 
 
@@ -74,20 +88,23 @@ def tests(changed: Iterable[str], root: Path) -> list[str]:
     """Return the folders and files of tests that the changed files touch, relative to `root`.
 
     Beside those of the affected packages these are the changed test files, the tests anywhere that name an affected
-    package, all of `tests/` where the core or what its tests share changed, and those of the pages where a page did.
+    package or what it offers, those that look at every package, all of `tests/` where the core or what its tests share
+    changed, and those of pages and tools where one of them did.
     """
     changed, known = list(changed), packages(root)
     affected = with_dependents(owners(changed, known), known)
-    shared = any(path.startswith("tests/") and not Path(path).name.startswith("test_") for path in changed)
-    if CORE in affected or shared:
-        return ["tests", "plugins", "axon_core"] if CORE in affected else ["tests"]
+    if CORE in affected:
+        return ["tests", "plugins", "axon_core"]
     folders = {known[name].folder for name in affected}
+    if any(path.startswith("tests/") and not Path(path).name.startswith("test_") for path in changed):
+        folders.add("tests")
     files = {path for path in changed if Path(path).name.startswith("test_") and (root / path).is_file()}
-    if any(path.endswith(".md") or path.startswith("docs/") for path in changed):
-        files |= {"tests/test_readme.py", "tests/test_docs.py"}
-    names = re.compile("|".join(rf"\b{re.escape(n)}\b" for a in affected for n in (a, known[a].module)) or r"(?!)")
+    subjects = {s for rule, found in ELSEWHERE.items() if any(re.fullmatch(rule, p) for p in changed) for s in found}
+    files |= {f"tests/test_{subject}.py" for subject in {*subjects, *(WALKS if affected else ())}}
+    names = {name for a in affected for name in (a, known[a].module, *known[a].offers)}
+    named = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(names)) or r"(?!)")
     everywhere = [*root.glob("tests/test_*.py"), *root.glob("plugins/*/tests/test_*.py")]
-    files |= {file.relative_to(root).as_posix() for file in everywhere if names.search(file.read_text("utf-8"))}
+    files |= {file.relative_to(root).as_posix() for file in everywhere if named.search(file.read_text("utf-8"))}
     return sorted(folders | {file for file in files if not any(file.startswith(f"{folder}/") for folder in folders)})
 
 
