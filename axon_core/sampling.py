@@ -11,6 +11,8 @@ from torch import Tensor
 
 from axon_core.config import Config
 
+_TOP = 1024  # logits that are sorted first for top-p: of a trained model nearly always enough
+
 
 class Sampling(Config):
     """How the next token is chosen. The fields apply in their order."""
@@ -38,20 +40,42 @@ def penalise(logits: Float[Tensor, "b v"], seen: Bool[Tensor, "b v"], penalty: f
 
 def keep_top_k(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
     """Set all but the k largest logits to −∞; of equal ones those with the lowest index stay, so exactly k are left."""
-    order = logits.sort(dim=-1, descending=True, stable=True).indices
-    return logits.scatter(-1, order[:, k:], float("-inf"))
+    least = logits.topk(min(k, logits.shape[-1])).values[:, -1:]
+    return _keep(logits, least, torch.full_like(least, k, dtype=torch.long))
 
 
-def keep_top_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
+def keep_top_p(logits: Float[Tensor, "b v"], p: float, finite: int | None = None) -> Float[Tensor, "b v"]:
     """Set the logits of improbable tokens to −∞ (arXiv 1904.09751, Section 3.1).
 
     In order of falling probability, a token stays while the probability before it is at most p: the most likely one
-    always does.
+    always does. Of equally likely ones those with the lowest index come first. `finite` tells how many logits of a
+    row are more than −∞, at most, where that is known.
     """
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    probability = ordered.double().softmax(-1)
-    before = probability.cumsum(-1) - probability
-    return logits.masked_fill(torch.zeros_like(before > p).scatter(-1, order, before > p), float("-inf"))
+    total = (logits - logits.amax(-1, keepdim=True)).double().exp().sum(-1, keepdim=True)
+    enough = logits.shape[-1] if finite is None else min(finite, logits.shape[-1])
+    least, count = _nucleus(logits.topk(min(_TOP, enough)).values, total, p)
+    if enough > _TOP:
+        # Sorting all is slow, and seldom needed. Each row goes its own way, whatever those beside it do.
+        flat = (count == _TOP).squeeze(-1)
+        if bool(flat.any()):
+            least[flat], count[flat] = _nucleus(logits[flat].sort(descending=True).values, total[flat], p)
+    return _keep(logits, least, count)
+
+
+def _nucleus(
+    ordered: Float[Tensor, "b k"], total: Float[Tensor, "b 1"], p: float
+) -> tuple[Float[Tensor, "b 1"], Int[Tensor, "b 1"]]:
+    """The least of the largest logits that top-p keeps, and how many it keeps; `total` is Σ exp(s − max s)."""
+    probability = (ordered - ordered[:, :1]).double().exp() / total
+    count = (probability.cumsum(-1) - probability <= p).sum(-1, keepdim=True).clamp(min=1)  # 0 where one is NaN
+    return ordered.gather(-1, count - 1), count
+
+
+def _keep(logits: Float[Tensor, "b v"], least: Float[Tensor, "b 1"], count: Int[Tensor, "b 1"]) -> Float[Tensor, "b v"]:
+    """Set all but the `count` largest logits of a row, down to `least`, to −∞; the first of equal ones stay."""
+    above, equal = logits > least, logits == least
+    left = count - above.sum(-1, keepdim=True)
+    return logits.masked_fill(~(above | (equal & (equal.cumsum(-1) <= left))), float("-inf"))
 
 
 def keep_min_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
@@ -85,7 +109,7 @@ def choose(
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:
-        logits = keep_top_p(logits, sampling.top_p)
+        logits = keep_top_p(logits, sampling.top_p, sampling.top_k)
     if sampling.min_p > 0:
         logits = keep_min_p(logits, sampling.min_p)
     cumulative = logits.double().softmax(-1).cumsum(-1)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from axon_core import sampling as module
 from axon_core.config import validate
 from axon_core.errors import ConfigError
 from axon_core.sampling import Sampling, choose, keep_min_p, keep_top_k, keep_top_p, penalise
@@ -94,6 +95,59 @@ def test_filters_agree_with_a_naive_reference(values, k, p):
     got = kept(keep_top_p(logits, p))
     if got != sorted(expected):  # only where rounding decides
         assert min(abs(sum(probability[i] for i in order[:n]) - p) for n in range(len(order) + 1)) < 1e-12
+
+
+def sorting_top_k(logits, k):
+    order = logits.sort(dim=-1, descending=True, stable=True).indices
+    return logits.scatter(-1, order[:, k:], float("-inf"))
+
+
+def sorting_top_p(logits, p):
+    """The kept logits, and how close a decision was: rounding may decide those within 1e-12."""
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probability = ordered.double().softmax(-1)
+    before = probability.cumsum(-1) - probability
+    kept = logits.masked_fill(torch.zeros_like(before > p).scatter(-1, order, before > p), float("-inf"))
+    return kept, (before - p).abs().amin().item()
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=300)
+def test_filters_agree_with_sorting_everything(data):
+    """Batches with many ties and tokens that are ruled out, rows that need few tokens beside rows that need all."""
+    rows, size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 24))
+    level = st.one_of(st.integers(-4, 4).map(float), st.just(float("-inf")), st.floats(-30, 30))
+    row = st.lists(level, min_size=size, max_size=size).map(lambda row: [0.0, *row])  # one of them is finite
+    flat = st.just([0.0] * (size + 1))
+    logits = torch.tensor(data.draw(st.lists(st.one_of(row, flat), min_size=rows, max_size=rows)))
+    logits = logits.to(data.draw(st.sampled_from([torch.float32, torch.float64])))
+    k = data.draw(st.integers(1, size + 2))
+    p = data.draw(st.one_of(st.floats(0, 1), st.sampled_from([0.5, 0.999, 1 - 2**-52, 1.0])))
+    few = keep_top_k(logits, k)
+    assert torch.equal(few, sorting_top_k(logits, k))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_TOP", data.draw(st.integers(1, size + 2)))
+        for given_logits, finite in ((logits, None), (few, k)):
+            expected, margin = sorting_top_p(given_logits, p)
+            if margin > 1e-12 or len(given_logits.unique()) == 1:
+                assert torch.equal(keep_top_p(given_logits, p, finite), expected)
+        if p < 1:
+            alone = [keep_top_p(row.unsqueeze(0), p) for row in logits]
+            assert torch.equal(keep_top_p(logits, p), torch.cat(alone))  # whatever stands beside it
+
+
+def test_filters_of_a_large_vocabulary_agree_with_sorting_everything():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 5000, generator=generator) * torch.tensor([0.1, 1, 2, 3, 4, 9]).unsqueeze(1)
+    logits[2:4] = logits[2:4].round()  # thousands of ties
+    for k in (1, 7, 50, 4999):
+        assert torch.equal(keep_top_k(logits, k), sorting_top_k(logits, k))
+    for p in (0.1, 0.5, 0.9, 0.95, 0.999):
+        expected, margin = sorting_top_p(logits, p)
+        assert margin > 1e-12
+        assert torch.equal(keep_top_p(logits, p), expected)
+        sizes = expected.isfinite().sum(-1)
+    assert sizes.min() < module._TOP < sizes.max()
 
 
 def test_temperature_zero_is_argmax_and_needs_no_randomness():
