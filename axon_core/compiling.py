@@ -174,11 +174,18 @@ def _backend(graph: GraphModule, inputs: list[Any], **_: Any) -> Callable[..., A
             node.target, node.kwargs = attend_few, given
     on_cpu = all(value.device.type == "cpu" for value in inputs if isinstance(value, Tensor))
     # On a CPU the kernels are called from C++: 0.5 ms a token for 12 layers.
-    return _inductor(GraphModule(graph, lowered), inputs, {**_OPTIONS, "cpp_wrapper": on_cpu})
+    options = {**_OPTIONS, "cpp_wrapper": on_cpu}
+    return _inductor(GraphModule(graph, lowered), inputs, options=options, otherwise=graph)
 
 
-def _inductor(graph: GraphModule, inputs: list[Any], options: dict[str, Any] | None = None) -> Callable[..., Any]:
-    """Compile a graph with inductor, or return it as it is where that cannot be done."""
+def _inductor(
+    graph: GraphModule,
+    inputs: list[Any],
+    *,
+    options: dict[str, Any] | None = None,
+    otherwise: GraphModule | None = None,
+) -> Callable[..., Any]:
+    """Compile a graph with inductor; where that cannot be done, return `otherwise`, or the graph, as it is."""
     from torch._dynamo.exc import ShortenTraceback
     from torch._inductor.compile_fx import compile_fx
 
@@ -187,7 +194,7 @@ def _inductor(graph: GraphModule, inputs: list[Any], options: dict[str, Any] | N
     except ShortenTraceback as error:  # what inductor says where it fails, for want of a compiler above all
         reason = str(error).strip().splitlines()[0]
         warnings.warn(f"the model is not compiled, and slower for it: {reason}", RuntimeWarning, stacklevel=2)
-        return graph.forward
+        return (graph if otherwise is None else otherwise).forward
     return compiled
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from axon_core.cache import Cache
 from axon_core.compiling import compiled, scores, step
-from axon_core.errors import ContextError, UsageError
+from axon_core.errors import CheckpointError, ContextError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.randomness import Key
 from axon_core.sampling import Sampling, choose
@@ -108,7 +109,11 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
-        """Return the next token of each row that goes on."""
+        """Return the next token of each row that goes on.
+
+        Raises:
+            CheckpointError: the model's scores are not finite.
+        """
         logits, total = self._scores()
         uniform = self._uniform[self._numbers, self._step]
         seen = None if self._seen is None else self._seen[self._numbers]
@@ -126,6 +131,13 @@ class Decoder:
         for row, token, logprob in zip(self._batch, chosen.tolist(), logprobs.tolist(), strict=True):
             row.tokens.append(token)
             tokens[row.number] = Token(row.number, token, logprob)
+        for row in self._going:
+            if not math.isfinite(tokens[row.number].logprob):
+                raise CheckpointError(
+                    f"the model's scores must be finite, but those for token {self._step + 1} of row {row.number + 1} "
+                    f"are not (log-probability {tokens[row.number].logprob}): use another dtype where numbers "
+                    "overflow, as in float16, or other weights where these are damaged"
+                )
         self._step += 1
         given = [tokens[row.number] for row in self._going]
         self._going = [row for row in self._going if row.limit > self._step]
@@ -162,6 +174,7 @@ class Decoder:
         tokens, valid = pad_left([row.tokens[row.first :] for row in rows])
         new = max(row.limit for row in rows) - self._step
         capacity = tokens.shape[1] + min(new, self._model.context - min(row.length for row in rows))
+        self._cache = None  # its memory is free before the new one takes its own
         self._cache = self._model.new_cache(len(rows), capacity)
         mask = None if bool(valid.all()) else valid.to(self._device)
         # What a chunk needs does not grow with the prompt. Past a horizon the cache would run all of it for each chunk.

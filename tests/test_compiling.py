@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from axon_core import MODELS, decoding
+from axon_core import MODELS, compiling, decoding
 from axon_core.compiling import attend_few, compiled, multiply_row, step
 from axon_core.generation import decode
 from axon_core.quantization import quantize
@@ -149,9 +149,16 @@ def test_compiled_8_bit_decoding_gives_the_same_tokens():
     assert rows(built, [[5, 6, 7]], 20, compile=True) == rows(built, [[5, 6, 7]], 20)
 
 
-def test_without_a_compiler_it_says_so_and_goes_on():
+def test_without_a_compiler_it_says_so_and_goes_on_as_it_is(monkeypatch):
     from torch._inductor import config
 
+    run_with = set()  # what the sums that only pay compiled were run with: while compiling, no real tensors
+
+    def multiply(x, *rest):
+        run_with.add(type(x))
+        return multiply_row(x, *rest)
+
+    monkeypatch.setattr(compiling, "multiply_row", multiply)
     built = model(dim=64)  # of a shape that no other test has compiled
     torch._dynamo.reset()
     missing = config.patch({"cpp.cxx": (None, "no-such-compiler"), "fx_graph_cache": False})
@@ -160,6 +167,7 @@ def test_without_a_compiler_it_says_so_and_goes_on():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert got == rows(built, [[5, 6, 7]], 6)
+    assert run_with and torch.Tensor not in run_with
 
 
 def test_a_prompt_runs_in_chunks(monkeypatch):

@@ -1,6 +1,7 @@
 """Generation: the cache changes no number, rows do not affect each other, and text may outgrow the context."""
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -155,6 +156,47 @@ def test_prompts_that_cannot_be_used(prompts, error, message):
     with pytest.raises(error) as caught:
         next(decode(model(), prompts, [0] * len(prompts), max_new_tokens=5))
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [GREEDY, Sampling(), Sampling(top_k=5), Sampling(top_p=0.9), Sampling(min_p=0.1), Sampling(repetition_penalty=2)],
+)
+@pytest.mark.parametrize(("value", "logprob"), [(float("nan"), "nan"), (3e38, "(nan|-inf)")])
+def test_scores_that_are_no_numbers_are_an_error(sampling, value, logprob):
+    built = model()
+    steps = decode(built, [[1, 2, 3], [4, 5]], [0, 0], max_new_tokens=5, sampling=sampling)
+    next(steps)
+    with torch.no_grad():
+        built.head.weight[7] = value * torch.ones(32)  # 3e38: the sum is infinite, as float16's are from 65,520
+    message = (
+        rf"must be finite, but those for token 2 of row [12] are not \(log-probability {logprob}\): use another dtype"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        next(steps)
+
+
+def test_the_row_whose_scores_are_no_numbers_is_named():
+    built = model()
+    with torch.no_grad():
+        built.embedding.weight[9] = float("nan")
+    with pytest.raises(CheckpointError, match="for token 1 of row 2 are not"):
+        next(decode(built, [[1, 2, 3], [4, 9], [5]], [0, 0, 0], max_new_tokens=5, sampling=GREEDY))
+
+
+def test_the_old_cache_is_freed_before_the_next_one_is_made(monkeypatch):
+    built = model(context=8)
+    caches, new_cache = [], built.new_cache
+
+    def make(batch, capacity):
+        assert all(cache() is None for cache in caches)
+        cache = new_cache(batch, capacity)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(built, "new_cache", make)
+    list(decode(built, [[3, 1, 4], [1]], [0, 0], max_new_tokens=20, sampling=GREEDY))
+    assert len(caches) > 2
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused():
