@@ -13,7 +13,7 @@ import click
 
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.exporting import Format
-from axon_xllama.checkpoints.importing import Progress
+from axon_xllama.checkpoints.importing import Progress, is_metas
 
 
 @click.command("import")
@@ -27,7 +27,8 @@ from axon_xllama.checkpoints.importing import Progress
 @click.option(
     "--context",
     type=click.IntRange(1),
-    help="Tokens it was trained with; by default what PATH says, or 2048 for Llama 1 and 4096 for Llama 2.",
+    help="Tokens it was trained with; by default what PATH says. Meta's files do not: 2048 is taken where norm_eps is "
+    "1e-6, as in Llama 1, and 4096 otherwise, as in Llama 2.",
 )
 def import_command(path: Path, out: Path, tokenizer: Path | None, context: int | None) -> None:
     """Make a model folder of a Llama checkpoint: Hugging Face's, Meta's, or llama2.c's.
@@ -36,7 +37,8 @@ def import_command(path: Path, out: Path, tokenizer: Path | None, context: int |
     """
     with _progress("importing") as progress:
         model = import_checkpoint(path, out, tokenizer=tokenizer, context=context, progress=progress)
-    click.echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context, in {out}")
+    assumed = " (assumed: Meta's files do not tell; --context sets it)" if context is None and is_metas(path) else ""
+    click.echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context{assumed}, in {out}")
     click.echo(f'Next: axon generate {shlex.quote(str(out))} --prompt "The "')
 
 

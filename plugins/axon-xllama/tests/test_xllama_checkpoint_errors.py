@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from axon_core.cli import main
-from axon_core.errors import CheckpointError, UsageError
-from axon_core.tokenizer import CharTokenizer
+from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_xllama import XLlama
-from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
+from axon_xllama.checkpoints import import_checkpoint, layout
+
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 
 
 def refused(source: Path, message: str, **options) -> None:
@@ -36,7 +38,14 @@ def edit(file: Path, **changes) -> None:
     [
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "'yarn' is not supported"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 2.0}}, "'llama3' is not supported"),
-        ({"rope_parameters": ..., "rope_scaling": {"type": "longrope"}}, "'longrope' is not supported"),
+        ({"rope_parameters": ..., "rope_scaling": LONGROPE}, "'longrope' is not supported"),
+        ({"rope_parameters": LONGROPE}, "'longrope' is not supported"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}, "'mrope' is not supported"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn' is not supported"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": [2.0]}},
+            "rope_parameters must be one object of numbers",
+        ),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "'linear' must have a factor"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": -1}}, "do not fit.*factor"),
         (
@@ -45,9 +54,9 @@ def edit(file: Path, **changes) -> None:
         ),
         ({"rope_parameters": [1]}, "rope_parameters must be one object"),
         ({"rope_parameters": {"full": {"rope_type": "yarn"}}}, "rope_parameters must be one object"),
-        ({"hidden_size": 10**12, "head_dim": None}, "no model has sizes such as"),
         ({"num_key_value_heads": 0}, "n_kv_heads"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1, got 0.5"),
         ({"model_type": "mistral"}, "model_type must be 'llama'.*'mistral'"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
         ({"attention_bias": True}, "attention_bias must be false"),
@@ -69,6 +78,53 @@ def test_config(llama, hf_folder, changes, message):
     source = hf_folder(llama())
     edit(source / "config.json", **changes)
     refused(source, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "no tensor 'model.layers.2.self_attn.q_proj.weight'"),
+        (
+            {"num_attention_heads": 10**18 + 1},
+            "n_heads must be at most 4,096, the numbers in a projection, got 1,000",
+        ),
+        ({"head_dim": 10**11}, r"shape of 'model.layers.0.self_attn.o_proj.weight' must be \(64, 400000000000\)"),
+        ({"hidden_size": 10**11}, r"shape of 'model.embed_tokens.weight' must be \(400, 100000000000\)"),
+        ({"intermediate_size": 10**11}, r"shape of 'model.layers.0.mlp.gate_proj.weight' must be \(100000000000, 64\)"),
+    ],
+    ids=str,
+)
+def test_sizes_that_no_tensor_has_are_refused_before_a_model_is_built(llama, hf_folder, monkeypatch, changes, message):
+    source = hf_folder(llama())
+    edit(source / "config.json", **changes)
+    monkeypatch.setattr(layout, "skeleton", lambda config: pytest.fail("a model was built"))
+    refused(source, message)
+
+
+def test_a_last_layer_does_not_stand_for_those_before_it(llama, hf_folder):
+    source = hf_folder(llama())
+    tensors = load_file(source / "model.safetensors")
+    for name in [name for name in tensors if ".layers.1." in name]:
+        tensors[name.replace(".1.", ".999999999.")] = tensors[name].clone()
+    save_file(tensors, source / "model.safetensors")
+    edit(source / "config.json", num_hidden_layers=10**9)
+    refused(source, "no tensor 'model.layers.2.self_attn.q_proj.weight'")
+
+
+def test_a_model_larger_than_any_tensor():
+    with pytest.raises(CheckpointError, match="no model has sizes such as the checkpoint's"):
+        layout.skeleton(XLlama.Config(vocab_size=10, context=8, dim=10**12, n_layers=1, n_heads=1))
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [(0, "context: must be greater than 0, got 0"), (-1, "context: .*got -1"), ("many", "context: .*got 'many'")],
+)
+def test_contexts_that_are_none(llama, hf_folder, tmp_path, context, message):
+    source = hf_folder(llama())
+    with pytest.raises(ConfigError, match=message):
+        import_checkpoint(source, tmp_path / "out", context=context)
+    assert not (tmp_path / "out").exists()
 
 
 def test_config_that_is_no_json(llama, hf_folder):
@@ -161,6 +217,10 @@ def test_tokenizer(llama, hf_folder, words, fewer_words, tmp_path):
     refused(source, "tokenizer .*tokenizer.model is missing; name .* with --tokenizer")
     refused(source, "400 tokens and the tokenizer 350", tokenizer=fewer_words)
     import_checkpoint(source, tmp_path / "ours", tokenizer=words)
+    (source / "tokenizer_config.json").write_text('{"add_bos_token": "no"}')
+    refused(source, "add_bos_token must be true or false in .*tokenizer_config.json, got 'no'", tokenizer=words)
+    (source / "tokenizer_config.json").write_text("no JSON")
+    refused(source, "tokenizer_config.json cannot be read", tokenizer=words)
 
 
 def test_places(llama, hf_folder, tmp_path):
@@ -197,6 +257,34 @@ def test_pickle_with_code(llama, meta_folder, tmp_path):
     assert not (tmp_path / "attacked").exists()
 
 
+@pytest.mark.parametrize(
+    ("pickled", "error"),
+    [
+        pytest.param(b"\x80\x02.", IndexError, id="nothing on the stack"),
+        pytest.param(b"\x80\x02h\x07.", KeyError, id="nothing in the memo"),
+        pytest.param(b"\x80\x02}]K\x01s.", TypeError, id="a list as a key"),
+        pytest.param(b"\x80\x02K\x01Q.", AssertionError, id="a number as a storage"),
+    ],
+)
+def test_malformed_pickle(llama, meta_folder, pickled, error):
+    source = meta_folder(llama())
+    file = source / "consolidated.00.pth"
+    with zipfile.ZipFile(file) as whole:
+        entries = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(file, "w") as damaged:
+        for name, data in entries.items():
+            damaged.writestr(name, pickled if name.endswith("data.pkl") else data)
+    with pytest.raises(error):
+        torch.load(file, weights_only=True, mmap=True)
+    refused(source, "consolidated.00.pth is refused: it is damaged, cut off, or no file of tensors")
+
+
+def test_metas_tensors_that_hold_fewer_numbers_than_they_have(llama, meta_folder):
+    source = meta_folder(llama())
+    torch.save({"tok_embeddings.weight": torch.ones(1).expand(10**9, 10**9)}, source / "consolidated.00.pth")
+    refused(source, "consolidated.00.pth must hold tensors by name")
+
+
 def test_metas_shards(llama, meta_folder, tmp_path):
     source = meta_folder(llama(), shards=2)
     first, second = source / "consolidated.00.pth", source / "consolidated.01.pth"
@@ -219,6 +307,9 @@ def test_metas_shards(llama, meta_folder, tmp_path):
     for odd in ({1: torch.ones(2)}, {"a": torch.ones(2, 2).to_sparse()}):
         torch.save(odd, second)
         refused(source, "consolidated.01.pth must hold tensors by name")
+    for file in (first, second):
+        torch.save({"layers.0.feed_forward.w1.weight": torch.ones(())}, file)
+    refused(source, "params.json does not describe a Llama: hidden_dim")
     for odd in (torch.ones(()), torch.ones(2, 2, 2)):
         for file in (first, second):
             torch.save({"odd": odd}, file)
@@ -264,28 +355,6 @@ def test_llama2c(llama, llama2c_file):
     ):
         file.write_bytes(changed)
         refused(file, message)
-
-
-@pytest.mark.parametrize(
-    ("changes", "format", "message"),
-    [
-        ({"norm": "layernorm"}, "hf", "norm must be rmsnorm.*'layernorm'"),
-        ({"norm": {"type": "rmsnorm", "partial": 0.5}}, "hf", "partial must be 1"),
-        ({"attention": "MHA"}, "hf", "attention must be GQA or MQA .*'MHA'"),
-        ({"attention": {"type": "GQA", "bias": True}}, "hf", "qkv.projection.bias', for which"),
-        ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "hf", "q_norm.weight', for which"),
-        ({"rotary": {"type": "linear", "factor": 2.0}}, "meta", "rotary embedding must be rotary .*'linear'"),
-        ({"attention": {"type": "GQA", "head_dim": 4}}, "meta", "head_dim must be dim / n_heads"),
-    ],
-    ids=str,
-)
-def test_models_that_are_no_llama(tmp_path, changes, format, message):
-    model = XLlama.build(**{"vocab_size": 5, "context": 16, "dim": 16, "n_layers": 1, "n_heads": 2} | changes)
-    model.save(tmp_path / "run")
-    CharTokenizer("abcde").save(tmp_path / "run")
-    with pytest.raises(CheckpointError, match=message):
-        export_checkpoint(tmp_path / "run", tmp_path / "out", format=format)
-    assert not (tmp_path / "out").exists()
 
 
 def test_what_the_command_line_says(llama, hf_folder, tmp_path, capsys):

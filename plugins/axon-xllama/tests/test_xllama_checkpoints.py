@@ -144,6 +144,32 @@ def test_rope_scaling_both_ways(llama, hf_folder, tmp_path, kind, legacy):
     assert written["rope_scaling"]["type"] == kind and written["rope_theta"] == 50000.0
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 70000.0},
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 60000.0}, "rope_theta": 70000.0},
+        {"rope_scaling": {"type": "dynamic", "rope_type": "linear", "factor": 2.0}},
+        {"rope_scaling": {}},
+        {"rope_scaling": None, "rope_theta": 70000.0},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0}, "rope_theta": 70000.0},
+        {"rope_parameters": None},
+    ],
+    ids=str,
+)
+def test_rope_settings_are_read_as_transformers_reads_them(llama, hf_folder, tmp_path, settings):
+    """Also where `rope_scaling`, `rope_parameters` and `rope_theta` disagree."""
+    own = {"rope_type": "dynamic", "rope_theta": 50000.0, "factor": 4.0}
+    source = hf_folder(llama(max_position_embeddings=32, rope_parameters=own))
+    config = json.loads((source / "config.json").read_text())
+    assert config["rope_parameters"] == own
+    (source / "config.json").write_text(json.dumps(config | settings))
+    import_checkpoint(source, tmp_path / "ours")
+    theirs = LlamaForCausalLM.from_pretrained(source).eval()
+    same_logits(XLlama.load(tmp_path / "ours").eval(), theirs, n=50)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("shards", "by_tokens"), [(1, False), (2, False), (2, True)])
 def test_meta_and_back(llama, meta_folder, tmp_path, shards, by_tokens, dtype):
@@ -162,6 +188,21 @@ def test_meta_and_back(llama, meta_folder, tmp_path, shards, by_tokens, dtype):
     same_bits(*(load_file(tmp_path / name / "model.safetensors") for name in ("ours", "again")))
     if dtype == torch.float32:
         same_logits(XLlama.load(tmp_path / "ours").eval(), theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@TIED
+@HEADS
+def test_meta_and_back_for_all_heads(llama, meta_folder, tmp_path, kv_heads, tied, dtype):
+    """A tied head is written out in Meta's layout, which cannot tell that it is."""
+    source = meta_folder(llama(kv_heads, tied=tied, dtype=dtype))
+    import_checkpoint(source, tmp_path / "ours", context=256)
+    export_checkpoint(tmp_path / "ours", tmp_path / "back", format="meta")
+    original, back = (
+        torch.load(folder / "consolidated.00.pth", weights_only=True) for folder in (source, tmp_path / "back")
+    )
+    del original["rope.freqs"]
+    same_bits(original, back)
 
 
 @TIED
@@ -189,9 +230,14 @@ def test_metas_code_finds_the_hidden_size(dim, hidden_dim):
 
 
 @pytest.mark.parametrize(("eps", "context"), [(1e-6, 2048), (1e-5, 4096)])
-def test_the_context_of_llama_1_and_2(llama, meta_folder, tmp_path, eps, context):
+def test_the_context_of_llama_1_and_2(llama, meta_folder, tmp_path, capsys, eps, context):
     folder = meta_folder(llama(4, rms_norm_eps=eps))
     assert import_checkpoint(folder, tmp_path / "ours").config.context == context
+    capsys.readouterr()
+    assert main(["import", str(folder), "--out", str(tmp_path / "assumed")]) == 0
+    assert f"{context:,} tokens of context (assumed: Meta's files do not tell" in capsys.readouterr().out
+    assert main(["import", str(folder), "--out", str(tmp_path / "told"), "--context", "100"]) == 0
+    assert ", 100 tokens of context, in" in capsys.readouterr().out
 
 
 @TIED
@@ -255,6 +301,18 @@ def test_a_prompt_begins_with_bos(llama, hf_folder, tmp_path):
     tokenizer = Tokenizer.load(tmp_path / "ours")
     assert tokenizer.add_bos
     assert tokenizer.encode_prompt("The")[0] == tokenizer.bos == 1
+
+
+def test_a_prompt_that_begins_without_bos_does_so_both_ways(llama, hf_folder, tmp_path):
+    source = hf_folder(llama())
+    (source / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    import_checkpoint(source, tmp_path / "ours")
+    tokenizer = Tokenizer.load(tmp_path / "ours")
+    assert tokenizer.encode_prompt("The") == tokenizer.encode("The") != []
+    export_checkpoint(tmp_path / "ours", tmp_path / "back", format="hf")
+    assert json.loads((tmp_path / "back" / "tokenizer_config.json").read_text())["add_bos_token"] is False
+    import_checkpoint(tmp_path / "back", tmp_path / "again")
+    assert not Tokenizer.load(tmp_path / "again").add_bos
 
 
 def test_weightless_models_keep_ties_and_buffers(llama):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
 from axon_core.checkpoint import WEIGHTS, load_config
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.rotary_embedding import Layout
@@ -26,9 +27,10 @@ from axon_xllama.model import XLlama
 
 Format = Literal["hf", "meta"]
 
+_ROTARY = "axon-roformer:rotary"
 _FORMATS: dict[str, tuple[Names, Layout, tuple[str, ...]]] = {
-    "hf": (hugging_face.NAMES, "half", ("rotary", "linear", "dynamic")),
-    "meta": (meta.NAMES, "interleaved", ("rotary",)),
+    "hf": (hugging_face.NAMES, "half", (_ROTARY, "axon-roformer:linear", "axon-roformer:dynamic")),
+    "meta": (meta.NAMES, "interleaved", (_ROTARY,)),
 }
 
 
@@ -103,16 +105,21 @@ def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: 
 
 
 def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> None:
-    """Check that the model computes what a Llama does; that it has the same tensors, `parts_of` checks."""
+    """Check that the model computes what a Llama does; that it has the same tensors, `parts_of` checks.
+
+    Parts are known by who offers them: another's may have the same name and tensors, and compute something else.
+    """
+    if type(model) is not XLlama:  # another's model may be derived from it
+        raise CheckpointError(f"the model must be an XLlama for the format {format!r}, but is a {type(model).__name__}")
     c = model.config
-    for field, spec, known in (
-        ("attention", c.attention, ("GQA", "MQA")),
-        ("rotary embedding", c.rotary, rotaries),
-        ("norm", c.norm, ("rmsnorm",)),
+    for registry, spec, known in (
+        (ATTENTIONS, c.attention, ("axon-gqa:GQA", "axon-gqa:MQA")),
+        (ROTARY_EMBEDDINGS, c.rotary, rotaries),
+        (NORMS, c.norm, ("axon-rmsnorm:rmsnorm",)),
     ):
-        if spec.type.rpartition(":")[2] not in known:
+        if (found := registry.entry(spec.type).qualified) not in known:
             raise CheckpointError(
-                f"the {field} must be {' or '.join(known)} for the format {format!r}, but the model's is {spec.type!r}"
+                f"the {registry.name} must be {' or '.join(known)} for the format {format!r}, but is {found}"
             )
     if (share := c.norm.options.get("partial", 1)) != 1:
         raise CheckpointError(f"the norm's partial must be 1 in a Llama, but is {share}")

@@ -63,6 +63,19 @@ def open_folder(folder: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
     return config, _known(tensors, config)
 
 
+def add_bos(folder: Path) -> bool:
+    """Return whether a text begins with `bos`, as Llama's do unless `tokenizer_config.json` says otherwise.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    file = folder / "tokenizer_config.json"
+    added = read_json(file).get("add_bos_token", True) if file.exists() else True
+    if not isinstance(added, bool):
+        raise CheckpointError(f"add_bos_token must be true or false in {file}, got {added!r}")
+    return added
+
+
 def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
     """Return the X-Llama config that a `config.json` of a Llama describes.
 
@@ -145,7 +158,7 @@ def from_hugging_face(tensors: Mapping[str, Tensor], config: XLlama.Config) -> d
         CheckpointError: a tensor is missing, or does not fit the config.
     """
     known = _known({name: Stored.of(tensor) for name, tensor in tensors.items()}, config)
-    stacks = checked(known, skeleton(config), NAMES)
+    _, stacks = checked(known, config, NAMES)
     state = {name: torch.cat([part.read() for part in parts]) for name, parts in stacks.items()}
     if config.tie_embeddings:
         state["head.weight"] = state["embedding.weight"]
@@ -180,22 +193,26 @@ def _known(tensors: dict[str, Stored], config: XLlama.Config) -> dict[str, Store
 
 
 def _rotary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary spec; transformers 5 writes `rope_parameters`, earlier versions `rope_theta` and `rope_scaling`."""
-    rope: dict[str, Any] = {"rope_theta": values.get("rope_theta", 10000.0)}
-    for name in ("rope_scaling", "rope_parameters"):
-        given = values.get(name) or {}
-        if not isinstance(given, dict) or any(isinstance(value, dict | list) for value in given.values()):
-            raise CheckpointError(f"{name} must be one object of numbers and words, for all layers, got {given!r}")
-        rope |= given
-    if rope.get("partial_rotary_factor", 1) != 1:
-        raise CheckpointError(f"partial_rotary_factor must be 1, got {rope['partial_rotary_factor']}")
+    """The rotary spec, by the rules of transformers 5 (`RotaryEmbeddingConfigMixin`).
+
+    `rope_scaling`, which earlier versions wrote, comes before `rope_parameters` where there are both, and what neither
+    says is beside them.
+    """
+    name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
+    rope: Any = values.get(name) or {}
+    malformed = CheckpointError(f"{name} must be one object of numbers and words, for all layers, got {rope!r}")
+    if not isinstance(rope, dict):
+        raise malformed
     kind = rope.get("rope_type", rope.get("type", "default"))
-    match kind:
-        case "default":
-            return {"type": "rotary", "base": rope["rope_theta"]}
-        case "linear" | "dynamic":
-            if "factor" not in rope:
-                raise CheckpointError(f"rope scaling {kind!r} must have a factor")
-            return {"type": kind, "base": rope["rope_theta"], "factor": rope["factor"]}
-        case _:
-            raise CheckpointError(f"rope scaling {kind!r} is not supported; known: default, linear, dynamic")
+    if kind not in ("default", "linear", "dynamic"):
+        raise CheckpointError(f"rope scaling {kind!r} is not supported; known: default, linear, dynamic")
+    if any(isinstance(value, dict | list) for value in rope.values()):
+        raise malformed
+    if (part := rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1))) != 1:
+        raise CheckpointError(f"partial_rotary_factor must be 1, got {part}")
+    base = rope.get("rope_theta", values.get("rope_theta", 10000.0))
+    if kind == "default":
+        return {"type": "rotary", "base": base}
+    if "factor" not in rope:
+        raise CheckpointError(f"rope scaling {kind!r} must have a factor")
+    return {"type": kind, "base": base, "factor": rope["factor"]}

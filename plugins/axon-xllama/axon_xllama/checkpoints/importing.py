@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from axon_core.checkpoint import WEIGHTS, save_config
+from axon_core.config import validate
 from axon_core.errors import CheckpointError
 from axon_core.storage import free_folder, whole_folder
 from axon_core.tokenizer import SentencePieceTokenizer
 from axon_xllama.checkpoints import hugging_face, llama2c, meta
-from axon_xllama.checkpoints.layout import Names, Stored, checked, skeleton
+from axon_xllama.checkpoints.layout import Names, Stored, checked
 from axon_xllama.checkpoints.safetensors_files import nbytes, write_safetensors
 from axon_xllama.model import XLlama
 
@@ -42,10 +43,12 @@ def import_checkpoint(
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged, unsafe or no Llama, or `out` cannot be written to.
         UsageError: `out` is not empty.
+        ConfigError: the context is no positive number.
     """
     out = free_folder(out)
     kind = _kind(path)
-    words = _tokenizer(tokenizer or (path.parent if kind == "llama2.c" else path) / "tokenizer.model")
+    file = tokenizer or (path.parent if kind == "llama2.c" else path) / "tokenizer.model"
+    words = _tokenizer(file, hugging_face.add_bos(path) if kind == "Hugging Face" else True)
     config, tensors, names = _open(path, kind, words)
     if words.vocab_size != config.vocab_size:
         raise CheckpointError(
@@ -53,15 +56,19 @@ def import_checkpoint(
             f"tokenizer {words.vocab_size:,}; name the right one with --tokenizer"
         )
     if context is not None:
-        config = config.model_copy(update={"context": context})
-    model = skeleton(config)
-    stacks = checked(tensors, model, names)
+        config = validate(XLlama.Config, {**config.model_dump(), "context": context})
+    model, stacks = checked(tensors, config, names)
     total = nbytes(stacks)
     with whole_folder(out) as folder:
         write_safetensors(folder / WEIGHTS, stacks, lambda written: progress(written, total))
         save_config(model, folder)
         words.save(folder)
     return model
+
+
+def is_metas(path: Path) -> bool:
+    """Whether the checkpoint at `path` is one of Meta's, which do not tell the context."""
+    return _kind(path) == "Meta"
 
 
 def _kind(path: Path) -> Kind:
@@ -92,10 +99,9 @@ def _open(path: Path, kind: Kind, tokenizer: SentencePieceTokenizer) -> tuple[XL
             return *hugging_face.open_folder(path), hugging_face.NAMES
 
 
-def _tokenizer(file: Path) -> SentencePieceTokenizer:
-    """Read the tokenizer, by which all of Llama's texts begin with its `bos`."""
+def _tokenizer(file: Path, add_bos: bool) -> SentencePieceTokenizer:
     try:
-        return SentencePieceTokenizer(file.read_bytes(), add_bos=True)
+        return SentencePieceTokenizer(file.read_bytes(), add_bos=add_bos)
     except FileNotFoundError:
         raise CheckpointError(
             f"the tokenizer {file} is missing; name its sentencepiece model with --tokenizer"

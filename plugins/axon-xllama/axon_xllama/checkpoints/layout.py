@@ -7,17 +7,22 @@ Other projects keep them apart, as *parts*: the rows of X-Llama's matrix, one pa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from axon_core import ATTENTIONS
 from axon_core.attend import QKV
 from axon_core.config import validate
 from axon_core.errors import CheckpointError, ConfigError
+from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.model import part_config
 from axon_core.interfaces.rotary_embedding import Layout
 from axon_core.linear import StackedLinear
 from axon_core.weights import weightless
@@ -87,10 +92,8 @@ def skeleton(config: XLlama.Config) -> XLlama:
         CheckpointError: no model has such a config.
     """
     try:
-        with weightless():
+        with _fitting(), weightless():
             return XLlama(config)
-    except ConfigError as error:
-        raise CheckpointError(f"the checkpoint's sizes do not fit each other: {error}") from None
     except RuntimeError as error:  # more numbers than a tensor can have
         raise CheckpointError(f"no model has sizes such as the checkpoint's: {str(error).splitlines()[0]}") from None
 
@@ -127,22 +130,21 @@ def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
             start += rows
 
 
-def checked(tensors: Mapping[str, Stored], model: XLlama, names: Names) -> dict[str, list[Stored]]:
-    """Return X-Llama's tensors, each with the parts that become its rows.
+def checked(
+    tensors: Mapping[str, Stored], config: XLlama.Config, names: Names
+) -> tuple[XLlama, dict[str, list[Stored]]]:
+    """Return the model of `config` without weights, and its tensors, each with the parts that become its rows.
 
     Raises:
-        CheckpointError: a tensor is missing, of a wrong shape or dtype, or none that a Llama has.
+        CheckpointError: no model has such a config, or a tensor is missing, of a wrong shape or dtype, or none that a
+            Llama has.
     """
+    _check_sizes(tensors, config, names)
+    model = skeleton(config)
     found: dict[str, list[Stored]] = {}
     known: set[str] = set()
     for part in parts_of(model, names):
-        if (tensor := tensors.get(part.theirs)) is None:
-            raise CheckpointError(f"the checkpoint has no tensor {part.theirs!r}; is a file of it missing?")
-        if tensor.shape != part.shape:
-            raise CheckpointError(
-                f"the shape of {part.theirs!r} must be {part.shape} by the checkpoint's config, but is {tensor.shape}; "
-                "is a file missing, or from another model?"
-            )
+        tensor = _shaped(tensors, part.theirs, part.shape)
         if tensor.dtype not in DTYPES:
             raise CheckpointError(
                 f"{part.theirs!r} is {_name(tensor.dtype)}, but weights must be float32, float16 or bfloat16; "
@@ -158,7 +160,7 @@ def checked(tensors: Mapping[str, Stored], model: XLlama, names: Names) -> dict[
         known.add(part.theirs)
     if unknown := sorted(tensors.keys() - known):
         raise CheckpointError(f"the checkpoint has a tensor {unknown[0]!r}, which is no part of a Llama")
-    return found
+    return model, found
 
 
 def relayout(weight: Float[Tensor, "hr d"], n_heads: int, layout: Layout) -> Float[Tensor, "hr d"]:
@@ -169,6 +171,53 @@ def relayout(weight: Float[Tensor, "hr d"], n_heads: int, layout: Layout) -> Flo
     """
     split = (n_heads, -1, 2) if layout == "half" else (n_heads, 2, weight.shape[0] // n_heads // 2)
     return weight.unflatten(0, split).transpose(1, 2).flatten(0, 2)
+
+
+def _check_sizes(tensors: Mapping[str, Stored], config: XLlama.Config, names: Names) -> None:
+    """Check that there are tensors as many and as large as `config` says, before a model of its sizes is built.
+
+    Else a config of a few bytes could ask for a thousand million layers, or for a table of angles as long.
+    """
+    c = config
+    layers = [pattern for patterns in names.values() for pattern in patterns if "{}" in pattern]
+    for layer in range(c.n_layers):
+        for pattern in layers:
+            _stored(tensors, pattern.format(layer))
+    if c.n_heads > (most := prod(_stored(tensors, names["attention.out"][0].format(0)).shape)):
+        raise CheckpointError(f"n_heads must be at most {most:,}, the numbers in a projection, got {c.n_heads:,}")
+    with _fitting():
+        attention = part_config(c, "attention", ATTENTIONS, Attention.Config, dim=c.dim, n_heads=c.n_heads)
+    for module, shape in (
+        ("embedding", (c.vocab_size, c.dim)),
+        ("attention.out", (c.dim, c.n_heads * attention.head_dim)),
+        ("feed_forward.gate_up", (c.hidden_dim, c.dim)),
+    ):
+        _shaped(tensors, names[module][0].format(0), shape)
+
+
+def _shaped(tensors: Mapping[str, Stored], name: str, shape: tuple[int, ...]) -> Stored:
+    tensor = _stored(tensors, name)
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"the shape of {name!r} must be {shape} by the checkpoint's config, but is {tensor.shape}; "
+            "is a file missing, or from another model?"
+        )
+    return tensor
+
+
+def _stored(tensors: Mapping[str, Stored], name: str) -> Stored:
+    if name not in tensors:
+        raise CheckpointError(f"the checkpoint has no tensor {name!r}; is a file of it missing?")
+    return tensors[name]
+
+
+@contextmanager
+def _fitting() -> Generator[None]:
+    """Say of a part's options that break a rule that they are the checkpoint's."""
+    try:
+        yield
+    except ConfigError as error:
+        raise CheckpointError(f"the checkpoint's sizes do not fit each other: {error}") from None
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -55,7 +55,7 @@ def open_folder(folder: Path, tokenizer: Tokenizer) -> tuple[XLlama.Config, dict
         dim, n_heads, eps = params["dim"], params["n_heads"], params["norm_eps"]
         shards = _shards(folder)
         tensors = {name: _merged(name, [shard[name] for shard in shards], dim) for name in _same_names(shards)}
-        hidden_dim = tensors["layers.0.feed_forward.w1.weight"].shape[0]
+        hidden_dim = next(iter(tensors["layers.0.feed_forward.w1.weight"].shape), 0)
         config = configured(
             _PARAMS,
             vocab_size=tokenizer.vocab_size if params.get("vocab_size", -1) == -1 else params["vocab_size"],
@@ -103,15 +103,20 @@ def _shards(folder: Path) -> list[dict[str, Tensor]]:
     for file in files:
         try:
             shard = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        except Exception as error:  # the bytes of a damaged pickle decide what torch raises: IndexError, KeyError, …
             raise CheckpointError(f"{file} is refused: {_refused(error)}") from None
         if not isinstance(shard, dict) or not all(
-            isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
+            isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided and _whole(tensor)
             for name, tensor in shard.items()
         ):
             raise CheckpointError(f"{file} must hold tensors by name, got a {type(shard).__name__} of other things")
         shards.append(shard)
     return shards
+
+
+def _whole(tensor: Tensor) -> bool:
+    """Whether the file has all numbers of the tensor, not one for many places."""
+    return tensor.untyped_storage().nbytes() >= tensor.nbytes
 
 
 def _refused(error: Exception) -> str:

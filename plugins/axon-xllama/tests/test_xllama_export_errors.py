@@ -1,0 +1,73 @@
+"""Models that no other program would run as Axon does are not exported."""
+
+import pytest
+
+from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS
+from axon_core.errors import CheckpointError
+from axon_core.tokenizer import CharTokenizer
+from axon_xllama import XLlama
+from axon_xllama.checkpoints import export_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("changes", "format", "message"),
+    [
+        ({"norm": "layernorm"}, "hf", "norm must be axon-rmsnorm:rmsnorm .* axon-transformer:layernorm"),
+        ({"norm": {"type": "rmsnorm", "partial": 0.5}}, "hf", "partial must be 1"),
+        ({"attention": "MHA"}, "hf", "attention must be axon-gqa:GQA or .* axon-transformer:MHA"),
+        ({"attention": {"type": "GQA", "bias": True}}, "hf", "qkv.projection.bias', for which"),
+        ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "hf", "q_norm.weight', for which"),
+        ({"rotary": {"type": "linear", "factor": 2.0}}, "meta", "rotary embedding must be .*:rotary .*:linear"),
+        ({"attention": {"type": "GQA", "head_dim": 4}}, "meta", "head_dim must be dim / n_heads"),
+    ],
+    ids=str,
+)
+def test_models_that_are_no_llama(tmp_path, changes, format, message):
+    model = XLlama.build(**{"vocab_size": 5, "context": 16, "dim": 16, "n_layers": 1, "n_heads": 2} | changes)
+    model.save(tmp_path / "run")
+    CharTokenizer("abcde").save(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=message):
+        export_checkpoint(tmp_path / "run", tmp_path / "out", format=format)
+    assert not (tmp_path / "out").exists()
+
+
+class GQA(ATTENTIONS["GQA"]):
+    """Another's attention: the tensors of grouped-query attention, and other scores."""
+
+
+class RMSNorm(NORMS["rmsnorm"]):
+    """Another's norm."""
+
+
+class Linear(ROTARY_EMBEDDINGS["linear"]):
+    """Another's rotary embedding."""
+
+
+@pytest.mark.parametrize(
+    ("registry", "field", "key", "part"),
+    [
+        (ATTENTIONS, "attention", "GQA", GQA),
+        (NORMS, "norm", "rmsnorm", RMSNorm),
+        (ROTARY_EMBEDDINGS, "rotary", "linear", Linear),
+    ],
+    ids=["attention", "norm", "rotary"],
+)
+def test_parts_of_others_are_told_by_who_offers_them(tmp_path, registry, field, key, part):
+    with registry.override(**{key: part}):
+        model = XLlama.build(vocab_size=5, context=16, dim=16, n_layers=1, n_heads=2, **{field: key})
+        model.save(tmp_path / "run")
+        CharTokenizer("abcde").save(tmp_path / "run")
+        with pytest.raises(CheckpointError, match=rf"but is \(this session\):{key}"):
+            export_checkpoint(tmp_path / "run", tmp_path / "out", format="hf")
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_of_others_are_told_by_their_class(tmp_path):
+    class Own(XLlama):
+        """Another's model: the tensors of an X-Llama."""
+
+    with MODELS.override(own=Own):
+        Own.build(vocab_size=5, context=16, dim=16, n_layers=1, n_heads=2).save(tmp_path / "run")
+        CharTokenizer("abcde").save(tmp_path / "run")
+        with pytest.raises(CheckpointError, match="the model must be an XLlama for the format 'hf', but is a Own"):
+            export_checkpoint(tmp_path / "run", tmp_path / "out", format="hf")
