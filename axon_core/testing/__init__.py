@@ -38,7 +38,8 @@ def conformance(distribution: str | None = None) -> Callable[[Case], None]:
 def examine(cls: type[Any], **options: Any) -> dict[str, str]:
     """Run every check of its interface on a class, registered or not, and return what is wrong by the check's name.
 
-    `options` are fields of its `Config`; left out, its `examples` are used.
+    `options` are fields of its `Config`, or, for a trainer, the tables of a recipe (`model`, `data`, `trainer`); left
+    out, its `examples` are used.
 
     Raises:
         ContractError: the class implements none of the interfaces.

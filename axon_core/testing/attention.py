@@ -168,10 +168,21 @@ def autocast(part: Part) -> None:
 
 @SUITE.check("a parameter that is not used, or a tensor detached from the graph")
 def gradient(part: Part) -> None:
-    """A gradient reaches every parameter."""
+    """A gradient reaches every parameter, and agrees with finite differences there and at the inputs."""
     attention = build(part)
-    x = tokens(attention)
-    modules.gradients(attention, attention(x, Scope.over(x)), f"{tuple(x.shape)}, causal")
+    inputs = {"x": tokens(attention)}
+    if attention.cross:  # some parameters may be for this alone
+        inputs["memory"] = tokens(attention, seed=2)
+
+    def run() -> Tensor:
+        x, memory = inputs["x"], inputs.get("memory")
+        out = attention(x, Scope.over(x))
+        if memory is None:
+            return out
+        return torch.stack((out, attention(x, Scope.across(x, ragged("right")), memory=memory)))
+
+    on = f"{tuple(inputs['x'].shape)}, causal{', and cross-attention' * attention.cross}"
+    modules.gradients(attention, run, on, inputs)
 
 
 @SUITE.check("randomness in evaluation mode, or state left from the pass before")

@@ -108,14 +108,40 @@ def state(part: Part) -> None:
     """Decoding fills all states that are declared, and needs no more memory than they take."""
     attention = build(part)
     x = tokens(attention)
-    cache = new_cache(attention, x)
-    before = dict(cache.layers[0].buffers)  # kept alive, so that no other tensor can come to stand in their place
-    decode(attention, x, [5, 4], cache=cache)
-    for name, buffer in cache.layers[0].buffers.items():
-        on = f"state {name!r} {tuple(buffer.shape)} after {N} tokens"
-        expect(buffer is before.get(name), on, "it is another buffer than before")
-        entries = buffer.unsqueeze(-1).flatten(1 + attention.state()[name].per_token)
-        unused = int((entries == 0).all(-1).sum())
-        expect(unused == 0, on, f"{unused} of its entries were never written")
-    if strange := cache.layers[0].buffers.keys() - before:
-        raise Broken(f"the cache after {N} tokens", f"it holds undeclared {sorted(strange)}")
+    unwritten = {name: torch.tensor(True) for name in attention.state()}
+    for fill in (0, 1):  # what is written may be equal to one of them, but not to both
+        cache = new_cache(attention, x)
+        buffers = cache.layers[0].buffers
+        before = dict(buffers)  # kept alive, so that no other tensor can come to stand in their place
+        for name, kept in attention.state().items():
+            if kept.per_token:  # a whole state starts from zero
+                buffers[name].fill_(fill)
+        start = {name: buffer.clone() for name, buffer in buffers.items()}
+        decode(attention, x, [5, 4], cache=cache)
+        if strange := buffers.keys() - before:
+            raise Broken(f"the cache after {N} tokens", f"it holds undeclared {sorted(strange)}")
+        for name, buffer in buffers.items():
+            expect(buffer is before[name], _after(name, buffer), "it is another buffer than before")
+            entries = (buffer == start[name]).unsqueeze(-1).flatten(1 + attention.state()[name].per_token)
+            unwritten[name] = unwritten[name] & entries.all(-1)
+    for name, entries in unwritten.items():
+        found = f"{int(entries.sum())} of its entries were never written"
+        expect(not entries.any(), _after(name, before[name]), found)
+
+
+@SUITE.check("an example whose window is as long as the kit's rows, so that nothing is ever out of its reach")
+def window(part: Part) -> None:
+    """Where a state declares a window, one of the class's examples has a window below the length of the test rows."""
+    found = _windows(part)
+    others = (_windows(Part(part.name, part.cls, example)) for example in part.cls.examples)
+    if found and not any(reach < N for windows in (found, *others) for reach in windows.values()):
+        windows = ", ".join(f"the window of state {name!r} is {reach}" for name, reach in found.items())
+        raise Broken(f"rows of {N} tokens", f"{windows}; give `examples` a window below {N}")
+
+
+def _windows(part: Part) -> dict[str, int]:
+    return {name: kept.window for name, kept in build(part).state().items() if kept.window is not None}
+
+
+def _after(name: str, buffer: Tensor) -> str:
+    return f"state {name!r} {tuple(buffer.shape)} after {N} tokens"

@@ -20,8 +20,8 @@ from axon_core.testing.modules import LENGTHS, ragged
 MODEL = Suite(Model)
 CAUSAL_LM = Suite(CausalLM)
 SUITES = (CAUSAL_LM, MODEL)
-N, CONTEXT, VOCABULARY = LENGTHS[0], 16, 61
-SIZES = {"vocab_size": VOCABULARY, "context": CONTEXT, "dim": 32, "n_layers": 2, "n_heads": 4}
+N = LENGTHS[0]
+SIZES = {"vocab_size": 61, "context": 16, "dim": 32, "n_layers": 2, "n_heads": 4}
 
 
 def build(part: Part, seed: int = 0) -> Any:
@@ -29,10 +29,15 @@ def build(part: Part, seed: int = 0) -> Any:
     return modules.built(lambda: part.cls(modules.config_of(part, **SIZES)), seed)
 
 
-def text(seed: int = 1) -> Int[Tensor, "b n"]:
-    """Return three rows of random tokens."""
+def text(model: CausalLM, seed: int = 1) -> Int[Tensor, "b n"]:
+    """Return three rows of random tokens of the model's vocabulary."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(VOCABULARY, (len(LENGTHS), N), generator=generator)
+    return torch.randint(model.config.vocab_size, (len(LENGTHS), N), generator=generator)
+
+
+def others(model: CausalLM, tokens: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """Return another token of the vocabulary for each."""
+    return (tokens + 1) % model.config.vocab_size
 
 
 def scores(model: CausalLM, tokens: Int[Tensor, "b n"], **more: Any) -> Float[Tensor, "b n v"]:
@@ -58,7 +63,8 @@ def decode(
 @CAUSAL_LM.check("logits of the last position alone, or a head of another size than the vocabulary")
 def shape(part: Part) -> None:
     """There is one score for each position and token, and `logits(features(…))` are the same scores."""
-    model, tokens = build(part), text()
+    model = build(part)
+    tokens = text(model)
     out = scores(model, tokens)
     size = model.config.vocab_size
     expect(
@@ -71,18 +77,20 @@ def shape(part: Part) -> None:
 @CAUSAL_LM.check("a mask left out, or a statistic taken along the sequence")
 def causal(part: Part) -> None:
     """No score depends on later tokens, in training too."""
-    model, tokens = build(part), text()
+    model = build(part)
+    tokens = text(model)
     for mode, run in modules.modes(model, scores):
         want = run(tokens)
         for t in (1, N // 2, N - 1):
-            changed = torch.cat((tokens[:, :t], (tokens[:, t:] + 1) % VOCABULARY), 1)
+            changed = torch.cat((tokens[:, :t], others(model, tokens[:, t:])), 1)
             same(run(changed)[:, :t], want[:, :t], f"tokens from {t} on replaced, in {mode} mode; scores before {t}")
 
 
 @CAUSAL_LM.check("`valid` not passed on, or a padding id looked up in the embedding")
 def padding(part: Part) -> None:
     """Padding, on either side and whatever id stands there (−1, say), changes nothing for valid tokens."""
-    model, tokens = build(part), text()
+    model = build(part)
+    tokens = text(model)
     for side in ("left", "right"):
         valid = ragged(side)
         out = scores(model, tokens.masked_fill(~valid, -1), valid=valid)
@@ -94,7 +102,8 @@ def padding(part: Part) -> None:
 @CAUSAL_LM.check("`documents` not passed on")
 def documents(part: Part) -> None:
     """Documents packed into one row do not see each other."""
-    model, tokens = build(part), text()
+    model = build(part)
+    tokens = text(model)
     sizes = [4, 2, 3]
     number = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes)).expand_as(tokens)
     pieces = scores(model, tokens, documents=number).split(sizes, 1)
@@ -105,8 +114,9 @@ def documents(part: Part) -> None:
 @CAUSAL_LM.check("a statistic over the batch")
 def neighbours(part: Part) -> None:
     """A row's scores do not depend on the other rows of the batch, in training too."""
-    model, tokens = build(part), text()
-    changed = torch.cat((tokens[:1], (tokens[1:] + 1) % VOCABULARY))
+    model = build(part)
+    tokens = text(model)
+    changed = torch.cat((tokens[:1], others(model, tokens[1:])))
     same(scores(model, tokens)[:1], scores(model, tokens[:1]), "a row beside others, and alone")
     for mode, run in modules.modes(model, scores):
         same(run(changed)[:1], run(tokens)[:1], f"a row whose neighbours are replaced, in {mode} mode")
@@ -115,7 +125,8 @@ def neighbours(part: Part) -> None:
 @CAUSAL_LM.check("a layer that is not given its cache, or positions that start anew at each step")
 def cached(part: Part) -> None:
     """Decoding at once, token by token, and in chunks gives what one pass gives."""
-    model, tokens = build(part), text()
+    model = build(part)
+    tokens = text(model)
     want = scores(model, tokens)
     for sizes in ([N], [1] * N, [5, 3, 1]):
         same(decode(model, tokens, sizes), want, f"chunks of {sizes}")
@@ -124,7 +135,8 @@ def cached(part: Part) -> None:
 @CAUSAL_LM.check("`valid` not passed to the cache")
 def cached_ragged(part: Part) -> None:
     """In a batch padded on the left every row is decoded as if it were alone."""
-    model, tokens, valid = build(part), text(), ragged("left")
+    model, valid = build(part), ragged("left")
+    tokens = text(model)
     for sizes in ([6, 1, 1, 1], [2, 3, 4]):
         out = decode(model, tokens.masked_fill(~valid, -1), sizes, valid)
         for row, length in enumerate(LENGTHS):
@@ -137,7 +149,8 @@ def cached_ragged(part: Part) -> None:
 @CAUSAL_LM.check("decoding state kept in the model")
 def caches_apart(part: Part) -> None:
     """Two caches used in turn do not disturb each other."""
-    model, a, b = build(part), text(1), text(2)
+    model = build(part)
+    a, b = text(model, 1), text(model, 2)
     first, second = model.new_cache(*a.shape), model.new_cache(*b.shape)
     decode(model, a[:, :4], [4], cache=first)
     decode(model, b[:, :6], [6], cache=second)
@@ -148,7 +161,8 @@ def caches_apart(part: Part) -> None:
 @CAUSAL_LM.check("a float32 table or cache that meets bfloat16 operands")
 def bfloat16(part: Part) -> None:
     """In bfloat16, and under autocast to it, it gives nearly the numbers of float32, with a cache too."""
-    model, tokens = build(part), text()
+    model = build(part)
+    tokens = text(model)
     want = scores(model, tokens)
     with torch.autocast("cpu", torch.bfloat16):
         same(scores(model, tokens).float(), want, "autocast", tolerance=0.1)
@@ -160,21 +174,23 @@ def bfloat16(part: Part) -> None:
 
 @CAUSAL_LM.check("a parameter that is not used, or a tensor detached from the graph")
 def gradient(part: Part) -> None:
-    """A gradient reaches every parameter."""
-    model, tokens = build(part), text()
-    modules.gradients(model, model(tokens), f"tokens {tuple(tokens.shape)}")
+    """A gradient reaches every parameter, and agrees with finite differences."""
+    model = build(part)
+    tokens = text(model)
+    modules.gradients(model, lambda: model(tokens), f"tokens {tuple(tokens.shape)}", {})
 
 
 @CAUSAL_LM.check("an operation in place, such as `masked_fill_`, on an argument or on a view of it")
 def inputs_unchanged(part: Part) -> None:
     """What it is given is not written to: tokens, which are padding, and which belong to which document."""
-    model, tokens, valid = build(part), text(), ragged("left")
+    model, valid = build(part), ragged("left")
+    tokens = text(model)
     modules.unchanged(
         lambda: model(tokens, valid=valid), "a batch padded on the left", {"tokens": tokens, "valid": valid}
     )
     decoding = partial(decode, model, tokens, [5, 4], valid)
     modules.unchanged(decoding, "the same batch, decoded", {"tokens": tokens, "valid": valid})
-    packed, number = text(), torch.arange(N).div(4, rounding_mode="floor").repeat(len(tokens), 1)
+    packed, number = text(model), torch.arange(N).div(4, rounding_mode="floor").repeat(len(tokens), 1)
     modules.unchanged(
         lambda: model(packed, documents=number), "packed documents", {"tokens": packed, "documents": number}
     )
@@ -183,7 +199,8 @@ def inputs_unchanged(part: Part) -> None:
 @CAUSAL_LM.check("a tensor that results depend on and that is neither a parameter nor a buffer")
 def saved(part: Part) -> None:
     """A model that is saved and loaded gives the same scores, bit for bit."""
-    model, tokens = build(part), text()
+    model = build(part)
+    tokens = text(model)
     same(scores(_reloaded(model), tokens), scores(model, tokens), "the model saved and loaded", tolerance=0)
 
 

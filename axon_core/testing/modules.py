@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from axon_core.testing.kit import Broken, Part, finite, same
 
 LENGTHS = (9, 6, 3)
 """Valid tokens of the rows in ragged batches."""
+_DIRECTIONS, _STEP = 4, 2e-3
 
 
 class PlainRotary(RotaryEmbedding):
@@ -124,15 +125,54 @@ def state_round_trip(make: Callable[[int], nn.Module], run: Callable[[Any], Tens
     same(got, want, "a second instance, from another seed, with the state dict of the first", tolerance=0)
 
 
-def gradients(module: nn.Module, out: Float[Tensor, ...], on: str) -> None:
-    """Check that a random weighting of `out` has a finite gradient other than zero for every parameter."""
+def gradients(
+    module: nn.Module, run: Callable[[], Float[Tensor, ...]], on: str, inputs: Mapping[str, Float[Tensor, ...]]
+) -> None:
+    """Check the gradient of a random weighting of what `run` returns.
+
+    It is finite and other than zero for every parameter; and for all parameters together, and each of the named
+    `inputs`, it agrees with finite differences, which a detached path does not.
+    """
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if trained and out.requires_grad:
-        (out * normal(*out.shape, seed=7)).sum().backward()
+    for leaf in (*trained.values(), *inputs.values()):
+        leaf.grad = None
+        leaf.requires_grad_()
+    weight = normal(*run().shape, seed=7)
+
+    def weighted() -> Float[Tensor, ""]:
+        return (run() * weight).double().sum()
+
+    if (total := weighted()).requires_grad:
+        total.backward()
     for name, parameter in trained.items():
         if parameter.grad is None or not parameter.grad.any():
             raise Broken(on, f"parameter {name!r} {tuple(parameter.shape)} gets no gradient")
         finite(parameter.grad, f"{on}; gradient of parameter {name!r}")
+    groups = {"all parameters": list(trained.values()), **{name: [leaf] for name, leaf in inputs.items()}}
+    for name, leaves in groups.items():
+        if leaves:
+            _directions(weighted, leaves, f"{on}; the derivatives by {name} in {_DIRECTIONS} directions")
+
+
+def _directions(total: Callable[[], Float[Tensor, ""]], leaves: Sequence[Tensor], on: str) -> None:
+    """Check the gradients of `leaves` against central differences of `total`, along random directions."""
+    got: list[Tensor] = []
+    want: list[Tensor] = []
+    before = [leaf.detach().clone() for leaf in leaves]
+    for seed in range(_DIRECTIONS):
+        ways = [normal(*leaf.shape, seed=100 * seed + i) for i, leaf in enumerate(leaves)]
+        slopes = [(way * leaf.grad).sum() for leaf, way in zip(leaves, ways, strict=True) if leaf.grad is not None]
+        got.append(sum(slopes, torch.zeros(())).double())
+        values: list[Tensor] = []
+        with torch.no_grad():
+            for sign in (1, -1):
+                for leaf, start, way in zip(leaves, before, ways, strict=True):
+                    leaf.copy_(start + sign * _STEP * way)
+                values.append(total())
+            for leaf, start in zip(leaves, before, strict=True):
+                leaf.copy_(start)
+        want.append((values[0] - values[1]) / (2 * _STEP))
+    same(torch.stack(got), torch.stack(want), f"{on}, against finite differences", tolerance=0.02)
 
 
 def apart(first: nn.Module, second: nn.Module) -> None:

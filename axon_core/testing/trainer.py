@@ -19,6 +19,7 @@ from axon_core.testing.kit import Broken, Part, Suite, expect, same
 
 SUITE = Suite(Trainer)
 STEP = 3
+_AGAIN = 4  # an order drawn anew may be the same by chance
 
 
 def build(part: Part, saved: Path | None = None) -> Trainer:
@@ -55,12 +56,17 @@ def config_json(part: Part) -> None:
     modules.described(part.cls.Config)
 
 
-@SUITE.check("a role misspelt in `trainable`")
+@SUITE.check("a role misspelt in `trainable`, or a frozen model that is the trained one instead of a copy of it")
 def roles(part: Part) -> None:
-    """The trainable roles are among those of the models."""
+    """The trainable roles are among those of the models, and share no parameter with the frozen ones."""
     trainer = build(part)
     found = f"trainable {list(trainer.trainable)}, models {list(trainer.models)}"
     expect(bool(trainer.trainable) and set(trainer.trainable) <= trainer.models.keys(), "the example recipe", found)
+    trained = {id(p): role for role in trainer.trainable for p in trainer.models[role].parameters()}
+    for role in trainer.models.keys() - set(trainer.trainable):
+        for name, parameter in trainer.models[role].named_parameters():
+            other = trained.get(id(parameter))
+            expect(other is None, f"the frozen model {role!r}", f"its parameter {name!r} is one of {other!r} too")
 
 
 @SUITE.check("an iterator or a generator that is advanced by each call")
@@ -86,6 +92,19 @@ def collect(part: Part) -> None:
     _same_data(collected(trainer), want, f"step {STEP} collected again, after step {STEP + 1}")
 
 
+@SUITE.check("an order drawn from something else than the key, such as `random.shuffle`")
+def minibatches(part: Part) -> None:
+    """How the data are cut, and in which order, depends on the data and the key alone."""
+    trainer = build(part)
+    data, key = collected(trainer), Key((trainer.config.seed, STEP))("minibatches")
+    want = list(trainer.minibatches(data, key))
+    for again in range(_AGAIN):
+        got = list(trainer.minibatches(data, key))
+        expect(len(got) == len(want), "the same data cut again, by the same key", f"{len(got)} pieces, not {len(want)}")
+        for i, (one, other) in enumerate(zip(got, want, strict=True)):
+            _same_data(one, other, f"mini-batch {i} of {len(want)}, cut {again + 1} times more by the same key")
+
+
 @SUITE.check("a mean returned instead of a sum, or a batch statistic in the loss")
 def additive(part: Part) -> None:
     """Losses and counts are sums over the examples, under the same names, so that micro-batches do not matter."""
@@ -95,8 +114,9 @@ def additive(part: Part) -> None:
     expect(counts.keys() == losses.keys(), "the names of counts and of losses", f"{[*counts]} and {[*losses]}")
     on = "a mini-batch, against its first example plus the rest"
     for name, loss in losses.items():
-        parts = torch.stack([trainer.loss(piece)[name].detach() for piece in pieces(data)]).sum()
-        same(parts, loss.detach(), f"{on}; loss {name!r}")
+        parts = torch.stack([trainer.loss(piece)[name].detach() for piece in pieces(data)])
+        whole = torch.stack((loss.detach(), *parts))  # where the parts cancel, their size is what rounding goes by
+        same(torch.stack((parts.sum(), *parts)), whole, f"{on}; loss {name!r}")
         found = sum(trainer.counts(piece)[name] for piece in pieces(data))
         expect(math.isclose(found, counts[name], rel_tol=1e-6), f"{on}; count {name!r}", f"{found}, not {counts[name]}")
 
@@ -134,7 +154,9 @@ def gradient(part: Part) -> None:
     for role, model in trainer.models.items():  # as the loop does
         model.requires_grad_(role in trainer.trainable)
     terms = trainer.loss(minibatch(trainer))
-    torch.stack([term for term in terms.values() if term.requires_grad]).sum().backward()
+    minimised = [term for term in terms.values() if term.requires_grad]
+    expect(bool(minimised), "the loss of a mini-batch", f"none of its terms {[*terms]} has a gradient")
+    torch.stack(minimised).sum().backward()
     for role in trainer.trainable:
         found = [p.grad for p in trainer.models[role].parameters() if p.grad is not None and p.grad.any()]
         expect(bool(found), f"the gradient of model {role!r}", "there is none")
@@ -164,8 +186,7 @@ def state_dict(part: Part) -> None:
     state = trainer.state_dict()
     _plain(state, "state_dict")
     other.load_state_dict(copy.deepcopy(state))
-    same_state = repr(other.state_dict()) == repr(state)
-    expect(same_state, "the state of a trainer given to another", f"{other.state_dict()} instead of {state}")
+    _same_state(other.state_dict(), state, "state_dict")
 
 
 @SUITE.check("a file that is not written, or fitted anew instead of read")
@@ -186,9 +207,28 @@ def _same_data(got: dict[str, Tensor], want: dict[str, Tensor], on: str) -> None
         same(got[name], rows, f"{on}; {name!r}", tolerance=0)
 
 
-def _plain(value: Any, path: str) -> None:
+def _inside(value: Any) -> dict[Any, Any]:
+    """The values of a dictionary by key, or those of a list by index; of anything else nothing."""
     if isinstance(value, dict):
-        for key, inner in value.items():  # pyright: ignore[reportUnknownVariableType]
-            _plain(inner, f"{path}[{key!r}]")
-    elif not isinstance(value, (Tensor, int, float, str, bool, type(None))):
+        return dict(value)  # pyright: ignore[reportUnknownArgumentType]
+    return dict(enumerate(value)) if isinstance(value, list | tuple) else {}  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _plain(value: Any, path: str) -> None:
+    if not isinstance(value, dict | list | tuple | Tensor | int | float | str | bool | None):
         raise Broken(path, f"it is a {type(value).__name__}")
+    for key, inner in _inside(value).items():
+        _plain(inner, f"{path}[{key!r}]")
+
+
+def _same_state(got: Any, want: Any, path: str) -> None:
+    on, inside = f"{path} of a trainer that was given another's", _inside(want)
+    if type(got) is not type(want) or _inside(got).keys() != inside.keys():
+        raise Broken(on, f"{got!r} instead of {want!r}")
+    if isinstance(want, Tensor):
+        alike = got.dtype == want.dtype and torch.equal(got, want)
+        expect(alike, on, f"{got!r} instead of {want!r}")
+    elif not inside:
+        expect(got == want, on, f"{got!r} instead of {want!r}")
+    for key, inner in inside.items():
+        _same_state(_inside(got)[key], inner, f"{path}[{key!r}]")
