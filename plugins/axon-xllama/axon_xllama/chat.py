@@ -31,7 +31,7 @@ class Message(NamedTuple):
 
     role: Literal["system", "user", "assistant"]
     """`system` comes first or not at all; then `user` and `assistant` take turns."""
-    text: str
+    content: str
     """What is said."""
 
 
@@ -42,14 +42,14 @@ def chat_turns(messages: Sequence[Message]) -> list[str]:
         UsageError: the roles do not take turns, the last message is not the user's, or a message contains a marker.
     """
     for number, message in enumerate(messages, 1):
-        if found := [marker for marker in MARKERS if marker in message.text]:
+        if found := [marker for marker in MARKERS if marker in message.content]:
             raise UsageError(
                 f"message {number} ({message.role}) contains {found[0]}, which marks the parts of a conversation; "
                 "write it in another way"
             )
     system, said = "", list(messages)
     if said and said[0].role == "system":
-        system = f"<<SYS>>\n{said.pop(0).text}\n<</SYS>>\n\n"
+        system = f"<<SYS>>\n{said.pop(0).content}\n<</SYS>>\n\n"
     for i, message in enumerate(said):
         expected = "assistant" if i % 2 else "user"
         if message.role != expected:
@@ -58,10 +58,10 @@ def chat_turns(messages: Sequence[Message]) -> list[str]:
     if len(said) % 2 == 0:
         raise UsageError("a conversation for the model to go on from ends with a message of role 'user'")
     # The reference strips the first message after the system's has been put before it.
-    asked = [message.text for message in said[::2]]
+    asked = [message.content for message in said[::2]]
     asked[0] = system + asked[0]
     asked = [f"[INST] {text.strip()} [/INST]" for text in asked]
-    answers = [f" {message.text.strip()} " for message in said[1::2]]
+    answers = [f" {message.content.strip()} " for message in said[1::2]]
     return [question + answer for question, answer in zip(asked, [*answers, ""], strict=True)]
 
 

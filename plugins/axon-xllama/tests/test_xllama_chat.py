@@ -71,8 +71,8 @@ def test_the_ids_are_those_of_the_reference_turn_by_turn():
         pytest.skip("AXON_DATA_DIR is not set: the sentencepiece model it holds is not part of the repository")
     tokenizer = train_tokenizer({"type": "sentencepiece", "path": f"{folder}/llama/m.model"}, "")
     tokens = chat_tokens(tokenizer, [USER, ASSISTANT, AGAIN])
-    first = tokenizer.encode(f"[INST] {USER.text} [/INST] {ASSISTANT.text} ")
-    assert tokens == [1, *first, 2, 1, *tokenizer.encode(f"[INST] {AGAIN.text} [/INST]")]
+    first = tokenizer.encode(f"[INST] {USER.content} [/INST] {ASSISTANT.content} ")
+    assert tokens == [1, *first, 2, 1, *tokenizer.encode(f"[INST] {AGAIN.content} [/INST]")]
 
 
 def test_markers_of_ids_are_ordinary_text_in_a_message():
@@ -85,7 +85,7 @@ def test_markers_of_ids_are_ordinary_text_in_a_message():
 @given(st.text(), st.sampled_from(MARKERS), st.text(), st.integers(0, 3))
 def test_a_message_with_a_marker_is_refused_wherever_it_stands(before, marker, after, place):
     messages = [SYSTEM, USER, ASSISTANT, AGAIN]
-    messages[place] = messages[place]._replace(text=before + marker + after)
+    messages[place] = messages[place]._replace(content=before + marker + after)
     with pytest.raises(UsageError, match=rf"message {place + 1} \({messages[place].role}\) contains .*another way"):
         chat_turns(messages)
 
@@ -212,8 +212,8 @@ def test_options_that_do_not_fit(saved, arguments, message, capsys):
 
 def test_as_a_template_an_answered_dialogue_begins_as_the_open_one():
     tokenizer, template = ByteTokenizer(), Llama2(Llama2.Config())
-    said = [records.Message(role=message.role, content=message.text) for message in (SYSTEM, USER, ASSISTANT, AGAIN)]
+    said = [records.Message(role=message.role, content=message.content) for message in (SYSTEM, USER, ASSISTANT, AGAIN)]
     assert template(tokenizer, said) == chat_tokens(tokenizer, [SYSTEM, USER, ASSISTANT, AGAIN])
     opened, answered = template(tokenizer, said[:2]), template(tokenizer, said[:3])
     assert answered[: len(opened)] == opened
-    assert written(answered[len(opened) :], tokenizer) == f" {ASSISTANT.text} </s>"
+    assert written(answered[len(opened) :], tokenizer) == f" {ASSISTANT.content} </s>"
