@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from axon_ddpm.pictures import read_picture, resized, to_unit
 
 __all__ = ["PictureConfig", "PictureData"]
 
+_log = logging.getLogger("axon")
+
 _DAMAGED = (
     OSError,
     ValueError,
@@ -40,12 +43,13 @@ class PictureConfig(config.Config):
 
     path: str
     """A folder of pictures; an .npz file with `images` (n h w c or n h w, uint8) and, with classes, `labels`; or the
-    word `digits`, for scikit-learn's. `~` and `$VARIABLES` are filled in."""
+    word `digits`, for scikit-learn's (a folder of that name is `./digits`). `~` and `$VARIABLES` are filled in."""
     size: PositiveInt | None = None
     """Height and width: pictures are resized by their shorter side, and their middle is cut out. Left out, all must be
     squares of one size."""
     channels: Literal[1, 3] | None = None
-    """Grey or colour, to which the pictures of a folder are converted; left out, all must have as many as the first."""
+    """Grey or colour, to which the pictures of a folder are converted; left out, all must have as many as the first.
+    Other pictures are not converted."""
     classes: bool = False
     """Whether the pictures have classes: `labels` in an .npz file, the subfolder in a folder, the digit of digits."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
@@ -108,6 +112,11 @@ class PictureData:
         """
         raw = _digits() if config.path == "digits" else _read(config)
         images, labels = raw.images, raw.labels
+        if config.channels not in (None, images.shape[1]):
+            raise DataError(
+                f"data.channels {config.channels} converts the pictures of a folder alone, and those of {config.path} "
+                f"have {images.shape[1]}; leave it out"
+            )
         if config.size is not None and images.shape[-2:] != (config.size, config.size):
             images = torch.stack([resized(image, config.size) for image in images]).clamp(max=raw.levels - 1)
         if images.shape[-1] != images.shape[-2]:
@@ -138,6 +147,8 @@ class PictureData:
 
 
 def _digits() -> _Raw:
+    if Path("digits").is_dir():
+        _log.warning("data.path digits means scikit-learn's digits; the folder of that name here is ./digits")
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -153,16 +164,16 @@ def _read(config: PictureConfig) -> _Raw:
     place = expanded(config.path)
     if not place.exists():
         raise DataError(f"no such file or folder: {place} (current folder: {Path.cwd()})")
-    return _folder(place, config) if place.is_dir() else _npz(place)
+    return _folder(place, config) if place.is_dir() else _npz(place, classes=config.classes)
 
 
-def _npz(file: Path) -> _Raw:
+def _npz(file: Path, *, classes: bool) -> _Raw:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             if not hasattr(arrays, "files") or "images" not in arrays:
                 raise DataError(f"{file} must be an .npz file with an array `images`")
             images = arrays["images"]
-            labels = arrays["labels"] if "labels" in arrays else None
+            labels = arrays["labels"] if classes and "labels" in arrays else None
     except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"cannot read {file}: {str(error) or 'it is damaged'}; give an .npz file with an array `images`, or a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from axon_core.storage import whole_file, writing
 __all__ = ["fitted", "grid", "read_picture", "save_gif", "save_png", "to_bytes", "to_unit"]
 
 _MODES = {1: "L", 3: "RGB"}
+_DAMAGED = (
+    UnidentifiedImageError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    struct.error,
+    Image.DecompressionBombError,
+)  # how pillow says that a picture is damaged, its notes too
 
 
 def to_unit(images: UInt8[Tensor, "... c h w"], levels: int = 256) -> Float[Tensor, "... c h w"]:
@@ -79,9 +88,10 @@ def read_picture(path: Path, channels: int | None = None, size: int | None = Non
     """
     try:
         with Image.open(path) as opened:
-            image = opened.convert(opened.palette.mode) if opened.mode == "P" and opened.palette else opened.copy()
-            image = ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            mode = opened.palette.mode if opened.mode == "P" and opened.palette else opened.mode
+            clear = opened.mode == "P" and "transparency" in opened.info
+            image = ImageOps.exif_transpose(opened.convert("RGBA" if clear else mode))
+    except _DAMAGED as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or no picture"
         raise DataError(f"cannot read the picture {path}: {reason}; mend it or take it away") from None
     if image.mode.startswith("I;16"):
@@ -89,11 +99,9 @@ def read_picture(path: Path, channels: int | None = None, size: int | None = Non
     if image.mode in ("I", "F"):
         raise DataError(f"{path} has values of 32 bits, whose white nobody knows; save it with 8 or 16 bits a channel")
     if channels is None:
-        channels = {"L": 1, "1": 1, "RGB": 3}.get(image.mode)
+        channels = {"L": 1, "1": 1, "RGB": 3}.get(image.mode if mode.startswith("I;16") else mode)
         if channels is None:
-            raise DataError(
-                f"{path} must be grey or RGB, got the mode {image.mode}; convert it, or set channels to 1 or 3"
-            )
+            raise DataError(f"{path} must be grey or RGB, got the mode {mode}; convert it, or set channels to 1 or 3")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

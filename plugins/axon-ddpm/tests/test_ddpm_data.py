@@ -111,11 +111,14 @@ def test_bad_npz_files_are_named(tmp_path):
         ({"images": good[:0]}, r"got uint8 \(0, 4, 4, 3\)"),
         ({"images": good, "labels": np.zeros(3, int)}, r"must be 8 integers from 0 up, got int64 \(3,\)"),
         ({"images": good, "labels": np.full(8, -1)}, "must be 8 integers from 0 up"),
+        ({"images": good, "labels": np.arange(1, 9)}, "numbered from 0 up without gaps, got 8 different ones up to 8"),
         ({"images": np.array([{}], object)}, "cannot read"),
     ):
         np.savez(file, **arrays)
         with pytest.raises(DataError, match=message):
-            load(file)
+            load(file, classes=True)
+        if "labels" in arrays:  # which nobody asked for
+            assert load(file).names == ()
     file.write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(DataError, match="cannot read"):
         load(file)
@@ -164,6 +167,46 @@ def test_a_failed_write_leaves_the_picture_that_was_there(tmp_path, monkeypatch)
     with pytest.raises(CheckpointError, match=r"cannot write .*x\.png"):
         save_png(torch.zeros(3, 2, 2, dtype=torch.uint8), place)
     assert place.read_bytes() == b"a picture" and list(tmp_path.iterdir()) == [place]
+
+
+def test_a_palette_with_transparent_entries(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 10, 10, 10, 200, 10])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "some.png", transparency=bytes([255, 0]))
+    image.save(tmp_path / "one.png", transparency=1)
+    image.save(tmp_path / "none.png")
+    red, green = [200, 10, 10], [10, 200, 10]
+    for name, second in (("some", [255] * 3), ("one", [255] * 3), ("none", green)):
+        for channels in (None, 3):
+            found = read_picture(tmp_path / f"{name}.png", channels)
+            assert found.permute(1, 2, 0).tolist() == [[red, second]], name
+
+
+def test_notes_of_a_camera_that_are_cut_off_are_named(tmp_path):
+    picture = Image.new("RGB", (16, 8))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    for end in range(7, 14):  # within their head
+        picture.save(tmp_path / "x.jpg", exif=exif.tobytes()[:end])
+        with pytest.raises(DataError, match=r"x.jpg: it is damaged"):
+            read_picture(tmp_path / "x.jpg")
+
+
+def test_options_that_cannot_apply_are_refused_or_told(tmp_path, monkeypatch, caplog):
+    np.savez(tmp_path / "x.npz", images=np.zeros((8, 4, 4), np.uint8))
+    assert load(tmp_path / "x.npz", channels=1).channels == 1
+    for path in (tmp_path / "x.npz", "digits"):
+        with pytest.raises(
+            DataError, match=r"data.channels 3 converts .* a folder alone, and those of .* have 1; leave"
+        ):
+            load(path, channels=3)
+    monkeypatch.chdir(tmp_path)
+    assert load("digits").levels == 17 and not caplog.records
+    for i in range(4):
+        put(tmp_path, f"digits/{i}.png")
+    assert load("digits").levels == 17 and "the folder of that name here is ./digits" in caplog.text
+    assert load("./digits").levels == 256
 
 
 def test_damaged_and_gappy_npz_files_are_named(tmp_path):
