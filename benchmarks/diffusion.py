@@ -41,6 +41,7 @@ from axon_core.recipe import Recipe
 from axon_core.state import State
 from axon_ddpm import Dali, Diffusion
 from axon_ddpm.interop import diffusers_options, diffusers_weights
+from axon_ddpm.samplers import final
 from axon_ddpm.trainer import DDPMTrainer
 
 STEPS = 50
@@ -89,8 +90,7 @@ class Axon:
 
     def sample(self, batch: int) -> Tensor:
         """Sample one batch."""
-        *_, last = self.dali.sample(batch)
-        return last.x
+        return final(self.dali.sample(batch))
 
     def output(self, x: Tensor, t: Tensor) -> Tensor:
         """Return what the model says."""

@@ -15,7 +15,7 @@ _STEPS, _BATCH, _ROWS = 600, 64, 512
 
 
 class Classifier(nn.Module):
-    """Two or more convolutions of stride 2, a layer of features, and a score for each class."""
+    """One to three pairs of convolutions, the second of stride 2, a layer of features, and a score for each class."""
 
     def __init__(self, channels: int, size: int, n_classes: int, features: int = 64) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ Batch = Callable[[int, int], Generator[Frame]]
 @click.option("--image", type=click.Path(path_type=Path), help="A picture to vary.")
 @click.option("--mask", type=click.Path(path_type=Path), help="With --image: a picture, white where to paint anew.")
 @click.option("--to", "other", type=click.Path(path_type=Path), help="With --image: a picture to go over to.")
-@click.option("--strength", type=float, help="With --image: the share of steps it goes back; by default 0.5.")
+@click.option("--strength", type=float, help="With --image: the share of the steps that are done; by default 0.5.")
 @click.option("--seed", default=0, show_default=True, help="Equal seeds give equal pictures, whatever the batches.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Pictures at once.")
 @click.option("--columns", type=click.IntRange(1), help="Pictures in a row; by default the grid is about square.")
@@ -86,13 +86,14 @@ def command(
     dali = Dali.load(model_folder(run), seed=seed, **settings)
     dali.model.to(device)
     share = 1.0 if image is None or mask else 0.5 if strength is None else strength
-    batch, frames = _batch(dali, n, label, image, mask, other, share), max(1, round(share * dali.steps))
+    batch, steps_back = _batch(dali, n, label, image, mask, other, share), dali.steps_back(share)
     for path in (out, gif):
         if path is not None:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
             check_output(path)
-    animation = _paint(batch, n, batch_size, frames, animated=gif is not None)
+    every = -(-steps_back // _ANIMATED) if gif is not None else steps_back
+    animation = _paint(batch, n, batch_size, steps_back, every)
     save_png(grid(animation[-1], columns), out)
     click.echo(f"{n} pictures in {out}")
     if gif is not None:
@@ -128,22 +129,21 @@ def _picture(path: Path, dali: Dali) -> Float[Tensor, "c h w"]:
     return to_unit(read_picture(path, dali.shape[0]))
 
 
-def _paint(batch: Batch, n: int, size: int, each: int, *, animated: bool) -> list[UInt8[Tensor, "n c h w"]]:
-    """Return the pictures as they come about, the last frame alone where nothing is `animated`, behind a bar.
+def _paint(batch: Batch, n: int, size: int, each: int, every: int) -> list[UInt8[Tensor, "n c h w"]]:
+    """Return the pictures after every `every`-th of `each` steps, the last among them, and keep no others meanwhile.
 
-    A batch has about `each` frames.
+    Raises:
+        ContractError: the sampler yields another number of frames.
     """
     starts, done = range(0, n, size), list[list[Tensor]]()
     with click.progressbar(length=len(starts) * each, label="painting", file=sys.stderr) as bar:
         for first in starts:
-            count = min(size, n - first)
-            frames = list[Tensor]()
-            for frame in batch(first, count):
-                frames = [*frames, to_bytes(frame.x).cpu()] if animated else [to_bytes(frame.x).cpu()]
+            shown, count = list[Tensor](), 0
+            for count, frame in enumerate(batch(first, min(size, n - first)), 1):
+                if (each - count) % every == 0:
+                    shown.append(to_bytes(frame.x).cpu())
                 bar.update(1)
-            if not frames:
-                raise ContractError("the sampler yielded no frame; `run` must yield one for each step")
-            done.append(frames)
-    whole = [torch.cat(pieces) for pieces in zip(*done, strict=True)]
-    every = -(-len(whole) // _ANIMATED)
-    return whole[::-1][::every][::-1]
+            if count != each:
+                raise ContractError(f"`run` of a sampler must yield a frame for each of {each} steps, got {count}")
+            done.append(shown)
+    return [torch.cat(pieces) for pieces in zip(*done, strict=True)]

@@ -22,6 +22,8 @@ from axon_ddpm.samplers import SAMPLERS, Frame, Noise, Predict
 
 __all__ = ["Dali", "PictureNoise", "filling", "predictor"]
 
+_ALWAYS = "this model was trained with the class of every picture and knows none without"
+
 
 class PictureNoise:
     """Standard normal numbers of pictures, each from a generator of its own.
@@ -48,8 +50,10 @@ def predictor(
     """Return what `model` predicts at the indices of `process`, the diffusion's own chain or a respaced one.
 
     With classes the output is u + guidance · (c − u), of u without and c with the class: 1 is the model's own
-    prediction, more than 1 exaggerates the class (arXiv 2207.12598, where guidance is 1 + w).
+    prediction, more than 1 exaggerates the class, 0 ignores it (arXiv 2207.12598, where guidance is 1 + w). A learned
+    variance is not exaggerated: it is what the model says of the class.
     """
+    classes = None if guidance == 0 else classes
 
     def predict(x: Tensor, i: int) -> Prediction:
         b = len(x)
@@ -60,7 +64,8 @@ def predictor(
             else:
                 both = torch.cat((torch.full_like(classes, model.config.n_classes), classes))
                 without, given = model(torch.cat((x, x)), torch.cat((t, t)), both).float().chunk(2)
-                output = without + guidance * (given - without)
+                mean, other = given[:, : x.shape[1]], without[:, : x.shape[1]]
+                output = torch.cat((other + guidance * (mean - other), given[:, x.shape[1] :]), 1)
         index = torch.full_like(t, i)
         return diffusion.read(output, x, t, clip=diffusion.config.clip, within=process, index=index)
 
@@ -71,15 +76,14 @@ def filling(predict: Predict, process: Process, picture: Float[Tensor, "c h w"],
     """Return `predict` with the picture where the mask is False, so that only the rest is painted.
 
     What is known of x_0 takes the place of its prediction, and the noise follows: any sampler then walks the known part
-    along the posterior of the true picture, and ends on it.
+    along the posterior of the true picture, whose variance is β̃ whatever the model's is, and ends on it.
     """
+    small = process.log_variance_small.tolist()
 
     def predict_rest(x: Tensor, i: int) -> Prediction:
-        found = predict(x, i)
-        x0, noise = process.corrected(
-            torch.where(mask, found.x0, picture), x, torch.full((len(x),), i, device=x.device)
-        )
-        return Prediction(x0, noise, found.log_variance)
+        found, index = predict(x, i), torch.full((len(x),), i, device=x.device)
+        x0, noise = process.corrected(torch.where(mask, found.x0, picture), x, index)
+        return Prediction(x0, noise, torch.where(mask, found.log_variance, small[i]))
 
     return predict_rest
 
@@ -97,7 +101,7 @@ class Dali:
 
     Raises:
         UnknownKey: there is no such sampler.
-        UsageError: there are more steps than the chain has.
+        UsageError: there are more steps than the chain has, or the model cannot be guided.
     """
 
     class Config(config.Config):
@@ -117,6 +121,11 @@ class Dali:
         self._key = Key((seed, "sample"))
         with at("sampler"):
             self._sampler = SAMPLERS.build(config.sampler)
+        if config.guidance != 1 and self._always_classed:
+            raise UsageError(
+                f"{_ALWAYS}, which guidance {config.guidance:g} compares with; set it to 1, or train with "
+                "trainer.unlabelled=0.1"
+            )
         total = len(diffusion.process)
         steps = min(50, total) if config.steps is None else config.steps
         chosen = spaced(steps, diffusion.process, config.spacing or self._sampler.spacing)
@@ -144,6 +153,16 @@ class Dali:
         """Steps from noise to picture."""
         return len(self._process)
 
+    def steps_back(self, strength: float) -> int:
+        """Return how many steps lead from a picture noised by `strength` back to a picture.
+
+        Raises:
+            UsageError: it is not above 0 and at most 1.
+        """
+        if not 0 < strength <= 1:
+            raise UsageError(f"strength must be above 0 and at most 1, got {strength:g}")
+        return max(1, round(strength * self.steps))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of a picture."""
@@ -164,7 +183,11 @@ class Dali:
         *,
         first: int = 0,
     ) -> Generator[Frame]:
-        """Paint n pictures from a noised one (arXiv 2108.01073): of all steps the last share `strength`."""
+        """Paint n pictures from a noised one (arXiv 2108.01073): of all steps the last share `strength`.
+
+        It is the sampler's steps that are counted: half of those of `ddpm` and `ddim` reach half of the chain, but the
+        last quarter of `dpm_solver`'s, which have equal strides of log SNR, no more than a thirtieth of a cosine chain.
+        """
         noise, process = self._noise(n, first), self._partial(strength)
         x = self._diffused(process, self._fitting(picture).expand(n, *self.shape), noise())
         return self._run(process, x, noise, classes)
@@ -225,9 +248,7 @@ class Dali:
 
     def _partial(self, strength: float) -> Process:
         """Return the chain's first steps, those a picture is noised by and comes back through."""
-        if not 0 < strength <= 1:
-            raise UsageError(f"strength must be above 0 and at most 1, got {strength:g}")
-        return self._process.respaced(torch.arange(max(1, round(strength * len(self._process)))))
+        return self._process.respaced(torch.arange(self.steps_back(strength)))
 
     def _diffused(self, process: Process, x0: Tensor, noise: Tensor) -> Tensor:
         return process.diffuse(x0, noise, torch.full((len(x0),), len(process) - 1, device=x0.device))
@@ -247,11 +268,17 @@ class Dali:
             )
         return picture.to(self._device)
 
+    @property
+    def _always_classed(self) -> bool:
+        return bool(self.model.config.n_classes) and not self.diffusion.config.unlabelled
+
     def _labels(self, n: int, classes: int | Sequence[int] | None) -> Int[Tensor, " b"] | None:
         known = self.model.config.n_classes
         if classes is None:
             if self.config.guidance not in (0, 1):
                 raise UsageError(f"guidance {self.config.guidance:g} exaggerates a class, so it needs one")
+            if self._always_classed:
+                raise UsageError(f"{_ALWAYS}; give one from 0 to {known - 1}, or train with trainer.unlabelled=0.1")
             return None
         chosen = [classes] * n if isinstance(classes, int) else list(classes)
         if not known:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from jaxtyping import Float, Int
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from axon_core import config
@@ -54,8 +54,10 @@ class Diffusion:
         """σ² of the reverse step: β̃, β, learned between the two, or learned without bounds."""
         clip: bool = True
         """Whether predicted pictures are cut to [−1, 1], the range of all pictures."""
-        levels: PositiveInt = 256
-        """Values a number of a picture can take, over [−1, 1]."""
+        levels: int = Field(default=256, ge=2)
+        """Values a number of a picture can take, over [−1, 1]; the trainer takes them from the data."""
+        unlabelled: bool = True
+        """Whether a model that knows classes was also trained without, as guidance needs; the trainer says so."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axon_core.hooks import hook
 
 if TYPE_CHECKING:
     from axon_core.loop import Fit
+    from axon_ddpm.trainer import DDPMTrainer
 
 __all__ = ["Grids"]
 
 
 class Grids:
-    """Writes `samples/step-<n>.png` every `grid_every` steps and at the end, by the averaged weights if there are any.
+    """Writes grids of samples, by the averaged weights if there are any, into `samples/` of the run folder.
 
-    All grids of a run begin with the same noise, so that they show the same pictures growing better.
+    `step-<n>.png` comes every `grid_every` steps and at the end, early or not. All of a run begin with the same noise,
+    so that they show the same pictures growing better. `nearest-<n>.png` comes with an evaluation that compares
+    samples with the data: each sample, and to its right the training picture nearest to it.
     """
 
     @hook
     def step_end(self, fit: Fit) -> None:
         """Write a grid, if it is time to."""
-        from axon_ddpm.trainer import DDPMTrainer  # this hook hears of every training, and most are others'
+        if found := _found(fit):
+            trainer, folder = found
+            every = trainer.config.grid_every
+            if every is not None and fit.state.step % every == 0:
+                _paint(fit, trainer, folder)
 
-        trainer, step = fit.trainer, fit.state.step
-        if fit.run is None or not isinstance(trainer, DDPMTrainer):
-            return
-        every = trainer.config.grid_every
-        if step == trainer.config.steps or (every is not None and step % every == 0):
-            from axon_core.loop import evaluation
-            from axon_ddpm.pictures import grid, save_png
+    @hook
+    def eval_end(self, fit: Fit) -> None:
+        """Write the samples that were compared, each beside the nearest training picture."""
+        from axon_ddpm.pictures import grid, save_png
 
-            with fit.state.averaged():
-                pictures = evaluation(trainer, lambda: trainer.pictures(trainer.config.grid))
-            save_png(grid(pictures), fit.run.path / "samples" / f"step-{step}.png")
+        if (found := _found(fit)) and (beside := found[0].beside) is not None:
+            columns = 2 * math.ceil(math.sqrt(len(beside) / 2))
+            save_png(grid(beside, columns), found[1] / f"nearest-{fit.state.step}.png")
+
+    @hook
+    def fit_end(self, fit: Fit) -> None:
+        """Write the last grid, where the last step has none yet."""
+        if (found := _found(fit)) and not (found[1] / f"step-{fit.state.step}.png").exists():
+            _paint(fit, *found)
+
+
+def _found(fit: Fit) -> tuple[DDPMTrainer, Path] | None:
+    """Return the trainer and the folder of its grids; None where another trainer is at work, or leaves no files."""
+    from axon_ddpm.trainer import DDPMTrainer  # this hook hears of every training, and most are others'
+
+    if fit.run is None or not isinstance(fit.trainer, DDPMTrainer):
+        return None
+    return fit.trainer, fit.run.path / "samples"
+
+
+def _paint(fit: Fit, trainer: DDPMTrainer, folder: Path) -> None:
+    from axon_core.loop import evaluation
+    from axon_ddpm.pictures import grid, save_png
+
+    with fit.state.averaged():
+        pictures = evaluation(trainer, lambda: trainer.pictures(trainer.config.grid))
+    save_png(grid(pictures), folder / f"step-{fit.state.step}.png")

@@ -109,7 +109,7 @@ class Process:
 
 def at(table: Float64[Tensor, " t"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
     """Return `table[t]` in float32, on the device of `t`, ready to multiply pictures."""
-    return table[t.cpu()].float().to(t.device)[:, None, None, None]
+    return table.float().to(t.device)[t][:, None, None, None]
 
 
 def _log_snr(n: int, process: Process) -> Tensor:

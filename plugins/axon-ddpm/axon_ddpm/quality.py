@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, UInt8
 from torch import Tensor
 
+from axon_core.errors import UsageError
 from axon_core.randomness import Key
 from axon_ddpm.classifier import train_classifier, turned
-from axon_ddpm.pictures import to_unit
+from axon_ddpm.pictures import to_bytes, to_unit
 
 if TYPE_CHECKING:
     from axon_ddpm.trainer import DDPMTrainer
 
-__all__ = ["comparison", "frechet_distance", "nearest"]
+__all__ = ["FRECHET", "comparison", "frechet_distance", "nearest"]
+
+FRECHET = "frechet_distance_small_classifier"
+"""The name of the measure, which says whose features it is of: it is no FID."""
 
 
 def frechet_distance(a: Float64[Tensor, "n f"], b: Float64[Tensor, "m f"]) -> float:
@@ -23,7 +27,12 @@ def frechet_distance(a: Float64[Tensor, "n f"], b: Float64[Tensor, "m f"]) -> fl
 
     tr (C_a C_b)^½ is the sum of the singular values of C_a^½ C_b^½. Its values depend on the features: with those of
     Inception it is the FID (arXiv 1706.08500), with others it is not.
+
+    Raises:
+        UsageError: a set has fewer than two members, and so no covariance.
     """
+    if (fewest := min(len(a), len(b))) < 2:
+        raise UsageError(f"a Fréchet distance needs sets of at least 2, which alone have a covariance, got {fewest}")
     means, roots, traces = zip(*(_moments(x) for x in (a, b)), strict=True)
     cross = torch.linalg.svdvals(roots[0] @ roots[1]).sum()
     return ((means[0] - means[1]).square().sum() + traces[0] + traces[1] - 2 * cross).item()
@@ -46,41 +55,49 @@ def nearest(
     return found.values, found.indices
 
 
-def comparison(trainer: DDPMTrainer) -> dict[str, float]:
-    """Return how as many samples as are held out (at most `compared`) compare with the data.
+def comparison(trainer: DDPMTrainer) -> tuple[dict[str, float], UInt8[Tensor, "m c h w"]]:
+    """Return how as many samples as are held out (at most `compared`) compare with the data, and what to look at.
+
+    To look at are the first samples, at most `grid`, each followed by the training picture nearest to it.
 
     The features are those of a small classifier: of the classes or, where there are none, of which way up a picture is.
     It learns from half of the training pictures, so that the other half, to which all are compared, is as new to it as
-    held-out pictures and samples are.
+    held-out pictures and samples are. Where fewer than 2 pictures can be compared or fewer than 4 were trained on,
+    there is no such classifier, and only the distances from training pictures are left.
 
-        frechet_distance        of samples and training pictures in these features
-        frechet_distance_real   of as many held-out pictures and training pictures: the floor
-        nearest_training        mean distance of a sample from the nearest of all training pictures (root mean square,
-                                over a range of 2)
-        nearest_training_real   the same of held-out pictures
-        recognised              share of samples that the classifier takes for the class they were asked for
-        recognised_real         its accuracy on held-out pictures
+        frechet_distance_small_classifier       of samples and training pictures in these features
+        frechet_distance_small_classifier_real  of as many held-out pictures and training pictures: the floor
+        nearest_training                        mean distance of a sample from the nearest of all training pictures
+                                                (root mean square, over a range of 2)
+        nearest_training_real                   the same of held-out pictures
+        recognised                              share of samples that the classifier takes for the class they were
+                                                asked for
+        recognised_real                         its accuracy on held-out pictures
     """
     data, config = trainer.data, trainer.config
     n = min(config.compared, len(data.held_out))
     train, real, labels = data.unit(data.train.images), data.unit(data.held_out.images[:n]), data.held_out.labels[:n]
     samples = to_unit(trainer.pictures(n, labels.tolist() if data.names else None))
     with torch.autocast(samples.device.type, enabled=False):  # the judge is no part of what is trained in bf16
-        return _judged(trainer, samples, real, labels, train)
+        (distance, which), real_distance = nearest(samples, train), nearest(real, train)[0]
+        found = {"nearest_training": distance.mean().item(), "nearest_training_real": real_distance.mean().item()}
+        if n >= 2 and len(train) >= 4:
+            found |= _judged(trainer, samples, real, labels, train)
+    pairs = torch.stack((samples, train[which[:, 0]]), 1)[: config.grid]
+    return found, to_bytes(pairs.flatten(0, 1))
 
 
 def _judged(
     trainer: DDPMTrainer, samples: Tensor, real: Tensor, labels: Int[Tensor, " n"], train: Tensor
 ) -> dict[str, float]:
-    data, config = trainer.data, trainer.config
-    half = len(train) // 2
+    """Return what a classifier says that learned from the first half of the training pictures."""
+    data, half = trainer.data, len(train) // 2
     lesson = (train[:half], data.train.labels[:half]) if data.names else turned(train[:half])
-    judge = train_classifier(*lesson, Key((config.seed, "classifier")))
+    judge = train_classifier(*lesson, Key((trainer.config.seed, "classifier")))
     reference = judge.features(train[half:])
     found: dict[str, float] = {}
     for name, pictures in (("", samples), ("_real", real)):
-        found[f"frechet_distance{name}"] = frechet_distance(judge.features(pictures), reference)
-        found[f"nearest_training{name}"] = nearest(pictures, train)[0].mean().item()
+        found[f"{FRECHET}{name}"] = frechet_distance(judge.features(pictures), reference)
         if data.names:
             found[f"recognised{name}"] = (judge.classify(pictures) == labels).double().mean().item()
     return found

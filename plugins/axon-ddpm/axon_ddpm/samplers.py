@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Float
@@ -12,11 +13,12 @@ from pydantic import Field
 from torch import Tensor
 
 from axon_core import config
+from axon_core.errors import ContractError
 from axon_core.registry import Registry
 from axon_ddpm.diffusion import Prediction
 from axon_ddpm.process import Process, Spacing
 
-__all__ = ["DDIM", "DDPM", "SAMPLERS", "DPMSolver", "Frame", "Noise", "Predict", "Sampler"]
+__all__ = ["DDIM", "DDPM", "SAMPLERS", "DPMSolver", "Frame", "Noise", "Predict", "Sampler", "final"]
 
 Predict = Callable[[Tensor, int], Prediction]
 """What a model says of x at an index of the process."""
@@ -128,6 +130,18 @@ class DPMSolver(Sampler):
                 x = s[i - 1] / s[i] * x - a[i - 1] * math.expm1(-h) * mixed
             last = x0
             yield Frame(x, x0)
+
+
+def final(frames: Iterable[Frame]) -> Float[Tensor, "b c h w"]:
+    """Return the pictures after the last step, and keep no others meanwhile.
+
+    Raises:
+        ContractError: there is no frame.
+    """
+    last = deque(frames, maxlen=1)
+    if not last:
+        raise ContractError("the sampler yielded no frame; `run` must yield one for each step")
+    return last[0].x
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler", Sampler)

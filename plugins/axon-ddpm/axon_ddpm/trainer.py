@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from axon_core import MODELS
 from axon_core.config import Spec, at, validate
-from axon_core.errors import ContractError, UsageError
+from axon_core.errors import ConfigError, ContractError, UsageError
 from axon_core.interfaces.trainer import Trainer
 from axon_core.order import Order
 from axon_core.randomness import Key, forked
@@ -26,6 +26,7 @@ from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import min_snr_weight, squared_error
 from axon_ddpm.pictures import to_bytes
 from axon_ddpm.quality import comparison
+from axon_ddpm.samplers import final
 
 __all__ = ["DDPMTrainer"]
 
@@ -39,9 +40,14 @@ class DDPMTrainer(Trainer):
     Works with any registered `Denoiser`, under the role `model`. A picture's t, noise and flip depend on its number
     alone, so that neither a resumed run nor another number of processes changes them.
 
+    Attributes:
+        beside: samples of the last evaluation, each followed by the training picture nearest to it; at first None.
+
     Raises:
         ContractError: the model is no Denoiser.
-        UsageError: `sampling.guidance` exaggerates a class, but the pictures have none.
+        ConfigError: the diffusion is said to have other levels than the data, or `unlabelled` is said there.
+        UsageError: `sampling.guidance` exaggerates a class, but the pictures have none, or are never without; or the
+            pictures have classes and `unlabelled` lets none of them be seen.
     """
 
     class Config(Trainer.Config):
@@ -69,7 +75,8 @@ class DDPMTrainer(Trainer):
         bound_steps: PositiveInt = 20
         """Places of the chain at which a held-out picture is evaluated, besides the first; all, if those are fewer."""
         compared: NonNegativeInt = 1000
-        """How many samples an evaluation compares with the data, at most as many as are held out; 0 for none."""
+        """How many samples an evaluation compares with the data, at most as many as are held out; 0 for none. See
+        `axon_ddpm.quality.comparison`, which needs 2 for all its measures."""
 
         @model_validator(mode="after")
         def _trains_variance(self) -> Self:
@@ -81,6 +88,12 @@ class DDPMTrainer(Trainer):
                 )
             if self.loss == "hybrid" and not learned:
                 raise ValueError(f"loss 'hybrid' trains a learned variance, got {self.diffusion.variance!r}")
+            for name, loss in (("gamma", "min_snr"), ("bound_weight", "hybrid")):
+                if self.loss != loss and (value := getattr(self, name)) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{name} belongs to the loss {loss!r}, got {name} {value:g} with {self.loss!r}; set "
+                        f"trainer.loss={loss}, or leave it out"
+                    )
             return self
 
     config: Config
@@ -114,8 +127,13 @@ class DDPMTrainer(Trainer):
         if not isinstance(model, Denoiser):
             raise ContractError(f"the trainer ddpm needs a Denoiser as its model, got a {type(model).__name__}")
         self.model, self.data = model, data
+        known = {"levels": data.levels, "unlabelled": config.unlabelled > 0}
         with at("trainer", "diffusion"):
-            self.diffusion = Diffusion(config.diffusion.model_copy(update={"levels": data.levels}))
+            for name, value in known.items():
+                given = getattr(config.diffusion, name)
+                if name in config.diffusion.model_fields_set and given != value:
+                    raise ConfigError([((name,), f"it follows from the data and the trainer, {value}, got {given}")])
+            self.diffusion = Diffusion(config.diffusion.model_copy(update=known))
         with at("trainer", "sampling"):
             self.dali = Dali(model, self.diffusion, config.sampling, seed=config.seed)
         if config.sampling.guidance not in (0, 1) and not data.names:  # else only the first grid would say so
@@ -123,6 +141,12 @@ class DDPMTrainer(Trainer):
                 f"trainer.sampling.guidance {config.sampling.guidance:g} exaggerates a class, but the pictures have "
                 "none; set data.classes to true, or the guidance to 1"
             )
+        if config.unlabelled == 1 and data.names:
+            raise UsageError(
+                "trainer.unlabelled 1 shows the model no class, though the pictures have some; give less, or set "
+                "data.classes to false"
+            )
+        self.beside: UInt8[Tensor, "m c h w"] | None = None
         self._order = Order(len(data.train), Key((config.seed, "order")))
 
     @classmethod
@@ -201,7 +225,11 @@ class DDPMTrainer(Trainer):
 
         See `axon_ddpm.bound.held_out` and `axon_ddpm.quality.comparison`.
         """
-        return held_out(self) | (comparison(self) if self.config.compared else {})
+        found = held_out(self)
+        if self.config.compared:
+            compared, self.beside = comparison(self)
+            found |= compared
+        return found
 
     def pictures(self, n: int, classes: Sequence[int] | None = None) -> UInt8[Tensor, "n c h w"]:
         """Return n samples, of given classes or, where the pictures have classes, of all in turn."""
@@ -210,8 +238,7 @@ class DDPMTrainer(Trainer):
         done = list[Tensor]()
         for first in range(0, n, _ROWS):
             part = None if classes is None else classes[first : first + _ROWS]
-            *_, last = self.dali.sample(min(_ROWS, n - first), part, first=first)
-            done.append(to_bytes(last.x).cpu())
+            done.append(to_bytes(final(self.dali.sample(min(_ROWS, n - first), part, first=first))).cpu())
         return torch.cat(done)
 
     def export(self, folder: Path) -> None:

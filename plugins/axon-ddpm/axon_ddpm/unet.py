@@ -61,7 +61,10 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """x + attention(norm(x)) over all places of a picture, tokens `(b h·w c)`; the attention's output starts at 0."""
+    """x + attention(norm(x)) over all places of a picture, tokens `(b h·w c)`.
+
+    The attention's output starts at 0 where its last projection is called `out`, as in all of Axon's.
+    """
 
     attention: Attention
 
@@ -69,13 +72,14 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, _EPS)
         self.attention = attention
-        if linear := [module for module in attention.modules() if isinstance(module, nn.Linear)]:
-            _zero(linear[-1])  # the last projection is the output's
+        if isinstance(out := getattr(attention, "out", None), nn.Linear):
+            _zero(out)
 
     def forward(self, x: Float[Tensor, "b c h w"], scopes: Scopes) -> Float[Tensor, "b c h w"]:
         """Return the features; `scopes` holds the scope of each number of tokens, shared by all blocks."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        scope = scopes.setdefault(tokens.shape[1], Scope.over(tokens, causal=False))
+        if (scope := scopes.get(tokens.shape[1])) is None:
+            scope = scopes[tokens.shape[1]] = Scope.over(tokens, causal=False)
         return x + self.attention(tokens, scope).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
@@ -153,7 +157,8 @@ class UNet(Denoiser):
         blocks: PositiveInt = 2
         """Residual blocks a resolution on the way down (Appendix B)."""
         attention_at: tuple[PositiveInt, ...] = (16,)
-        """Resolutions with an attention after each residual block (Appendix B); the middle always has one."""
+        """Resolutions with an attention after each residual block (Appendix B); the middle always has one. The default
+        holds for those it meets."""
         attention: Spec = Spec.model_validate({"type": "MHA", "bias": True})
         """The attention over the places of a picture (Appendix B)."""
         n_heads: PositiveInt = 1
@@ -173,6 +178,12 @@ class UNet(Denoiser):
                 raise ValueError(
                     f"size must be a multiple of {factor}, as it is halved {len(self.multipliers) - 1} times, got "
                     f"{self.size}; give fewer multipliers, or pictures of another size"
+                )
+            sizes = [self.size // 2**level for level in range(len(self.multipliers))]
+            default = type(self).model_fields["attention_at"].default
+            if self.attention_at != default and (other := sorted(set(self.attention_at) - set(sizes))):
+                raise ValueError(
+                    f"attention_at must name resolutions of this U-Net, {', '.join(map(str, sizes))}, got {other[0]}"
                 )
             return self
 

@@ -4,6 +4,7 @@ import pytest
 
 from axon_core.randomness import Key
 from axon_ddpm import claims
+from axon_ddpm.quality import FRECHET
 
 
 def test_exact_claims_hold():
@@ -35,7 +36,7 @@ def test_the_ablation_builds_the_three_ways(monkeypatch):
         def __init__(self, trainer):
             loss = trainer.loss(trainer.collect(trainer.batch(0), Key((0,))))["loss"]
             assert loss.isfinite()
-            self.metrics = {"frechet_distance": len(trainer.model.head.bias)}
+            self.metrics = {FRECHET: len(trainer.model.head.bias)}
 
     monkeypatch.setattr(claims, "fit", Result)
     assert [claims._distance(0, loss, dict(chain)) for loss, chain in claims._WAYS.values()] == [1, 1, 2]

@@ -1,14 +1,17 @@
 """`axon sample` and `axon evaluate`, as they are called."""
 
 import json
+import weakref
 
 import pytest
 import torch
 from PIL import Image
 
 from axon_core.cli import main
-from axon_ddpm import Dali
-from axon_ddpm.pictures import read_picture, save_png
+from axon_core.errors import ContractError
+from axon_ddpm import Dali, Frame, UNet
+from axon_ddpm.cli import _paint
+from axon_ddpm.pictures import read_picture, save_png, to_bytes
 
 
 @pytest.fixture
@@ -65,6 +68,8 @@ def test_wrong_requests(sample, tmp_path):
         (("--image", "one.png", "--mask", "mask.png"), "the mask must have the picture's size, 8×8, got 4×8"),
         (("--image", "one.png", "--mask", "mask.png", "--to", "one.png"), "--mask goes without"),
         (("--set", "eta"), "--set takes"),
+        (("--image", "one.png", "--strength", "nan"), "strength must be above 0 and at most 1, got nan"),
+        (("--image", "one.png", "--strength", "inf"), "strength must be above 0 and at most 1, got inf"),
         (("--set", "eta=3"), "eta: must be less than or equal to 1"),
     ):
         code, said = sample(*arguments)
@@ -90,6 +95,30 @@ def test_spacing_and_device_reach_the_sampler(sample, monkeypatch, tmp_path):
     monkeypatch.setattr(Dali, "load", lambda folder, **settings: given.append(settings) or load(folder, **settings))
     assert sample("--n", 1, "--spacing", "linspace", "--device", "cpu")[0] == 0
     assert given[0]["spacing"] == "linspace"
+    moved = []
+    monkeypatch.setattr(UNet, "to", lambda model, device: moved.append(device) or model)
+    assert sample("--n", 1, "--device", "cpu:0")[0] == 0
+    assert moved == ["cpu:0"]
+
+
+@pytest.mark.parametrize(("each", "every"), [(9, 9), (100, 3)])
+def test_only_frames_that_are_shown_are_kept(each, every):
+    alive = []
+
+    def batch(first, count):
+        for step in range(each):
+            x = torch.full((count, 1, 1, 1), step / each)
+            alive.append(weakref.ref(x))
+            yield Frame(x, x)
+            del x
+            assert sum(reference() is not None for reference in alive) <= 1
+
+    found = _paint(batch, 5, 2, each, every)
+    steps = range(each)[::-1][::every][::-1]
+    assert len(found) == len(steps) and all(len(frame) == 5 for frame in found)
+    assert [frame[4].item() for frame in found] == [to_bytes(torch.tensor(step / each)).item() for step in steps]
+    with pytest.raises(ContractError, match=f"must yield a frame for each of {each + 1} steps, got {each}"):
+        _paint(batch, 1, 2, each + 1, every)
 
 
 @pytest.mark.parametrize(

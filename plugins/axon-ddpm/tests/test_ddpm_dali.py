@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from axon_core.errors import CheckpointError, ConfigError, UnknownKey, UsageError
-from axon_ddpm import Dali, Diffusion, UNet
+from axon_ddpm import SAMPLERS, Dali, Diffusion, Prediction, UNet, spaced
 from axon_ddpm.dali import filling, predictor
+from axon_ddpm.parameterisation import log_variance
 
-SAMPLERS = ["ddpm", "ddim", {"type": "ddim", "eta": 0.7}, "dpm_solver"]
+WAYS = ["ddpm", "ddim", {"type": "ddim", "eta": 0.7}, "dpm_solver"]
 
 
 def last(frames):
@@ -25,7 +26,7 @@ def dali(run):
     return load
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", WAYS)
 def test_a_picture_depends_on_seed_and_number_alone(dali, sampler):
     """By a model in float64: in float32 a batch of another size rounds otherwise, and x_0 = (x − s ε)/a shows it."""
 
@@ -57,7 +58,36 @@ def test_guidance_goes_from_without_to_with_and_beyond(run):
     assert (given - without).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_guidance_leaves_a_learned_variance_as_the_class_has_it():
+    diffusion = Diffusion.build(variance="learned_range", schedule={"type": "cosine", "steps": 10})
+    sizes = {"size": 8, "width": 8, "groups": 4, "multipliers": (1,), "attention_at": (), "out_channels": 6}
+    model = UNet.build(**sizes, n_classes=3).eval()
+    x, classes, t = torch.randn(2, 3, 8, 8), torch.tensor([0, 2]), torch.full((2,), 4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        without, given = (diffusion.read(model(x, t, c), x, t) for c in (None, classes))
+        for guidance in (0.0, 1.0, 4.0):
+            found = predictor(model, diffusion, diffusion.process, classes, guidance)(x, 4)
+            expected = (given if guidance else without).log_variance
+            torch.testing.assert_close(found.log_variance, expected, rtol=0, atol=1e-5)
+    assert (given.log_variance - without.log_variance).abs().max() > 1e-3
+
+
+def test_a_model_that_saw_the_class_of_every_picture_needs_one():
+    diffusion = Diffusion.build(unlabelled=False, schedule={"type": "cosine", "steps": 10})
+    model = UNet.build(size=8, width=8, groups=4, multipliers=(1,), attention_at=(), n_classes=3).eval()
+    for guidance in (0.0, 2.0):
+        with pytest.raises(UsageError, match=f"knows none without, which guidance {guidance:g} compares with; set it"):
+            Dali(model, diffusion, Dali.Config(guidance=guidance))
+    assert last(Dali(model, diffusion, Dali.Config()).sample(2, 1)).isfinite().all()
+    with pytest.raises(UsageError, match="knows none without; give one from 0 to 2, or train with"):
+        Dali(model, diffusion, Dali.Config()).sample(2)
+    plain = UNet.build(size=8, width=8, groups=4, multipliers=(1,), attention_at=()).eval()
+    assert last(Dali(plain, diffusion, Dali.Config()).sample(2)).isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", WAYS)
 def test_inpainting_keeps_what_the_mask_leaves(dali, sampler):
     picture = torch.rand(3, 8, 8) * 2 - 1
     mask = torch.zeros(8, 8, dtype=torch.bool)
@@ -69,20 +99,21 @@ def test_inpainting_keeps_what_the_mask_leaves(dali, sampler):
     torch.testing.assert_close(everything, last(dali(sampler=sampler).sample(3, 1)), rtol=0, atol=1e-5)
 
 
-def test_what_is_known_is_diffused_as_the_forward_process_would():
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+@pytest.mark.parametrize("kept", [20, 8])
+def test_what_is_known_is_diffused_as_the_forward_process_would(variance, kept):
     """With all of a picture known, x_t on the way back has the mean √ᾱ x_0 and the variance 1 − ᾱ of q(x_t | x_0)."""
-    from axon_ddpm import SAMPLERS, Prediction
-
-    diffusion = Diffusion.build(schedule={"type": "cosine", "steps": 20}, variance="fixed_small")
-    chain, picture = diffusion.process, torch.full((1, 1, 1), 0.6)
+    whole = Diffusion.build(schedule={"type": "cosine", "steps": 20}).process
+    chain, picture = whole.respaced(spaced(kept, whole)), torch.full((1, 1, 1), 0.6)
 
     def nothing(x, i):
-        return Prediction(torch.zeros_like(x), x, chain.log_variance_small[i].float().view(1, 1, 1, 1))
+        t = torch.full((len(x),), i)
+        return Prediction(torch.zeros_like(x), x, log_variance(variance, chain, None, t))
 
     predict = filling(nothing, chain, picture, torch.zeros(1, 1, dtype=torch.bool))
     generator = torch.Generator().manual_seed(0)
     noise = lambda: torch.randn(20000, 1, 1, 1, generator=generator)  # noqa: E731
-    for i, frame in zip(reversed(range(20)), SAMPLERS.build("ddpm").run(chain, predict, noise(), noise), strict=True):
+    for i, frame in zip(reversed(range(kept)), SAMPLERS.build("ddpm").run(chain, predict, noise(), noise), strict=True):
         bar = chain.alphas_bar_before[i].item()
         assert frame.x.mean().item() == pytest.approx(0.6 * bar**0.5, abs=0.03)
         assert frame.x.var().item() == pytest.approx(1 - bar, abs=0.03)
@@ -127,7 +158,7 @@ def test_wrong_requests(dali, run, tmp_path):
         dali().vary(torch.zeros(1, 8, 8), 1)
     with pytest.raises(UsageError, match=r"the mask must have the picture's size, 8×8, got 4×8"):
         dali().inpaint(torch.zeros(3, 8, 8), torch.ones(4, 8, dtype=torch.bool), 1)
-    for strength in (0, 1.5):
+    for strength in (0, 1.5, float("nan"), float("inf")):
         with pytest.raises(UsageError, match=f"strength must be above 0 and at most 1, got {strength}"):
             dali().vary(torch.zeros(3, 8, 8), 1, strength)
     with pytest.raises(CheckpointError, match="no model folder"):

@@ -1,9 +1,13 @@
 """Every sampler on a mixture of two Gaussians with its optimal denoiser, so that only the sampler can be wrong."""
 
+import weakref
+
 import pytest
 import torch
 
-from axon_ddpm import NOISE_SCHEDULES, SAMPLERS, Diffusion, Prediction, Process, spaced
+from axon_core.errors import ContractError
+from axon_ddpm import NOISE_SCHEDULES, SAMPLERS, Diffusion, Frame, Prediction, Process, spaced
+from axon_ddpm.samplers import final
 
 N = 4000
 WEIGHTS = torch.tensor([0.3, 0.7])
@@ -117,9 +121,26 @@ def test_frames_are_every_step_and_end_on_the_picture():
     q = q.respaced(spaced(7, q))
     x = torch.randn(2, 2, 1, 1, generator=torch.Generator().manual_seed(0))
     for sampler, _ in SAMPLING:
-        frames = list(SAMPLERS.build(sampler).run(q, best(q), x, lambda: torch.zeros(2, 2, 1, 1)))
+        frames = list(SAMPLERS.build(sampler).run(q, best(q), x, lambda: torch.ones(2, 2, 1, 1)))
         assert len(frames) == 7
+        assert (frames[-2].x - frames[-2].x0).abs().min() > 1e-4  # and the last step adds no noise
         torch.testing.assert_close(frames[-1].x, frames[-1].x0)
+
+
+def test_the_last_frame_is_all_that_is_kept():
+    alive = []
+
+    def frames():
+        for step in range(9):
+            x = torch.full((1,), float(step))
+            alive.append(weakref.ref(x))
+            yield Frame(x, x)
+            del x
+            assert sum(reference() is not None for reference in alive) <= 1
+
+    assert final(frames()).item() == 8
+    with pytest.raises(ContractError, match="yielded no frame"):
+        final(iter(()))
 
 
 def test_clipping_comes_before_the_noise_is_derived():
