@@ -2,6 +2,10 @@
 
 from importlib.metadata import version as _version
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+
 project = "Axon"
 author = copyright = "The Axon authors"
 version = release = _version("axon-core")
@@ -17,8 +21,22 @@ add_module_names = False
 python_maximum_signature_line_length = 80
 suppress_warnings = [
     "misc.highlighting_failure",  # usage lines and fragments of recipes are no whole programs
-    "ref.python",  # a name that is imported for type checkers alone may be found in two modules
 ]
 # A signature names types of Python, torch and pydantic, which have pages elsewhere, and shapes, which have none.
 nitpick_ignore_regex = [(r"py:.*", r"(?!axon_).*")]
 python_use_unqualified_type_names = True
+
+
+def exact(app: Sphinx, doctree: nodes.document) -> None:
+    """Look a name in an annotation up as it stands: Sphinx would take any name anywhere that ends like it.
+
+    Its domain asks whether `refspecific` is set, not whether it is true, and a type in a signature always sets it.
+    """
+    for reference in doctree.findall(pending_xref):
+        if not reference.get("refspecific", True):
+            del reference["refspecific"]
+
+
+def setup(app: Sphinx) -> None:
+    """Connect to Sphinx."""
+    app.connect("doctree-read", exact)

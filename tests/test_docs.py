@@ -1,5 +1,7 @@
 """The documentation: its code runs, its links resolve, and it has every public name of the core and of the plugins."""
 
+import ast
+import importlib
 import inspect
 import os
 import re
@@ -8,6 +10,7 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -106,14 +109,60 @@ def test_names_the_pages_refer_to_are_in_the_reference(made):
     assert referred and referred <= listed
 
 
+def public(module: ModuleType, file: Path) -> list[str]:
+    """The public names of a module: those of `__all__`, or all that its source defines or assigns."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    found = []
+    for node in ast.parse(file.read_text("utf-8")).body:
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                found.append(name)
+            case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar"))):
+                continue
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                found.append(name)
+    return [name for name in found if not name.startswith("_")]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_name_is_described_and_in_the_reference(package, made):
-    listed, bare = documented(made[f"reference/{package}.md"]), []
-    for found in (found for module in names.public(package).values() for found in module):
-        assert found.path in listed
-        if (inspect.isclass(found.value) or inspect.isfunction(found.value)) and not inspect.getdoc(found.value):
-            bare.append(found.path)
+    listed, missing, bare, seen = documented(made[f"reference/{package}.md"]), [], [], 0
+    described = {(id(value), path.rpartition(".")[2]) for path in listed if (value := named(path)) is not None}
+    top = Path(importlib.import_module(package).__file__).parent
+    for file in sorted(top.rglob("*.py")):
+        parts = file.relative_to(top.parent).with_suffix("").parts
+        if "cli" in parts or parts[-1].endswith("_cli") or any(p.startswith("_") and p != "__init__" for p in parts):
+            continue  # the command line has a page of its own
+        module = importlib.import_module(".".join(part for part in parts if part != "__init__"))
+        for name in public(module, file):
+            value, seen = getattr(module, name), seen + 1
+            if (id(value), name) not in described:
+                missing.append(f"{module.__name__}.{name}")
+            if (inspect.isclass(value) or inspect.isroutine(value)) and not inspect.getdoc(value):
+                bare.append(f"{module.__name__}.{name}")
+    assert seen > 5 and not missing, f"not in the reference: {', '.join(missing)}"
     assert not bare, f"without a docstring: {', '.join(bare)}"
+
+
+def named(path: str) -> object:
+    """What a path of the reference names, if it is the name of a module's."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def test_the_reference_shows_what_a_class_is_made_of(made):
+    page = made["reference/axon_core.md"]
+    assert "{py:class} State(shape: tuple[int, ...], per_token: bool = True, " in page  # a dataclass
+    assert "{py:attribute} State.window\n:type: int | None\n\nOver how many tokens" in page
+    assert "{py:class} Step(tokens: Int[Tensor, 'b n'], scope: axon_core.Scope, layers: " in page  # a named tuple
+    assert "{py:attribute} Step.scope\n:type: axon_core.Scope" in page
+    assert "{py:class} Attention(config: Config, rotary: axon_core.RotaryEmbedding | None = None)" in page
+    assert "{py:attribute} Attention.cross\n:type: ClassVar[bool]\n:value: True\n\nWhether it can attend" in page
+    assert "{py:method} Rotation.__call__(x: " in page
+    assert "{py:data} LENGTHS\n\n`(9, 6, 3)`\n\nValid tokens of the rows" in page
+    assert "{py:data} Layout\n\n`Literal['half', 'interleaved']`" in page  # of a module without __all__
+    assert "from_recipe(recipe: axon_core.Recipe, saved: " in page  # imported for type checkers alone
 
 
 def test_every_paper_has_a_page_with_its_claims(made):

@@ -35,6 +35,7 @@ SPECIAL = ("__init__", "__call__", "__post_init__")
 
 def functions(path: str, value: Any) -> Iterator[tuple[str, FunctionType, str]]:
     """A public function, or the public methods of a public class: path, function, and what documents it."""
+    value = inspect.unwrap(value)
     if inspect.isfunction(value):
         yield path, value, inspect.getdoc(value) or ""
     for name, member in vars(value).items() if inspect.isclass(value) else ():

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from axon_core.discovery import discover
+from axon_docs.source import constants
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,16 @@ def modules(package: str) -> list[ModuleType]:
 def public(package: str) -> dict[str, list[Public]]:
     """Return the public names of each module; one that the package exports stands there, and not where it is defined.
 
-    A module's are those in its `__all__`, or, where it has none, the classes and functions it defines.
+    A module's are those in its `__all__`, or, where it has none, the classes, functions and constants it defines.
     """
     top, *others = modules(package)
     exported = [Public(package, name, getattr(top, name)) for name in sorted(top.__all__)]
-    known = {id(found.value) for found in exported}
+    known = {_identity(found) for found in exported}
     names = {package: exported}
     for module in others:
         found = [Public(module.__name__, name, getattr(module, name)) for name in _own(module)]
-        names[module.__name__] = [f for f in found if id(f.value) not in known]
-        known |= {id(f.value) for f in found if _is_code(f.value)}
+        names[module.__name__] = [f for f in found if _identity(f) not in known]
+        known |= {_identity(f) for f in found}
     return {module: found for module, found in names.items() if found}
 
 
@@ -61,11 +62,16 @@ def _own(module: ModuleType) -> list[str]:
     if hasattr(module, "__all__"):
         return sorted(module.__all__)
     code = {n: v for n, v in vars(module).items() if not n.startswith("_") and _is_code(v)}
-    return sorted(n for n, v in code.items() if v.__module__ == module.__name__)
+    return sorted({*constants(module.__name__), *(n for n, v in code.items() if v.__module__ == module.__name__)})
+
+
+def _identity(found: Public) -> tuple[int, str]:
+    """What tells whether two names are one: of constants, the name too, as equal ones may be one object."""
+    return id(found.value), "" if _is_code(found.value) else found.name
 
 
 def _is_code(value: Any) -> bool:
-    return inspect.isclass(value) or inspect.isfunction(value)
+    return inspect.isclass(value) or inspect.isfunction(inspect.unwrap(value))  # a cached one is a function too
 
 
 def _hidden(name: str) -> bool:

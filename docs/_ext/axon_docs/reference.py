@@ -1,18 +1,23 @@
-"""The reference: every public name with its signature, docstring, options and methods."""
+"""The reference: every public name with its signature, docstring, options, fields and methods."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 from pydantic import BaseModel
 
 from axon_core.registry import Registry
 from axon_docs.docstrings import markdown
-from axon_docs.names import Public, packages, public
+from axon_docs.names import Public, modules, packages, public
+from axon_docs.source import Assigned, attributes, constants, typing_only
+
+_LONGEST = 200  # characters of a value that is shown
 
 
 def page(package: str) -> str:
@@ -29,18 +34,20 @@ def page(package: str) -> str:
 
 def entry(found: Public) -> str:
     """Return one name's directive of the Python domain."""
-    value = found.value
+    value = inspect.unwrap(found.value)
     if inspect.isclass(value):
         return "\n".join(_class(found.name, value))
     if inspect.isfunction(value):
         return "\n".join(_directive("function", f"{found.name}{signature(value)}", [_doc(value)]))
-    about = f"The registry of group `axon.v1.{value.group}`." if isinstance(value, Registry) else _value(value)
-    return "\n".join(_directive("data", found.name, [about]))
+    if isinstance(value, Registry):
+        return "\n".join(_directive("data", found.name, [f"The registry of group `axon.v1.{value.group}`."]))
+    written = _written(found)
+    return "\n".join(_directive("data", found.name, [_value(found, written), markdown(written.doc)]))
 
 
-def signature(function: Any, bound: bool = False) -> str:
+def signature(function: Any, bound: bool = False, result: bool = True) -> str:
     """Return the signature as the source has it, shapes included; the first parameter is left out of a method's."""
-    given = inspect.signature(function)
+    given, module = inspect.signature(function), function.__module__
     parameters = list(given.parameters.values())[1 if bound else 0 :]
     shown, star = [], False
     for parameter in parameters:
@@ -48,19 +55,20 @@ def signature(function: Any, bound: bool = False) -> str:
             shown.append("*")
         star = star or parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
         prefix = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-        text = prefix + parameter.name + _annotation(parameter.annotation, ": ", function)
+        text = prefix + parameter.name + _annotation(parameter.annotation, ": ", module)
         if parameter.default is not parameter.empty:
             text += f" = {_default(parameter.default)}"
         shown.append(text)
-    return f"({', '.join(shown)}){_annotation(given.return_annotation, ' -> ', function)}"
+    returns = _annotation(given.return_annotation, " -> ", module) if result else ""
+    return f"({', '.join(shown)}){returns}"
 
 
-def _annotation(annotation: Any, before: str, function: Any) -> str:
+def _annotation(annotation: Any, before: str, module: str) -> str:
     """The annotation as written, but that Axon's own names are given in full, so that they can be linked."""
     if annotation is inspect.Signature.empty:
         return ""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    means, paths = function.__globals__, _paths()
+    means, paths = typing_only(module) | vars(sys.modules[module]), _paths()
     full = re.sub(
         r"(?<![\w.])[A-Z]\w*(?=[^\"]*(?:\"[^\"]*\"[^\"]*)*$)", lambda m: paths.get(id(means.get(m[0])), m[0]), text
     )
@@ -84,8 +92,10 @@ def _class(path: str, cls: type) -> list[str]:
     body = [_doc(cls)]
     if issubclass(cls, BaseModel):
         body.append(options(cls))
+    else:
+        body += _attributes(path, cls)
     for name, member in vars(cls).items():
-        if name.startswith("_"):
+        if name.startswith("_") and name != "__call__":
             continue
         where = f"{path}.{name}"
         if inspect.isclass(member) and member.__qualname__.startswith(cls.__qualname__):
@@ -98,7 +108,41 @@ def _class(path: str, cls: type) -> list[str]:
             body.append("\n".join(_directive("method", where + text, [_doc(getattr(cls, name))], f":{kind}:")))
         elif inspect.isfunction(member) and (member.__doc__ or not _overrides(cls, name)):
             body.append("\n".join(_directive("method", where + signature(member, bound=True), [_doc(member)])))
-    return _directive("class", path, body)
+    return _directive("class", path + _constructor(cls), body)
+
+
+def _constructor(cls: type) -> str:
+    """What it is made of: the parameters of Axon's own `__init__`, or the fields of a named tuple."""
+    if issubclass(cls, tuple) and (names := getattr(cls, "_fields", ())):
+        found, defaults = attributes(cls), cls._field_defaults
+        shown = [
+            name
+            + _annotation(found[name].annotation, ": ", cls.__module__)
+            + (f" = {_default(defaults[name])}" if name in defaults else "")
+            for name in names
+        ]
+        return f"({', '.join(shown)})"
+    made = next(vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base))
+    own = isinstance(made, FunctionType) and made.__module__.startswith("axon_")
+    return signature(made, bound=True, result=False) if own and not issubclass(cls, BaseModel) else ""
+
+
+def _attributes(path: str, cls: type) -> list[str]:
+    """The fields of a dataclass or named tuple, and what else the class describes by a string below it."""
+    fields = {*getattr(cls, "_fields", ()), *getattr(cls, "__dataclass_fields__", ())}
+    shown = {name: found for name, found in attributes(cls).items() if found.doc or name in fields}
+    return [
+        "\n".join(
+            _directive(
+                "attribute",
+                f"{path}.{name}",
+                [markdown(found.doc)],
+                *([f":type: {_annotation(found.annotation, '', cls.__module__)}"] if found.annotation else []),
+                *([f":value: {found.value}"] if found.value and name not in fields else []),
+            )
+        )
+        for name, found in shown.items()
+    ]
 
 
 def _overrides(cls: type, name: str) -> bool:
@@ -116,10 +160,10 @@ def options(config: type[BaseModel]) -> str:
     return "\n".join(lines) if config.model_fields else ""
 
 
-def _directive(kind: str, argument: str, body: Iterable[str], option: str = "") -> list[str]:
+def _directive(kind: str, argument: str, body: Iterable[str], *options: str) -> list[str]:
     inner = "\n\n".join(part for part in body if part)
     fence = "`" * (3 + max((len(run) for run in _fences(inner)), default=2) - 2)
-    return [f"{fence}{{py:{kind}}} {argument}", *([option] if option else []), "", inner, fence]
+    return [f"{fence}{{py:{kind}}} {argument}", *options, "", inner, fence]
 
 
 def _fences(text: str) -> list[str]:
@@ -131,6 +175,15 @@ def _doc(value: Any) -> str:
     return markdown(inspect.getdoc(value) or "")
 
 
-def _value(value: Any) -> str:
-    text = repr(value)
-    return f"`{text}`" if len(text) < 200 and "<" not in text else f"A `{type(value).__name__}`."
+def _written(found: Public) -> Assigned:
+    """What the source says of a constant, in the module that assigns it."""
+    for module in (found.module, *(m.__name__ for m in modules(found.module.partition(".")[0]))):
+        own = constants(module).get(found.name)
+        if own and getattr(sys.modules[module], found.name) is found.value:
+            return own
+    return Assigned("", "", "")
+
+
+def _value(found: Public, written: Assigned) -> str:
+    text = written.value or repr(found.value)
+    return f"`{text}`" if len(text) < _LONGEST and "<" not in text else f"A `{type(found.value).__name__}`."
