@@ -100,15 +100,15 @@ class Sequences:
         return type(self)(self.tokens.to(device), self.valid.to(device), self.scored.to(device))
 
 
-def encode_completion(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a text that follows a prompt, and `eos` where the tokenizer has one.
+def encode_completion(tokenizer: Tokenizer, text: str, *, finished: bool = True) -> list[int]:
+    """Return the ids of a text that follows a prompt, and `eos` where the tokenizer has one and the text is `finished`.
 
     The prompt is encoded by itself, as it is when a model is to go on from it (`Tokenizer.encode_prompt`); so is the
     completion, without the space that some encoders put before a text. Raises `DataError` where it cannot be encoded.
     """
     # Where an encoder adds a space, it does so at the very start: before a newline that is then cut off again.
     start = "\n" if tokenizer.drops_spaces else ""
-    ids = tokenizer.encode(start + text, eos=tokenizer.eos is not None)
+    ids = tokenizer.encode(start + text, eos=finished and tokenizer.eos is not None)
     return ids[len(tokenizer.encode(start)) :]
 
 

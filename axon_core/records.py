@@ -75,6 +75,8 @@ class Comparison(_Record):
     """The other one."""
     margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """By how much, on a scale of the data's own; 0 where nobody said."""
+    unfinished: Annotated[tuple[Literal["chosen", "rejected"], ...], Field(strict=False)] = ()
+    """Which of them were cut off before their end, so that no end-of-text token follows."""
 
     @model_validator(mode="after")
     def _different(self) -> Self:
@@ -92,12 +94,16 @@ class Ranking(_Record):
     """The continuations."""
     ranking: Annotated[tuple[int, ...], Field(strict=False)]
     """Their numbers, counted from 0, the best first."""
+    unfinished: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """The numbers of those that were cut off before their end, so that no end-of-text token follows."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         k = len(self.responses)
         if sorted(self.ranking) != list(range(k)):
             raise ValueError(f"ranking must name each of 0 … {k - 1} once, the best first, got {list(self.ranking)}")
+        if unknown := [i for i in self.unfinished if i not in self.ranking]:
+            raise ValueError(f"unfinished must hold numbers of responses, 0 … {k - 1}, got {unknown[0]}")
         if twice := next((text for text in self.responses if self.responses.count(text) > 1), None):
             raise ValueError(f"responses must differ, two are {_short(twice)}")
         return self

@@ -15,7 +15,9 @@ from axon_core.errors import AxonError, TrainingError
 __all__ = ["Scorer", "scored"]
 
 Scorer = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-"""Returns one finite number for each prompt and its response, which depends on these two alone."""
+"""Returns one finite number for each prompt and its response, which depends on these two alone.
+
+One whose attribute `judges_ends` is true is given, as `finished`, whether each response ended by itself, too."""
 
 _ROWS = 512  # responses that are scored at once
 
@@ -24,13 +26,17 @@ class _Row(NamedTuple):
     name: str
     prompt: str
     response: str
+    finished: bool
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prompt[:40]!r}) and the response {self.response[:40]!r}"
 
 
 def scored(
-    reward: Scorer, prompts: Sequence[tuple[str, str]], responses: Sequence[Sequence[str]]
+    reward: Scorer,
+    prompts: Sequence[tuple[str, str]],
+    responses: Sequence[Sequence[str]],
+    finished: Sequence[Sequence[bool]] | None = None,
 ) -> Float[Tensor, "b n"]:
     """Return in float64 what each of n responses to each prompt is worth.
 
@@ -38,11 +44,17 @@ def scored(
         reward: what scores them.
         prompts: each after what to call it in a message, such as "line 3 of prompts.jsonl".
         responses: n for each prompt.
+        finished: whether each ended by itself, rather than being cut off; left out, all did.
 
     Raises:
         TrainingError: the reward fails, or is not one finite number for each; the message names the prompt.
     """
-    rows = [_Row(*prompt, text) for prompt, some in zip(prompts, responses, strict=True) for text in some]
+    ends = finished or [[True] * len(some) for some in responses]
+    rows = [
+        _Row(*prompt, text, end)
+        for prompt, some, these in zip(prompts, responses, ends, strict=True)
+        for text, end in zip(some, these, strict=True)
+    ]
     found: list[float] = []
     for first in range(0, len(rows), _ROWS):
         found += _some(reward, rows[first : first + _ROWS])
@@ -70,4 +82,5 @@ def _some(reward: Scorer, rows: Sequence[_Row]) -> list[float]:
 
 
 def _called(reward: Scorer, rows: Sequence[_Row]) -> list[float]:
-    return [float(score) for score in reward([row.prompt for row in rows], [row.response for row in rows])]
+    ends = {"finished": [row.finished for row in rows]} if getattr(reward, "judges_ends", False) else {}
+    return [float(score) for score in reward([row.prompt for row in rows], [row.response for row in rows], **ends)]

@@ -180,6 +180,7 @@ def test_a_completion_is_encoded_without_the_space_that_begins_a_text():
         for prompt, completion in (("a bad", "ge"), ("a", " bad head"), ("a b", "\n\n x" if tokenizer.eos else " h")):
             ids = encode_completion(tokenizer, completion)
             assert ids[-1] == tokenizer.eos or tokenizer.eos is None
+            assert encode_completion(tokenizer, completion, finished=False) == [i for i in ids if i != tokenizer.eos]
             assert tokenizer.decode(tokenizer.encode_prompt(prompt) + ids) == prompt + completion
     with pytest.raises(DataError, match="'x'"):
         encode_completion(CharTokenizer("ab"), "x")

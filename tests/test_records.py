@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axon_core.errors import DataError
+from axon_core.config import validate
+from axon_core.errors import ConfigError, DataError
 from axon_core.records import Comparison, Completion, Dialogue, Message, Ranking, read_prompts, read_records
 
 GOOD = {
@@ -92,6 +93,18 @@ def test_a_comparison_without_margin_has_margin_0():
 def test_a_ranking_gives_every_pair_the_better_one_first():
     ranking = Ranking(prompt="p", responses=("a", "b", "c", "d"), ranking=(2, 0, 3, 1))
     assert ranking.pairs() == [(2, 0), (2, 3), (2, 1), (0, 3), (0, 1), (3, 1)]
+
+
+def test_what_was_cut_off_is_said_by_number_or_name():
+    ranking = {"prompt": "p", "responses": ["a", "b"], "ranking": [1, 0]}
+    assert validate(Ranking, ranking).unfinished == ()
+    assert validate(Ranking, {**ranking, "unfinished": [1]}).unfinished == (1,)
+    with pytest.raises(ConfigError, match="unfinished must hold numbers of responses, 0 … 1, got 2"):
+        validate(Ranking, {**ranking, "unfinished": [0, 2]})
+    comparison = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    assert validate(Comparison, {**comparison, "unfinished": ["rejected"]}).unfinished == ("rejected",)
+    with pytest.raises(ConfigError, match="unfinished"):
+        validate(Comparison, {**comparison, "unfinished": ["other"]})
 
 
 def test_dialogues_may_begin_with_the_system_and_end_with_the_user():

@@ -34,6 +34,20 @@ def test_each_response_is_scored_after_its_own_prompt(monkeypatch: pytest.Monkey
     assert sizes == [4, 2]
 
 
+def test_who_judges_ends_is_told_which_there_are(monkeypatch: pytest.MonkeyPatch):
+    class Ends:
+        judges_ends = True
+
+        def __call__(self, prompts: Sequence[str], texts: Sequence[str], finished: Sequence[bool]) -> list[float]:
+            return [float(end) for end in finished]
+
+    monkeypatch.setattr(scoring, "_ROWS", 3)
+    ends = [[True, False], [False, True]]
+    assert scored(Ends(), PROMPTS, [["a", "b"], ["c", "d"]], ends).tolist() == [[1, 0], [0, 1]]
+    assert scored(Ends(), PROMPTS, [["a"], ["c"]]).tolist() == [[1], [1]]
+    assert scored(lengths, PROMPTS, [["a", "b"], ["c", "d"]], ends).tolist() == [[11, 11], [21, 21]]
+
+
 def raises(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     return [1 / (len(prompt) - 2) for prompt in prompts]
 

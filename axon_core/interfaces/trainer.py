@@ -118,6 +118,15 @@ class Trainer(ABC):
         self.models = models
 
     @classmethod
+    def check_recipe(cls, recipe: Recipe) -> None:
+        """Raise a `ConfigError` where a table breaks a rule, or an `UnknownKey`, as far as that is known without files.
+
+        A training that is to begin hours later is checked so. By default it looks at the table `trainer`.
+        """
+        with config.at("trainer"):
+            config.validate(cls.Config, recipe.trainer.options)
+
+    @classmethod
     @abstractmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
         """Build data, models and trainer from a recipe.

@@ -70,8 +70,9 @@ class PreferenceData:
     @classmethod
     def load(cls, settings: PreferenceConfig, tokenizer: Tokenizer, context: int) -> Self:
         """Read a file, and go on as `of` does. Raises `DataError` where a line is no comparison, too."""
-        names = f"line {{}} of {settings.path}"
-        return cls.of(read_records(settings.path, Comparison), tokenizer, context, settings.held_out, names)
+        records = read_records(settings.path, Comparison)
+        names = [f"line {i} of {settings.path}" for i in range(1, len(records) + 1)]
+        return cls.of(records, tokenizer, context, settings.held_out, names)
 
     @classmethod
     def of(
@@ -80,24 +81,26 @@ class PreferenceData:
         tokenizer: Tokenizer,
         context: int,
         held_out: float = 0.1,
-        names: str = "comparison {}",
+        names: Sequence[str] | None = None,
     ) -> Self:
         """Tokenize comparisons and split them; at least one is held out.
 
-        A text's end is marked by `eos`, where the tokenizer has one, and counts like any token.
+        A text's end is marked by `eos`, where the tokenizer has one and the text is not `unfinished`; it counts like
+        any token.
 
         Args:
             records: the comparisons.
             tokenizer: the models' own.
             context: the most tokens a model can be given.
             held_out: which part of them, at their end, is kept from training.
-            names: what to call the comparisons in messages, with their numbers, counted from 1, in place of `{}`.
+            names: what to call each in messages; by default "comparison" and its number, counted from 1.
 
         Raises:
             DataError: a text cannot be encoded, both are the same tokens, or there are fewer than two comparisons.
             ContextError: a prompt and its continuation are longer than the context.
         """
-        pairs = [_encoded(record, tokenizer, names.format(i)) for i, record in enumerate(records, 1)]
+        names = names or [f"comparison {i}" for i in range(1, len(records) + 1)]
+        pairs = [_encoded(record, tokenizer, name) for record, name in zip(records, names, strict=True)]
         if len(pairs) < 2:
             raise DataError(f"there must be at least 2 comparisons, one to train on and one held out, got {len(pairs)}")
         for pair in pairs:
@@ -114,7 +117,10 @@ class PreferenceData:
 def _encoded(record: Comparison, tokenizer: Tokenizer, name: str) -> Pair:
     try:
         prompt = tokenizer.encode_prompt(record.prompt)
-        chosen, rejected = (encode_completion(tokenizer, text) for text in (record.chosen, record.rejected))
+        chosen, rejected = (
+            encode_completion(tokenizer, text, finished=name not in record.unfinished)
+            for name, text in (("chosen", record.chosen), ("rejected", record.rejected))
+        )
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     if chosen == rejected:

@@ -87,6 +87,17 @@ class DPOTrainer(Trainer):
             self._reference = {"train": torch.zeros(len(data.train), 2), "held_out": torch.zeros(len(data.held_out), 2)}
 
     @classmethod
+    def check_recipe(cls, recipe: Recipe) -> None:
+        """Check the loss, and the tables `model` and `data` too; see `Trainer.check_recipe`."""
+        super().check_recipe(recipe)
+        with at("trainer", "loss"):
+            PREFERENCE_LOSSES.config(validate(cls.Config, recipe.trainer.options).loss)
+        with at("model"):
+            validate(Start, recipe.model)
+        with at("data"):
+            validate(PreferenceConfig, recipe.data)
+
+    @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
         """Build it from a recipe's tables `model` (`Start`), `data` and `trainer`; see `Trainer.from_recipe`."""
         with at("trainer"):

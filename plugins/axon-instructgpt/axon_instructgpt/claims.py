@@ -100,7 +100,7 @@ def _held_out(seed: int, gamma: float | None) -> float:
             "seed": seed,
             "response_tokens": 8,
             "kl_coefficient": 0.01,
-            "unfinished_score": "own",
+            "unfinished_penalty": 0.0,
             "optimizer": {"lr": 3e-3, "weight_decay": 0.0},
         },
         "data": {"prompts": [word for word in text[:4000].split() if len(word) <= 15][:200], "held_out": 0.0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from axon_core.saved import load, place
 from axon_core.scoring import scored
 from axon_core.storage import whole_folder
 from axon_instructgpt.excerpts import write_lines
-from axon_instructgpt.responses import asked, sampled, texts
+from axon_instructgpt.responses import asked, ended, sampled, texts
 from axon_instructgpt.stage import Stage
 
 __all__ = ["Comparisons", "bayes_accuracy", "noisy_ranking"]
@@ -47,7 +48,8 @@ class Comparisons(Stage):
 
     Writes `rankings.jsonl`, all responses to a prompt in order; `comparisons.jsonl`, of each prompt its first two
     responses, the better one chosen; and `facts.json`, with the noise and the Bayes accuracy. A prompt that brings the
-    same text twice, or an empty one, is left out.
+    same text twice, or an empty one, is left out. A response that was cut off at `response_tokens` is marked as
+    `unfinished`, so that nobody learns that it ends there; `facts.json` has their number.
     """
 
     class Config(Stage.Config):
@@ -72,6 +74,11 @@ class Comparisons(Stage):
 
     config: Config
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        with at("reward"):
+            registry_of("reward").config(config.reward)
+
     def run(self, out: Path) -> None:
         """Sample, rank and write. Raises `DataError` where no prompt has different responses."""
         c, key = self.config, Key((self.config.seed, "comparisons"))
@@ -88,22 +95,33 @@ class Comparisons(Stage):
                 f"none of the {len(prompts)} prompts brought {c.responses} different responses; raise the temperature, "
                 "or lower responses"
             )
-        utilities = scored(reward, [prompts[i].named for i in kept], [written[i] for i in kept]) / c.noise
+        ends = [[ended(tokenizer, response) for response in drawn[i]] for i in kept]
+        utilities = scored(reward, [prompts[i].named for i in kept], [written[i] for i in kept], ends) / c.noise
         order = noisy_ranking(utilities, key("rank").generator()).tolist()
         rankings, comparisons = list[dict[str, Any]](), list[dict[str, Any]]()
-        for i, ranking in zip(kept, order, strict=True):
-            pair = [n for n in ranking if n < 2]
+        for i, these, ranking in zip(kept, ends, order, strict=True):
+            better, worse = (n for n in ranking if n < 2)
             prompt, found = prompts[i].text, written[i]
-            rankings.append({"prompt": prompt, "responses": found, "ranking": ranking})
-            comparisons.append({"prompt": prompt, "chosen": found[pair[0]], "rejected": found[pair[1]]})
+            cut_off = [n for n, end in enumerate(these) if not end]
+            both = {"chosen": better, "rejected": worse}
+            pair_cut_off = [name for name, n in both.items() if n in cut_off]
+            rankings.append(_line({"prompt": prompt, "responses": found, "ranking": ranking}, cut_off))
+            comparisons.append(_line({"prompt": prompt, **{name: found[n] for name, n in both.items()}}, pair_cut_off))
         facts = {
             "reward": c.reward.model_dump(mode="json"),
             "noise": c.noise,
             "prompts": len(kept),
             "left_out": len(prompts) - len(kept),
+            "responses": sum(map(len, ends)),
+            "unfinished": sum(not end for these in ends for end in these),
             "bayes_accuracy": bayes_accuracy(utilities),
         }
         with whole_folder(out) as folder:
             write_lines(folder / "rankings.jsonl", rankings)
             write_lines(folder / "comparisons.jsonl", comparisons)
             (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def _line(record: dict[str, Any], unfinished: Sequence[int | str]) -> dict[str, Any]:
+    """Return a record, with what of it was cut off, if anything was."""
+    return {**record, "unfinished": list(unfinished)} if unfinished else record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ _COLUMNS = {
     "win rate by it": ("model_win_rate", "{:.1%}"),
     "KL, nats": ("kl", "{:.3f}"),
     "tokens": ("length", "{:.1f}"),
+    "cut off": ("unfinished", "{:.1%}"),
 }
 
 
@@ -22,12 +24,11 @@ def page(facts: Mapping[str, Any]) -> str:
     """Return a report's contents as Markdown."""
     policies: Mapping[str, Mapping[str, float | None]] = facts["policies"]
     columns = {title: cell for title, cell in _COLUMNS.items() if policies["reference"][cell[0]] is not None}
-    rows = [
-        [name, *(form.format(values[field]) for field, form in columns.values())] for name, values in policies.items()
-    ]
+    rows = [[name, *(_measured(values, *cell) for cell in columns.values())] for name, values in policies.items()]
     parts = [
         "# Alignment",
-        f"{facts['prompts']} held-out prompts, {facts['responses']} responses each; wins are over the reference.",
+        f"{facts['prompts']} held-out prompts, {facts['responses']} responses each; wins are over the reference. "
+        "± is a standard error over prompts.",
         _table(["policy", *columns], rows),
     ]
     if budget := facts["budget"]:
@@ -37,6 +38,11 @@ def page(facts: Mapping[str, Any]) -> str:
             f"Reward model: {accuracy['accuracy']:.1%} of the pairs of {accuracy['prompts']} held-out rankings in the "
             f"right order; the known reward itself has {accuracy['known_reward_accuracy']:.1%} of them, and "
             f"{accuracy['bayes_accuracy']:.1%} on average over the noise (Bayes)."
+        )
+    if target := next((p for p in facts["frontier"]["optimum"] if p["beta"] == facts["target_beta"]), None):
+        parts.append(
+            f"The optimum that the policies are trained towards, β = {target['beta']:g}: reward "
+            f"{target['reward']:.4f} at {target['kl']:.3f} nats, {_estimated(facts)}."
         )
     names = list(policies)
     samples = [[_cell(sample["prompt"]), *(_cell(sample[name]) for name in names)] for sample in facts["samples"]]
@@ -54,7 +60,7 @@ def draw(facts: Mapping[str, Any], file: Path) -> None:
     axes = figure.add_subplot(xlabel="KL from the reference, nats", ylabel="reward")
     frontier = facts["frontier"]
     base = facts["policies"]["reference"]
-    how = "exact" if frontier["exact"] else "of a sample"
+    how = _estimated(facts)
     labels = {"best_of_n": f"best of n ({how})", "optimum": f"optimum π* ({how})"}
     for name, points in frontier.items():
         if name == "exact" or not points:
@@ -62,19 +68,38 @@ def draw(facts: Mapping[str, Any], file: Path) -> None:
         curve = [(0.0, base["reward"]), *((point["kl"], point["reward"]) for point in points)]
         style = "k--" if name == "optimum" else "o-"
         axes.plot(*zip(*sorted(curve), strict=True), style, markersize=3, linewidth=1, label=labels.get(name, name))
+    if target := [p for p in frontier["optimum"] if p["beta"] == facts["target_beta"]]:
+        label = f"π* that is trained towards, β = {facts['target_beta']:g}"
+        axes.plot(target[0]["kl"], target[0]["reward"], "k*", markersize=10, label=label)
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
 
 
 def _verdict(budget: Mapping[str, Any], policies: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Return in words who wins within the budget."""
+    """Return in words who wins often enough within the budget."""
     words = [
-        f"{name} {'wins' if wins else 'does not win'} within it ({policies[name]['win_rate']:.1%} at "
+        f"{name} {'reaches' if reached else 'does not reach'} it ({policies[name]['win_rate']:.1%} at "
         f"{policies[name]['kl']:.2f} nats)"
-        for name, wins in budget["wins"].items()
+        for name, reached in budget["reached"].items()
     ]
-    return f"KL budget, stated in the recipe: {budget['kl']:g} nats a response. {'; '.join(words)}."
+    return (
+        f"The recipe asks for a win rate of {budget['win_rate']:.0%} at a KL divergence of at most {budget['kl']:g} "
+        f"nats a response. {'; '.join(words)}."
+    )
+
+
+def _measured(values: Mapping[str, float | None], field: str, form: str) -> str:
+    """Return a number, and its standard error where it has one; what is so by definition has none."""
+    error = values.get(f"{field}_error")
+    return form.format(values[field]) + (f" ± {form.format(error)}" if error else "")
+
+
+def _estimated(facts: Mapping[str, Any]) -> str:
+    """Return in words how best of n and optimum were found."""
+    if facts["frontier"]["exact"]:
+        return "exact"
+    return f"of a sample of {facts['pool']}, which shows at most {math.log(facts['pool']):.2f} nats"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

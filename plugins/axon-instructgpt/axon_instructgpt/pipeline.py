@@ -1,6 +1,7 @@
 """A pipeline: stages that are done one after another, each in a folder of its own, as one recipe describes them.
 
 summary = "X aligned by Y"
+seed = 0                        # is added to the seeds of all stages
 [sft]                           # a stage; by default a training, with the tables of a recipe
 model = { init = "runs/x" }
 trainer = { type = "sft", steps = 500 }
@@ -18,7 +19,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -27,12 +28,13 @@ from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.paper import recipe
 from axon_core.recipe import override
 from axon_core.storage import sweep, writing
-from axon_instructgpt.stage import STAGES
+from axon_instructgpt.stage import STAGES, Stage
 
 __all__ = ["Pipeline", "align"]
 
 _RECORD = "align.json"
 _DRAFT = f".{_RECORD}"
+_TRAINING = "training"
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ class Pipeline:
         except ValueError as error:
             raise ConfigError([((), f"not valid TOML: {error}")], str(path)) from None
         tables.pop("summary", None)
+        seed = tables.pop("seed", 0)
         pipeline = cls(path.stem, str(path), tables)
         pipeline._check()
-        return pipeline
+        return pipeline.reseeded(seed) if seed != 0 else pipeline
 
     def _check(self) -> None:
         """Check all that can be known before the first stage: hours may lie between it and the last."""
@@ -79,11 +82,17 @@ class Pipeline:
                     raise ConfigError([((name,), f"a stage is a table, got {table!r}")])
                 self.build(name, Path())
 
+    def reseeded(self, seed: int) -> Self:
+        """Return the same pipeline, `seed` added to all seeds. Raises `ConfigError` unless it is 0 or more."""
+        if type(seed) is not int or seed < 0:
+            raise ConfigError([(("seed",), f"must be a whole number from 0 on, got {seed!r}")], self.source)
+        return replace(self, stages={name: _kind(table).reseeded(table, seed) for name, table in self.stages.items()})
+
     def build(self, name: str, out: Path) -> Any:
         """Return a stage; the stages it refers to are in folders of `out`."""
         before = [*self.stages][: [*self.stages].index(name)]
         with at(name, source=self.source):
-            return STAGES.build(Spec.of({"type": "training", **_placed(self.stages[name], out, before, ())}))
+            return STAGES.build(Spec.of({"type": _TRAINING, **_placed(self.stages[name], out, before, ())}))
 
 
 def align(pipeline: Pipeline, out: Path, tell: Callable[[str], None]) -> None:
@@ -163,6 +172,10 @@ class _Record:
             draft = self._file.with_name(_DRAFT)
             draft.write_text(json.dumps({"stages": self._stages}, indent=1), encoding="utf-8")
             os.replace(draft, self._file)
+
+
+def _kind(table: dict[str, Any]) -> type[Stage]:
+    return STAGES[table.get("type", _TRAINING)]
 
 
 def _placed(value: Any, out: Path, before: list[str], place: tuple[str, ...]) -> Any:

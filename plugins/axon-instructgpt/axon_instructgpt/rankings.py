@@ -73,7 +73,7 @@ class RankedData:
         settings: RankedConfig,
         demonstrations: Sequence[Completion] = (),
     ) -> Self:
-        """Tokenize rankings and split them; a text's end is marked by `eos`, where the tokenizer has one.
+        """Tokenize rankings and split them; a finished text ends with `eos`, where the tokenizer has one.
 
         Raises:
             DataError: a text cannot be encoded, two answers are the same tokens, or there are fewer than two rankings.
@@ -119,12 +119,13 @@ def collate_ranked(ranked: Sequence[Ranked]) -> dict[str, Tensor]:
 
 def _encoded(record: Comparison | Ranking, tokenizer: Tokenizer, name: str) -> Ranked:
     if isinstance(record, Comparison):
-        texts, margin = [record.chosen, record.rejected], record.margin
+        both, margin = {"chosen": record.chosen, "rejected": record.rejected}, record.margin
+        texts = [(text, name not in record.unfinished) for name, text in both.items()]
     else:
-        texts, margin = [record.responses[i] for i in record.ranking], 0.0
+        texts, margin = [(record.responses[i], i not in record.unfinished) for i in record.ranking], 0.0
     try:
         prompt = tokenizer.encode_prompt(record.prompt)
-        answers = [encode_completion(tokenizer, text) for text in texts]
+        answers = [encode_completion(tokenizer, text, finished=finished) for text, finished in texts]
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     if len({tuple(answer) for answer in answers}) < len(answers):

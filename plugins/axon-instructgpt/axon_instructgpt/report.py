@@ -3,66 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from jaxtyping import Float
-from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from axon_core.config import Spec, at
-from axon_core.errors import UsageError
+from axon_core.errors import CheckpointError, DataError, UsageError
 from axon_core.interfaces.model import CausalLM
-from axon_core.prompts import Prompt, check_room
+from axon_core.paths import expanded
+from axon_core.prompts import check_room
 from axon_core.randomness import Key
 from axon_core.records import Ranking, read_records
 from axon_core.registry import registry_of
 from axon_core.run import RunFolder
-from axon_core.saved import load, place, tokenizer_difference
-from axon_core.scoring import Scorer, scored
+from axon_core.saved import load, model_folder, place, tokenizer_difference
 from axon_core.storage import whole_folder
 from axon_core.tokenizer import Tokenizer
-from axon_instructgpt.frontier import best_of_n, optimum, win_rate
+from axon_instructgpt.bench import Bench
+from axon_instructgpt.frontier import best_of_n, optimum
 from axon_instructgpt.page import draw, page
-from axon_instructgpt.responses import asked, every_response, logprobs, sampled, texts
+from axon_instructgpt.responses import asked
 from axon_instructgpt.selection import best_of_n_kl
 from axon_instructgpt.stage import Stage
 
-__all__ = ["Measured", "Report"]
+__all__ = ["Report"]
 
-_ENUMERABLE = 20_000  # responses to a prompt that are enumerated rather than sampled
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a policy's responses are like; means over prompts."""
-
-    reward: float
-    """By the known reward."""
-    kl: float
-    """KL(policy ‖ reference) of a response, in nats."""
-    kl_error: float
-    """Standard error of that."""
-    length: float
-    """Tokens of a response."""
-    win_rate: float
-    """How often a response beats the reference's by the known reward; equal ones count half."""
-    model_reward: float | None
-    """By the reward model."""
-    model_win_rate: float | None
-    """As `win_rate`, by the reward model."""
-
-
-class _Drawn(NamedTuple):
-    """Responses to the prompts, and what they are worth."""
-
-    tokens: list[list[list[int]]]
-    written: list[list[str]]
-    rewards: Float[Tensor, "p n"]
-    judged: Float[Tensor, "p n"] | None
+_TAKEN = ("reference", "prompt", "exact", "best_of_n", "optimum")  # what else stands where policies' names do
 
 
 class Report(Stage):
@@ -89,7 +58,9 @@ class Report(Stage):
         rankings: str | None = None
         """A folder of the stage `comparisons`, which no stage has learned from: the reward model's accuracy on it."""
         budget: PositiveFloat | None = None
-        """The KL divergence of a response, in nats, that a policy may spend on its win; left out, none is checked."""
+        """The KL divergence of a response, in nats, that a policy may spend on its wins; left out, none is checked."""
+        required_win_rate: float = Field(default=0.9, ge=0, le=1)
+        """The win rate, by the known reward, that a policy is to reach within the budget."""
         responses: PositiveInt = 8
         """Responses of each policy to each prompt."""
         response_tokens: PositiveInt = 64
@@ -100,18 +71,36 @@ class Report(Stage):
         """The n of best-of-n."""
         betas: tuple[PositiveFloat, ...] = (2.0, 1.0, 0.5, 0.25, 0.125)
         """The β of the optimum, in units of the known reward."""
+        target_beta: PositiveFloat | None = None
+        """The β, in units of the known reward, of the optimum that the policies were trained towards, to be marked.
+
+        Where comparisons have noise and the losses β, it is their product."""
         samples: PositiveInt = 5
         """Prompts whose responses are shown side by side."""
         seed: int = 0
         """What all random numbers derive from."""
 
+        @field_validator("policies")
+        @classmethod
+        def _named(cls, policies: dict[str, str]) -> dict[str, str]:
+            if taken := next((name for name in policies if name in _TAKEN), None):
+                raise ValueError(f"a policy must have another name than {', '.join(_TAKEN)}, got {taken!r}")
+            return policies
+
     config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        with at("reward"):
+            registry_of("reward").config(config.reward)
 
     def run(self, out: Path) -> None:
         """Measure, and write the report.
 
         Raises:
             UsageError: a policy or the reward model has another tokenizer than the reference.
+            CheckpointError: a model cannot be read.
+            DataError: prompts or rankings cannot be read.
             ContextError: a prompt and its response do not fit into a model; the message names it.
             TrainingError: a reward fails, or is no finite number; the message names the prompt.
         """
@@ -122,144 +111,103 @@ class Report(Stage):
             draw(facts, folder / "frontier.png")
 
     def _measure(self) -> dict[str, Any]:
+        """Return all facts; what can be wrong with models and files is found before anything is sampled."""
         c = self.config
-        with at("reward"):
-            reward = registry_of("reward").build(c.reward)
-        judge = (
-            registry_of("reward").build({"type": "reward_model", "path": c.reward_model}) if c.reward_model else None
-        )
-        reference, tokenizer = _causal(place(c.reference))
-        if c.reward_model:
-            _same("reward_model", Tokenizer.load(place(c.reward_model)), tokenizer)
-        prompts = asked(c.prompts, tokenizer, reference, c.response_tokens)
-        bench = _Bench(c, reward, judge, reference, tokenizer, prompts)
-        base = bench.draw(reference)
-        policies: dict[str, Any] = {"reference": asdict(bench.measure(reference, base, base))}
+        bench = self._bench()
+        folders = {name: expanded(folder, CheckpointError) for name, folder in c.policies.items()}
+        for name, folder in folders.items():
+            policy, tokenizer = _causal(model_folder(folder))
+            _same(name, tokenizer, bench.tokenizer)
+            check_room(bench.prompts, c.response_tokens, policy.context, name)
+        rankings = None if c.rankings is None or bench.judge is None else _rankings(expanded(c.rankings))
+
+        base = bench.base()
+        policies: dict[str, Any] = {"reference": asdict(bench.measure(bench.reference, base, base))}
         frontier: dict[str, Any] = {}
-        samples = [
-            {"prompt": prompt.text, "reference": base.written[i][0]} for i, prompt in enumerate(prompts[: c.samples])
-        ]
-        for name, folder in c.policies.items():
-            policy, other = _causal(place(folder))
-            _same(name, other, tokenizer)
-            check_room(prompts, c.response_tokens, policy.context, name)
-            drawn = bench.draw(policy)
-            policies[name] = asdict(bench.measure(policy, drawn, base))
-            frontier[name] = [bench.point(step, model) for step, model in _checkpoints(Path(folder))]
-            for i, sample in enumerate(samples):
-                sample[name] = drawn.written[i][0]
-        rewards, probabilities, exact = bench.reference_distribution()
-        for kind, values in (("best_of_n", c.best_of), ("optimum", c.betas)):
-            find = best_of_n if kind == "best_of_n" else optimum
+        first = {"reference": base}
+        for name, folder in folders.items():
+            policy, _ = _causal(model_folder(folder))
+            first[name] = bench.draw(policy)
+            policies[name] = asdict(bench.measure(policy, first[name], base))
+            frontier[name] = [_point(bench, step, model) for step, model in _checkpoints(folder)]
+        rewards, probabilities, exact = bench.reference_distribution(c.pool)
+        betas = sorted({*c.betas, *([c.target_beta] if c.target_beta else [])}, reverse=True)
+        for kind, find, label, values in (
+            ("best_of_n", best_of_n, "n", c.best_of),
+            ("optimum", optimum, "beta", betas),
+        ):
             points = [(value, *find(rewards, probabilities, value)) for value in values]  # type: ignore[arg-type]
-            label = "n" if kind == "best_of_n" else "beta"
             frontier[kind] = [{label: v, "reward": r.mean().item(), "kl": kl.mean().item()} for v, r, kl in points]
         for point in frontier["best_of_n"]:
             point["kl_bound"] = best_of_n_kl(point["n"])
         return {
-            "prompts": len(prompts),
+            "prompts": len(bench.prompts),
             "responses": c.responses,
             "policies": policies,
-            "budget": _verdict(c.budget, policies),
-            "reward_model": bench.accuracy(),
+            "budget": _verdict(c.budget, c.required_win_rate, policies),
+            "reward_model": rankings and _accuracies(bench, *rankings),
             "frontier": {"exact": exact, **frontier},
-            "samples": samples,
+            "pool": None if exact else c.pool,
+            "target_beta": c.target_beta,
+            "samples": [
+                {
+                    "prompt": prompt.text,
+                    **{name: bench.tokenizer.decode(drawn.tokens[i][0]) for name, drawn in first.items()},
+                }
+                for i, prompt in enumerate(bench.prompts[: c.samples])
+            ],
         }
 
-
-@dataclass(frozen=True)
-class _Bench:
-    """What every policy is measured with."""
-
-    config: Report.Config
-    reward: Scorer
-    judge: Scorer | None
-    reference: CausalLM
-    tokenizer: Tokenizer
-    prompts: Sequence[Prompt]
-
-    @property
-    def named(self) -> list[tuple[str, str]]:
-        """The prompts' names and texts."""
-        return [prompt.named for prompt in self.prompts]
-
-    def draw(self, policy: CausalLM, n: int | None = None) -> _Drawn:
-        """Return n responses of a policy to each prompt."""
-        c = self.config
-        sizes = {"n": n or c.responses, "response_tokens": c.response_tokens}
-        tokens = sampled(policy, self.prompts, self.tokenizer, key=Key((c.seed, "report")), **sizes)
-        written = [texts(self.tokenizer, some) for some in tokens]
-        judged = None if self.judge is None else scored(self.judge, self.named, written)
-        return _Drawn(tokens, written, scored(self.reward, self.named, written), judged)
-
-    def kl(self, policy: CausalLM, drawn: _Drawn) -> Float[Tensor, "p n"]:
-        """Return log π − log π_ref of each response: on average KL(π ‖ π_ref)."""
-        pairs = [
-            (prompt, response) for prompt, some in zip(self.prompts, drawn.tokens, strict=True) for response in some
-        ]
-        return (logprobs(policy, pairs) - logprobs(self.reference, pairs)).view_as(drawn.rewards)
-
-    def measure(self, policy: CausalLM, drawn: _Drawn, base: _Drawn) -> Measured:
-        """Return what a policy's responses are like beside the reference's."""
-        kl = self.kl(policy, drawn)
-        lengths = [len(response) for some in drawn.tokens for response in some]
-        judged = drawn.judged is not None and base.judged is not None
-        return Measured(
-            reward=drawn.rewards.mean().item(),
-            kl=kl.mean().item(),
-            kl_error=(kl.std() / kl.numel() ** 0.5).item() if kl.numel() > 1 else 0.0,
-            length=sum(lengths) / len(lengths),
-            win_rate=win_rate(drawn.rewards, base.rewards).mean().item(),
-            model_reward=drawn.judged.mean().item() if drawn.judged is not None else None,
-            model_win_rate=win_rate(drawn.judged, base.judged).mean().item() if judged else None,  # type: ignore[arg-type]
-        )
-
-    def point(self, step: int, folder: Path) -> dict[str, float]:
-        """Return where a checkpoint stands."""
-        policy = _causal(folder)[0]
-        drawn = self.draw(policy)
-        return {"step": step, "reward": drawn.rewards.mean().item(), "kl": self.kl(policy, drawn).mean().item()}
-
-    def reference_distribution(self) -> tuple[Float[Tensor, "p y"], Float[Tensor, "p y"], bool]:
-        """Return rewards and probabilities of the reference's responses, and whether they are all that there are."""
-        c = self.config
-        if self.reference.config.vocab_size**c.response_tokens > _ENUMERABLE:
-            rewards = self.draw(self.reference, c.pool).rewards
-            return rewards, torch.full_like(rewards, 1 / c.pool), False
-        found = [every_response(self.reference, prompt, self.tokenizer, c.response_tokens) for prompt in self.prompts]
-        rewards = scored(self.reward, self.named, [texts(self.tokenizer, responses) for responses, _ in found])
-        return rewards, torch.stack([probabilities for _, probabilities in found]), True
-
-    def accuracy(self) -> Mapping[str, float] | None:
-        """Return how often the reward model orders a pair as the rankings do, beside the known reward itself."""
-        if self.config.rankings is None or self.judge is None:
-            return None
-        folder = Path(self.config.rankings)
-        records = read_records(folder / "rankings.jsonl", Ranking)
-        named = [(f"line {i} of {folder / 'rankings.jsonl'}", record.prompt) for i, record in enumerate(records, 1)]
-        ranked = [[record.responses[i] for i in record.ranking] for record in records]
-        found = {
-            name: _accuracy(scored(scorer, named, ranked))
-            for name, scorer in (("accuracy", self.judge), ("known_reward_accuracy", self.reward))
-        }
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        return {**found, "bayes_accuracy": facts["bayes_accuracy"], "prompts": len(records)}
+    def _bench(self) -> Bench:
+        c, rewards = self.config, registry_of("reward")
+        with at("reward"):
+            reward = rewards.build(c.reward)
+        reference, tokenizer = _causal(place(c.reference))
+        prompts = asked(c.prompts, tokenizer, reference, c.response_tokens)
+        judge = None
+        if c.reward_model is not None:
+            judge = rewards.build({"type": "reward_model", "path": c.reward_model})
+            _same("reward_model", judge.tokenizer, tokenizer)
+            if judge.context is not None:
+                check_room(prompts, c.response_tokens, judge.context, "reward_model")
+        key = Key((c.seed, "report"))
+        return Bench(reference, tokenizer, prompts, reward, judge, c.responses, c.response_tokens, key)
 
 
-def _accuracy(scores: Float[Tensor, "b k"]) -> float:
-    """Return how many pairs, the better one first, have the higher score first; equal ones count half."""
-    k = scores.shape[1]
-    i, j = torch.triu_indices(k, k, offset=1)
-    gaps = scores[:, i] - scores[:, j]
-    return ((gaps > 0).double() + (gaps == 0).double() / 2).mean().item()
+def _point(bench: Bench, step: int, folder: Path) -> dict[str, float]:
+    """Return where a checkpoint stands."""
+    policy, _ = _causal(folder)
+    drawn = bench.draw(policy)
+    return {"step": step, "reward": drawn.rewards.mean().item(), "kl": bench.kl(policy, drawn).mean().item()}
 
 
-def _verdict(budget: float | None, policies: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
-    """Return the budget, and which policies win more often than they lose without spending more than it."""
+def _rankings(folder: Path) -> tuple[list[Ranking], Path, float]:
+    """Return the rankings that a stage `comparisons` wrote, their file, and the Bayes accuracy."""
+    file, facts = folder / "rankings.jsonl", folder / "facts.json"
+    try:
+        bayes = float(json.loads(facts.read_text(encoding="utf-8"))["bayes_accuracy"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot read {facts}: {error}; give the folder of a stage of type comparisons") from None
+    return read_records(file, Ranking), file, bayes
+
+
+def _accuracies(bench: Bench, rankings: list[Ranking], file: Path, bayes: float) -> dict[str, float]:
+    """Return how often the reward model orders a pair as the rankings do, beside the known reward itself."""
+    scorers = {"accuracy": bench.judge, "known_reward_accuracy": bench.reward}
+    found = {name: bench.accuracy(scorer, rankings, file) for name, scorer in scorers.items() if scorer is not None}
+    return {**found, "bayes_accuracy": bayes, "prompts": len(rankings)}
+
+
+def _verdict(
+    budget: float | None, required: float, policies: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any] | None:
+    """Return the budget, the win rate that is required, and which policies reach that without spending more."""
     if budget is None:
         return None
-    wins = {name: p["win_rate"] > 0.5 and p["kl"] <= budget for name, p in policies.items() if name != "reference"}
-    return {"kl": budget, "wins": wins}
+    reached = {
+        name: p["win_rate"] >= required and p["kl"] <= budget for name, p in policies.items() if name != "reference"
+    }
+    return {"kl": budget, "win_rate": required, "reached": reached}
 
 
 def _same(name: str, tokenizer: Tokenizer, reference: Tokenizer) -> None:

@@ -17,7 +17,7 @@ from axon_core.records import read_prompts
 from axon_core.responses import respond
 from axon_core.tokenizer import Tokenizer
 
-__all__ = ["asked", "every_response", "logprobs", "sampled", "texts"]
+__all__ = ["asked", "ended", "every_response", "logprobs", "sampled", "texts"]
 
 
 def asked(path: str, tokenizer: Tokenizer, model: CausalLM, response_tokens: int) -> tuple[Prompt, ...]:
@@ -90,3 +90,8 @@ def logprobs(model: CausalLM, pairs: Sequence[tuple[Prompt, Sequence[int]]], row
 def texts(tokenizer: Tokenizer, responses: Sequence[Sequence[int]]) -> list[str]:
     """Return the texts of responses."""
     return [tokenizer.decode(response) for response in responses]
+
+
+def ended(tokenizer: Tokenizer, response: Sequence[int]) -> bool:
+    """Return whether a response ended by itself; where there is no `eos`, each counts as one that did."""
+    return tokenizer.eos is None or response[-1] == tokenizer.eos

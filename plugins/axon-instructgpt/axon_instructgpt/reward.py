@@ -24,7 +24,7 @@ from axon_core.roles import role
 from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
 from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked, read_rankings
 from axon_instructgpt.reward_model import RewardModel
-from axon_instructgpt.start import begin
+from axon_instructgpt.start import begin, check
 
 __all__ = ["RewardTrainer"]
 
@@ -60,6 +60,14 @@ class RewardTrainer(Trainer):
         self.model = role(models, "model", RewardModel, "reward")
         self.data = data
         self._order = Order(len(data.train), Key((config.seed, "order")))
+
+    @classmethod
+    def check_recipe(cls, recipe: Recipe) -> None:
+        """Check the tables `model` and `data` too; see `Trainer.check_recipe`."""
+        super().check_recipe(recipe)
+        check(recipe.model)
+        with at("data"):
+            validate(RankedConfig, recipe.data)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:

@@ -18,11 +18,12 @@ from axon_core.order import Order
 from axon_core.randomness import Key
 from axon_core.recipe import Recipe
 from axon_core.records import Completion
+from axon_core.registry import CHAT_TEMPLATES
 from axon_core.roles import role
 from axon_core.sampling import Sampling
 from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example, read_demonstrations
 from axon_instructgpt.packing import collate, pack
-from axon_instructgpt.start import begin
+from axon_instructgpt.start import begin, check
 
 __all__ = ["SFTTrainer"]
 
@@ -56,6 +57,16 @@ class SFTTrainer(Trainer):
         self.data = data
         self._rows = _packed(data.train, self.model.context)
         self._order = Order(len(self._rows), Key((config.seed, "order")))
+
+    @classmethod
+    def check_recipe(cls, recipe: Recipe) -> None:
+        """Check the tables `model` and `data` too; see `Trainer.check_recipe`."""
+        super().check_recipe(recipe)
+        check(recipe.model)
+        with at("data"):
+            settings = validate(DemonstrationConfig, recipe.data)
+            with at("template"):
+                CHAT_TEMPLATES.config(settings.template)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:

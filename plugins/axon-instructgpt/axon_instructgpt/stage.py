@@ -28,6 +28,11 @@ class Stage(ABC):
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    @classmethod
+    def reseeded(cls, table: dict[str, Any], seed: int) -> dict[str, Any]:
+        """Return the stage's valid table with `seed` added to its own, if it has one."""
+        return {**table, "seed": int(table.get("seed", 0)) + seed} if "seed" in cls.Config.model_fields else table
+
     @abstractmethod
     def run(self, out: Path) -> None:
         """Do it, into the folder `out`; what an interrupted earlier call left there is taken up, or replaced."""
@@ -51,16 +56,27 @@ class Training(Stage):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         with at("trainer"):
-            TRAINERS.config(config.trainer)  # its options are checked before the stages that come first
+            kind = TRAINERS[config.trainer.type]
+        kind.check_recipe(self._recipe("stage"))  # before the stages that come first
+
+    @classmethod
+    def reseeded(cls, table: dict[str, Any], seed: int) -> dict[str, Any]:
+        """Return the table with `seed` added to the trainer's own."""
+        trainer = Spec.of(table["trainer"])
+        options = {"type": trainer.type, **trainer.options}
+        return {**table, "trainer": {**options, "seed": int(options.get("seed", 0)) + seed}}
 
     def run(self, out: Path) -> None:
         """Train, or train on."""
-        recipe = Recipe.of(self.config.model_dump(mode="json"), out.name, f"stage {out.name}")
+        recipe = self._recipe(out.name)
         saved = None
         if (out / "run.json").exists():
             checkpoint = RunFolder.open(out).checkpoints.find()
             saved = checkpoint and checkpoint / "model"
         fit(recipe.build(saved), out, resume=True, hooks=[Progress()], recipe={"name": recipe.name, **recipe.tables})
+
+    def _recipe(self, name: str) -> Recipe:
+        return Recipe.of(self.config.model_dump(mode="json"), name, f"stage {name}")
 
 
 STAGES: Registry[Stage] = Registry("stage", Stage)

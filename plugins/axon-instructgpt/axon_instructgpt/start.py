@@ -11,9 +11,18 @@ from axon_core.config import Spec, at, validate
 from axon_core.interfaces.model import Model
 from axon_core.randomness import Key, forked
 from axon_core.saved import Saved, load
-from axon_core.tokenizer import Tokenizer, train_tokenizer
+from axon_core.tokenizer import ByteTokenizer, Tokenizer, train_tokenizer
 
-__all__ = ["begin"]
+__all__ = ["begin", "check"]
+
+
+def check(table: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` or `UnknownKey` where the `[model]` table of a recipe breaks a rule, whatever the folders."""
+    with at("model"):
+        if "init" in table:
+            validate(Saved, table)
+        else:
+            MODELS.config(Spec.of(table), vocab_size=ByteTokenizer().vocab_size)  # which one is known with the data
 
 
 def begin(

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,15 @@ from axon_core.loop import Fit
 from axon_core.paper import recipe
 from axon_core.prompts import Prompt
 from axon_core.recipe import Recipe
-from axon_core.tokenizer import ByteTokenizer
-from axon_instructgpt import STAGES, Pipeline, align
+from axon_core.tokenizer import ByteTokenizer, Tokenizer
+from axon_instructgpt import STAGES, Pipeline, align, bench
 from axon_instructgpt import report as module
+from axon_instructgpt.bench import _over_prompts
 from axon_instructgpt.comparisons import Comparisons
 from axon_instructgpt.excerpts import Excerpts
+from axon_instructgpt.frontier import win_rate
 from axon_instructgpt.page import page
-from axon_instructgpt.report import _verdict
+from axon_instructgpt.report import Report, _verdict
 from axon_instructgpt.responses import asked, every_response, sampled
 
 TINY = Path(__file__).with_name("tiny.toml").read_text(encoding="utf-8")
@@ -111,41 +114,48 @@ def test_the_report_says_what_is_so(tiny):
     assert first["n"] == 1 and first["kl"] == pytest.approx(0, abs=1e-6)
     for point in others:
         assert 0 < point["kl"] <= point["kl_bound"] + 1e-9 and point["reward"] > first["reward"]
-    mild, strong = frontier["optimum"]
+    mild, _, strong = frontier["optimum"]
     assert first["reward"] < mild["reward"] < strong["reward"] <= 1 and mild["kl"] < strong["kl"]
     # What was sampled is near what was enumerated.
     assert reference["reward"] == pytest.approx(first["reward"], abs=0.25)
     assert set(facts["reward_model"]) == {"accuracy", "known_reward_accuracy", "bayes_accuracy", "prompts"}
-    assert facts["budget"]["kl"] == 1 and [*facts["budget"]["wins"]] == ["ppo"]
+    assert facts["budget"]["kl"] == 1 and [*facts["budget"]["reached"]] == ["ppo"]
+    assert facts["pool"] is None and facts["target_beta"] == 0.3
+    assert [point["beta"] for point in frontier["optimum"]] == [1.0, 0.3, 0.1]
+    marked = frontier["optimum"][1]
     text = (tiny / "out" / "report" / "report.md").read_text()
-    assert "KL budget, stated in the recipe: 1 nats a response. ppo " in text
-    assert f"| ppo | {ppo['reward']:.4f} | {ppo['win_rate']:.1%} |" in text
+    assert "The recipe asks for a win rate of 90% at a KL divergence of at most 1 nats a response. ppo " in text
+    assert f"| ppo | {ppo['reward']:.4f} | {ppo['win_rate']:.1%} ± {ppo['win_rate_error']:.1%} |" in text
+    assert f"β = 0.3: reward {marked['reward']:.4f} at {marked['kl']:.3f} nats, exact." in text
+    assert "cut off" not in text  # the tokenizer has no end
     assert all(sample["ppo"].replace("\n", "⏎") in text for sample in facts["samples"]) and len(facts["samples"]) == 2
     assert (tiny / "out" / "report" / "frontier.png").stat().st_size > 1000
 
 
-def test_a_policy_wins_if_it_wins_more_often_than_it_loses_within_the_budget():
+def test_a_policy_reaches_what_is_asked_if_it_wins_often_enough_within_the_budget():
     measured = {"win_rate": 0.968, "kl": 5.98}
     policies = {
         "reference": {"win_rate": 0.5, "kl": 0.0},
         "a": measured,
         "b": {**measured, "kl": 6.51},
-        "c": {**measured, "win_rate": 0.5},
+        "c": {**measured, "win_rate": 0.899},
     }
-    budget = _verdict(6.5, policies)
-    assert budget == {"kl": 6.5, "wins": {"a": True, "b": False, "c": False}}
-    assert _verdict(None, policies) is None
-    assert _verdict(5.98, policies)["wins"]["a"]
-    columns = dict.fromkeys(("reward", "model_reward", "model_win_rate", "length"))
-    facts = {"prompts": 2, "responses": 3, "reward_model": None, "samples": [], "budget": budget}
+    required = Report.Config.model_fields["required_win_rate"].default
+    budget = _verdict(6.5, required, policies)
+    assert budget == {"kl": 6.5, "win_rate": 0.9, "reached": {"a": True, "b": False, "c": False}}
+    assert _verdict(None, required, policies) is None
+    assert _verdict(5.98, 0.968, policies)["reached"]["a"] and not _verdict(5.98, 0.969, policies)["reached"]["a"]
+    columns = dict.fromkeys(("reward", "model_reward", "model_win_rate", "length", "unfinished"))
+    facts = {"prompts": 2, "responses": 3, "reward_model": None, "samples": [], "budget": budget, "target_beta": None}
+    facts |= {"frontier": {"optimum": []}}
     text = page({**facts, "policies": {name: {**columns, **values} for name, values in policies.items()}})
     assert (
-        "KL budget, stated in the recipe: 6.5 nats a response. a wins within it (96.8% at 5.98 nats); "
-        "b does not win within it (96.8% at 6.51 nats); c does not win within it (50.0% at 5.98 nats)."
+        "The recipe asks for a win rate of 90% at a KL divergence of at most 6.5 nats a response. a reaches it (96.8% "
+        "at 5.98 nats); b does not reach it (96.8% at 6.51 nats); c does not reach it (89.9% at 5.98 nats)."
     ) in text
 
 
-def test_a_report_refuses_models_with_other_tokens_and_prompts_that_do_not_fit(tiny, done, tmp_path):
+def test_a_report_refuses_what_does_not_fit_before_it_samples(tiny, done, tmp_path, monkeypatch):
     stages = Pipeline.load(str(tiny / "tiny.toml"))
     other = tmp_path / "other"
     ByteTokenizer().save(other)
@@ -156,12 +166,72 @@ def test_a_report_refuses_models_with_other_tokens_and_prompts_that_do_not_fit(t
         table = json.loads(json.dumps({**table, **changes}).replace('"@', f'"{done}/'))
         return STAGES["report"](validate(STAGES["report"].Config, table))
 
+    def drawn(*given, **options):
+        pytest.fail("all is checked before anything is sampled")
+
+    monkeypatch.setattr(bench, "sampled", drawn)
     for changes, name in (({"policies": {"mine": str(other)}}, "mine"), ({"reward_model": str(other)}, "reward_model")):
         with pytest.raises(UsageError, match=f"{name} and the reference must have the same tokenizer, but they have"):
             report(**changes).run(tmp_path / "report")
     with pytest.raises(ContextError, match=r"line 1 of .* has 3 tokens and its response up to 6"):
         report(response_tokens=6).run(tmp_path / "report")
+    short = tmp_path / "short"
+    Tokenizer.load(done / "pretrain" / "model").save(short)
+    model_of(3, context=4).save(short)
+    with pytest.raises(ContextError, match="the mine's context is 4"):
+        report(policies={"good": f"{done}/ppo", "mine": str(short)}).run(tmp_path / "report")
+    facts = done / "comparisons" / "facts.json"
+    facts.write_text("{}")
+    with pytest.raises(DataError, match=r"cannot read .*facts\.json: 'bayes_accuracy'"):
+        report().run(tmp_path / "report")
+    facts.unlink()
+    with pytest.raises(DataError, match=r"facts\.json.*No such file.*give the folder of a stage"):
+        report().run(tmp_path / "report")
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        report(policies={"mine": str(tmp_path / "none")}).run(tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_paths_of_a_report_may_begin_with_a_tilde(tiny, done, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    table = {key: value for key, value in Pipeline.load(str(tiny / "tiny.toml")).stages["report"].items()}
+    table.pop("type")
+    table = json.loads(json.dumps(table).replace('"@', '"~/out/'))
+    STAGES["report"](validate(STAGES["report"].Config, table)).run(tmp_path / "report")
+    assert (tmp_path / "report" / "report.json").read_text() == (done / "report" / "report.json").read_text()
+
+
+def test_a_policys_responses_are_independent_of_the_references(tiny):
+    """A policy that is the reference wins against it by chance alone: not always exactly half."""
+    out = tiny / "out"
+    stage = Report(
+        validate(
+            Report.Config,
+            {
+                "reference": str(out / "pretrain"),
+                "policies": {"same": str(out / "pretrain")},
+                "prompts": str(out / "excerpts" / "train.jsonl"),
+                "reward": {"type": "regex", "pattern": "a"},
+                "response_tokens": 2,
+                "responses": 2,
+            },
+        )
+    )
+    facts = stage._measure()
+    same = facts["policies"]["same"]
+    assert same["kl"] == 0 and same["win_rate"] != 0.5 and 0 < same["win_rate_error"] < 0.3
+    samples = facts["samples"]
+    assert any(sample["same"] != sample["reference"] for sample in samples)
+
+
+def test_errors_are_over_prompts():
+    """Two responses to a prompt that are always alike are worth one."""
+    once = torch.tensor([0.0, 1.0, 1.0, 0.5])
+    mean, error = _over_prompts(once)
+    assert (mean, error) == pytest.approx((0.625, statistics.stdev([0, 1, 1, 0.5]) / 2))
+    twice = win_rate(once[:, None].expand(4, 2), torch.full((4, 2), 0.7))
+    assert _over_prompts(twice) == pytest.approx((0.5, statistics.stdev([0, 1, 1, 0]) / 2))
+    assert _over_prompts(once[:1]) == (0.0, None)
 
 
 def test_a_full_disk_leaves_no_half_stage_and_the_same_command_goes_on(tiny, done, capsys, monkeypatch):
@@ -237,6 +307,29 @@ def test_a_folder_with_something_else_is_left_alone(tiny, tmp_path):
         (["report.what=1"], ConfigError, ["report.what"]),
         (["excerpts.type=nothing"], UnknownKey, ["excerpts", "nothing"]),
         (["new=3"], ConfigError, ["new", "table"]),
+        (["seed=-1"], ConfigError, ["seed", "whole number", "-1"]),
+        (["seed=a"], ConfigError, ["seed", "whole number", "'a'"]),
+        (["reward.data.heldout=0.1"], ConfigError, ["reward.data", "heldout", "held_out"]),
+        (["ppo.data.heldout=0.1"], ConfigError, ["ppo.data", "heldout", "held_out"]),
+        (["ppo.model.reward.type=regx"], UnknownKey, ["ppo.model.reward", "regx", "regex"]),
+        (["ppo.model.reward={type='regex',pattern='['}"], ConfigError, ["ppo.model.reward.pattern", "'['"]),
+        (["ppo.model.policy={typ='xllama'}"], ConfigError, ["ppo.model.policy", "type"]),
+        (["ppo.model.policy={type='xllama',dims=3}"], ConfigError, ["ppo.model.policy", "dims"]),
+        (["ppo.model.auxiliary={type='pretraining',gamma=-1}"], ConfigError, ["ppo.model.auxiliary.gamma"]),
+        (["reward.model={ini='x'}"], ConfigError, ["reward.model", "type"]),
+        (["report.reward.pattern=["], ConfigError, ["report.reward.pattern", "'['"]),
+        (["report.reward.type=regx"], UnknownKey, ["report.reward", "regx"]),
+        (["comparisons.reward.pattern=["], ConfigError, ["comparisons.reward.pattern", "'['"]),
+        (["report.policies={optimum='x'}"], ConfigError, ["report.policies", "'optimum'"]),
+        (
+            ["ppo={trainer={type='dpo',loss={type='sigmoyd'}},model={init='x'},data={path='x'}}"],
+            UnknownKey,
+            ["ppo.trainer.loss", "sigmoyd"],
+        ),
+        (["ppo={trainer={type='dpo'},model={init='x'},data={paths='x'}}"], ConfigError, ["ppo.data", "paths"]),
+        (["ppo={trainer={type='dpo'},model={int='x'},data={path='x'}}"], ConfigError, ["ppo.model", "init"]),
+        (["ppo={trainer='sft',model={init='x'},data={path='x',template='plan'}}"], UnknownKey, ["ppo.data.template"]),
+        (["ppo={trainer='ppo_control',model={type='perceptron'},data={environment='no'}}"], UnknownKey, ["'no'"]),
     ],
 )
 def test_a_bad_recipe_is_refused_before_the_first_stage(tiny, overrides, error, words):
@@ -287,11 +380,11 @@ def test_excerpts_begin_with_words_and_never_share_a_prompt(tmp_path):
     assert not (tmp_path / "more").exists()
 
 
-def model_of(vocab_size, seed=0):
+def model_of(vocab_size, seed=0, context=8):
     from axon_core import MODELS
 
     torch.manual_seed(seed)
-    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "context": 8}
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "context": context}
     return MODELS.build({"type": "xllama", **sizes}, vocab_size=vocab_size).eval()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from axon_core.data import read_text
 from axon_instructgpt import Pipeline
-from axon_instructgpt.report import _ENUMERABLE
+from axon_instructgpt.bench import _ENUMERABLE
 
 NAMES = ["align-tiny", "align-exact"]
 
@@ -26,6 +26,8 @@ def test_ppo_and_dpo_have_the_same_optimum(stages):
     assert ppo["model"]["policy"]["init"] == dpo["model"]["init"] == stages["report"]["reference"]
     assert ppo["model"]["reward"]["path"] == "@reward"
     assert ppo["trainer"]["kl_coefficient"] == dpo["trainer"]["loss"]["beta"]
+    target = dpo["trainer"]["loss"]["beta"] * stages["comparisons"]["noise"]
+    assert stages["report"]["target_beta"] == pytest.approx(target)
 
 
 def test_all_stages_have_the_same_reward_and_length(stages):
@@ -35,6 +37,16 @@ def test_all_stages_have_the_same_reward_and_length(stages):
     length = stages["report"]["response_tokens"]
     assert stages["ppo"]["trainer"]["response_tokens"] == stages["excerpts"]["completion"] == length
     assert stages["excerpts"]["prompt"] + length <= stages["pretrain"]["model"]["context"]
+
+
+def test_another_seed_is_another_for_every_stage_that_draws(stages, request):
+    other = Pipeline.load(request.node.callspec.params["stages"], ["seed=3"]).stages
+    seed = lambda table: table["trainer"].get("seed", 0) if "trainer" in table else table.get("seed", 0)  # noqa: E731
+    assert {name: seed(table) - 3 for name, table in other.items()} == {n: seed(table) for n, table in stages.items()}
+    for name, table in other.items():  # and nothing else changes
+        table.get("trainer", table).pop("seed")
+        stages[name].get("trainer", stages[name]).pop("seed", None)
+    assert other == stages
 
 
 def test_no_training_sees_what_is_held_out(stages):

@@ -6,7 +6,7 @@ from axon_ppo.environment import ENVIRONMENTS, Environment, Transition
 from axon_ppo.maths import clipped_surrogate, clipped_value_loss, gae, k1, k2, k3, whiten
 from axon_ppo.perceptron import Perceptron
 from axon_ppo.prompts import PromptData
-from axon_ppo.reward import REWARDS, Reward, RewardModel
+from axon_ppo.reward import REWARDS, ModelReward, Reward
 from axon_ppo.trainer import PPOTrainer
 from axon_ppo.value import ValueModel
 
@@ -17,11 +17,11 @@ __all__ = [
     "AuxiliaryLoss",
     "ControlTrainer",
     "Environment",
+    "ModelReward",
     "PPOTrainer",
     "Perceptron",
     "PromptData",
     "Reward",
-    "RewardModel",
     "Transition",
     "ValueModel",
     "clipped_surrogate",

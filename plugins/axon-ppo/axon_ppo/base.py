@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Self
 
 import torch
@@ -11,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor
 
 from axon_core.interfaces.trainer import Trainer
+from axon_core.likelihood import token_entropies
 from axon_core.optim import AdamW, Optimizer
 from axon_core.randomness import Key
 from axon_ppo.maths import clipped_surrogate, clipped_value_loss, k2
@@ -94,6 +96,11 @@ class PPOBase(Trainer):
             for part in range(parts):
                 chosen = part_of == part
                 yield {name: rows[chosen] for name, rows in data.items()}
+
+    def entropies(self, logits: Float[Tensor, "k v"]) -> Float[Tensor, " k"]:
+        """Return the entropy of each action's distribution; with a gradient only where it is part of the loss."""
+        with nullcontext() if self.config.entropy_weight else torch.no_grad():
+            return token_entropies(logits)
 
     def terms(
         self,

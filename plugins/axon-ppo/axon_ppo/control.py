@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from axon_core import MODELS, config
 from axon_core.config import Spec, at, validate
+from axon_core.distributed import sum_numbers
 from axon_core.interfaces.model import Model
-from axon_core.likelihood import token_entropies, token_logprobs
+from axon_core.likelihood import token_logprobs
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_core.sampling import Sampling, choose
@@ -76,6 +77,17 @@ class ControlTrainer(PPOBase):
         self.policy, self.value, self.environment = models["policy"], models["value"], environment
 
     @classmethod
+    def check_recipe(cls, recipe: Recipe) -> None:
+        """Check the tables `model` and `data` too; see `Trainer.check_recipe`."""
+        super().check_recipe(recipe)
+        with at("data"):
+            data = validate(ControlData, recipe.data)
+            with at("environment"):
+                ENVIRONMENTS.config(data.environment)
+        with at("model"):
+            MODELS.config(Spec.of(recipe.model), inputs=1, outputs=1)  # the environment says how many
+
+    @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
         """Build the trainer from a recipe: `data.environment`, and in `model` what policy and value function are."""
         with at("trainer"):
@@ -101,11 +113,14 @@ class ControlTrainer(PPOBase):
         return {"number": step * self.config.batch_size + torch.arange(self.config.batch_size)}
 
     def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
-        """Act, and return one row for each action, with what it is to be credited with."""
+        """Act, and return one row for each action, with what it is to be credited with.
+
+        `episode` is the mean return of the episodes that ended in this step; where none did, it is left out.
+        """
         c, steps = self.config, list[dict[str, Tensor]]()
         numbers = batch["number"].tolist()
         uniform = torch.stack([torch.rand(c.length, generator=key("act", i).generator()) for i in numbers])
-        begun = [1] * len(numbers)
+        begun, earned, finished = [1] * len(numbers), torch.zeros(len(numbers)), {"episodes": 0.0, "returns": 0.0}
         observation = self.environment.reset([key("episode", i, 0).seed for i in numbers])
         for t in range(c.length):
             action = choose(self._logits(observation), Sampling(), uniform[:, t])
@@ -121,21 +136,29 @@ class ControlTrainer(PPOBase):
                     "over": over if t + 1 < c.length else torch.ones_like(over),
                 }
             )
+            earned += found.reward
+            finished["episodes"] += over.sum().item()
+            finished["returns"] += earned[over].double().sum().item()
+            earned[over] = 0
+            if t + 1 == c.length:
+                break
             observation = after.clone()
             for row in over.nonzero()[:, 0].tolist():
                 observation[row] = self.environment.restart(row, key("episode", numbers[row], begun[row]).seed)
                 begun[row] += 1
         acted = {name: torch.stack([step[name] for step in steps], 1).to(c.device) for name in steps[0]}
         first = int(batch["number"][0]) % c.batch_size if len(numbers) else 0
-        return self._credited(acted, torch.tensor(begun), first)
+        rows, finished = self._credited(acted, first), sum_numbers(finished)
+        if finished["episodes"]:
+            rows["episode"] = torch.full_like(rows["value"], finished["returns"] / finished["episodes"])
+        return rows
 
-    def _credited(self, acted: dict[str, Tensor], begun: Tensor, first: int) -> dict[str, Tensor]:
+    def _credited(self, acted: dict[str, Tensor], first: int) -> dict[str, Tensor]:
         """Return actions `(b t)` as rows `(b·t)`, with probabilities, values, advantages and returns."""
         c = self.config
         values, following = (self._values(acted[name]) for name in ("observation", "after"))
         following = following.masked_fill(acted["terminated"], 0)
         advantages, returns = gae(acted["reward"], values, following, acted["over"], gamma=c.gamma, lam=c.lam)
-        episode = acted["reward"].sum(1, keepdim=True) / begun.to(c.device)[:, None]
         rows = {
             "observation": acted["observation"],
             "action": acted["action"],
@@ -143,17 +166,17 @@ class ControlTrainer(PPOBase):
             "value": values,
             "advantage": whiten(advantages, torch.ones_like(acted["over"])),
             "return": returns,
-            "episode": episode.expand_as(values),
             "number": first * c.length + torch.arange(values.numel(), device=c.device).view_as(values),
         }
         return {name: column.flatten(0, 1) for name, column in rows.items()}
 
     def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
         """Return the number of actions."""
-        return dict.fromkeys((*self.PER_ACTION, "objective/return"), float(len(data["action"])))
+        names = (*self.PER_ACTION, *(["objective/return"] if "episode" in data else []))
+        return dict.fromkeys(names, float(len(data["action"])))
 
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the sums of `terms`, and of the rewards an episode brought, over the actions."""
+        """Return the sums over the actions of `terms` and, where an episode ended, of what one brought."""
         for model in (self.policy, self.value):
             model.eval()
         logits = self._policy(data["observation"])
@@ -164,9 +187,9 @@ class ControlTrainer(PPOBase):
             values=self._values(data["observation"]),
             old_values=data["value"],
             returns=data["return"],
-            entropies=token_entropies(logits),
+            entropies=self.entropies(logits),
         )
-        return {**terms, "objective/return": data["episode"].sum()}
+        return {**terms, "objective/return": data["episode"].sum()} if "episode" in data else terms
 
     def evaluate(self) -> dict[str, float]:
         """Return the mean `return` and `length` of whole episodes of the likeliest actions; `loss` is −`return`."""

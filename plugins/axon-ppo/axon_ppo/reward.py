@@ -17,12 +17,16 @@ from axon_core.registry import Registry
 from axon_core.saved import place
 from axon_core.tokenizer import Tokenizer
 
-__all__ = ["REWARDS", "Regex", "Reward", "RewardModel"]
+__all__ = ["REWARDS", "ModelReward", "Regex", "Reward"]
 
 
 @runtime_checkable
 class Reward(Protocol):
-    """What responses are worth: any callable of texts, whose class has a `Config` where it is registered."""
+    """What responses are worth: any callable of texts, whose class has a `Config` where it is registered.
+
+    One that has an attribute `judges_ends`, and it is true, is also told, as `finished`, which responses ended by
+    themselves (`axon_core.scoring.Scorer`).
+    """
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
         """Return one finite number for each prompt and its response, which depends on these two alone."""
@@ -56,10 +60,10 @@ class Regex:
         return [len(self._pattern.findall(text)) / max(1, len(text)) for text in responses]
 
 
-class RewardModel:
-    """A saved reward model: any registered `Model` that maps `(tokens, valid=…)`, `(b n)` each, to scores `(b n)`.
+class ModelReward:
+    """What a saved reward model says, any registered `Model` that maps `(tokens, valid=…)`, `(b n)`, to scores `(b n)`.
 
-    The score of a prefix stands at its last token. A response's is the one at its end, at `eos` where there is one.
+    The score of a prefix stands at its last token. A response's is the one at its end, at `eos` where it ended so.
 
     Attributes:
         model: the network, frozen; a trainer keeps it as the role `reward`.
@@ -72,6 +76,8 @@ class RewardModel:
         path: str
         """A run's folder or a model's; `~` and `$VARIABLES` are filled in."""
 
+    judges_ends = True
+
     def __init__(self, config: Config) -> None:
         folder = place(config.path)
         self._take(Model.load(folder).float(), Tokenizer.load(folder))
@@ -83,17 +89,25 @@ class RewardModel:
         reward._take(model, tokenizer)
         return reward
 
+    @property
+    def context(self) -> int | None:
+        """The longest text the model is meant for, if it says so."""
+        context = getattr(self.model, "context", None)
+        return context if isinstance(context, int) else None
+
     def _take(self, model: nn.Module, tokenizer: Tokenizer) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Return the scores at the ends of the responses."""
+    def __call__(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None
+    ) -> list[float]:
+        """Return the scores at the ends of the responses; no `eos` follows one that is not `finished`."""
         tokens = self.tokenizer
         pairs = [
-            (tokens.encode_prompt(prompt), encode_completion(tokens, response))
-            for prompt, response in zip(prompts, responses, strict=True)
+            (tokens.encode_prompt(prompt), encode_completion(tokens, response, finished=end))
+            for prompt, response, end in zip(prompts, responses, finished or [True] * len(prompts), strict=True)
         ]
         device = next(self.model.parameters()).device
         rows = Sequences.of(pairs).to(device)

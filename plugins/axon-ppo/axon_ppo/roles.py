@@ -19,13 +19,13 @@ from axon_core.prompts import check_room
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_core.saved import Saved, load, tokenizer_difference
-from axon_core.tokenizer import Tokenizer, train_tokenizer
+from axon_core.tokenizer import ByteTokenizer, Tokenizer, train_tokenizer
 from axon_ppo.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
 from axon_ppo.prompts import PromptConfig, PromptData
-from axon_ppo.reward import REWARDS, Reward, RewardModel
+from axon_ppo.reward import REWARDS, ModelReward, Reward
 from axon_ppo.value import ValueModel
 
-__all__ = ["Parts", "Roles", "build", "check", "checksum"]
+__all__ = ["Parts", "Roles", "build", "check", "check_tables", "checksum"]
 
 
 class Roles(config.Config):
@@ -94,6 +94,24 @@ def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
     return Parts({"policy": policy, "value": value, "reference": reference}, data, reward, auxiliary)
 
 
+def check_tables(recipe: Recipe) -> None:
+    """Raise `ConfigError` or `UnknownKey` where the tables `model` and `data` break a rule, whatever the files."""
+    with at("model"):
+        roles = validate(Roles, recipe.model)
+        with at("policy"):
+            if "init" in roles.policy:
+                validate(Saved, roles.policy)
+            else:
+                MODELS.config(Spec.of(roles.policy), vocab_size=ByteTokenizer().vocab_size)  # known with the data
+        with at("reward"):
+            REWARDS.config(roles.reward)
+        if roles.auxiliary is not None:
+            with at("auxiliary"):
+                AUXILIARY_LOSSES.config(roles.auxiliary)
+    with at("data"):
+        validate(PromptConfig, recipe.data)
+
+
 def _value(policy: nn.Module, tokenizer: Tokenizer, start: Saved | None) -> nn.Module:
     """Return a value model: a copy of the policy or a saved `CausalLM` with a new head, or a saved reward model."""
     model, other = (copy.deepcopy(policy), tokenizer) if start is None else load(start.folder, Model)
@@ -122,7 +140,7 @@ def check(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, res
             f"the tokenizer has {data.tokenizer.vocab_size} tokens, but the policy's vocabulary only {policy}; use the "
             "tokenizer that it was trained with"
         )
-    if isinstance(reward, RewardModel) and (problem := tokenizer_difference(data.tokenizer, reward.tokenizer)):
+    if isinstance(reward, ModelReward) and (problem := tokenizer_difference(data.tokenizer, reward.tokenizer)):
         raise UsageError(f"policy and reward model must have the same tokenizer, but {problem}")
     for role, model in models.items():
         if isinstance(context := getattr(model, "context", None), int):

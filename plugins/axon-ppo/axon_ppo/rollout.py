@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import Sequences, token_entropies, token_logprobs
+from axon_core.likelihood import Sequences, token_logprobs
 from axon_ppo.maths import gae, whiten
 
-__all__ = ["action_logprobs", "action_values", "credited", "judged"]
+__all__ = ["action_logits", "action_values", "credited", "judged"]
 
 
-def action_logprobs(
+def action_logits(
     model: CausalLM, sequences: Sequences, temperature: float
-) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-    """Return log π of each scored token, and the entropy of the distribution it was drawn from, row after row.
+) -> tuple[Float[Tensor, "k v"], Int[Tensor, " k"]]:
+    """Return the logits, divided by `temperature`, that scored tokens were drawn by, and these tokens, row after row.
 
-    π is the model's distribution at `temperature`. Only features that score such a token become logits.
+    Only features that score such a token become logits.
     """
     scored = sequences.scored[:, 1:]
     features = model.features(sequences.tokens, valid=sequences.valid)[:, :-1]
     logits = model.logits(features[scored][None])[0]
     if temperature != 1:
         logits = _precise(logits) / temperature
-    return token_logprobs(logits, sequences.tokens[:, 1:][scored]), token_entropies(logits)
+    return logits, sequences.tokens[:, 1:][scored]
 
 
 def action_values(model: nn.Module, sequences: Sequences) -> Float[Tensor, " k"]:
@@ -44,8 +44,8 @@ def judged(
     for at in torch.arange(len(rows.tokens)).chunk(pieces):
         part = Sequences(rows.tokens[at], rows.valid[at], rows.scored[at])
         said = {
-            "logprob": action_logprobs(policy, part, temperature)[0],
-            "reference": action_logprobs(reference, part, temperature)[0],
+            "logprob": token_logprobs(*action_logits(policy, part, temperature)),
+            "reference": token_logprobs(*action_logits(reference, part, temperature)),
             "value": action_values(value, part),
         }
         found.append({name: x.new_zeros(part.scored.shape).masked_scatter(part.scored, x) for name, x in said.items()})

@@ -15,7 +15,7 @@ from axon_core.decoding import evaluating
 from axon_core.distributed import sum_numbers
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import Sequences
+from axon_core.likelihood import Sequences, token_logprobs
 from axon_core.order import Order
 from axon_core.prompts import Prompt
 from axon_core.randomness import Key
@@ -28,9 +28,9 @@ from axon_ppo.auxiliary import AuxiliaryLoss
 from axon_ppo.base import PPOBase
 from axon_ppo.maths import adapted_coefficient, k1, k2, k3
 from axon_ppo.prompts import PromptData
-from axon_ppo.reward import Reward, RewardModel
-from axon_ppo.roles import build, check, checksum
-from axon_ppo.rollout import action_logprobs, action_values, credited, judged
+from axon_ppo.reward import ModelReward, Reward
+from axon_ppo.roles import build, check, check_tables, checksum
+from axon_ppo.rollout import action_logits, action_values, credited, judged
 
 __all__ = ["PPOTrainer"]
 
@@ -47,7 +47,7 @@ class PPOTrainer(PPOBase):
     A token earns −β (log π − log π_ref), the last one the response's score too (arXiv 1909.08593, 2203.02155). All
     log-probabilities are those at the temperature that responses are drawn at, and dropout is off throughout.
     The roles are `policy`, a `CausalLM`; `value`, a `ValueModel` or what else gives each prefix a value; `reference`,
-    frozen; and `reward`, frozen, where the reward is a `RewardModel`.
+    frozen; and `reward`, frozen, where the reward is a `ModelReward`.
 
     Args:
         config: the settings.
@@ -80,8 +80,10 @@ class PPOTrainer(PPOBase):
         """Responses over which β is adapted."""
         kl_estimator: Literal["k1", "k2", "k3"] = "k1"
         """How a token's KL divergence is estimated."""
-        unfinished_score: float | Literal["own"] = -1.0
-        """The score of a response that was cut off before its end-of-text token; `own` for what the reward says."""
+        unfinished_penalty: NonNegativeFloat = 1.0
+        """What is subtracted from the score of a response that was cut off before its end-of-text token.
+
+        A fixed score would be a prize to a policy that does worse than that: a reward has its 0 where it likes."""
 
     config: Config
     unit = "tokens"
@@ -96,7 +98,7 @@ class PPOTrainer(PPOBase):
         }
         for options in (
             {"entropy_weight": 0.01},
-            {"minibatches": 2, "kl_target": 1.0, "kl_estimator": "k3", "temperature": 0.7, "unfinished_score": "own"},
+            {"minibatches": 2, "kl_target": 1.0, "kl_estimator": "k3", "temperature": 0.7, "unfinished_penalty": 0.0},
         )
     )
 
@@ -108,7 +110,7 @@ class PPOTrainer(PPOBase):
         reward: Reward,
         auxiliary: AuxiliaryLoss | None = None,
     ) -> None:
-        if isinstance(reward, RewardModel):
+        if isinstance(reward, ModelReward):
             models = {**models, "reward": reward.model}
         super().__init__(config, models)
         self.policy, self.reference = (role(models, name, CausalLM, "ppo") for name in ("policy", "reference"))
@@ -118,6 +120,12 @@ class PPOTrainer(PPOBase):
         check(self.models, data, reward, config.response_tokens)
         self._order = Order(len(data.train), Key((config.seed, "prompts")))
         self._estimate = _ESTIMATORS[config.kl_estimator]
+
+    @classmethod
+    def check_recipe(cls, recipe: Recipe) -> None:
+        """Check the tables `model` and `data` too; see `Trainer.check_recipe`."""
+        super().check_recipe(recipe)
+        check_tables(recipe)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
@@ -176,12 +184,11 @@ class PPOTrainer(PPOBase):
         with self._precision(), torch.no_grad():
             responses = respond(self.policy, asked, seeds, **sizes, eos=tokenizer.eos)
             texts = [[tokenizer.decode(response.tokens)] for response in responses]
-            score = scored(self.reward, [prompt.named for prompt in prompts], texts)[:, 0].float()
+            ends = [[response.finished] for response in responses]
+            score = scored(self.reward, [prompt.named for prompt in prompts], texts, ends)[:, 0]
+            score -= c.unfinished_penalty * ~torch.tensor(ends)[:, 0]
             rows = Sequences.of(zip(asked, (response.tokens for response in responses), strict=True)).to(c.device)
             said = judged(self.policy, self.reference, self.value, rows, temperature=c.temperature, pieces=pieces)
-        if c.unfinished_score != "own":
-            finished = torch.tensor([response.finished for response in responses])
-            score = torch.where(finished, score, c.unfinished_score)
         token_kl = self._estimate(said["logprob"], said.pop("reference"))
         return {
             "tokens": rows.tokens,
@@ -189,7 +196,7 @@ class PPOTrainer(PPOBase):
             "scored": rows.scored,
             **said,
             "token_kl": token_kl,
-            "score": score.to(c.device),
+            "score": score.to(c.device, said["logprob"].dtype),
             "kl": token_kl.sum(1),
             "surprisal": -said["logprob"].sum(1),
         }
@@ -216,15 +223,15 @@ class PPOTrainer(PPOBase):
         for model in (self.policy, self.value):
             model.eval()  # a dropped feature would change the probabilities that the ratio compares
         rows = Sequences(data["tokens"], data["valid"], data["scored"])
-        logprobs, entropies = action_logprobs(self.policy, rows, self.config.temperature)
+        logits, tokens = action_logits(self.policy, rows, self.config.temperature)
         terms = self.terms(
-            logprobs=logprobs,
+            logprobs=token_logprobs(logits, tokens),
             old_logprobs=data["logprob"][rows.scored],
             advantages=data["advantage"][rows.scored],
             values=action_values(self.value, rows),
             old_values=data["value"][rows.scored],
             returns=data["return"][rows.scored],
-            entropies=entropies,
+            entropies=self.entropies(logits),
         )
         terms |= {name: data[column].sum() for name, column in _PER_RESPONSE.items() if column is not None}
         terms["objective/length"] = rows.scored.float().sum()

@@ -90,6 +90,34 @@ def test_a_share_of_the_environments_collects_what_the_whole_does():
         torch.testing.assert_close(part[name], whole[name][14:28])
 
 
+@pytest.mark.parametrize(("length", "ended"), [(5, 5), (7, 5), (12, 10), (4, 0)])
+def test_the_return_is_that_of_the_episodes_that_ended_in_the_step(length, ended):
+    class Counted(Steering):
+        restarts = -4  # those of the reset
+
+        def restart(self, row, seed):
+            self.restarts += 1
+            return super().restart(row, seed)
+
+        def step(self, actions):
+            found = super().step(actions)
+            rewards.append(found.reward)
+            assert not found.terminated.any()  # all episodes have five actions
+            return found
+
+    rewards = []
+    trainer = build(Counted(Steering.Config(limit=5)), length=length, minibatches=2)
+    data = collected(trainer)
+    assert trainer.environment.restarts == 4 * ((length - 1) // 5)  # none for an episode that has no action
+    if not ended:
+        assert "objective/return" not in trainer.counts(data) and "objective/return" not in trainer.loss(data)
+        return
+    mean = torch.stack(rewards)[:ended].sum().item() / (4 * ended / 5)
+    for part in trainer.minibatches(data, Key((0,))):
+        found = trainer.loss(part)["objective/return"] / trainer.counts(part)["objective/return"]
+        assert found.item() == pytest.approx(mean, abs=1e-5)
+
+
 def test_steering_is_learned_and_its_optimum_is_far_from_chance():
     trainer = Recipe.load("steering").build()
     before = evaluate(trainer)["return"]

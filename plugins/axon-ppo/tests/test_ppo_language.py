@@ -14,11 +14,12 @@ from small_models import collected, llama, value_of, vowels
 
 from axon_core import fit
 from axon_core.errors import CheckpointError
-from axon_core.likelihood import Sequences
+from axon_core.likelihood import Sequences, token_entropies
 from axon_core.randomness import Key
 from axon_core.responses import Response, respond
+from axon_ppo import base
 from axon_ppo import trainer as module
-from axon_ppo.rollout import action_logprobs
+from axon_ppo.rollout import action_logits
 
 
 def every(vocabulary, length, eos):
@@ -57,7 +58,7 @@ def test_over_all_sequences_the_gradient_is_that_of_the_exact_objective(ends, ma
         kl_coefficient=0.3,
         lam=1.0,
         value_weight=0.0,
-        unfinished_score=-0.5,
+        unfinished_penalty=0.5,
     )
     monkeypatch.setattr(module, "respond", lambda *args, **options: responses)
     data = collected(trainer)
@@ -66,7 +67,7 @@ def test_over_all_sequences_the_gradient_is_that_of_the_exact_objective(ends, ma
     prompt = tokenizer.encode("ab")
     objective, likelihood = torch.zeros((), dtype=torch.float64), []
     for response, score in zip(responses, data["score"].tolist(), strict=True):
-        expected = reward([], [])[len(likelihood)] if response.finished else -0.5
+        expected = reward([], [])[len(likelihood)] - 0.5 * (not response.finished)
         assert score == pytest.approx(expected, abs=1e-6)
         row = torch.tensor([prompt + response.tokens])
         p, q = (
@@ -125,7 +126,7 @@ def test_what_is_collected_is_what_the_models_say(ragged):
         )[0]
         if tokens[-1] != trainer.data.tokenizer.eos:
             assert new == 4
-            score = -1.0
+            score -= 1.0
         p, q = (
             (model(tokens[None])[0] / 0.7).log_softmax(-1)[start - 1 : -1].gather(1, tokens[start:, None])[:, 0]
             for model in (trainer.policy, trainer.reference)
@@ -149,8 +150,15 @@ def test_what_is_collected_is_what_the_models_say(ragged):
     assert lengths.min() < 4, "some responses should end early"
 
 
+def doubled(trainer):
+    """The same trainer in float64, in which what should be equal is."""
+    for model in trainer.models.values():
+        model.double()
+    return trainer
+
+
 def test_neither_the_side_nor_the_length_of_padding_matters(ragged):
-    trainer = ragged()
+    trainer = doubled(ragged())
     data = collected(trainer)
     want = trainer.loss(data)
     pairs = []
@@ -160,27 +168,29 @@ def test_neither_the_side_nor_the_length_of_padding_matters(ragged):
         rows = Sequences.of(pairs, padding=side, length=length)
         padded = {**data, "tokens": rows.tokens, "valid": rows.valid, "scored": rows.scored}
         for name in ("logprob", "value", "advantage", "return"):
-            blank = torch.full(rows.tokens.shape, math.nan)  # whatever stands at padding and prompts must not be read
+            blank = torch.full(
+                rows.tokens.shape, math.nan
+            ).double()  # whatever stands at padding and prompts must not be read
             padded[name] = blank.masked_scatter(rows.scored, data[name][data["scored"]])
         got = trainer.loss(padded)
         assert got.keys() == want.keys()
         for name in want:
-            torch.testing.assert_close(got[name], want[name], atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(got[name], want[name], atol=1e-9, rtol=1e-9)
 
 
 def test_neither_order_nor_neighbours_nor_micro_batches_change_what_is_collected(ragged):
-    trainer = ragged()
+    trainer = doubled(ragged())
     batch, key = trainer.batch(0), Key((0, 0))
     whole = trainer.collect(batch, key)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
     shuffled = trainer.collect({name: rows[order] for name, rows in batch.items()}, key)
     for name, rows in shuffled.items():
-        torch.testing.assert_close(rows, whole[name][order], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(rows, whole[name][order], atol=1e-9, rtol=1e-9)
     for name, total in trainer.loss(shuffled).items():
-        torch.testing.assert_close(total, trainer.loss(whole)[name], atol=2e-6, rtol=1e-6)
-    cut = ragged(micro_batches=3).collect(batch, key)
+        torch.testing.assert_close(total, trainer.loss(whole)[name], atol=1e-9, rtol=1e-9)
+    cut = doubled(ragged(micro_batches=3)).collect(batch, key)
     for name, rows in cut.items():
-        torch.testing.assert_close(rows, whole[name], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(rows, whole[name], atol=1e-9, rtol=1e-9)
     part = trainer.act([trainer.data.train[i] for i in batch["prompt"][2:5].tolist()], [key(i).seed for i in (2, 3, 4)])
     for i in range(3):
         assert part["tokens"][i][part["valid"][i]].tolist() == whole["tokens"][2 + i][whole["valid"][2 + i]].tolist()
@@ -298,4 +308,39 @@ def test_every_token_of_a_response_is_scored_and_has_an_entropy():
     drawn = [r for seed in range(60) for r in respond(policy, [[0]], [seed], max_new_tokens=2, temperature=1.0, eos=5)]
     rows = Sequences.of([([0], r.tokens) for r in drawn])
     assert torch.equal(rows.scored.sum(1), torch.tensor([len(r.tokens) for r in drawn]))
-    assert (action_logprobs(policy, rows, 1.0)[1] > 0).all()
+    logits, tokens = action_logits(policy, rows, 1.0)
+    assert len(logits) == len(tokens) == rows.scored.sum() and (token_entropies(logits) > 0).all()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.01])
+def test_entropy_is_computed_once_for_each_loss_and_with_gradients_only_where_it_counts(ragged, monkeypatch, weight):
+    seen = []
+
+    def counted(logits):
+        seen.append(torch.is_grad_enabled())
+        return token_entropies(logits)
+
+    trainer = ragged(entropy_weight=weight)
+    monkeypatch.setattr(base, "token_entropies", counted)
+    data = collected(trainer)
+    assert not seen
+    assert trainer.loss(data)["policy/entropy_avg"] > 0
+    assert seen == [weight > 0]
+
+
+@pytest.mark.parametrize("offset", [0.0, -3.0, 5.0])
+def test_to_be_cut_off_costs_the_same_wherever_the_rewards_zero_is(ragged, make, letters, offset):
+    """Of a policy worse than the demonstrations all scores are below 0, where a fixed −1 would be a prize."""
+
+    def reward(prompts, texts):
+        return [score + offset for score in vowels(prompts, texts)]
+
+    def scores(**options):
+        trainer = make(llama(6), letters("abcde."), ["ab", "c"], reward, batch_size=8, response_tokens=4, **options)
+        data = collected(trainer)
+        ends = [row[valid][-1].item() == 5 for row, valid in zip(data["tokens"], data["valid"], strict=True)]
+        return data["score"], torch.tensor(ends)
+
+    (own, ends), (found, _) = scores(unfinished_penalty=0.0), scores(unfinished_penalty=2.5)
+    assert 0 < ends.sum() < 8
+    torch.testing.assert_close(own - found, 2.5 * ~ends)

@@ -11,11 +11,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for the small models that several test modules share
 from small_models import collected, llama, value_of, vowels
 
-from axon_core import fit
+from axon_core import ByteTokenizer, fit
 from axon_core.errors import ConfigError, ContextError, DataError, TrainingError, UsageError
 from axon_core.loop import evaluate
 from axon_core.recipe import Recipe
-from axon_ppo import AUXILIARY_LOSSES, PPOTrainer, PromptData, RewardModel, ValueModel
+from axon_ppo import AUXILIARY_LOSSES, ModelReward, PPOTrainer, PromptData, ValueModel
 
 
 def test_a_registered_auxiliary_loss_is_built_from_the_recipe():
@@ -69,12 +69,28 @@ def test_a_saved_policy_is_gone_on_from_and_is_the_reference(ragged, tmp_path):
 def test_a_reward_model_is_a_frozen_role_that_scores_the_end(make, letters):
     tokenizer = letters("abcde.")
     judge = value_of(llama(6, seed=5))
-    trainer = make(llama(6), tokenizer, ["ab", "c"], RewardModel.of(judge, tokenizer), batch_size=4, response_tokens=3)
+    trainer = make(llama(6), tokenizer, ["ab", "c"], ModelReward.of(judge, tokenizer), batch_size=4, response_tokens=3)
     assert trainer.models["reward"] is judge and not any(p.requires_grad for p in judge.parameters())
     found = trainer.reward(["ab", "c"], ["d", "eab"])
     for prompt, response, score in zip(["ab", "c"], ["d.", "eab."], found, strict=True):
         tokens = torch.tensor([tokenizer.encode(prompt + response)])
         assert score == pytest.approx(judge(tokens)[0, -1].item(), abs=1e-6)
+
+
+def test_a_reward_model_sees_no_end_where_a_response_was_cut_off(make, table):
+    tokenizer, judge, policy = ByteTokenizer(), value_of(llama(258, seed=5)), table.build(vocab_size=258, context=12)
+    with torch.no_grad():
+        policy.table.weight.fill_(-30)
+        policy.table.weight[:, [97, 98, tokenizer.eos]] = 1.0  # a, b or the end
+    reward = ModelReward.of(judge, tokenizer)
+    options = {"batch_size": 16, "response_tokens": 3, "unfinished_penalty": 0.0}
+    data = collected(make(policy, tokenizer, ["ab", "ba"], reward, value=value_of(llama(258)), **options))
+    seen = set()
+    for row, valid, score in zip(data["tokens"], data["valid"], data["score"].tolist(), strict=True):
+        tokens = row[valid]
+        seen.add(tokens[-1].item() == tokenizer.eos)
+        assert score == pytest.approx(judge(tokens[None])[0, -1].item(), abs=1e-6)
+    assert seen == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +119,7 @@ def test_roles_that_do_not_fit_are_refused(make, letters):
     with pytest.raises(UsageError, match="7 for the value"):
         build(value=ValueModel(llama(7)))
     with pytest.raises(UsageError, match="token 1 is b'b' in one and b'x' in the other"):
-        build(reward=RewardModel.of(value_of(llama(6)), letters("axcde.")))
+        build(reward=ModelReward.of(value_of(llama(6)), letters("axcde.")))
     with pytest.raises(
         ContextError, match="line 2 of p has 5 tokens and its response up to 8, but the policy's context is 12"
     ):
