@@ -257,6 +257,8 @@ def test_a_checkpoint_holds_no_tables():
         ("rotary", {"factor": 2.0}, "unknown field 'factor'"),
         ("linear", {"factor": 0.5}, "greater than or equal to 1, got 0.5"),
         ("dynamic", {"factr": 2.0}, "did you mean 'factor'"),
+        ("rotary", {"base": math.inf}, "base: must be a finite number, got inf"),
+        ("dynamic", {"factor": math.inf}, "factor: must be a finite number, got inf"),
     ],
 )
 def test_bad_options_are_named(key, options, message):

@@ -48,6 +48,7 @@ def edit(file: Path, **changes) -> None:
         ),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "'linear' must have a factor"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": -1}}, "do not fit.*factor"),
+        ({"rope_scaling": {"type": "linear", "factor": float("inf")}}, "do not fit.*factor: must be a finite number"),
         (
             {"rope_scaling": "linear"},
             "rope_scaling must be one object of numbers and words, for all layers, got 'linear'",
