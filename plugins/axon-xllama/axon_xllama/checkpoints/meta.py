@@ -124,7 +124,7 @@ def _refused(error: Exception) -> str:
     if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it holds more than tensors, and reading it might run code ({forbidden[1]})"
     if isinstance(error, pickle.UnpicklingError):
-        return "it holds more than tensors, and reading it might run code"
+        return "it is damaged, or holds more than tensors, and reading it might run code"
     return "it is damaged, cut off, or no file of tensors that PyTorch 1.6 or later wrote"
 
 
