@@ -12,13 +12,17 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from axon_core.cli.options import device_option
+from axon_core.config import validate
 from axon_core.errors import ContractError, UsageError
 from axon_core.recipe import override
+from axon_core.run import RunFolder
 from axon_core.saved import model_folder
 from axon_core.storage import check_output, writing
 from axon_ddpm.dali import Dali
+from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
 from axon_ddpm.process import SPACINGS
+from axon_ddpm.quality import beside
 from axon_ddpm.samplers import Frame
 
 _ANIMATED = 40  # frames of an animation, at most
@@ -48,6 +52,9 @@ Batch = Callable[[int, int], Generator[Frame]]
 @click.option("--columns", type=click.IntRange(1), help="Pictures in a row; by default the grid is about square.")
 @device_option
 @click.option("--out", default=Path("grid.png"), show_default=True, type=click.Path(path_type=Path), help="The grid.")
+@click.option(
+    "--nearest", type=click.Path(path_type=Path), help="Also write each picture beside the nearest training picture."
+)
 @click.option("--gif", type=click.Path(path_type=Path), help="Also write how they come about, as an animation.")
 def command(
     run: Path,
@@ -67,6 +74,7 @@ def command(
     columns: int | None,
     device: str,
     out: Path,
+    nearest: Path | None,
     gif: Path | None,
 ) -> None:
     """Paint pictures with the diffusion model in RUN, a run's folder or a model's.
@@ -78,7 +86,7 @@ def command(
         raise UsageError("--mask, --to and --strength need --image")
     if mask and (other or strength is not None):
         raise UsageError("--mask goes without --to and --strength: what is white there is painted from noise")
-    for option, path, suffix in (("--out", out, ".png"), ("--gif", gif, ".gif")):
+    for option, path, suffix in (("--out", out, ".png"), ("--nearest", nearest, ".png"), ("--gif", gif, ".gif")):
         if path is not None and path.suffix.lower() != suffix:
             raise UsageError(f"{option} must end in {suffix}, got {str(path)!r}")
     how = override({"type": sampler}, options)
@@ -87,7 +95,8 @@ def command(
     dali.model.to(device)
     share = 1.0 if image is None or mask else 0.5 if strength is None else strength
     batch, steps_back = _batch(dali, n, label, image, mask, other, share), dali.steps_back(share)
-    for path in (out, gif):
+    train = None if nearest is None else _training_pictures(run)
+    for path in (out, nearest, gif):
         if path is not None:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +105,9 @@ def command(
     animation = _paint(batch, n, batch_size, steps_back, every)
     save_png(grid(animation[-1], columns), out)
     click.echo(f"{n} pictures in {out}")
+    if nearest is not None and train is not None:
+        save_png(grid(beside(to_unit(animation[-1]), train), together=2), nearest)
+        click.echo(f"{n} pictures beside the nearest training pictures in {nearest}")
     if gif is not None:
         save_gif([grid(frame, columns) for frame in animation], gif)
         click.echo(f"{len(animation)} frames in {gif}")
@@ -127,6 +139,12 @@ def _batch(
 
 def _picture(path: Path, dali: Dali) -> Float[Tensor, "c h w"]:
     return to_unit(read_picture(path, dali.shape[0]))
+
+
+def _training_pictures(run: Path) -> Float[Tensor, "n c h w"]:
+    """Return the pictures that a run was trained on."""
+    data = PictureData.load(validate(PictureConfig, RunFolder.open(run).recipe().data))
+    return data.unit(data.train.images)
 
 
 def _paint(batch: Batch, n: int, size: int, each: int, every: int) -> list[UInt8[Tensor, "n c h w"]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +37,7 @@ class Grids:
         from axon_ddpm.pictures import grid, save_png
 
         if (found := _found(fit)) and (beside := found[0].beside) is not None:
-            columns = 2 * math.ceil(math.sqrt(len(beside) / 2))
-            save_png(grid(beside, columns), found[1] / f"nearest-{fit.state.step}.png")
+            save_png(grid(beside, together=2), found[1] / f"nearest-{fit.state.step}.png")
 
     @hook
     def fit_end(self, fit: Fit) -> None:

@@ -40,14 +40,15 @@ def to_bytes(images: Float[Tensor, "... c h w"]) -> UInt8[Tensor, "... c h w"]:
 
 
 def grid(
-    images: UInt8[Tensor, "b c h w"], columns: int | None = None, *, cell: int = 48
+    images: UInt8[Tensor, "b c h w"], columns: int | None = None, *, together: int = 1, cell: int = 48
 ) -> UInt8[Tensor, "c height width"]:
     """Return the pictures side by side, in rows of `columns`, a line of white between them.
 
-    Small pictures are enlarged, each dot to a square, to about `cell` dots; by default the grid is about square.
+    Small pictures are enlarged, each dot to a square, to about `cell` dots. By default there are about as many rows as
+    columns, of as many pictures as stand `together`.
     """
     b, c, h, w = images.shape
-    columns = columns or math.ceil(math.sqrt(b))
+    columns = columns or together * math.ceil(math.sqrt(b / together))
     rows, scale = math.ceil(b / columns), max(1, round(cell / h))
     sheet = torch.full((rows, columns, c, h * scale + 1, w * scale + 1), 255, dtype=torch.uint8)
     large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)

@@ -16,7 +16,7 @@ from axon_ddpm.pictures import to_bytes, to_unit
 if TYPE_CHECKING:
     from axon_ddpm.trainer import DDPMTrainer
 
-__all__ = ["FRECHET", "comparison", "frechet_distance", "nearest"]
+__all__ = ["FRECHET", "beside", "comparison", "frechet_distance", "nearest"]
 
 FRECHET = "frechet_distance_small_classifier"
 """The name of the measure, which says whose features it is of: it is no FID."""
@@ -55,6 +55,11 @@ def nearest(
     return found.values, found.indices
 
 
+def beside(x: Float[Tensor, "n c h w"], among: Float[Tensor, "m c h w"]) -> UInt8[Tensor, "k c h w"]:
+    """Return each of `x`, over [−1, 1], followed by the picture of `among` that is nearest to it."""
+    return to_bytes(torch.stack((x, among[nearest(x, among)[1][:, 0]]), 1).flatten(0, 1))
+
+
 def comparison(trainer: DDPMTrainer) -> tuple[dict[str, float], UInt8[Tensor, "m c h w"]]:
     """Return how as many samples as are held out (at most `compared`) compare with the data, and what to look at.
 
@@ -79,12 +84,13 @@ def comparison(trainer: DDPMTrainer) -> tuple[dict[str, float], UInt8[Tensor, "m
     train, real, labels = data.unit(data.train.images), data.unit(data.held_out.images[:n]), data.held_out.labels[:n]
     samples = to_unit(trainer.pictures(n, labels.tolist() if data.names else None))
     with torch.autocast(samples.device.type, enabled=False):  # the judge is no part of what is trained in bf16
-        (distance, which), real_distance = nearest(samples, train), nearest(real, train)[0]
-        found = {"nearest_training": distance.mean().item(), "nearest_training_real": real_distance.mean().item()}
+        found = {
+            f"nearest_training{name}": nearest(pictures, train)[0].mean().item()
+            for name, pictures in (("", samples), ("_real", real))
+        }
         if n >= 2 and len(train) >= 4:
             found |= _judged(trainer, samples, real, labels, train)
-    pairs = torch.stack((samples, train[which[:, 0]]), 1)[: config.grid]
-    return found, to_bytes(pairs.flatten(0, 1))
+    return found, beside(samples[: config.grid], train)
 
 
 def _judged(

@@ -9,6 +9,8 @@ from PIL import Image
 
 from axon_core.cli import main
 from axon_core.errors import ContractError
+from axon_core.recipe import Recipe
+from axon_core.run import RunFolder
 from axon_ddpm import Dali, Frame, UNet
 from axon_ddpm.cli import _paint
 from axon_ddpm.pictures import read_picture, save_png, to_bytes
@@ -55,6 +57,20 @@ def test_variations_masks_and_ways_between(sample, tmp_path):
     assert sample("--image", "one.png", "--to", "two.png", "--n", 5, "--batch-size", 2, "--columns", 5)[0] == 0
     assert sample("--image", "one.png", "--mask", "mask.png", "--n", 1, "--class", 0)[0] == 0
     assert (read_picture(tmp_path / "grid.png")[:, :, :24] == 40).all()
+
+
+def test_pictures_beside_the_nearest_training_pictures(sample, run, tmp_path):
+    code, said = sample("--n", 3, "--out", "a.png", "--nearest", "b.png", "--columns", 3)
+    assert code == 0 and "3 pictures beside the nearest training pictures in b.png" in said
+    painted, pairs = read_picture(tmp_path / "a.png"), read_picture(tmp_path / "b.png")
+    assert pairs.shape == (3, 2 * 49 - 1, 4 * 49 - 1)  # two pairs in a row
+    train = Recipe.of(RunFolder.open(run).recipe().tables, "tiny", "a test").build().data.train.images
+    for i in range(3):
+        x, (row, column) = painted[:, :48:6, 49 * i : 49 * i + 48 : 6], (49 * (i // 2), 98 * (i % 2))
+        own, other = (pairs[:, row : row + 48 : 6, column + d : column + d + 48 : 6] for d in (0, 49))
+        assert torch.equal(own, x)
+        assert torch.equal(other, train[(train.float() - x).square().sum(dim=(1, 2, 3)).argmin()])
+    assert main(["sample", str(run / "model"), "--nearest", "b.png"]) == 1  # a model alone does not know its data
 
 
 def test_wrong_requests(sample, tmp_path):
@@ -126,6 +142,8 @@ def test_only_frames_that_are_shown_are_kept(each, every):
     [
         (["--out", "a.jpg"], "--out must end in .png, got 'a.jpg'"),
         (["--gif", "b.png"], "--gif must end in .gif, got 'b.png'"),
+        (["--nearest", "b.gif"], "--nearest must end in .png, got 'b.gif'"),
+        (["--nearest", "folder.png"], "cannot write folder.png: Is a directory"),
         (["--out", "folder.png"], "cannot write folder.png: Is a directory"),
         (["--gif", "folder.gif"], "cannot write folder.gif: Is a directory"),
         (["--device", "moon"], "device must be one that PyTorch has here, got 'moon'"),
