@@ -4,7 +4,7 @@ from axon_instructgpt.ghost import ghost_demonstration, instructed
 from axon_instructgpt.packing import pack
 from axon_instructgpt.pipeline import Pipeline, align
 from axon_instructgpt.ptx import Pretraining
-from axon_instructgpt.ranking import ranking_loss
+from axon_instructgpt.ranking import LARGE_MARGINS, SMALL_MARGINS, ranking_loss
 from axon_instructgpt.reward import RewardTrainer
 from axon_instructgpt.reward_model import RewardModel
 from axon_instructgpt.selection import best_of, best_of_n_kl, rejection_sampled
@@ -12,6 +12,8 @@ from axon_instructgpt.sft import SFTTrainer
 from axon_instructgpt.stage import STAGES, Stage
 
 __all__ = [
+    "LARGE_MARGINS",
+    "SMALL_MARGINS",
     "STAGES",
     "Pipeline",
     "Pretraining",

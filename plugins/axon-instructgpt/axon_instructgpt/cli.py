@@ -25,12 +25,18 @@ def command(recipe: str, out: Path | None, overrides: Sequence[str]) -> None:
     pipeline = Pipeline.load(recipe, overrides)
     out = out or RunFolder.free_name(pipeline.name)
     words = ["axon", "align", recipe, "--out", str(out), *(word for text in overrides for word in ("--set", text))]
+    told = list[str]()
+
+    def tell(line: str) -> None:
+        told.append(line)
+        click.echo(line, err=True)
+
     try:
-        align(pipeline, out, lambda line: click.echo(line, err=True))
+        align(pipeline, out, tell)
     except Interrupted:
         raise Interrupted(f"interrupted; what is done is saved. Go on with: {shlex.join(words)}") from None
     except AxonError:
-        if out.exists():
+        if told and out.exists():  # a folder that is refused is not to be gone on with
             click.echo(f"What is done is in {out}; go on with: {shlex.join(words)}", err=True)
         raise
     for name in pipeline.stages:

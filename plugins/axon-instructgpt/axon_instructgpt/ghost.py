@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from axon_core.errors import UsageError
+from axon_core.config import validate
+from axon_core.errors import DataError, UsageError
 from axon_core.records import Dialogue, Message
 
 __all__ = ["ghost_demonstration", "instructed"]
@@ -37,9 +38,15 @@ def ghost_demonstration(
 
     Raises:
         UsageError: the dialogue does not end with the user's message.
+        DataError: the answer is empty.
+        ConfigError: the speakers do not take turns.
     """
     if not messages or messages[-1].role != "user":
         last = messages[-1].role if messages else "nobody"
         raise UsageError(f"a dialogue to be answered must end with the user's message, this one ends with {last}'s")
-    said = Message(role="assistant", content=answer(instructed(messages, instruction)))
-    return Dialogue(messages=(*instructed(messages, instruction, first_only=True), said))
+    text = answer(instructed(messages, instruction))
+    if not text:
+        asked = messages[-1].content[:40]
+        raise DataError(f"the answer to {asked!r} must have at least one character, got ''; sample another")
+    said = Message(role="assistant", content=text)
+    return validate(Dialogue, {"messages": [*instructed(messages, instruction, first_only=True), said]})

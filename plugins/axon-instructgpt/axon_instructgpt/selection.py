@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core.errors import TrainingError
+from axon_core.errors import DataError, TrainingError
 from axon_core.records import Completion
 
 __all__ = ["best_of", "best_of_n_kl", "rejection_sampled"]
@@ -39,8 +39,18 @@ def rejection_sampled(
 ) -> list[Completion]:
     """Return each prompt with the best of its responses, as demonstrations for the next fine-tuning.
 
-    Source: rejection sampling as in arXiv 2307.09288, Section 3.2.3. Raises `TrainingError` as `best_of` does.
+    Source: rejection sampling as in arXiv 2307.09288, Section 3.2.3.
+
+    Raises:
+        TrainingError: as `best_of`.
+        DataError: a prompt, or the best of its responses, is empty; the message names it.
     """
     best = best_of(torch.as_tensor(rewards)).tolist()
-    chosen = zip(prompts, responses, best, strict=True)
-    return [Completion(prompt=prompt, completion=texts[int(i)]) for prompt, texts, i in chosen]
+    found = list[Completion]()
+    for i, (prompt, texts, choice) in enumerate(zip(prompts, responses, best, strict=True)):
+        completion = texts[int(choice)]
+        for text, what in ((prompt, f"prompt {i}"), (completion, f"the best response to prompt {i} ({prompt[:40]!r})")):
+            if not text:
+                raise DataError(f"{what} must have at least one character to be learned, got ''; leave it out")
+        found.append(Completion(prompt=prompt, completion=completion))
+    return found

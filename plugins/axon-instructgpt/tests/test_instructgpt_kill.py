@@ -8,6 +8,17 @@ from pathlib import Path
 import torch
 
 TINY = Path(__file__).with_name("tiny.toml").read_text(encoding="utf-8")
+MORE = """
+[sft]
+model = { init = "@pretrain" }
+data = { path = "@excerpts/train.jsonl" }
+trainer = { type = "sft", steps = 3, batch_size = 2, save_every = 2 }
+[dpo]
+model = { init = "@sft" }
+data = { path = "@comparisons/comparisons.jsonl", held_out = 0.3 }
+trainer = { type = "dpo", steps = 4, batch_size = 2, save_every = 2 }
+"""
+PTX = 'auxiliary = { type = "pretraining", path = "TEXT", gamma = 0.1, length = 4, per_response = 1 }'
 
 # One process runs the pipeline undisturbed, which imports all there is, and forks a child for each further attempt. All
 # of these but the last are killed, each further on than the one before.
@@ -45,6 +56,9 @@ POINTS = {
         Fit, "_update", lambda fit, *given: fit.run.path.name == "ppo" and fit.state.step == 3, 3
     ),
     "before ppo's model is published": (RunFolder, "publish", lambda run: run.path.name == "ppo", 1),
+    "in the fine-tuning": stepping("sft", 1),
+    "before the reference's log-probabilities are saved": stepping("dpo", 1),
+    "after dpo's first checkpoint": stepping("dpo", 3),
     "between two files of the report": (report, "page", lambda facts: True, 1),
     "after the report, before it is noted": noted("report", True),
 }
@@ -84,7 +98,10 @@ print(json.dumps(dict(whole=whole, killed=killed, last=last,
 def test_a_pipeline_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     letters = torch.randint(3, (900,), generator=torch.Generator().manual_seed(0)).tolist()
     (tmp_path / "text.txt").write_text("".join("ab "[i] for i in letters))
-    (tmp_path / "tiny.toml").write_text(TINY.replace("TEXT", str(tmp_path / "text.txt")))
+    before, after = TINY.split("[report]")
+    stages = before.replace("[ppo]\nmodel = { ", f"[ppo]\nmodel = {{ {PTX}, ") + MORE + "[report]" + after
+    assert PTX in stages
+    (tmp_path / "tiny.toml").write_text(stages.replace("TEXT", str(tmp_path / "text.txt")))
     command = [sys.executable, "-c", KILLER, str(tmp_path / "tiny.toml"), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
@@ -93,5 +110,5 @@ def test_a_pipeline_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_p
     assert set(found["killed"].values()) == {-9}, found["killed"]
     whole, killed = found["contents"]
     assert whole == killed
-    assert {"ppo/model/model.safetensors", "reward/model/model.safetensors", "report/report.json"} <= whole.keys()
+    assert {"ppo/model/model.safetensors", "dpo/model/model.safetensors", "report/report.json"} <= whole.keys()
     assert not [file for file in whole if "unfinished" in file or "/." in file]

@@ -343,7 +343,13 @@ def test_the_command(tiny, done, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "# Alignment" in out and "done already" in err
     assert main(["align", str(tiny / "tiny.toml"), "--out", str(done), "--set", "report.seed=1"]) == 2
-    assert "seed was None and is now 1" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "seed was None and is now 1" in err and "go on with" not in err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    assert main(["align", str(tiny / "tiny.toml"), "--out", str(tmp_path / "mine")]) == 2
+    err = capsys.readouterr().err
+    assert "not empty" in err and "choose another" in err and "go on with" not in err
     assert main(["align", str(tmp_path / "none.toml")]) == 2
     empty = tmp_path / "empty.toml"
     empty.write_text('summary = "nothing"')

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axon_core.errors import TrainingError, UsageError
+from axon_core.errors import ConfigError, DataError, TrainingError, UsageError
 from axon_core.records import Message
 from axon_instructgpt import best_of, best_of_n_kl, ghost_demonstration, instructed, rejection_sampled
 from axon_instructgpt.comparisons import bayes_accuracy, noisy_ranking
@@ -65,7 +65,9 @@ def test_best_of_n_keeps_below_its_bound_and_below_the_optimum(pairs, n):
     weights = torch.tensor([p for _, p in pairs], dtype=torch.float64)
     reward, kl = best_of_n(rewards, weights / weights.sum(), n)
     assert -1e-12 <= kl.item() <= best_of_n_kl(n) + 1e-9
-    assert reward.item() <= rewards.max().item() + 1e-9
+    for beta in (0.05, 0.5, 5.0):  # π* maximises E[r] − β KL
+        best, spent = optimum(rewards, weights / weights.sum(), beta)
+        assert reward.item() - beta * kl.item() <= best.item() - beta * spent.item() + 1e-9
 
 
 def test_the_bound_is_reached_by_very_many_different_responses():
@@ -97,6 +99,10 @@ def test_the_best_response_is_chosen_for_the_next_fine_tuning():
     assert [(one.prompt, one.completion) for one in found] == [("p", "b"), ("q", "d")]
     with pytest.raises(TrainingError, match="response 1 to prompt 1"):
         best_of(torch.tensor([[1.0, 2.0], [0.0, float("nan")]]))
+    with pytest.raises(DataError, match=r"the best response to prompt 1 \('q'\) must have at least one character"):
+        rejection_sampled(["p", "q"], [["a", "b", "c"], ["", "e", "f"]], rewards)
+    with pytest.raises(DataError, match="prompt 0 must have at least one character"):
+        rejection_sampled(["", "q"], [["a", "b", "c"], ["d", "e", "f"]], rewards)
 
 
 def chat(*texts):
@@ -118,6 +124,10 @@ def test_ghost_attention_samples_with_the_instruction_everywhere_and_learns_it_f
     assert [m.content for m in instructed([system, *chat("a")], "I")] == ["S", "I\n\na"]
     with pytest.raises(UsageError, match="assistant"):
         ghost_demonstration(chat("Hi", "Ahoy"), "Be a pirate.", answer)
+    with pytest.raises(DataError, match="the answer to 'Bye' must have at least one character"):
+        ghost_demonstration(chat("Hi", "Ahoy", "Bye"), "Be a pirate.", lambda messages: "")
+    with pytest.raises(ConfigError, match="take turns"):
+        ghost_demonstration([*chat("Hi"), *chat("Bye")], "Be a pirate.", answer)
 
 
 def test_noisy_rankings_order_every_pair_as_bradley_and_terry_say():
