@@ -174,12 +174,32 @@ class Cache:
             tensor.copy_(tensor[rows])
 
     def keep(self, rows: Int[Tensor, " r"]) -> None:
-        """Keep only these rows, in this order, and free the memory of the others."""
+        """Keep only these rows, in this order, free the memory of the others, and close up what was padding for them.
+
+        A single row that was padded on the left is then one without padding.
+        """
         self.positions, self._next = self.positions[rows], self._next[rows]
         if self.tokens is not None:
             self.tokens = self.tokens[rows]
         for layer in self.layers:
             layer.keep(rows)
+        if self._padded and (self.horizon is None or self.length <= self.horizon):  # past it the layers hold too little
+            real = self.positions[:, : self.length] >= 0
+            first = int(real.any(0).int().argmax())
+            self._padded = not bool(real[:, first:].all())
+            self._close_up(first)
+
+    def _close_up(self, first: int) -> None:
+        """Let slot `first` be the first; those before it are padding in all rows."""
+        self.positions = self.positions.roll(-first, 1)
+        if self.tokens is not None:
+            self.tokens = self.tokens.roll(-first, 1)
+        for layer in self.layers:
+            for name, buffer in layer.buffers.items():
+                if layer.states[name].per_token:  # with a window, only as many of them as it still held
+                    held = min(self.length, buffer.shape[1]) - min(self.length - first, buffer.shape[1])
+                    layer.buffers[name] = buffer.roll(-held, 1)
+        self.length -= first
 
     @property
     def nbytes(self) -> int:

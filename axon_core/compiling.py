@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from axon_core.cache import Cache
+from axon_core.cache import Cache, LayerCache
 from axon_core.interfaces.model import CausalLM
 from axon_core.pages import use_huge_pages
 
@@ -50,9 +50,11 @@ def scores(model: CausalLM, features: Float[Tensor, "b n d"]) -> tuple[Float[Ten
 
 
 def compiled(model: CausalLM) -> Step:
-    """Return `step` for this model, compiled when it is first run: once for a single row, once for several.
+    """Return `step` for this model, compiled when it is first run.
 
-    The lengths of the rows, their number and the cache's capacity are variables of the compiled code. Where PyTorch
+    It is compiled once for a single row, and for several rows once without padding and once with it; where the cache
+    has a window, each of them once for before the window is full and once for after. The lengths of the rows, their
+    number and the cache's capacity are variables of the compiled code. Where PyTorch
     finds no compiler, a warning says so, and the model runs as it is. What is compiled belongs to the model's modules,
     their configs and hooks, and the shapes, dtypes and ties of its weights, not to their values.
     """
@@ -95,16 +97,16 @@ def _compile() -> Step:
 
     options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
     run: Step = torch.compile(step, dynamic=True, isolate_recompiles=True, backend=_backend, options=options)  # pyright: ignore
-    caches: WeakSet[Cache] = WeakSet()
+    marked: WeakKeyDictionary[LayerCache, dict[str, Tensor]] = WeakKeyDictionary()
 
     def run_with_sizes(
         model: CausalLM, tokens: Int[Tensor, "b 1"], cache: Cache
     ) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
-        if cache not in caches:  # which sizes never vary: two that are equal by chance would be taken for one
-            caches.add(cache)
-            for layer in cache.layers:
-                for name, state in layer.states.items():
-                    buffer = layer.buffers[name]
+        for layer in cache.layers:
+            if marked.get(layer) is not layer.buffers:  # new, or others since rows were dropped
+                marked[layer] = layer.buffers
+                for name, state in layer.states.items():  # the sizes that never vary: two that are equal by chance
+                    buffer = layer.buffers[name]  # would be taken for one
                     mark_static(buffer, list(range(buffer.ndim - len(state.shape), buffer.ndim)))
         return run(model, tokens, cache)
 

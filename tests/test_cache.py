@@ -124,7 +124,7 @@ def test_later_chunks_may_be_padded_too() -> None:
     torch.testing.assert_close(out[1:, -1:], toy(text[1:, [0, 1, 2, 5]])[:, -1:])
 
 
-def test_past_the_horizon_all_tokens_are_run_again() -> None:
+def test_past_the_horizon_all_pieceare_run_again() -> None:
     toy, text = Toy(horizon=4), tokens(1, 6)
     cache = toy.cache(1)
     cached = cache.extend(text[:, :4])
@@ -149,20 +149,40 @@ def test_reordering_rows_continues_the_other_rows() -> None:
             torch.testing.assert_close(toy(more, cache), toy(more, fresh), rtol=0, atol=0)
 
 
-def test_rows_that_are_kept_go_on_and_the_others_memory_is_freed() -> None:
-    for horizon in (None, 5):
-        toy, text = Toy(horizon=horizon, window=None if horizon else 3), tokens(3, 7)
-        cache, rows = toy.cache(3), torch.tensor([2, 0])
-        valid = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]]).bool()
-        toy(text[:, :4], cache, valid)
-        before = cache.nbytes
-        cache.keep(rows)
-        assert cache.nbytes * 3 == before * 2
-        fresh = toy.cache(2)
-        toy(text[rows, :4], fresh, valid[rows])
-        for step in (4, 5, 6):
-            more = text[rows, step : step + 1]
-            torch.testing.assert_close(toy(more, cache), toy(more, fresh), rtol=0, atol=0)
+@pytest.mark.parametrize(("window", "horizon"), [(None, None), (1, None), (3, None), (None, 5), (None, 3)])
+@settings(deadline=None, max_examples=40)
+@given(lengths=st.permutations([1, 3, 4, 6]), chunk=st.integers(1, 6), kept=st.integers(1, 3))
+def test_rows_that_are_kept_go_on_and_the_others_memory_is_freed(
+    window: int | None, horizon: int | None, lengths: list[int], chunk: int, kept: int
+) -> None:
+    toy, text = Toy(window, horizon), tokens(4, 10)
+    cache, rows = toy.cache(4), torch.tensor([3, 1, 0][:kept])
+    valid = torch.arange(6) >= 6 - torch.tensor(lengths)[:, None]
+    for piece, real in zip(text[:, :6].split(chunk, 1), valid.split(chunk, 1), strict=True):
+        toy(piece, cache, real)
+    before = cache.nbytes
+    cache.keep(rows)
+    assert cache.nbytes * 4 == before * kept
+    if horizon is None:
+        assert cache.length == max(lengths[row] for row in rows)  # what was padding for all of them is gone
+    for step in range(6, 10):
+        more = text[rows, step : step + 1]
+        out = toy(more, cache)
+        for i, row in enumerate(rows.tolist()):
+            alone = toy(text[row : row + 1, 6 - lengths[row] : step + 1])
+            torch.testing.assert_close(out[i : i + 1], alone[:, -1:], rtol=1e-10, atol=1e-10)
+
+
+def test_the_last_row_is_one_without_padding() -> None:
+    for later in (True, False):
+        toy, text = Toy(), tokens(2, 5)
+        cache = toy.cache(2)
+        toy(text[:, :3], cache, torch.tensor([[0, 0, 1], [1, 1, 1]]).bool())
+        toy(text[:, 3:4], cache, torch.tensor([[later], [True]]))
+        cache.keep(torch.tensor([0]))
+        scope = cache.extend(text[:1, 4:]).scope
+        assert scope.padded is not later  # padding between its tokens is still there
+        assert scope.keys.tolist() == ([[0, 1, 2]] if later else [[0, -1, 1]])
 
 
 def test_a_reset_cache_is_a_new_one() -> None:
@@ -173,7 +193,7 @@ def test_a_reset_cache_is_a_new_one() -> None:
     torch.testing.assert_close(in_chunks(toy, cache, text, [4, 4]), toy(text))
 
 
-def test_more_tokens_than_the_cache_holds_are_an_error_that_changes_nothing() -> None:
+def test_more_piecethan_the_cache_holds_are_an_error_that_changes_nothing() -> None:
     toy, text = Toy(), tokens(1, 4)
     cache = toy.cache(1, 4)
     toy(text[:, :3], cache)

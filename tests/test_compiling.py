@@ -107,6 +107,27 @@ def test_one_compilation_for_every_length_and_one_for_every_number_of_rows():
 
 
 @needs_compiler
+def test_a_batch_that_shrinks_to_one_row_needs_no_compilation_of_its_own():
+    built = model()
+    prompts = [[5, 6, 7], [8], [1, 2, 3, 4, 5, 6, 7], [9, 10]]
+
+    def run(prompts, limits, compile):
+        n = len(prompts)
+        decoder = decoding.Decoder(built, prompts, range(n), [GREEDY] * n, limits, compile=compile)
+        texts = {i: [] for i in range(n)}
+        while decoder.going:
+            for row, token, _ in decoder.step():
+                texts[row].append(token)
+        return texts
+
+    counters.clear()
+    for limits in ((2, 4, 6, 20), (20, 6, 4, 2), (6, 20, 2, 4)):
+        assert run(prompts, limits, True) == run(prompts, limits, False)
+    assert run([[5, 6, 7]], (9,), True) == run([[5, 6, 7]], (9,), False)
+    assert counters["stats"]["unique_graphs"] == 2  # several rows with padding, and one that has none
+
+
+@needs_compiler
 def test_other_weights_need_no_compilation_and_another_dtype_one_of_its_own():
     built = model()
     run = compiled(built)
