@@ -14,8 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from axon_core.errors import ContextError
+from axon_core.errors import ContextError, UsageError
 from axon_core.scope import Scope
+
+REACH = 256
+"""Slots by which a fixed cache reaches further: few graphs for a long text, and little that is read for nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class LayerCache:
     ) -> None:
         self.states = dict(states)
         self.start = 0
+        self.fixed: tuple[Tensor, int] | None = None
         self._memory: tuple[Tensor, ...] | None = None
         self.buffers = {
             name: torch.zeros(
@@ -60,7 +64,7 @@ class LayerCache:
 
     def reset(self) -> None:
         """Forget everything, keeping the memory of the states."""
-        self._memory = None
+        self._memory = self.fixed = None
         for buffer in self.buffers.values():
             buffer.zero_()
 
@@ -78,6 +82,9 @@ class LayerCache:
 
     def _append(self, name: str, new: Tensor) -> Tensor:
         buffer, n, window = self.buffers[name], new.shape[1], self.states[name].window
+        if self.fixed is not None:
+            slot, reach = self.fixed
+            return buffer.index_copy_(1, slot, new.to(buffer.dtype))[:, :reach]
         if window is None:
             buffer[:, self.start : self.start + n] = new
             return buffer[:, : self.start + n]
@@ -122,18 +129,49 @@ class Cache:
         self.tokens = None if horizon is None else torch.zeros_like(self.positions)
         self._next = torch.zeros(batch, 1, dtype=torch.long, device=device)
         self._padded = False
+        self._slot: Int[Tensor, " 1"] | None = None  # the next one, where the cache is fixed
+
+    @property
+    def fixed(self) -> bool:
+        """Whether `fix` has taken effect."""
+        return self._slot is not None
+
+    @property
+    def reach(self) -> int:
+        """How many slots a fixed cache hands over for the next token, those that are not filled yet included."""
+        return min(self.capacity, (self.length // REACH + 1) * REACH)
+
+    def fix(self) -> None:
+        """Let everything that changes from token to token be in tensors that stay where they are, but for `reach`.
+
+        From here on the cache takes one token a row at a time, and `extend` hands over `reach` slots, of which those
+        that are not filled have the position of padding: the same operations run on the same memory for each token,
+        as a CUDA graph needs it. A cache with a horizon, a window or a state that is not per token stays as it is.
+        """
+        states = [state for layer in self.layers for state in layer.states.values()]
+        if self.horizon is None and all(state.per_token and state.window is None for state in states):
+            self._slot = torch.tensor([self.length], device=self.positions.device)
+
+    def check_room(self, n: int) -> None:
+        """Raise `ContextError` where the cache was not made for `n` more tokens."""
+        if self.length + n > self.capacity:
+            raise ContextError(
+                f"the cache holds {self.capacity} tokens, got {self.length} + {n}; make it larger or the text shorter"
+            )
 
     def extend(self, tokens: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"] | None = None) -> Step:
         """Make room for `tokens` (`valid` is False for padding, on the left) and return what to run.
 
         Raises:
             ContextError: more tokens than the cache was made for.
+            UsageError: more than one token, or padding, for a fixed cache.
         """
         start, n = self.length, tokens.shape[1]
-        if start + n > self.capacity:
-            raise ContextError(
-                f"the cache holds {self.capacity} tokens, got {start} + {n}; make it larger or the text shorter"
-            )
+        self.check_room(n)
+        if self._slot is not None:
+            if n > 1 or valid is not None:
+                raise UsageError(f"a fixed cache takes one token a row, and no padding; got {n}")
+            return self._extend_fixed(tokens, self._slot)
         self.length += n
         steps = torch.arange(n, device=tokens.device) if valid is None else valid.cumsum(1) - 1
         positions = self._next + steps
@@ -156,9 +194,19 @@ class Cache:
         scope = Scope(positions, self.positions[:, : start + n], causal=True, padded=self._padded)
         return Step(tokens, scope, self.layers)
 
+    def _extend_fixed(self, tokens: Int[Tensor, "b 1"], next_slot: Int[Tensor, " 1"]) -> Step:
+        slot, positions, reach = next_slot.clone(), self._next.clone(), self.reach
+        self.length += 1
+        next_slot.add_(1)
+        self._next.add_(1)
+        self.positions.index_copy_(1, slot, positions)
+        for layer in self.layers:
+            layer.fixed = slot, reach
+        return Step(tokens, Scope(positions, self.positions[:, :reach], causal=True, padded=True), self.layers)
+
     def reset(self) -> None:
         """Forget everything, keeping the memory."""
-        self.length, self._padded = 0, False
+        self.length, self._padded, self._slot = 0, False, None
         self.positions.fill_(-1)
         self._next.zero_()
         for layer in self.layers:
@@ -188,6 +236,8 @@ class Cache:
             first = int(real.any(0).int().argmax())
             self._padded = not bool(real[:, first:].all())
             self._close_up(first)
+        if self._slot is not None:
+            self.fix()
 
     def _close_up(self, first: int) -> None:
         """Let slot `first` be the first; those before it are padding in all rows."""

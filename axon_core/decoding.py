@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from axon_core.cache import Cache
 from axon_core.compiling import compiled, scores, step
+from axon_core.cuda_graphs import graphed
 from axon_core.errors import CheckpointError, ContextError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.randomness import Key
@@ -22,6 +23,7 @@ from axon_core.sampling import Sampling, choose
 __all__ = ["Decoder", "Token", "check_prompt", "evaluating", "pad_left"]
 
 _CHUNK = 512  # tokens of the prompts that run at once
+_GRAPHED = {"cuda"}  # device types on which compiled steps become graphs
 
 
 class Token(NamedTuple):
@@ -61,7 +63,8 @@ class Decoder:
         seeds: the seed of each row's random numbers.
         sampling: how each row's tokens are chosen.
         limits: the number of new tokens after which each row ends.
-        compile: whether the steps after the prompt run compiled (`compiled`): slow to begin, and much faster then.
+        compile: whether the steps after the prompt run compiled (`compiled`), on a CUDA device as graphs (`graphed`):
+            slow to begin, and much faster then.
 
     Raises:
         UsageError: there is no prompt, one is empty, or it holds a number that is no token of the model.
@@ -85,6 +88,9 @@ class Decoder:
         self._model = model
         self._run = compiled(model) if compile else step
         self._device = next(model.parameters()).device
+        self._graphs = compile and self._device.type in _GRAPHED
+        if self._graphs:
+            self._run = graphed(self._run)
         given = zip(prompts, limits, sampling, strict=True)
         rows = [_Row(i, list(prompt), limit, how) for i, (prompt, limit, how) in enumerate(given)]
         self._going = [row for row in rows if row.limit > 0]
@@ -184,7 +190,10 @@ class Decoder:
         *earlier, (last, valid) = zip(chunks, known, strict=True)
         for chunk, real in earlier:  # for the cache alone
             self._model.features(chunk, valid=real, cache=self._cache)
-        return scores(self._model, self._model.features(last, valid=valid, cache=self._cache))
+        result = scores(self._model, self._model.features(last, valid=valid, cache=self._cache))
+        if self._graphs:
+            self._cache.fix()
+        return result
 
     def _take(self, rows: list[_Row]) -> None:
         """Let `rows` be the batch, grouped by how their tokens are chosen."""

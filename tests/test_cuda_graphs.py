@@ -1,0 +1,207 @@
+"""Fixed caches and captured steps give the tokens of ordinary decoding; on a CPU, with a stand-in for CUDA's graphs."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from axon_core import MODELS, ROTARY_EMBEDDINGS, cache, compiling, decoding
+from axon_core.compiling import step
+from axon_core.cuda_graphs import graphed
+from axon_core.errors import ContextError, UsageError
+from axon_core.interfaces.attention import Attention
+from axon_core.sampling import Sampling
+
+GREEDY = Sampling(temperature=0)
+PROMPTS = [[5, 6, 7], [8], [1, 2, 3, 4, 5, 6, 7], [9, 10]]
+
+
+class Recorder(TorchDispatchMode):
+    """Takes down every operation with the tensors it works on."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        out = function(*arguments, **options)
+        self.operations.append((function, arguments, options, out))
+        return out
+
+    def replay(self):
+        """Do it again in the same memory; nothing of Python's own is repeated."""
+        for function, arguments, options, out in self.operations:
+            again = function(*arguments, **options)
+            given = {memory(x) for x in tree_leaves((arguments, options)) if isinstance(x, torch.Tensor)}
+            for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and memory(old) not in given:  # neither a view nor done in place
+                    old.copy_(new)
+
+
+def memory(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+class StandIn:
+    """Captures and replays as CUDA does: capturing does nothing but take down, replaying nothing that Python does."""
+
+    def __init__(self):
+        self.captured, self.replayed = 0, 0
+
+    def step(self, model, tokens, cache):
+        self.cache = cache
+        return step(model, tokens, cache)
+
+    def capture(self, run):
+        held = self.cache
+        kept = [held.positions, held._next, held._slot, *(b for layer in held.layers for b in layer.buffers.values())]
+        before = [tensor.clone() for tensor in kept]
+        with Recorder() as recorder:
+            result = run()
+        for tensor, old in zip(kept, before, strict=True):
+            tensor.copy_(old)
+        self.captured += 1
+
+        def replay():
+            self.replayed += 1
+            recorder.replay()
+            return result
+
+        return replay
+
+
+def model(attention="GQA", rotary="rotary"):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 61, "context": 48, "dim": 32, "n_layers": 2, "n_heads": 4}
+    built = MODELS["xllama"].build(**sizes, attention=attention, rotary=rotary)
+    with torch.no_grad():
+        for parameter in built.parameters():  # larger weights, so that the choices differ from step to step
+            if parameter.ndim == 2:
+                parameter.mul_(3)
+    return built.eval()
+
+
+def run(built, limits=(20, 3, 20, 5), **options):
+    n = len(PROMPTS)
+    decoder = decoding.Decoder(built, PROMPTS, range(n), [GREEDY] * n, limits, **options)
+    tokens = []
+    while decoder.going:
+        tokens += decoder.step()
+    return tokens
+
+
+def same(got, expected):
+    assert [token[:2] for token in got] == [token[:2] for token in expected]
+    assert [token.logprob for token in got] == pytest.approx([token.logprob for token in expected], abs=1e-4)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """What runs on a GPU, on the CPU: a fixed cache of small steps, and graphs that are stand-ins."""
+    stand_in = StandIn()
+    monkeypatch.setattr(cache, "REACH", 8)
+    monkeypatch.setattr(decoding, "_GRAPHED", {"cpu"})
+    monkeypatch.setattr(decoding, "compiled", lambda model: stand_in.step)
+    monkeypatch.setattr(decoding, "graphed", lambda step: graphed(step, stand_in.capture))
+    return stand_in
+
+
+@pytest.mark.parametrize("attention", ["GQA", "MQA", "MHA"])
+@pytest.mark.parametrize("limits", [(30, 30, 30, 30), (2, 4, 6, 30), (60, 3, 60, 5)])  # rows leave; the context is full
+def test_a_captured_step_gives_the_tokens_of_ordinary_decoding(graphs, attention, limits):
+    built = model(attention)
+    same(run(built, limits, compile=True), run(built, limits))
+    assert graphs.captured > 1 and graphs.replayed > 15
+
+
+def test_a_step_is_captured_once_for_each_reach_and_after_rows_have_left(graphs):
+    run(model(), (20, 20, 20, 20), compile=True)  # slots 7 to 25 of 27: one, eight, eight and two at a reach
+    assert (graphs.captured, graphs.replayed) == (3, 7 + 7 + 1)
+    run(model(), (2, 2, 4, 20), compile=True)  # rows leave before slots 8 and 10, which is then 5 for the last of them
+    assert (graphs.captured, graphs.replayed) == (3 + 1 + 3, 15 + 1 + 2 + 7 + 4)
+
+
+@pytest.mark.parametrize("name", ["alibi", "differential", "mla"])
+def test_attentions_of_others_work_on_a_fixed_cache(graphs, monkeypatch, name):
+    built = theirs(monkeypatch, name)
+    same(run(built, compile=True), run(built))
+    assert graphs.captured > 1
+
+
+@pytest.mark.parametrize("name", ["sliding", "linear", "dynamic"])
+def test_a_cache_with_a_window_a_whole_state_or_a_horizon_runs_as_it_is(graphs, monkeypatch, name):
+    built = theirs(monkeypatch, name) if name != "dynamic" else model(rotary={"type": "dynamic", "factor": 2.0})
+    same(run(built, compile=True), run(built))
+    assert graphs.captured == 0
+
+
+def test_a_step_that_cannot_be_captured_says_so_and_runs_as_it_is(graphs, monkeypatch):
+    built = model()
+
+    def fail(run):
+        graphs.capture(run)
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(decoding, "graphed", lambda step: graphed(step, fail))
+    expected = run(built)
+    with pytest.warns(RuntimeWarning, match="is no CUDA graph, and slower for it: operation not permitted") as caught:
+        same(run(built, compile=True), expected)
+    assert len(caught) == 1
+
+
+def test_a_fixed_cache_takes_one_token_a_row_as_long_as_there_is_room(monkeypatch):
+    monkeypatch.setattr(cache, "REACH", 4)
+    held = model().new_cache(2, 6)
+    held.extend(torch.ones(2, 3, dtype=torch.long))
+    held.fix()
+    one = torch.ones(2, 1, dtype=torch.long)
+    for tokens, valid in ((one.expand(2, 2), None), (one, one.bool())):
+        with pytest.raises(UsageError, match="a fixed cache takes one token a row, and no padding"):
+            held.extend(tokens, valid)
+    reached = [held.extend(one).scope.keys.tolist()[0] for _ in range(3)]
+    assert reached == [[0, 1, 2, 3], [0, 1, 2, 3, 4, -1], [0, 1, 2, 3, 4, 5]]
+    with pytest.raises(ContextError, match=r"holds 6 tokens, got 6 \+ 1"):
+        held.extend(one)
+    with pytest.raises(ContextError, match=r"holds 6 tokens, got 6 \+ 1"):
+        graphed(step)(model(), one, held)
+    held.reset()
+    assert not held.fixed
+    assert held.extend(one.expand(2, 5)).scope.keys.shape == (2, 5)
+
+
+def test_a_step_on_a_fixed_cache_can_be_compiled(monkeypatch):
+    monkeypatch.setattr(cache, "REACH", 8)
+    monkeypatch.setattr(decoding, "_GRAPHED", {"cpu"})
+    monkeypatch.setattr(decoding, "graphed", lambda step: step)
+    monkeypatch.setattr(compiling, "_backend", lambda graph, inputs, **_: graph.forward)  # what is traced, run as it is
+    built = model()
+    counters.clear()
+    same(run(built, (20, 3, 20, 6), compile=True), run(built, (20, 3, 20, 6)))
+    # However far it reaches, and however many rows are left; but once more for where it reaches the cache's end.
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+
+
+def theirs(monkeypatch, name):
+    """A model with an attention of another package."""
+    module = f"axon_test_{name}"
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "out_of_tree" / module.replace("_", "-")))
+    classes = vars(importlib.import_module(module)).values()
+    kind = next(c for c in classes if isinstance(c, type) and issubclass(c, Attention) and c.__module__ == module)
+    options = {"window": 6} if name == "sliding" else {}
+    built = model("MHA")
+    for layer, block in enumerate(built.blocks):
+        config = kind.Config(dim=32, n_heads=4, layer=layer, **options)
+        rotary = build_rotary(config.rotary_dim)
+        block.attention = kind(config, rotary).eval()
+    return built
+
+
+def build_rotary(dim):
+    """A rotary embedding of this size, where there is to be one."""
+    return ROTARY_EMBEDDINGS.build("rotary", dim=dim, context=48) if dim else None
