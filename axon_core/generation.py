@@ -14,11 +14,11 @@ from pydantic import Field, field_validator
 
 from axon_core.config import Config, validate
 from axon_core.decoding import Decoder, evaluating
-from axon_core.errors import CheckpointError, UsageError
+from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.sampling import Sampling
 from axon_core.stopping import StopStrings
-from axon_core.tokenizer import DecodeStream, Tokenizer
+from axon_core.tokenizer import DecodeStream, Tokenizer, check_vocabulary
 
 __all__ = ["Chunk", "Completion", "Finish", "Request", "chunks", "complete", "decode", "generate", "stream"]
 
@@ -194,11 +194,7 @@ def chunks(
         ContextError: a prompt is longer than the model's context.
         CheckpointError: the tokenizer has more tokens than the model.
     """
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary only "
-            f"{model.config.vocab_size}; use the tokenizer the model was trained with"
-        )
+    check_vocabulary(tokenizer, model.config.vocab_size)
     prompts = [request.tokens(tokenizer) for request in requests]
     texts = [_Text(tokenizer, request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
     decoder = Decoder(

@@ -30,6 +30,7 @@ __all__ = [
     "DecodeStream",
     "SentencePieceTokenizer",
     "Tokenizer",
+    "check_vocabulary",
     "train_tokenizer",
 ]
 
@@ -238,7 +239,9 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
-        return cls(state["characters"])
+        if not isinstance(characters := state["characters"], str):
+            raise ValueError(f"characters must be one string, got {characters!r:.60}")
+        return cls(characters)
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -335,6 +338,18 @@ class SentencePieceTokenizer(Tokenizer):
     @classmethod
     def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
         return cls((folder / cls._MODEL).read_bytes(), add_bos=state.get("add_bos") is True)
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raise `CheckpointError` where a model of so many tokens cannot be used with this tokenizer.
+
+    It may have more tokens than the tokenizer, as where its vocabulary was rounded up.
+    """
+    if tokenizer.vocab_size > vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary only {vocab_size}; use the "
+            "tokenizer that the model was trained with"
+        )
 
 
 def _sentences(text: str) -> Iterator[str]:

@@ -164,6 +164,7 @@ def test_saving_and_loading(tmp_path: Path, spec):
         ("[]", "damaged"),
         ('{"type": "morse"}', "unknown kind"),
         ('{"type": "char"}', "damaged"),
+        ('{"type": "char", "characters": [1, 2]}', r"characters must be one string, got \[1, 2\]"),
         ('{"type": "char", "characters": "aa"}', "every character must occur once"),
         ('{"type": "sentencepiece", "model": "tokenizer.model"}', "tokenizer.model is missing"),
     ],
