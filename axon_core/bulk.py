@@ -2,37 +2,72 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from axon_core.config import Config, validate
+from pydantic import ConfigDict
+
+from axon_core import records
+from axon_core.config import validate
 from axon_core.decoding import check_prompt
 from axon_core.errors import DataError, Interrupted, UsageError
 from axon_core.generation import Completion, Request, chunks
 from axon_core.interfaces.model import CausalLM
-from axon_core.records import read_records
+from axon_core.prompts import encode_prompts
+from axon_core.randomness import Key
 from axon_core.storage import writing
 from axon_core.tokenizer import Tokenizer
 
-__all__ = ["check_prompts", "finished", "generate_rows", "read_prompts", "record"]
+__all__ = ["Plan", "Row", "generate_rows", "plan", "prompts_by_id", "record"]
 
 Id = str | int
 
-_ROW = {"id", "prompt", "text", "finish", "tokens"}
+_ROW = {"id", "prompt", "text", "finish", "tokens", "origin"}
 _BEGIN = b'{"id": '
+_ANEW = "choose another file, or remove this one to begin anew"
 
 
-class Prompt(Config):
+class Prompt(records.Prompt):
     """A prompt and, where it has one of its own, its id."""
 
+    model_config = ConfigDict(extra="forbid")
+
+    id: records.Text | int | None = None
+    """What tells it from the others; left out, the number of its line."""
+
+
+class Row(NamedTuple):
+    """A prompt, and what is to be made of it."""
+
+    id: Id
+    """The prompt's id."""
     prompt: str
-    id: Id | None = None
+    """The prompt."""
+    request: Request
+    """Its tokens, options and seed."""
+    origin: str
+    """A checksum of all that decides what the row will hold."""
 
 
-def read_prompts(path: Path) -> dict[Id, str]:
+@dataclass(frozen=True)
+class Plan:
+    """What is to be added to a file of results."""
+
+    tokenizer: Tokenizer
+    path: Path
+    logprobs: bool
+    done: int
+    """How many rows the file holds already."""
+    pending: tuple[Row, ...]
+    """The others, the longest prompts first: what is too much for the memory then shows at once."""
+
+
+def prompts_by_id(path: Path) -> dict[Id, str]:
     """Return the prompts in a file, by their ids and in their order.
 
     In a file named `.jsonl` or `.json` each line is an object with `prompt` and, if it is not to be the line's number,
@@ -43,15 +78,15 @@ def read_prompts(path: Path) -> dict[Id, str]:
         UsageError: two prompts have the same id.
     """
     if path.suffix in (".jsonl", ".json"):
-        lines = read_records(path, Prompt)
+        lines = [(line.id, line.prompt) for line in records.read_records(path, Prompt)]
     else:
-        lines = [Prompt(prompt=text) for text in _plain(path)]
+        lines = [(None, text) for text in _plain(path)]
     prompts: dict[Id, str] = {}
-    for number, line in enumerate(lines, 1):
-        key = number if line.id is None else line.id
+    for number, (own, prompt) in enumerate(lines, 1):
+        key = number if own is None else own
         if key in prompts:
             raise UsageError(f"line {number} of {path} has the id {key!r} of a line before it; give it another")
-        prompts[key] = line.prompt
+        prompts[key] = prompt
     return prompts
 
 
@@ -66,13 +101,58 @@ def _plain(path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
-def finished(path: Path, prompts: Mapping[Id, str]) -> set[Id]:
-    """Return the ids of the rows that a file of results holds already; a half-written last line is removed.
+def plan(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    prompts: Mapping[Id, str],
+    path: Path,
+    *,
+    options: Mapping[str, Any],
+    seed: int = 0,
+    logprobs: bool = False,
+    made_by: Mapping[str, str | None] | None = None,
+) -> Plan:
+    """Check everything, and find the prompts that have no row yet in the file at `path`.
+
+    What a prompt brings does not depend on its place, the other prompts, or the calls it takes: one whose id is a
+    number has the seed `seed + id - 1`, one whose id is a text a seed made of `seed` and the id. Each row names its
+    origin, a checksum of its request, of `logprobs`, and of `made_by`; rows of another origin are refused. A
+    half-written last line is removed.
+
+    Args:
+        model: any causal language model; it needs no weights yet.
+        tokenizer: the one the model was trained with.
+        prompts: all prompts, by id (`prompts_by_id`).
+        path: the file of results.
+        options: fields of `Request` for all prompts: `max_new_tokens`, `sampling`, `stop`.
+        seed: what all seeds derive from.
+        logprobs: whether rows hold the tokens' log-probabilities.
+        made_by: what else decides what rows hold, such as a checksum of the model and the dtype it computes in.
 
     Raises:
-        DataError: the file holds something else.
-        UsageError: it holds the results of other prompts.
+        UsageError: an option is wrong, or the file holds the results of other prompts or of another origin.
+        ContextError: a prompt is longer than the model's context.
+        DataError: a prompt is empty or cannot be encoded, or the file holds something else.
     """
+    named = [(f"the prompt {key!r}", prompt) for key, prompt in prompts.items()]
+    rows: list[Row] = []
+    for key, prompt in zip(prompts, encode_prompts(named, tokenizer), strict=True):
+        check_prompt(model, prompt.tokens, prompt.name)
+        request = validate(Request, {**options, "prompt": prompt.tokens, "seed": _seed(seed, key)})
+        facts = {**(made_by or {}), "request": request.model_dump(mode="json"), "logprobs": logprobs}
+        origin = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        rows.append(Row(key, prompt.text, request, origin))
+    done = _finished(path, {row.id: row for row in rows})
+    pending = sorted((row for row in rows if row.id not in done), key=lambda row: -len(row.request.prompt))
+    return Plan(tokenizer, path, logprobs, len(done), tuple(pending))
+
+
+def _seed(seed: int, key: Id) -> int:
+    return seed + key - 1 if isinstance(key, int) else Key((seed, key)).seed
+
+
+def _finished(path: Path, rows: Mapping[Id, Row]) -> set[Id]:
+    """Return the ids of the rows that a file holds already; a half-written last line is removed."""
     if not path.exists():
         return set()
     data = path.read_bytes()
@@ -82,16 +162,22 @@ def finished(path: Path, prompts: Mapping[Id, str]) -> set[Id]:
     done: set[Id] = set()
     for number, line in enumerate(lines, 1):
         try:
-            row: dict[str, Any] = json.loads(line)
-            key, prompt = row["id"], row["prompt"]
-            if not (row.keys() >= _ROW and isinstance(key, str | int)):
+            found: dict[str, Any] = json.loads(line)
+            key = found["id"]
+            if not (found.keys() >= _ROW and isinstance(key, str | int)):
                 raise ValueError
         except (ValueError, KeyError, TypeError):
             raise DataError(f"line {number} of {path} is no row of results; choose another file") from None
-        if prompts.get(key) != prompt:
+        row = rows.get(key)
+        if row is None or row.prompt != found["prompt"]:
             raise UsageError(
-                f"line {number} of {path} is the result of a prompt {key!r} that is not in the input; choose another "
-                "file, or remove this one to begin anew"
+                f"line {number} of {path} is the result of a prompt {key!r} that is not in the input; {_ANEW}"
+            )
+        if row.origin != found["origin"]:
+            raise UsageError(
+                f"line {number} of {path} was made by another model or with other options: a file that is gone on with "
+                "must keep the model, dtype, quantisation, seed, sampling, stop strings, number of new tokens and "
+                f"log-probabilities it began with; give those, {_ANEW}"
             )
         done.add(key)
     if tail:
@@ -110,101 +196,50 @@ def _is_other(tail: bytes) -> bool:
 
 def generate_rows(
     model: CausalLM,
-    tokenizer: Tokenizer,
-    prompts: Mapping[Id, str],
-    path: Path,
+    plan: Plan,
     *,
-    options: Mapping[str, Any],
-    seed: int = 0,
     batch_size: int = 8,
-    logprobs: bool = False,
     compile: bool = False,
     progress: Callable[[int, int, int], None] = lambda done, rows, tokens: None,
 ) -> None:
-    """Append to the file at `path` the row of every prompt that has none yet, each as soon as it is finished.
+    """Append the rows of a plan to its file, each as soon as it is finished.
 
-    A row is what `record` returns, after the prompt's id; prompts of about the same length run as one batch. What a
-    prompt brings depends neither on that nor on the calls it took: number i, counted from 0, has the seed `seed + i`.
+    A row is what `record` returns, between the prompt's id and the row's origin; prompts of about the same length run
+    as one batch.
 
     Args:
-        model: any causal language model.
-        tokenizer: the one the model was trained with.
-        prompts: all prompts, by id (`read_prompts`).
-        path: the file of results.
-        options: fields of `Request` for all prompts: `max_new_tokens`, `sampling`, `stop`.
-        seed: the first prompt's seed.
+        model: the plan's model, with weights.
+        plan: what `plan` found to do.
         batch_size: how many prompts run side by side.
-        logprobs: whether rows hold the tokens' log-probabilities.
         compile: whether decoding is compiled (`axon_core.compiling.compiled`).
         progress: is called with the rows done, all rows, and the tokens generated by this call.
 
     Raises:
-        UsageError: a prompt is empty or an option wrong, or see `finished`. Nothing has been generated then.
-        ContextError: a prompt is longer than the model's context; likewise.
-        DataError: a prompt cannot be encoded, or see `finished`; likewise.
         CheckpointError: the file cannot be written.
-        Interrupted: by Ctrl-C; the same call goes on.
+        Interrupted: by Ctrl-C; another plan goes on.
     """
-    done = finished(path, prompts)
-    check_prompts(model, tokenizer, prompts)
-    pending = _pending(tokenizer, prompts, done, options, seed)
-    made = 0
+    done, total, made = plan.done, plan.done + len(plan.pending), 0
     try:
-        with writing(path), path.open("ab") as file:
-            for first in range(0, len(pending), batch_size):
-                batch = pending[first : first + batch_size]
+        with writing(plan.path), plan.path.open("ab") as file:
+            for first in range(0, len(plan.pending), batch_size):
+                batch = plan.pending[first : first + batch_size]
                 completions = [Completion() for _ in batch]
-                for chunk in chunks(model, tokenizer, [request for _, request in batch], compile=compile):
-                    completions[chunk.row].add(chunk)
+                for chunk in chunks(model, plan.tokenizer, [row.request for row in batch], compile=compile):
+                    completion, row = completions[chunk.row], batch[chunk.row]
+                    completion.add(chunk)
                     made += 1
                     if chunk.finish:
-                        key, _ = batch[chunk.row]
-                        row = {"id": key, **record(prompts[key], completions[chunk.row], logprobs)}
-                        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                        values = record(row.prompt, completion, plan.logprobs)
+                        line = {"id": row.id, **values, "origin": row.origin}
+                        file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                         file.flush()
-                        done.add(key)
-                        progress(len(done), len(prompts), made)
+                        done += 1
+                        progress(done, total, made)
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"{len(done)} of {len(prompts)} prompts are done; the same command goes on from there"
-        ) from None
+        raise Interrupted(f"{done} of {total} prompts are done; the same command goes on from there") from None
 
 
 def record(prompt: str, completion: Completion, logprobs: bool) -> dict[str, Any]:
     """Return a completion as JSON: `prompt`, `text`, `finish`, `tokens`, and `logprobs` where they are asked for."""
     row = {"prompt": prompt, "text": completion.text, "finish": completion.finish, "tokens": completion.tokens}
     return {**row, "logprobs": completion.logprobs} if logprobs else row
-
-
-def check_prompts(model: CausalLM, tokenizer: Tokenizer, prompts: Mapping[Id, str]) -> None:
-    """Check that the model, which needs no weights for it, can go on from each prompt.
-
-    Raises:
-        UsageError: a prompt is empty.
-        ContextError: a prompt is longer than the model's context.
-        DataError: a prompt cannot be encoded.
-    """
-    for key, prompt in prompts.items():
-        name = f"the prompt {key!r}"
-        try:
-            tokens = Request(prompt=prompt).tokens(tokenizer)
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from None
-        except UsageError:
-            raise UsageError(f"{name} is empty; give it some text to go on from") from None
-        check_prompt(model, tokens, name)
-
-
-def _pending(
-    tokenizer: Tokenizer, prompts: Mapping[Id, str], done: set[Id], options: Mapping[str, Any], seed: int
-) -> list[tuple[Id, Request]]:
-    """Return the requests that are not done; the longest come first.
-
-    What is too much for the memory then shows at once, and the remaining time is not underrated.
-    """
-    pending = [
-        (key, validate(Request, {**options, "prompt": tokenizer.encode_prompt(prompt), "seed": seed + i}))
-        for i, (key, prompt) in enumerate(prompts.items())
-        if key not in done
-    ]
-    return sorted(pending, key=lambda one: -len(one[1].prompt))

@@ -19,12 +19,21 @@ from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.randomness import forked
 from axon_core.registry import MODELS
 from axon_core.storage import new_folder, read_tree, remove, sha256, sweep, verify, write_tree, writing
-from axon_core.weights import load_weights, weightless
+from axon_core.weights import load_weights, misfit, weightless
 
 if TYPE_CHECKING:
     from axon_core.interfaces.model import Model
 
-__all__ = ["WEIGHTS", "Checkpoints", "load_config", "load_model", "save_config", "save_model"]
+__all__ = [
+    "WEIGHTS",
+    "Checkpoints",
+    "check_weights",
+    "load_config",
+    "load_into",
+    "load_model",
+    "save_config",
+    "save_model",
+]
 
 _CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -84,47 +93,78 @@ def load_model(folder: Path, cls: type[M]) -> M:
     return model
 
 
-def load_into(model: Model, folder: Path) -> None:
-    """Read the weights in `folder` into what `load_config` returned.
+def load_into(model: Model, folder: Path, into: Model | None = None) -> None:
+    """Read the weights in `folder` into what `load_config` returned, or into what `quantize` made of that.
 
     Raises:
-        CheckpointError: they do not fit.
+        CheckpointError: they are damaged.
     """
+    expected = _saved(folder).sha256
     try:
-        load_weights(model, folder / WEIGHTS)
-    except (RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"the weights in {folder} do not fit its config: {first_mismatch(error)}") from None
+        found = load_weights(model, folder / WEIGHTS, into)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
+    if found != expected:
+        raise _damaged(folder)
 
 
 def load_config(folder: Path, cls: type[M]) -> M:
     """Check a model folder and return its model without the weights, as `weightless` builds it.
 
+    Of the weights the header alone is read, which tells names, shapes, and whether the file is whole; `load_into` and
+    `check_weights` compare the checksum.
+
     Raises:
         CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"no model folder {folder}")
-    try:
-        facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        if isinstance(facts, dict) and "sha256" not in facts:
-            raise CheckpointError(f"{folder} holds no model that Axon saved; import what another project saved first")
-        saved = validate(_Saved, facts)
-        intact = sha256(folder / WEIGHTS) == saved.sha256
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no model in {folder}: {Path(error.filename).name} is missing") from None
-    except (ConfigError, ValueError) as error:
-        raise CheckpointError(f"{folder / _CONFIG} is damaged: {error}") from None
-    if not intact:
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged: it does not match the checksum in {_CONFIG}")
+    saved = _saved(folder)
     provenance.require(saved.parts, f"the model in {folder}")
     found: type[Model] = cls if saved.type is None else MODELS[saved.type]
     if not issubclass(found, cls):
         raise CheckpointError(f"{folder} holds a {found.__name__}, which is no {cls.__name__}")
     try:
         with weightless(), forked("cpu"):  # the first weights are drawn, and replaced
-            return cast(M, found.build(**saved.config))
+            model = cast(M, found.build(**saved.config))
     except ConfigError as error:
         raise error.inside("config", source=str(folder / _CONFIG)) from None
+    try:
+        problem = misfit(model, folder / WEIGHTS)
+    except FileNotFoundError:
+        raise CheckpointError(f"no model in {folder}: {WEIGHTS} is missing") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
+    if problem:
+        raise CheckpointError(f"the weights in {folder} do not fit its config: {problem}")
+    return model
+
+
+def check_weights(folder: Path) -> None:
+    """Read all weights in `folder`, and raise `CheckpointError` where they are not those that were saved."""
+    if sha256(folder / WEIGHTS) != _saved(folder).sha256:
+        raise _damaged(folder)
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a checksum of the model in `folder`: of its config, which holds that of the weights."""
+    return sha256(folder / _CONFIG)
+
+
+def _saved(folder: Path) -> _Saved:
+    if not folder.is_dir():
+        raise CheckpointError(f"no model folder {folder}")
+    try:
+        facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        if isinstance(facts, dict) and "sha256" not in facts:
+            raise CheckpointError(f"{folder} holds no model that Axon saved; import what another project saved first")
+        return validate(_Saved, facts)
+    except FileNotFoundError:
+        raise CheckpointError(f"no model in {folder}: {_CONFIG} is missing") from None
+    except (ConfigError, OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / _CONFIG} is damaged: {error}") from None
+
+
+def _damaged(folder: Path) -> CheckpointError:
+    return CheckpointError(f"{folder / WEIGHTS} is damaged: it does not match the checksum in {_CONFIG}")
 
 
 def first_mismatch(error: Exception) -> str:

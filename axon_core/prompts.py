@@ -40,7 +40,7 @@ def encode_prompts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> tu
             tokens = tuple(tokenizer.encode_prompt(text))
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
-        if not tokens:
+        if not text or not tokens:  # also where a marker would come before it
             raise DataError(f"{name} is empty; a model needs at least one token to go on from")
         prompts.append(Prompt(text, tokens, name))
     return tuple(prompts)

@@ -18,18 +18,29 @@ __all__ = ["QUANTIZATIONS", "Int8Linear", "quantize", "to_int8"]
 
 M = TypeVar("M", bound=CausalLM)
 
+_AT_ONCE = 1 << 18  # numbers of a weight that are rounded at once
+
 
 def to_int8(weight: Float[Tensor, "r d"]) -> tuple[Int[Tensor, "r d"], Float[Tensor, " r"]]:
     """Return whole numbers q in −127 … 127 and one scale s ≥ max|w| / 127 a row, so that |w − s q| ≤ s / 2.
 
     s is the next number that bfloat16 holds: multiplying by it in bfloat16 rounds nothing but the product.
     """
-    wide = weight.detach().float()
-    least = wide.abs().amax(-1) / 127
-    near = least.bfloat16()
-    scale = torch.where(near < least, near.nextafter(near + 1), near).float()
-    steps = wide / torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
-    return steps.round().to(torch.int8), scale
+    weight = weight.detach()
+    q = torch.empty_like(weight, dtype=torch.int8, memory_format=torch.contiguous_format)
+    scale = weight.new_empty(weight.shape[0], dtype=torch.float32)
+    if weight.is_meta:
+        return q, scale
+    n = max(1, _AT_ONCE // max(1, weight.shape[1]))
+    buffer = weight.new_empty(min(n, weight.shape[0]), weight.shape[1], dtype=torch.float32)
+    for first in range(0, weight.shape[0], n):  # in little memory, and all of it used again
+        part = weight[first : first + n]
+        wide = buffer[: len(part)].copy_(part)
+        least = torch.maximum(wide.amax(-1), -wide.amin(-1)) / 127
+        near = least.bfloat16()
+        scale[first : first + n] = s = torch.where(near < least, near.nextafter(near + 1), near).float()
+        q[first : first + n] = wide.div_(torch.where(s > 0, s, 1.0).unsqueeze(-1)).round_()
+    return q, scale
 
 
 class Int8Linear(nn.Module):
@@ -51,7 +62,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if original.bias is None else original.bias.detach())  # pyright: ignore[reportUnnecessaryComparison]
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... o"] | tuple[Float[Tensor, "... _"], ...]:
-        """Return the outputs. The weight is widened to x's dtype on the way; compiled, it never is as a whole."""
+        """Return the outputs. The weight is widened to x's dtype; compiled for a single row, it never is as a whole."""
         # Sums of whole numbers are up to 127 / max|w| times the outputs, more than float16 can hold.
         wide = torch.float32 if x.dtype == torch.float16 else x.dtype
         # Many rows are scaled in their own dtype: in float32 that takes half as long as the matrix product.
@@ -68,6 +79,13 @@ class Int8Linear(nn.Module):
         self.scale = self.scale.float() if scale.is_meta else scale.to(self.scale.device)
         return self
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take tensors of the layer this stands for (`axon_core.weights.load_weights`); the weight is rounded."""
+        if f"{prefix}weight" in state_dict:
+            self.weight, self.scale = to_int8(state_dict[f"{prefix}weight"])
+        if f"{prefix}bias" in state_dict:
+            self.bias = state_dict[f"{prefix}bias"].detach().clone()
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         raise UsageError(
             "a model with 8-bit weights cannot be saved; save the one it was made from, and quantise it after loading"
@@ -82,7 +100,8 @@ def quantize(model: M, name: str = "int8") -> M:
     """Return a copy of `model` for inference whose linear layers, the head included, hold 8-bit weights.
 
     Embeddings and norms share their memory with `model`. The copy can be neither trained nor saved; it is made in
-    seconds from the model as it was trained.
+    seconds from the model as it was trained. That of a model without weights (`weightless`) rounds them as it takes
+    them (`load_weights`), so that the two are never in memory together.
 
     Raises:
         UsageError: there is no quantisation of that name.

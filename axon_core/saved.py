@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from axon_core import config
+from axon_core.checkpoint import load_config, load_into
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
 from axon_core.paths import expanded
 from axon_core.run import RunFolder
-from axon_core.tokenizer import Tokenizer
+from axon_core.tokenizer import Tokenizer, check_vocabulary
 
-__all__ = ["Saved", "load", "model_folder", "place", "tokenizer_difference"]
+__all__ = ["Saved", "load", "model_folder", "opened", "place", "tokenizer_difference"]
 
 M = TypeVar("M", bound=Model)
 
@@ -51,6 +52,20 @@ def model_folder(path: Path) -> Path:
     return checkpoint / "model"
 
 
+def opened(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
+    """Return a saved model of this kind without its weights, which `load_into` reads, and its tokenizer.
+
+    Raises:
+        CheckpointError: either is damaged or missing, or they do not fit each other.
+    """
+    model, tokenizer = load_config(folder, kind), Tokenizer.load(folder)
+    try:
+        check_vocabulary(tokenizer, getattr(model.config, "vocab_size", tokenizer.vocab_size))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    return model, tokenizer
+
+
 def load(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
     """Return a saved model of this kind to be trained further, and its tokenizer.
 
@@ -59,14 +74,9 @@ def load(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
     Raises:
         CheckpointError: either is damaged or missing, or they do not fit each other.
     """
-    model, tokenizer = kind.load(folder).float(), Tokenizer.load(folder)
-    size = getattr(model.config, "vocab_size", tokenizer.vocab_size)
-    if tokenizer.vocab_size > size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer must have no more tokens than the model, got {tokenizer.vocab_size} > {size}; "
-            "save the model with its own tokenizer"
-        )
-    return model, tokenizer
+    model, tokenizer = opened(folder, kind)
+    load_into(model, folder)
+    return model.float(), tokenizer
 
 
 def tokenizer_difference(ours: Tokenizer, theirs: Tokenizer) -> str | None:

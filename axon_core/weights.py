@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["load_weights", "read_tensor", "weightless"]
+__all__ = ["load_weights", "misfit", "read_tensor", "weightless"]
 
 
 @contextmanager
@@ -43,32 +46,50 @@ def weightless() -> Generator[None]:
         handle.remove()
 
 
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Give `model`, as `weightless` builds it, the tensors of a safetensors file, in the dtype they have there.
-
-    Tensors that are one and the same in the model, such as tied weights, stay so; the file holds them once. Memory: the
-    model, and one tensor.
+def misfit(model: nn.Module, file: Path) -> str | None:
+    """Return in words how the tensors of a safetensors file are not the model's, or None. Reads the header alone.
 
     Raises:
-        RuntimeError: names or shapes do not agree.
-        SafetensorError: the file is damaged.
+        FileNotFoundError: there is no such file.
+        SafetensorError: it is damaged or cut off.
     """
-    shared: dict[int, list[str]] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        shared.setdefault(id(tensor), []).append(name)
-    with safe_open(file, "pt") as opened:
-        stored = set(opened.keys())
-    state: dict[str, Tensor] = {}
-    for names in shared.values():
-        if kept := next((name for name in names if name in stored), None):
-            state |= dict.fromkeys(names, read_tensor(file, kept))
-            stored.discard(kept)
-    state |= dict.fromkeys(stored, torch.empty(0))  # unexpected ones, for `load_state_dict` to list
-    model.load_state_dict(state, assign=True)
-    for first, *others in shared.values():
-        for name in others:
-            path, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(path), attribute, _find(model, first))
+    _, entries = _header(file)
+    for names, tensor in _shared(model):
+        kept = next((name for name in names if name in entries), None)
+        if kept is None:
+            return f"{names[0]} is missing"
+        if (shape := tuple(entries.pop(kept)["shape"])) != tensor.shape:
+            return f"{kept} must have the shape {tuple(tensor.shape)}, got {shape}"
+    return f"{min(entries)} is not among its tensors" if entries else None
+
+
+def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) -> str:
+    """Give `model`, as `weightless` builds it, the tensors of a safetensors file that fits it (`misfit`).
+
+    They keep the dtype they have there. Tensors that are one and the same in the model, such as tied weights, stay so;
+    the file holds them once. Memory: the model, and one tensor.
+
+    Args:
+        model: what the tensors are named after.
+        file: the safetensors file, read once.
+        into: what takes the tensors instead of `model`: a model of the same names, such as `quantize` makes of it.
+
+    Returns:
+        The SHA-256 of what was read, which is the file's.
+
+    Raises:
+        SafetensorError: the file is damaged.
+        RuntimeError: a tensor holds something else than the model's numbers.
+    """
+    header, entries = _header(file)
+    names = {name: (same, tensor) for same, tensor in _shared(model) for name in same}
+    digest = hashlib.sha256(header)
+    for stored in sorted(entries, key=lambda name: entries[name]["data_offsets"]):  # without gaps, as they are checked
+        with safe_open(file, "pt") as opened:  # for each, so that what was read does not stay in memory
+            mapped: Tensor = opened.get_tensor(stored)
+        digest.update(mapped.flatten().view(torch.uint8).numpy().data)
+        _give(model if into is None else into, *names[stored], mapped)
+    return digest.hexdigest()
 
 
 def read_tensor(file: Path, name: str, rows: slice | None = None) -> Shaped[Tensor, ...]:
@@ -81,6 +102,34 @@ def read_tensor(file: Path, name: str, rows: slice | None = None) -> Shaped[Tens
         return tensor.clone()
 
 
-def _find(model: nn.Module, name: str) -> Tensor:
-    path, _, attribute = name.rpartition(".")
-    return getattr(model.get_submodule(path), attribute)
+def _give(model: nn.Module, names: list[str], own: Tensor, mapped: Tensor) -> None:
+    """Give the modules that have a tensor `own` under these names, or something made of it, the numbers of a file."""
+    kept: Tensor | None = None
+    for name in names:
+        path, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(path)
+        tensor = mapped  # for a module that makes something else of it: nothing of the file stays in memory
+        if isinstance(getattr(owner, attribute), nn.Parameter) == isinstance(own, nn.Parameter):
+            if kept is None:
+                kept = mapped.clone()
+                kept = nn.Parameter(kept, own.requires_grad) if isinstance(own, nn.Parameter) else kept
+            tensor = kept
+        owner.load_state_dict({attribute: tensor}, strict=False, assign=True)
+
+
+def _shared(model: nn.Module) -> list[tuple[list[str], Tensor]]:
+    """Return the tensors that a file of the model's weights holds, each with all its names."""
+    found: dict[int, tuple[list[str], Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), ([], tensor))[0].append(name)
+    return list(found.values())
+
+
+def _header(file: Path) -> tuple[bytes, dict[str, dict[str, Any]]]:
+    """Return the beginning of a safetensors file, up to its numbers, and the `shape` and `data_offsets` it gives."""
+    with file.open("rb") as stream, safe_open(file, "pt"):  # which checks it, and that the file is whole
+        size = stream.read(8)
+        text = stream.read(int.from_bytes(size, "little"))
+    entries: dict[str, dict[str, Any]] = json.loads(text)
+    entries.pop("__metadata__", None)
+    return size + text, entries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.bulk import finished, read_prompts
 from axon_core.cli import main
 from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
@@ -26,8 +26,11 @@ PROMPTS = ["The quick", "a", "é!", "and a longer line of text", "xy", "The quic
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
+    return save(tmp_path_factory.mktemp("model"), seed=0)
+
+
+def save(folder: Path, seed: int) -> str:
+    torch.manual_seed(seed)
     build = MODELS["xllama"].build
     build(vocab_size=258, context=32, dim=32, n_layers=2, n_heads=4).save(folder)
     ByteTokenizer().save(folder)
@@ -63,6 +66,7 @@ def test_every_prompt_gets_what_it_gets_alone(saved: str, source: str, capsys):
         request = Request(prompt=prompt, max_new_tokens=12, sampling=Sampling(temperature=0.8), stop=("e",), seed=5 + i)
         (alone,) = complete(model, ByteTokenizer(), [request])
         logprobs = got[i + 1].pop("logprobs")
+        assert re.fullmatch("[0-9a-f]{16}", got[i + 1].pop("origin"))
         assert got[i + 1] == {
             "id": i + 1,
             "prompt": prompt,
@@ -94,8 +98,9 @@ def test_what_a_kill_left_is_completed(saved: str, source: str, kept: int, tail:
     assert Path("out.jsonl").read_bytes().startswith(b"".join(lines[:kept]))
 
 
-def test_a_finished_file_is_left_alone(saved: str, source: str, capsys):
+def test_a_finished_file_is_left_alone(saved: str, source: str, capsys, monkeypatch):
     bulk(saved, source)
+    monkeypatch.setattr("axon_core.checkpoint.load_into", lambda *_: pytest.fail("weights were read"))
     before = Path("out.jsonl").read_bytes()
     assert bulk(saved, source) == 0
     assert Path("out.jsonl").read_bytes() == before
@@ -118,7 +123,63 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(saved: str, 
     n = len(rows())
     assert 0 < n < 500
     assert f"{n} of 500 prompts are done; the same command goes on from there" in error and "Traceback" not in error
-    assert finished(Path("out.jsonl"), read_prompts(Path(source))) == set(by_id())
+    before = Path("out.jsonl").read_bytes()
+    assert bulk(saved, source, "--batch-size", "64") == 0
+    assert len(by_id()) == 500 and Path("out.jsonl").read_bytes().startswith(before)
+
+
+def write(*lines: dict) -> None:
+    Path("in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_what_a_prompt_with_an_id_brings_does_not_depend_on_its_place(saved: str, source: str):
+    named = [{"id": name, "prompt": "The same"} for name in ("a", "b", "c")]
+    write(*named)
+    assert bulk(saved, "in.jsonl", target="whole.jsonl") == 0
+    whole = by_id("whole.jsonl")
+    assert len({tuple(row["tokens"]) for row in whole.values()}) == 3  # each has a seed of its own
+    write(*named[1:])
+    assert bulk(saved, "in.jsonl") == 0
+    write({"id": "new", "prompt": "One more"}, *reversed(named))
+    assert bulk(saved, "in.jsonl") == 0
+    got = by_id()
+    assert got.pop("new") and got == whole
+
+
+OTHER = [
+    ["--seed", "1"],
+    ["--temperature", "0.7"],
+    ["--top-k", "9"],
+    ["--top-p", "0.9"],
+    ["--min-p", "0.1"],
+    ["--repetition-penalty", "2"],
+    ["--stop", "e"],
+    ["--max-new-tokens", "13"],
+    ["--logprobs"],
+    ["--dtype", "bf16"],
+    ["--quantize", "int8"],
+]
+
+
+@pytest.mark.parametrize("arguments", OTHER, ids=" ".join)
+def test_a_file_that_was_begun_otherwise_is_not_gone_on_with(saved: str, source: str, arguments: list[str], capsys):
+    bulk(saved, source)
+    lines = Path("out.jsonl").read_bytes().splitlines(keepends=True)
+    begun = b"".join(lines[:3])
+    Path("out.jsonl").write_bytes(begun)
+    assert bulk(saved, source, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "line 1 of out.jsonl was made by another model or with other options" in error
+    assert "give those, choose another file, or remove this one" in error
+    assert Path("out.jsonl").read_bytes() == begun
+
+
+def test_a_file_of_another_model_is_not_gone_on_with(saved: str, source: str, tmp_path: Path, capsys):
+    bulk(saved, source)
+    before = Path("out.jsonl").read_bytes()
+    assert bulk(save(tmp_path / "other", seed=1), source) == 2
+    assert "line 1 of out.jsonl was made by another model" in capsys.readouterr().err
+    assert Path("out.jsonl").read_bytes() == before
 
 
 WRONG = [
@@ -132,7 +193,10 @@ WRONG = [
     ("in.jsonl", b'"text"\n', "line 1 of in.jsonl must be a JSON object"),
     ("in.jsonl", b'{"prompt": "a", "seed": 3}\n', "line 1 of in.jsonl is no Prompt: seed: unknown field 'seed'"),
     ("in.jsonl", b'{"prompt": "a", "id": 2}\n{"prompt": "b"}\n', "line 2 of in.jsonl has the id 2 of a line before"),
-    ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "the prompt 1: the text holds a lone surrogate"),
+    ("in.jsonl", b'{"prompt": "a"}\n{"prompt": ""}\n', "line 2 of in.jsonl is no Prompt: prompt: must be"),
+    ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "line 1 of in.jsonl is no Prompt: prompt: must be a valid string"),
+    ("in.jsonl", b'{"prompt": "a", "id": "\\ud83d"}\n', "line 1 of in.jsonl is no Prompt: id"),
+    ("in.jsonl", b'{"prompt": "a", "id": true}\n', "line 1 of in.jsonl is no Prompt: id"),
 ]
 
 
@@ -149,9 +213,13 @@ def test_prompts_that_cannot_be_used(saved: str, source: str, name: str, content
 FOREIGN = [
     (b"A letter\nto someone\n", "line 1 of out.jsonl is no row of results; choose another file"),
     (b"A letter without a last newline", "out.jsonl ends with what is no row of results"),
-    (b'{"id": 1, "prompt": "other", "text": "", "finish": "eos", "tokens": []}\n', "the result of a prompt 1 that is"),
+    (b'{"id": 1, "prompt": "a", "text": "", "finish": "eos", "tokens": [], "origin": ""}\n', "of a prompt 1 that is"),
     (b'[1, 2]\n{"id": 1', "line 1 of out.jsonl is no row of results"),
-    (b'{"id": [1], "prompt": "a", "text": "", "finish": "length", "tokens": []}\n', "line 1 of out.jsonl is no row"),
+    (
+        b'{"id": [1], "prompt": "a", "text": "", "finish": "length", "tokens": [], "origin": ""}\n',
+        "line 1 of out.jsonl",
+    ),
+    (b'{"id": 1, "prompt": "The quick", "text": "", "finish": "eos", "tokens": []}\n', "line 1 of out.jsonl is no row"),
     (b'{"id": 1, "prompt": "one"}\n', "line 1 of out.jsonl is no row of results"),
     (b'{"id": 1, "prompt": "one"}', "out.jsonl ends with what is no row of results"),
 ]
@@ -163,45 +231,3 @@ def test_a_file_of_something_else_is_not_touched(saved: str, source: str, conten
     assert bulk(saved, source) in (1, 2)
     assert message in capsys.readouterr().err
     assert Path("out.jsonl").read_bytes() == content
-
-
-def test_one_prompt_as_text_and_as_json(saved: str, capsys):
-    arguments = ["generate", saved, "--prompt", "The ", "--max-new-tokens", "9", "--temperature", "0"]
-    assert main(arguments) == 0
-    text = capsys.readouterr().out
-    assert main([*arguments, "--json", "--logprobs", "--repetition-penalty", "1.0", "--min-p", "0.1"]) == 0
-    row = json.loads(capsys.readouterr().out)
-    assert row["prompt"] + row["text"] + "\n" == text
-    assert row["finish"] == "length" and len(row["tokens"]) == len(row["logprobs"]) == 9
-    assert max(row["logprobs"]) <= 0
-    penalised = [*arguments, "--json", "--repetition-penalty", "5"]
-    assert main(penalised) == 0
-    assert len(set(json.loads(capsys.readouterr().out)["tokens"])) == 9  # so dear that none comes twice
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "give either --prompt or --input"),
-        (["--prompt", "a", "--input", "b", "--output", "c"], "give either --prompt or --input"),
-        (["--input", "b"], "--input and --output go together"),
-        (["--prompt", "a", "--output", "c"], "--input and --output go together"),
-        (["--prompt", "a", "--logprobs"], "--logprobs needs --json or --output"),
-        (["--prompt", "a", "--stop", ""], "stop: a stop string needs at least one character"),
-        (["--prompt", "a", "--min-p", "2"], "min_p: must be less than or equal to 1, got 2.0"),
-        (["--prompt", ""], "the prompt is empty"),
-        (["--prompt", "a", "--device", "moon"], "device must be one that PyTorch has here, got 'moon'"),
-        (["--prompt", "a", "--device", "meta"], "got 'meta' (it holds no numbers)"),
-        (["--input", "in.txt", "--output", "in.txt"], "--output must be another file than --input"),
-        (
-            ["--input", "in.txt", "--output", "none/out"],
-            "cannot write none/out: No such file or directory",
-        ),
-    ],
-)
-def test_options_that_do_not_fit(saved: str, arguments: list[str], message: str, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("in.txt").write_text("one\n")
-    monkeypatch.setattr("axon_core.checkpoint.load_into", lambda model, folder: pytest.fail("weights were read"))
-    assert main(["generate", saved, *arguments]) in (1, 2)
-    assert message in capsys.readouterr().err

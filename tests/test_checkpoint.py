@@ -9,17 +9,19 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import Toy
 
 from axon_core import MODELS
-from axon_core.checkpoint import Checkpoints
+from axon_core.checkpoint import Checkpoints, check_weights, load_config, load_into, save_config
 from axon_core.errors import CheckpointError, UsageError
 from axon_core.hooks import hook
 from axon_core.interfaces.model import Model
@@ -39,6 +41,12 @@ def run(tmp_path: Path) -> Path:
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def flip_last(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
     file.write_bytes(content)
 
 
@@ -271,7 +279,9 @@ def test_a_model_returns_with_its_class_config_and_ties(tmp_path: Path):
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        ("model.safetensors", flip, "model.safetensors is damaged"),
+        ("model.safetensors", flip_last, "model.safetensors is damaged: it does not match the checksum"),
+        ("model.safetensors", cut, "model.safetensors is damaged: .*not fully covered"),
+        ("model.safetensors", lambda file: file.write_bytes(b""), "model.safetensors is damaged: .*too small"),
         ("model.safetensors", Path.unlink, "model.safetensors is missing"),
         ("config.json", cut, "config.json is damaged"),
         ("config.json", Path.unlink, "config.json is missing"),
@@ -280,6 +290,62 @@ def test_a_model_returns_with_its_class_config_and_ties(tmp_path: Path):
 def test_a_damaged_model_is_refused(tmp_path: Path, file: str, damage: Callable[[Path], None], message: str):
     Square.build(dim=3).save(tmp_path)
     damage(tmp_path / file)
+    with pytest.raises(CheckpointError, match=message):
+        Square.load(tmp_path)
+
+
+def test_the_config_and_the_header_are_checked_alone_and_the_weights_as_they_are_read(tmp_path: Path):
+    Square.build(dim=3).save(tmp_path)
+    check_weights(tmp_path)
+    flip_last(tmp_path / "model.safetensors")
+    model = load_config(tmp_path, Square)
+    assert model.inner.weight.is_meta
+    for read in (partial(load_into, model), check_weights):
+        with pytest.raises(CheckpointError, match="does not match the checksum"):
+            read(tmp_path)
+
+
+class Several(Model):
+    """Tensors of all kinds."""
+
+    class Config(Model.Config):
+        """There is nothing to choose."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.scalar = torch.nn.Parameter(torch.tensor(0.5))
+        self.none = torch.nn.Parameter(torch.zeros(0, 3))
+        self.coarse = torch.nn.Parameter(torch.randn(3).half())
+        self.frozen = torch.nn.Parameter(torch.randn(2, 2).T, requires_grad=False)
+        self.register_buffer("count", torch.arange(5))
+        self.register_buffer("flags", torch.tensor([True, False]))
+
+
+def test_tensors_of_all_kinds_return(tmp_path: Path):
+    model = Several.build()
+    model.save(tmp_path)
+    loaded = Several.load(tmp_path)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        found = loaded.state_dict(keep_vars=True)[name]
+        assert torch.equal(found, tensor) and found.dtype == tensor.dtype
+        assert found.requires_grad == tensor.requires_grad and type(found) is type(tensor)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, "do not fit its config: inner.weight is missing"),
+        ({"inner.weight": torch.zeros(3, 4)}, r"inner.weight must have the shape \(3, 3\), got \(3, 4\)"),
+        ({"inner.weight": torch.zeros(3, 3), "more": torch.zeros(1)}, "more is not among its tensors"),
+        ({"tied.weight": torch.zeros(3, 3, dtype=torch.int64)}, "is damaged: Only Tensors of floating point"),
+    ],
+    ids=["missing", "shape", "more", "whole numbers"],
+)
+def test_weights_that_do_not_fit_the_config(tmp_path: Path, tensors: dict[str, torch.Tensor], message: str):
+    model = Square.build(dim=3)
+    model.save(tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors")
+    save_config(model, tmp_path)
     with pytest.raises(CheckpointError, match=message):
         Square.load(tmp_path)
 

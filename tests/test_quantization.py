@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from axon_core import MODELS
+from axon_core.checkpoint import load_config, load_into
 from axon_core.errors import UsageError
 from axon_core.generation import generate
+from axon_core.interfaces.model import CausalLM
 from axon_core.linear import StackedLinear
 from axon_core.quantization import Int8Linear, quantize, to_int8
 from axon_core.tokenizer import ByteTokenizer
+from axon_core.weights import weightless
 
 
 def model(**options):
@@ -64,6 +67,41 @@ def test_only_linear_layers_change(tie_embeddings):
     tokens = torch.randint(258, (2, 9))
     difference = (small(tokens) - original(tokens)).abs().max() / original(tokens).abs().max()
     assert 0 < difference < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_rounded_while_it_is_loaded_it_is_the_same(tie_embeddings, dtype, tmp_path):
+    model(tie_embeddings=tie_embeddings).to(dtype).save(tmp_path)
+    bare = load_config(tmp_path, CausalLM)
+    small, expected = quantize(bare), quantize(CausalLM.load(tmp_path))
+    load_into(bare, tmp_path, small)
+    assert all(parameter.is_meta for parameter in bare.parameters())
+    found = {**dict(small.named_parameters()), **dict(small.named_buffers())}
+    wanted = {**dict(expected.named_parameters()), **dict(expected.named_buffers())}
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+        assert not found[name].requires_grad
+
+
+def test_a_layer_with_a_bias_takes_both_tensors():
+    original = torch.nn.Linear(5, 3)
+    with weightless():
+        bare = torch.nn.Linear(5, 3)
+    layer = Int8Linear(bare)
+    for name, tensor in original.state_dict().items():
+        layer.load_state_dict({name: tensor}, strict=False, assign=True)
+    x = torch.randn(2, 5)
+    assert torch.equal(layer(x), Int8Linear(original)(x))
+
+
+def test_rounding_in_blocks_of_rows_is_rounding(monkeypatch):
+    weight = torch.randn(7, 50)
+    q, scale = to_int8(weight)
+    monkeypatch.setattr("axon_core.quantization._AT_ONCE", 101)
+    again, scales = to_int8(weight)
+    assert torch.equal(q, again) and torch.equal(scale, scales)
 
 
 def test_casting_the_copy_leaves_the_model_alone():

@@ -6,22 +6,19 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import click
 
-from axon_core.bulk import check_prompts, finished, generate_rows, read_prompts, record
-from axon_core.cli.options import generation_options, inference_options
+from axon_core.bulk import generate_rows, plan, prompts_by_id, record
+from axon_core.cli.options import Opened, generation_options, inference_options
 from axon_core.cli.output import print_json
 from axon_core.config import validate
 from axon_core.decoding import check_prompt
 from axon_core.errors import UsageError
 from axon_core.generation import Request, chunks, complete
-from axon_core.interfaces.model import CausalLM
 from axon_core.sampling import Sampling
 from axon_core.storage import check_output
-from axon_core.tokenizer import Tokenizer
 
 
 @click.command("generate")
@@ -57,7 +54,7 @@ def command(
     sampling: Sampling,
     max_new_tokens: int,
     seed: int,
-    load: Callable[..., tuple[CausalLM, Tokenizer]],
+    open_run: Callable[[Path], Opened],
     compile: bool,
     as_json: bool,
     logprobs: bool,
@@ -75,32 +72,32 @@ def command(
         raise UsageError("--logprobs needs --json or --output")
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": stop}
     if source is not None and target is not None:
-        prompts = read_prompts(source)
+        prompts = prompts_by_id(source)
         check_output(target, source)
-        left = len(prompts) - len(finished(target, prompts))
-        generate_rows(
-            *load(run, partial(check_prompts, prompts=prompts)),
+        found = open_run(run)
+        todo = plan(
+            found.model,
+            found.tokenizer,
             prompts,
             target,
             options=options,
             seed=seed,
-            batch_size=batch_size,
             logprobs=logprobs,
-            compile=compile,
-            progress=_Progress(left),
+            made_by=found.made_by,
         )
+        if left := len(todo.pending):
+            progress = _Progress(left)
+            generate_rows(found.load(), todo, batch_size=batch_size, compile=compile, progress=progress)
         click.echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
         return
     request = validate(Request, {**options, "prompt": prompt, "seed": seed})
-
-    def check(model: CausalLM, tokenizer: Tokenizer) -> None:
-        check_prompt(model, request.tokens(tokenizer))
-
-    model, tokenizer = load(run, check)
+    found = open_run(run)
+    check_prompt(found.model, request.tokens(found.tokenizer))
+    model = found.load()
     if as_json:
-        print_json(record(str(prompt), complete(model, tokenizer, [request], compile=compile)[0], logprobs))
+        print_json(record(str(prompt), complete(model, found.tokenizer, [request], compile=compile)[0], logprobs))
         return
-    for i, chunk in enumerate(chunks(model, tokenizer, [request], compile=compile)):
+    for i, chunk in enumerate(chunks(model, found.tokenizer, [request], compile=compile)):
         click.echo(chunk.text if i else f"{prompt}{chunk.text}", nl=False)
     click.echo()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from axon_core.interfaces.model import CausalLM
     from axon_core.tokenizer import Tokenizer
 
-__all__ = ["device_option", "generation_options", "inference_options"]
+__all__ = ["Opened", "device_option", "generation_options", "inference_options"]
 
 _SAMPLING = {
     "temperature": click.option(
@@ -74,39 +74,48 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `load`, which reads model and tokenizer of a RUN as the options say, and `compile`.
+class Opened(NamedTuple):
+    """A saved model whose weights are not read yet."""
 
-    What `load` is given as `check` is called before the weights are read.
-    """
+    model: CausalLM
+    """The model without them: enough to check prompts."""
+    tokenizer: Tokenizer
+    """Its tokenizer."""
+    made_by: Mapping[str, str | None]
+    """What decides its numbers: the checksum of the model, the dtype and the quantisation."""
+    load: Callable[[], CausalLM]
+    """Reads the weights, and returns the model as the options say."""
+
+
+def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `open_run`, which takes a RUN and returns its model as `Opened`, and `compile`."""
 
     @functools.wraps(command)
     def wrapped(dtype: str | None, quantization: str | None, device: str, compile: bool, **values: Any) -> Any:
-        def load(
-            run: Path, check: Callable[[CausalLM, Tokenizer], None] = lambda model, tokenizer: None
-        ) -> tuple[CausalLM, Tokenizer]:
+        def open_run(run: Path) -> Opened:
             import torch
 
-            from axon_core.checkpoint import load_config, load_into
+            from axon_core.checkpoint import fingerprint, load_into
             from axon_core.interfaces.model import CausalLM
             from axon_core.quantization import quantize
-            from axon_core.saved import model_folder
-            from axon_core.tokenizer import Tokenizer
+            from axon_core.saved import model_folder, opened
 
             folder = model_folder(run)
-            model, tokenizer = load_config(folder, CausalLM), Tokenizer.load(folder)
-            check(model, tokenizer)
-            load_into(model, folder)
-            if quantization:  # before the cast, which would round the weights first
-                model = quantize(model, quantization)
-            if dtype:
-                model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
-            model.to(device)
-            if compile:
-                click.echo("The first token takes a while: decoding is being compiled.", err=True)
-            return model, tokenizer
+            bare, tokenizer = opened(folder, CausalLM)
 
-        return command(load=load, compile=compile, **values)
+            def load() -> CausalLM:
+                model = quantize(bare, quantization) if quantization else bare
+                load_into(bare, folder, model)
+                if dtype:  # after the quantisation, whose scales are of the weights as they were saved
+                    model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+                if compile:
+                    click.echo("The first token takes a while: decoding is being compiled.", err=True)
+                return model.to(device)
+
+            made_by = {"model": fingerprint(folder), "dtype": dtype, "quantisation": quantization}
+            return Opened(bare, tokenizer, made_by, load)
+
+        return command(open_run=open_run, compile=compile, **values)
 
     options = [
         click.option("--dtype", type=click.Choice(["fp32", "bf16"]), help="Compute in it; by default as saved."),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from axon_core.cli.options import generation_options, inference_options
+from axon_core.cli.options import Opened, generation_options, inference_options
 from axon_core.errors import AxonError
-from axon_core.interfaces.model import CausalLM
-from axon_core.tokenizer import Tokenizer
 from axon_xllama.conversation import Conversation
 
 
@@ -24,14 +23,17 @@ from axon_xllama.conversation import Conversation
 def command(
     run: Path,
     system: str | None,
-    load: Callable[[Path], tuple[CausalLM, Tokenizer]],
+    open_run: Callable[[Path], Opened],
     **options: Any,
 ) -> None:
     """Talk in the Llama 2 chat format with the model in RUN, a run's folder or a model's.
 
     /reset begins anew, Ctrl-C ends an answer, Ctrl-D leaves.
     """
-    conversation = Conversation(*load(run), system=system, **options)
+    found = open_run(run)
+    begin = partial(Conversation, tokenizer=found.tokenizer, system=system, **options)
+    begin(found.model)  # what is wrong with the system's message or the tokenizer shows before the weights are read
+    conversation = begin(found.load())
     with contextlib.suppress(ImportError):  # not on every system; `input` uses it once it is imported
         import readline  # noqa: F401
     click.echo("/reset begins anew, Ctrl-D leaves.", err=True)

@@ -32,7 +32,8 @@ class Conversation:
 
     Raises:
         UsageError: the system's message contains a marker of the format.
-        DataError: the tokenizer has no `bos` or `eos`.
+        DataError: the tokenizer has no `bos` or `eos`, or cannot encode the system's message.
+        ContextError: the system's message is longer than the model's context.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class Conversation:
         self._model, self._tokenizer, self._seed, self._compile = model, tokenizer, seed, compile
         self._sampling, self._max_new_tokens = sampling or Sampling(), max_new_tokens
         self._system = [] if system is None else [Message("system", system)]
-        chat_tokens(tokenizer, [*self._system, Message("user", "")])  # what is wrong with these shows at once
+        tokens = chat_tokens(tokenizer, [*self._system, Message("user", "")])
+        check_prompt(model, tokens, "the conversation's beginning")  # what is wrong with it shows at once
         self.reset()
 
     def reset(self) -> None:

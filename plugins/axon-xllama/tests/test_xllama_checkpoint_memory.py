@@ -16,6 +16,8 @@ from axon_xllama.model import XLlama
 SCRIPT = """
 import sys, tempfile
 from pathlib import Path
+from axon_core.checkpoint import load_config, load_into
+from axon_core.quantization import quantize
 from axon_core.tokenizer import Tokenizer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
@@ -24,6 +26,10 @@ def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
+def load_small(folder):
+    model = load_config(folder, XLlama)
+    load_into(model, folder, quantize(model))
+
 folder = Path(sys.argv[1])
 small = Path(tempfile.mkdtemp(dir=folder))
 import_checkpoint(folder / "small", small / "ours")  # so that all code is loaded, and counts as the interpreter's
@@ -31,6 +37,7 @@ export_checkpoint(small / "ours", small / "back", format="hf")
 export_checkpoint(small / "ours", small / "meta", format="meta")
 import_checkpoint(small / "meta", small / "again")
 XLlama.load(small / "ours")
+load_small(small / "ours")
 base = peak()
 match sys.argv[2]:
     case "import hf": import_checkpoint(folder / "hf", folder / "ours")
@@ -38,6 +45,7 @@ match sys.argv[2]:
     case "export meta": export_checkpoint(folder / "ours", folder / "meta", format="meta")
     case "import meta": import_checkpoint(folder / "meta", folder / "again")
     case "load": XLlama.load(folder / "ours")
+    case "load int8": load_small(folder / "ours")
 print(peak() - base)
 """
 
@@ -84,6 +92,7 @@ def test_peak_memory(tmp_path, words):
     assert growth("import hf") < 0.3
     assert growth("export hf") < 0.3
     assert growth("load") < 1.3
+    assert growth("load int8") < 0.7  # half of float16, and one tensor
     # All weights at once, as a .pth file is written as a whole; and mapped in when it is read.
     assert growth("export meta") < 1.3
     assert growth("import meta") < 1.3

@@ -31,6 +31,19 @@ def test_models_that_are_no_llama(tmp_path, changes, format, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("format", ["hf", "meta"])
+def test_damaged_weights_are_not_exported(tmp_path, format):
+    XLlama.build(vocab_size=5, context=16, dim=16, n_layers=1, n_heads=2).save(tmp_path / "run")
+    CharTokenizer("abcde").save(tmp_path / "run")
+    file = tmp_path / "run" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model.safetensors is damaged: it does not match the checksum"):
+        export_checkpoint(tmp_path / "run", tmp_path / "out", format=format)
+    assert not (tmp_path / "out").exists()
+
+
 class GQA(ATTENTIONS["GQA"]):
     """Another's attention: the tensors of grouped-query attention, and other scores."""
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
-from axon_core.checkpoint import WEIGHTS, load_config
+from axon_core.checkpoint import WEIGHTS, check_weights, load_config
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.rotary_embedding import Layout
 from axon_core.saved import model_folder
@@ -64,6 +64,7 @@ def export_checkpoint(
     permuted = layout if Settings.of(model).layout != layout else None
     parts = {part.theirs: _piece(folder / WEIGHTS, part, stored, permuted) for part in parts_of(model, names)}
     tokenizer = Tokenizer.load(folder)
+    check_weights(folder)
     total = nbytes({name: [part] for name, part in parts.items()})
 
     def advance(written: int) -> None:
