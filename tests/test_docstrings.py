@@ -18,6 +18,7 @@ from axon_core.discovery import discover
 from axon_core.errors import AxonError, ConfigError, UsageError
 from axon_core.paper import cards
 from axon_core.registry import registry_of
+from axon_core.scaffold import placeholders
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "_ext"))
 
@@ -117,6 +118,8 @@ def test_functions_and_methods_of_tensors_state_their_shapes(package):
 
 @pytest.mark.parametrize("card", papers.installed(Path(__file__).parents[1]), ids=lambda card: card.entry.key)
 def test_parts_cite_the_place_in_the_paper_they_are_from(card):
+    if placeholders(card.paper):
+        pytest.skip(f"{card.entry.distribution} is a draft: its card does not name the paper yet")
     groups = {e.group for e in papers.offers(card.entry.distribution)} - PRACTICAL - {"command"}
     parts = [e for g in sorted(groups) for e in discover().entries(g) if e.distribution == card.entry.distribution]
     classes = {e.target.replace(":", "."): registry_of(e.group)[e.qualified] for e in parts}

@@ -35,4 +35,5 @@ def test_the_main_example_trains_and_generates_in_15_lines():
 def test_the_table_names_every_plugin():
     table = (ROOT / "README.md").read_text(encoding="utf-8")
     for plugin in ROOT.glob("plugins/axon-*"):
-        assert f"[{plugin.name}](plugins/{plugin.name})" in table
+        row = f"[{plugin.name}](plugins/{plugin.name})"
+        assert row in table, f"no row for {plugin.name}: python docs/generate.py --front"

@@ -18,7 +18,8 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
     """
     from axon_core.testing.kit import cases
 
-    results = [(case, case.failure()) for case in cases(_distribution(plugin))]
+    distribution = _distribution(plugin)
+    results = [(case, case.failure()) for case in cases(distribution)]
     failures = [failure for _, failure in results if failure]
     if as_json:
         print_json(
@@ -46,13 +47,26 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
         print_table(["part", "passed", "failed"], rows)
         for failure in failures:
             click.echo(f"\n{failure}")
+        for draft in _drafts(distribution):
+            click.echo(f"\n{draft}")
         click.echo(f"\n{len(results)} checks on {len(parts)} parts: {len(failures) or 'none'} failed.")
     ctx.exit(1 if failures else 0)
 
 
+def _drafts(distribution: str | None) -> list[str]:
+    """Say which of the papers looked at have a card that is still to be written."""
+    from axon_core.paper import cards
+    from axon_core.scaffold import placeholders
+
+    read = [(card.entry.distribution, card.paper) for card in cards() if card.paper]
+    left = {name: placeholders(paper) for name, paper in read if distribution in (None, name)}
+    says = "is a draft: its card still says what `axon new` wrote"
+    return [f"{name} {says} ({', '.join(fields)})." for name, fields in left.items() if fields]
+
+
 def _distribution(plugin: str | None) -> str | None:
     """The distribution that `plugin` names, by itself or by its paper."""
-    from axon_core.discovery import discover
+    from axon_core.discovery import discover, normalised
 
     papers = {entry.key: entry.distribution for entry in discover().entries("paper")}
-    return papers.get(plugin, plugin) if plugin else None
+    return normalised(papers.get(plugin, plugin)) if plugin else None

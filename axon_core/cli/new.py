@@ -31,6 +31,7 @@ def command(name: str, kind: str, arxiv: str | None, title: str | None, out: Pat
         f'pip install -e "{shown}{"[test]" if standalone else ""}"',
         f"axon check {project.distribution}",
         f"axon reproduce {name}",
+        *([f"pip install {project.needs}"] if project.needs else []),
         project.train,
     ]
     click.echo("\n  ".join([f"Wrote {len(files)} files to {shown}. Try it, then make it the paper's:", *steps]))

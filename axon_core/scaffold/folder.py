@@ -21,10 +21,12 @@ def place(distribution: str, out: Path | None, here: Path) -> tuple[Path, bool]:
     Raises:
         UsageError: something is there already, or the folder that is to hold it is not there.
     """
-    plugins = _plugins(here if out is None else (here / out).resolve().parent)
     if out is not None:
-        target = (here / out).resolve()
+        path = Path(os.path.abspath(here / out))
+        target = path.parent.resolve() / path.name  # not the link itself: where it dangles it is there all the same
+        plugins = _plugins(target.parent)
     else:
+        plugins = _plugins(here)
         target = (plugins or here) / distribution
     if os.path.lexists(target):
         raise UsageError(f"nothing is overwritten, and there is already {target}; choose another folder with --out")

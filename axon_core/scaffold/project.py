@@ -17,6 +17,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from axon_core.discovery import discover
 from axon_core.errors import UsageError
 from axon_core.scaffold.naming import KINDS, check_name, class_name
 
@@ -65,6 +66,12 @@ class Project:
     def train(self) -> str:
         """The command that trains a small model with it."""
         return Template(self._facts["train"]).substitute(name=self.name, key=self._key)
+
+    @property
+    def needs(self) -> str | None:
+        """The plugin that command needs beside the new one's dependencies, where it is not installed; else None."""
+        installed = {entry.distribution for entries in discover().groups.values() for entry in entries}
+        return None if (needed := self._facts.get("tried_in")) in installed else needed
 
     @property
     def words(self) -> dict[str, str]:
@@ -142,9 +149,12 @@ def _requirement(line: str) -> str:
     if not line.startswith("axon-"):
         return line
     try:
-        major, minor = map(int, metadata.version(line).split(".")[:2])
+        version = metadata.version(line)
     except metadata.PackageNotFoundError:
         return line
+    if (found := re.match(r"(\d+)(?:\.(\d+))?", version)) is None:
+        return line
+    major, minor = int(found[1]), int(found[2] or 0)
     return f"{line}>={major}.{minor},<{f'{major + 1}' if major else f'0.{minor + 1}'}"
 
 

@@ -174,9 +174,9 @@ def _beside(card: Card) -> list[str]:
 
 
 def _step(cls: type) -> object | None:
-    """The method that is the paper's: the loss of a trainer, the forward pass of anything else."""
-    name = "loss" if issubclass(cls, Trainer) else "forward"
-    return vars(cls).get(name)
+    """The method that is the paper's: the loss of a trainer, the forward pass of anything else, or its features."""
+    names = ("loss",) if issubclass(cls, Trainer) else ("forward", "features")
+    return next((vars(cls)[name] for name in names if name in vars(cls)), None)
 
 
 def _without_docstring(code: object) -> str:
