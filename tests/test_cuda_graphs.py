@@ -1,6 +1,7 @@
 """Fixed caches and captured steps give the tokens of ordinary decoding; on a CPU, with a stand-in for CUDA's graphs."""
 
 import importlib
+import weakref
 from pathlib import Path
 
 import pytest
@@ -54,11 +55,11 @@ class StandIn:
         self.captured, self.replayed = 0, 0
 
     def step(self, model, tokens, cache):
-        self.cache = cache
+        self.cache = weakref.ref(cache)
         return step(model, tokens, cache)
 
     def capture(self, run):
-        held = self.cache
+        held = self.cache()
         kept = [held.positions, held._next, held._slot, *(b for layer in held.layers for b in layer.buffers.values())]
         before = [tensor.clone() for tensor in kept]
         with Recorder() as recorder:
@@ -124,6 +125,20 @@ def test_a_step_is_captured_once_for_each_reach_and_after_rows_have_left(graphs)
     assert (graphs.captured, graphs.replayed) == (3, 7 + 7 + 1)
     run(model(), (2, 2, 4, 20), compile=True)  # rows leave before slots 8 and 10, which is then 5 for the last of them
     assert (graphs.captured, graphs.replayed) == (3 + 1 + 3, 15 + 1 + 2 + 7 + 4)
+
+
+def test_graphs_go_with_their_cache_before_the_next_one_is_made(graphs, monkeypatch):
+    built = model()
+    caches, new_cache = [], built.new_cache
+
+    def make(batch, capacity):
+        assert all(cache() is None for cache in caches)
+        caches.append(weakref.ref(made := new_cache(batch, capacity)))
+        return made
+
+    monkeypatch.setattr(built, "new_cache", make)
+    run(built, (60, 3, 60, 5), compile=True)  # past the context
+    assert len(caches) > 1 and graphs.captured > 1
 
 
 @pytest.mark.parametrize("name", ["alibi", "differential", "mla"])
