@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CORE = "axon-core"
-PAGES = ("docs", "docstrings", "readme")
+PAGES = ("commands", "docs", "docstrings", "readme")
 """The tests of pages, and of what makes them."""
 WALKS = ("affected", "architecture", "conformance", *PAGES)
 """The tests that look at every package without naming it."""
