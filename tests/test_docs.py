@@ -137,7 +137,10 @@ def test_the_reference_shows_what_a_class_is_made_of(made):
     assert "{py:attribute} State.window\n:type: int | None\n\nOver how many tokens" in page
     assert "{py:class} Step(tokens: Int[Tensor, 'b n'], scope: axon_core.Scope, layers: " in page  # a named tuple
     assert "{py:attribute} Step.scope\n:type: axon_core.Scope" in page
-    assert "{py:class} Attention(config: Config, rotary: axon_core.RotaryEmbedding | None = None)" in page
+    attention = (
+        "{py:class} Attention(config: axon_core.Attention.Config, rotary: axon_core.RotaryEmbedding | None = None)"
+    )
+    assert attention in page  # its own Config, not the base of all
     assert "{py:attribute} Attention.cross\n:type: ClassVar[bool]\n:value: True\n\nWhether it can attend" in page
     assert "{py:method} Rotation.__call__(x: " in page
     assert "{py:data} LENGTHS\n\n`(9, 6, 3)`\n\nValid tokens of the rows" in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -47,7 +47,7 @@ def entry(found: Public) -> str:
 
 def signature(function: Any, bound: bool = False, result: bool = True) -> str:
     """Return the signature as the source has it, shapes included; the first parameter is left out of a method's."""
-    given, module = inspect.signature(function), function.__module__
+    given, means = inspect.signature(function), _scope(function.__module__, function.__qualname__)
     parameters = list(given.parameters.values())[1 if bound else 0 :]
     shown, star = [], False
     for parameter in parameters:
@@ -55,31 +55,47 @@ def signature(function: Any, bound: bool = False, result: bool = True) -> str:
             shown.append("*")
         star = star or parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
         prefix = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-        text = prefix + parameter.name + _annotation(parameter.annotation, ": ", module)
+        text = prefix + parameter.name + _annotation(parameter.annotation, ": ", means)
         if parameter.default is not parameter.empty:
             text += f" = {_default(parameter.default)}"
         shown.append(text)
-    returns = _annotation(given.return_annotation, " -> ", module) if result else ""
+    returns = _annotation(given.return_annotation, " -> ", means) if result else ""
     return f"({', '.join(shown)}){returns}"
 
 
-def _annotation(annotation: Any, before: str, module: str) -> str:
+def _annotation(annotation: Any, before: str, means: Mapping[str, Any]) -> str:
     """The annotation as written, but that Axon's own names are given in full, so that they can be linked."""
     if annotation is inspect.Signature.empty:
         return ""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    means, paths = typing_only(module) | vars(sys.modules[module]), _paths()
+    paths = _paths()
     full = re.sub(
         r"(?<![\w.])[A-Z]\w*(?=[^\"]*(?:\"[^\"]*\"[^\"]*)*$)", lambda m: paths.get(id(means.get(m[0])), m[0]), text
     )
     return before + full
 
 
+def _scope(module: str, qualname: str) -> dict[str, Any]:
+    """What names mean inside of `qualname`: a class's own classes, such as its `Config`, before those of the module."""
+    means = typing_only(module) | vars(sys.modules[module])
+    owner = means.get(qualname.partition(".")[0])
+    return means | (dict(_nested(owner)) if inspect.isclass(owner) else {})
+
+
+def _nested(cls: type) -> Iterator[tuple[str, type]]:
+    """The public classes in the body of a class."""
+    for name, member in vars(cls).items():
+        if inspect.isclass(member) and member.__qualname__ == f"{cls.__qualname__}.{name}" and name[0] != "_":
+            yield name, member
+
+
 @cache
 def _paths() -> dict[int, str]:
-    """Where each public class is documented."""
+    """Where each public class is documented, and each in the body of one."""
     every = (found for package in packages() for names in public(package).values() for found in names)
-    return {id(found.value): found.path for found in every if inspect.isclass(found.value)}
+    classes = [found for found in every if inspect.isclass(found.value)]
+    inner = {id(c): f"{found.path}.{name}" for found in classes for name, c in _nested(found.value)}
+    return inner | {id(found.value): found.path for found in classes}
 
 
 def _default(value: Any) -> str:
@@ -117,7 +133,7 @@ def _constructor(cls: type) -> str:
         found, defaults = attributes(cls), cls._field_defaults
         shown = [
             name
-            + _annotation(found[name].annotation, ": ", cls.__module__)
+            + _annotation(found[name].annotation, ": ", _scope(cls.__module__, cls.__qualname__))
             + (f" = {_default(defaults[name])}" if name in defaults else "")
             for name in names
         ]
@@ -137,7 +153,11 @@ def _attributes(path: str, cls: type) -> list[str]:
                 "attribute",
                 f"{path}.{name}",
                 [markdown(found.doc)],
-                *([f":type: {_annotation(found.annotation, '', cls.__module__)}"] if found.annotation else []),
+                *(
+                    [f":type: {_annotation(found.annotation, '', _scope(cls.__module__, cls.__qualname__))}"]
+                    if found.annotation
+                    else []
+                ),
                 *([f":value: {found.value}"] if found.value and name not in fields else []),
             )
         )
