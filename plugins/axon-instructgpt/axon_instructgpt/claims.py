@@ -23,8 +23,8 @@ from axon_instructgpt.reward_model import RewardModel
 
 _SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "context": 24}
 _SEEDS = (0, 1, 2)
-_GAMMA = 1.0
-_RATE = 1e-3
+_GAMMA = 0.5
+_RATE = 5e-4
 
 
 def single_element() -> Outcome:
@@ -138,7 +138,7 @@ def _trained(seed: int, gamma: float | None) -> _Run:
             "batch_size": 16,
             "seed": seed,
             "response_tokens": 8,
-            "kl_coefficient": 0.01,
+            "kl_coefficient": 0.05,
             "unfinished_penalty": 0.0,
             "optimizer": {"lr": _RATE, "weight_decay": 0.0},
         },
