@@ -13,6 +13,9 @@ import pytest
 
 from axon_core.registry import Registry, refresh, registry_of
 
+# Looked through for doctests, they would be imported a second time under another name.
+collect_ignore = ["caught.py", "healthy_parts.py", "new_user.py", "toy_trainer.py"]
+
 
 @pytest.fixture(scope="session")
 def short_text(tmp_path_factory) -> Path:
