@@ -97,10 +97,10 @@ def _message(error: ErrorDetails, config: type[BaseModel]) -> str:
             return "this field is required"
         case "extra_forbidden":
             close = difflib.get_close_matches(name, config.model_fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(config.model_fields)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(config.model_fields) or 'none'}"
             return f"unknown field {name!r} ({hint})"
         case "value_error":
             return f"{error['msg'].removeprefix('Value error, ')}"
         case _:
-            rule = error["msg"].removeprefix("Input should be ")
-            return f"must be {rule}, got {value!r}"
+            rule = error["msg"].partition(" should ")[2] or f"be {error['msg']}"
+            return f"must {rule}, got {value!r}"

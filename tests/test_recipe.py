@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 
+from axon_core.config import Config, validate
 from axon_core.errors import ConfigError, UnknownKey, UsageError
 from axon_core.recipe import Recipe, override
 
@@ -119,3 +122,14 @@ def test_a_key_that_cannot_be_looked_up_says_where_it_stands():
 def test_a_recipe_is_named_after_its_file(key: str):
     with pytest.raises(ConfigError, match=f"{key}: a recipe is named after its file"):
         Recipe.load("xllama-tiny", [f"{key}=other"])
+
+
+def test_rules_of_texts_read_as_sentences():
+    class Named(Config):
+        name: Annotated[str, Field(min_length=1)]
+        """A name."""
+
+    with pytest.raises(ConfigError, match="name: must have at least 1 character, got ''"):
+        validate(Named, {"name": ""})
+    with pytest.raises(ConfigError, match="name: must be a valid string, got 3"):
+        validate(Named, {"name": 3})

@@ -34,7 +34,7 @@ def comparison(**fields: object) -> str:
 
 BAD = [
     (Completion, '{"prompt": "p"}', r"completion: this field is required"),
-    (Completion, '{"prompt": "", "completion": "c"}', r"prompt: must be .*at least 1 character.*''"),
+    (Completion, '{"prompt": "", "completion": "c"}', r"prompt: must have at least 1 character.*''"),
     (Completion, '{"prompt": 3, "completion": "c"}', r"prompt: must be a valid string, got 3"),
     (Completion, '{"prompt": "p", "completion": "c", "competion": "d"}', r"unknown field 'competion' \(did you mean"),
     (Completion, '{"prompt": "p", "completion": "c", "prompt": "q"}', r"has the field 'prompt' twice; remove one"),
@@ -54,7 +54,7 @@ BAD = [
     (Ranking, '{"prompt": "p", "responses": ["a", "b"], "ranking": [1, 2]}', r"each of 0 … 1 once"),
     (Ranking, '{"prompt": "p", "responses": ["a", "b"], "ranking": ["1", 0]}', r"ranking\.0: must be a valid integer"),
     (Ranking, '{"prompt": "p", "responses": ["a", "a"], "ranking": [1, 0]}', r"responses must differ, two are 'a'"),
-    (Ranking, '{"prompt": "p", "responses": ["a", ""], "ranking": [1, 0]}', r"responses\.1: must be"),
+    (Ranking, '{"prompt": "p", "responses": ["a", ""], "ranking": [1, 0]}', r"responses\.1: must have"),
     (Ranking, '{"prompt": "p", "responses": ["a"], "ranking": [0]}', r"responses: .*at least 2"),
     (Dialogue, '{"messages": []}', r"messages: .*at least 1"),
     (Dialogue, turns("assistant", "user"), r"message 1 must be the user's, .*got 'assistant'"),
@@ -151,7 +151,7 @@ def test_prompts_are_named_and_what_stands_beside_them_is_passed_over(tmp_path: 
     file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
     assert read_prompts(file) == [(f"line 1 of {file}", "a"), (f"line 2 of {file}", "a")]
     for line, message in (
-        ('{"prompt": ""}', "line 2 of .* is no Prompt: prompt: must be .*at least 1 character"),
+        ('{"prompt": ""}', "line 2 of .* is no Prompt: prompt: must have at least 1 character"),
         ('{"completion": "b"}', "line 2 of .* is no Prompt: prompt: this field is required"),
         ('{"prompt": 3}', "line 2 of .* is no Prompt: prompt: must be a valid string, got 3"),
     ):

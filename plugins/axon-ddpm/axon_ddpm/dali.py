@@ -254,6 +254,8 @@ class Dali:
         return process.diffuse(x0, noise, torch.full((len(x0),), len(process) - 1, device=x0.device))
 
     def _noise(self, n: int, first: int) -> PictureNoise:
+        if n < 1:
+            raise UsageError(f"the number of pictures must be at least 1, got {n}")
         return PictureNoise(self._key, range(first, first + n), self.shape, self._device)
 
     @property

@@ -148,6 +148,8 @@ def test_wrong_requests(dali, run, tmp_path):
         dali(sampler={"type": "ddim", "eta": 2})
     with pytest.raises(ConfigError, match=r"sampler: unknown field 'eta'|sampler.eta: unknown field 'eta'"):
         dali(sampler={"type": "dpm_solver", "eta": 1})
+    with pytest.raises(UsageError, match="number of pictures must be at least 1, got 0"):
+        dali().sample(0)
     with pytest.raises(UsageError, match="classes of this model are 0 to 2, got 3"):
         dali().sample(1, 3)
     with pytest.raises(UsageError, match="one for each of the 3 pictures, got 2"):
