@@ -153,7 +153,7 @@ def _seed(seed: int, key: Id) -> int:
 
 def _finished(path: Path, rows: Mapping[Id, Row]) -> set[Id]:
     """Return the ids of the rows that a file holds already; a half-written last line is removed."""
-    if not path.exists():
+    if not path.is_file():  # not there yet, or a device, whose end a reader may never see
         return set()
     data = path.read_bytes()
     *lines, tail = data.split(b"\n")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from axon_core import MODELS
+from axon_core.bulk import plan
 from axon_core.cli import main
 from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
@@ -231,3 +232,10 @@ def test_a_file_of_something_else_is_not_touched(saved: str, source: str, conten
     assert bulk(saved, source) in (1, 2)
     assert message in capsys.readouterr().err
     assert Path("out.jsonl").read_bytes() == content
+
+
+def test_an_output_that_is_no_file_is_not_read_back(saved: str, source: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} may never end"))
+    model = CausalLM.load(saved)
+    found = plan(model, ByteTokenizer(), {1: "a", 2: "b"}, Path(os.devnull), options={"max_new_tokens": 2})
+    assert (found.done, len(found.pending)) == (0, 2)

@@ -130,8 +130,9 @@ def test_contexts_that_are_none(llama, hf_folder, tmp_path, context, message):
 
 def test_config_that_is_no_json(llama, hf_folder):
     source = hf_folder(llama())
-    (source / "config.json").write_text("{")
-    refused(source, r"config.json cannot be read")
+    for text in ("{", "[" * 100_000):
+        (source / "config.json").write_text(text)
+        refused(source, r"config.json cannot be read")
     (source / "config.json").write_text("[]")
     refused(source, r"must hold a JSON object, got a list")
 
