@@ -227,7 +227,7 @@ def spoilt(comparisons: Path, **fields: str) -> None:
     [
         ({"chosen": "no, it is not"}, DataError, r"line 7 of .*chosen and rejected must differ"),
         ({"prompt": "x" * 30}, ContextError, r"line 7 of .* at most 24 tokens together, .* got 30 \+ 4"),
-        ({"rejected": ""}, DataError, r"line 7 of .*rejected: must be"),
+        ({"rejected": ""}, DataError, r"line 7 of .*rejected: must have"),
     ],
 )
 def test_a_bad_comparison_is_named(recipe, comparisons, fields, error, message):
