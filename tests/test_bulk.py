@@ -195,7 +195,7 @@ WRONG = [
     ("in.jsonl", b'{"prompt": "a", "seed": 3}\n', "line 1 of in.jsonl is no Prompt: seed: unknown field 'seed'"),
     ("in.jsonl", b'{"prompt": "a", "id": 2}\n{"prompt": "b"}\n', "line 2 of in.jsonl has the id 2 of a line before"),
     ("in.jsonl", b'{"prompt": "a"}\n{"prompt": ""}\n', "line 2 of in.jsonl is no Prompt: prompt: must have"),
-    ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "line 1 of in.jsonl is no Prompt: prompt: must have a valid string"),
+    ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "line 1 of in.jsonl is no Prompt: prompt: must be a valid string"),
     ("in.jsonl", b'{"prompt": "a", "id": "\\ud83d"}\n', "line 1 of in.jsonl is no Prompt: id"),
     ("in.jsonl", b'{"prompt": "a", "id": true}\n', "line 1 of in.jsonl is no Prompt: id"),
 ]
