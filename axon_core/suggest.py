@@ -48,7 +48,7 @@ def unknown_name(kind: str, name: str, known: Mapping[str, str], *hints: str) ->
     if near := nearest(name.rpartition(":")[2], known):
         sentences.append(f"Near it: {', '.join(map(repr, near))}")
     listed = ", ".join(f"{key} ({source})" for key, source in known.items()) or "none"
-    return ". ".join([*sentences, f"Installed {kind}{"es" if kind.endswith("s") else "s"}: {listed}"])
+    return ". ".join([*sentences, f"Installed {kind}{'es' if kind.endswith('s') else 's'}: {listed}"])
 
 
 def unknown_key(key: str, group: str, entries: Iterable[Entry]) -> str:
