@@ -79,7 +79,7 @@ def test_axon_check_prints_json(site) -> None:
 def test_axon_check_takes_a_paper_and_exits_with_0() -> None:
     result = CliRunner().invoke(command, ["rmsnorm"])
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1].endswith("on 1 parts: none failed.")
+    assert result.stdout.splitlines()[-1].endswith("on 1 part: none failed.")
 
 
 def test_one_line_runs_the_kit_in_a_plugin_of_its_own(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS, TRAINERS, su
 from axon_core.config import Spec
 from axon_core.errors import AmbiguousKey, ConfigError, ContractError, UnknownKey, UsageError
 from axon_core.registry import Registry, key_of, refresh, registry_of
-from axon_core.suggest import KnownPaper
+from axon_core.suggest import KnownPaper, unknown_name
 
 KITE = "from axon_toys import Toy\n\nclass Kite(Toy):\n    def play(self): return 1\n"
 
@@ -291,3 +291,8 @@ def test_a_plugin_defines_a_registry(site, toys: Registry) -> None:
     assert message(error) == (
         "axon_games:GAMES of axon-games 1.0 should be the Registry of group 'game', but is <sport registry: empty>"
     )
+
+
+def test_the_plural_of_what_is_installed():
+    assert unknown_name("preference loss", "x", {}).endswith("Installed preference losses: none")
+    assert unknown_name("norm", "x", {}).endswith("Installed norms: none")

@@ -49,7 +49,8 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
             click.echo(f"\n{failure}")
         for draft in _drafts(distribution):
             click.echo(f"\n{draft}")
-        click.echo(f"\n{len(results)} checks on {len(parts)} parts: {len(failures) or 'none'} failed.")
+        many = f"{len(parts)} part{'s' * (len(parts) != 1)}"
+        click.echo(f"\n{len(results)} checks on {many}: {len(failures) or 'none'} failed.")
     ctx.exit(1 if failures else 0)
 
 

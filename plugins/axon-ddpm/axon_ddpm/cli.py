@@ -89,9 +89,9 @@ def command(
     for option, path, suffix in (("--out", out, ".png"), ("--nearest", nearest, ".png"), ("--gif", gif, ".gif")):
         if path is not None and path.suffix.lower() != suffix:
             raise UsageError(f"{option} must end in {suffix}, got {str(path)!r}")
-    for path in (nearest, image, mask, other):
-        if path is not None and path.resolve() == out.resolve():
-            raise UsageError(f"--out must be another file than those of the other options, got {str(out)!r} for two")
+    files = [path.resolve() for path in (out, nearest, gif, image, mask, other) if path is not None]
+    if twice := next((path for path in (out, nearest, gif) if path and files.count(path.resolve()) > 1), None):
+        raise UsageError(f"what is written must be another file than those of the other options, got {str(twice)!r}")
     how = override({"type": sampler}, options)
     settings = {"sampler": how, "steps": steps, "spacing": spacing, "guidance": guidance}
     dali = Dali.load(model_folder(run), seed=seed, **settings)

@@ -88,8 +88,9 @@ def test_wrong_requests(sample, tmp_path):
         (("--image", "one.png", "--strength", "inf"), "strength must be above 0 and at most 1, got inf"),
         (("--set", "eta=3"), "eta: must be less than or equal to 1"),
         (("--sampler", "ddpm", "--set", "eta=1"), "unknown field 'eta' (known: none)"),
-        (("--nearest", "./grid.png"), "--out must be another file than those of the other options"),
-        (("--image", "grid.png"), "--out must be another file than those of the other options"),
+        (("--nearest", "./grid.png"), "must be another file than those of the other options, got 'grid.png'"),
+        (("--image", "grid.png"), "must be another file than those of the other options, got 'grid.png'"),
+        (("--image", "a.gif", "--gif", "a.gif"), "must be another file than those of the other options, got 'a.gif'"),
     ):
         code, said = sample(*arguments)
         assert code == 2 and message in said and "Traceback" not in said, said

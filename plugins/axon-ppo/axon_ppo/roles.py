@@ -19,7 +19,7 @@ from axon_core.prompts import check_room
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_core.saved import Saved, load, tokenizer_difference
-from axon_core.tokenizer import ByteTokenizer, Tokenizer, train_tokenizer
+from axon_core.tokenizer import ByteTokenizer, Tokenizer, check_vocabulary, train_tokenizer
 from axon_ppo.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
 from axon_ppo.prompts import PromptConfig, PromptData
 from axon_ppo.reward import REWARDS, ModelReward, Reward
@@ -125,6 +125,7 @@ def check(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, res
 
     Raises:
         UsageError: vocabularies or tokenizers differ.
+        CheckpointError: the tokenizer has more tokens than the policy.
         ContextError: a prompt is too long; the message names it.
     """
     lms = {role: model.trunk if isinstance(model, ValueModel) else model for role, model in models.items()}
@@ -135,11 +136,7 @@ def check(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, res
             raise UsageError(
                 f"all roles must have one vocabulary, got {policy} tokens for the policy and {size} for the {role}"
             )
-    if data.tokenizer.vocab_size > policy:
-        raise UsageError(
-            f"the tokenizer has {data.tokenizer.vocab_size} tokens, but the policy's vocabulary only {policy}; use the "
-            "tokenizer that it was trained with"
-        )
+    check_vocabulary(data.tokenizer, policy)
     if isinstance(reward, ModelReward) and (problem := tokenizer_difference(data.tokenizer, reward.tokenizer)):
         raise UsageError(f"policy and reward model must have the same tokenizer, but {problem}")
     for role, model in models.items():

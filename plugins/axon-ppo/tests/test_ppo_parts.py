@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the small models that seve
 from small_models import collected, llama, value_of, vowels
 
 from axon_core import ByteTokenizer, fit
-from axon_core.errors import ConfigError, ContextError, DataError, TrainingError, UsageError
+from axon_core.errors import CheckpointError, ConfigError, ContextError, DataError, TrainingError, UsageError
 from axon_core.loop import evaluate
 from axon_core.recipe import Recipe
 from axon_ppo import AUXILIARY_LOSSES, ModelReward, PPOTrainer, PromptData, ValueModel
@@ -126,7 +126,7 @@ def test_roles_that_do_not_fit_are_refused(make, letters):
         make(llama(6), tokenizer, ["ab", "abcde"], vowels, response_tokens=8)
     with pytest.raises(ContextError, match="the reference's context is 7"):
         build(reference=llama(6, context=7))
-    with pytest.raises(UsageError, match="tokenizer has 7 tokens, but the policy's vocabulary only 6"):
+    with pytest.raises(CheckpointError, match="tokenizer has 7 tokens, but the model's vocabulary only 6"):
         make(llama(6), letters("abcdef."), ["ab"], vowels)
 
 

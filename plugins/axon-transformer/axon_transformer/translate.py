@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 import torch
 
 from axon_core.decoding import evaluating
-from axon_core.errors import CheckpointError, ContextError, DataError
-from axon_core.tokenizer import Tokenizer
+from axon_core.errors import ContextError, DataError
+from axon_core.tokenizer import Tokenizer, check_vocabulary
 from axon_transformer.averaging import average
 from axon_transformer.batches import pad
 from axon_transformer.corpus import normalised
@@ -51,11 +51,7 @@ class Translator:
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise CheckpointError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary only "
-                f"{model.config.vocab_size}; use the tokenizer the model was trained with"
-            )
+        check_vocabulary(tokenizer, model.config.vocab_size)
         self.model = model
         self.tokenizer = tokenizer
         self.bos, self.eos = markers(tokenizer)

@@ -1,0 +1,60 @@
+"""Responses: enumerated, sampled, and the prompts they are to."""
+
+import pytest
+import torch
+
+from axon_core.config import validate
+from axon_core.errors import ContextError, DataError
+from axon_core.prompts import Prompt
+from axon_core.tokenizer import ByteTokenizer
+from axon_instructgpt.comparisons import Comparisons
+from axon_instructgpt.responses import asked, every_response, sampled
+
+
+class Three(ByteTokenizer):
+    """Bytes of which 2 is the end of a text."""
+
+    eos = 2
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_all_responses_are_enumerated_and_sampled_as_often_as_they_are_likely(ends, model_of):
+    tokenizer = Three()
+    tokenizer.eos = 2 if ends else None
+    model, prompt = model_of(3), Prompt("p", (0, 1), "line 1")
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.mul_(4)
+    responses, probabilities = every_response(model, prompt, tokenizer, 3)
+    assert len(responses) == (1 + 2 + 4 * 3 if ends else 27)
+    assert probabilities.sum().item() == pytest.approx(1, abs=1e-6)
+    from axon_core.randomness import Key
+
+    (drawn,) = sampled(model, [prompt], tokenizer, n=4000, response_tokens=3, key=Key((0,)), rows=1000)
+    assert all(response in responses for response in drawn)
+    counts = torch.tensor([drawn.count(response) for response in responses]) / 4000
+    assert 0.5 * (counts - probabilities).abs().sum() < 0.04
+    (again,) = sampled(model, [prompt], tokenizer, n=3, response_tokens=3, key=Key((0,)), rows=2)
+    assert again == drawn[:3]
+
+
+def test_prompts_are_named_and_checked(tmp_path, tiny, model_of):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n{"prompt": "bb"}\n')
+    model, tokenizer = model_of(258), ByteTokenizer()
+    assert asked(str(file), tokenizer, model, 2) == (
+        Prompt("a", (97,), f"line 1 of {file}"),
+        Prompt("bb", (98, 98), f"line 3 of {file}"),
+    )
+    file.write_text('{"prompt": "a"}\n{"prompt": ""}\n')
+    with pytest.raises(DataError, match="line 2"):
+        asked(str(file), tokenizer, model, 2)
+    file.write_text("")
+    with pytest.raises(DataError, match="holds no record"):
+        asked(str(file), tokenizer, model, 2)
+    file.write_text('{"prompt": "a"}\n{"prompt": "ababababab"}\n')
+    given = {"policy": str(tiny / "out" / "pretrain"), "prompts": str(file), "response_tokens": 2}
+    stage = Comparisons(validate(Comparisons.Config, {**given, "reward": {"type": "regex", "pattern": "a"}}))
+    with pytest.raises(ContextError, match="line 2"):
+        stage.run(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
