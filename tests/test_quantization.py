@@ -5,11 +5,13 @@ import torch
 
 from axon_core import MODELS
 from axon_core.checkpoint import load_config, load_into
+from axon_core.decoding import Decoder
 from axon_core.errors import UsageError
 from axon_core.generation import generate
 from axon_core.interfaces.model import CausalLM
 from axon_core.linear import StackedLinear
-from axon_core.quantization import Int8Linear, quantize, to_int8
+from axon_core.quantization import Int8Linear, int8_product, quantize, to_int8
+from axon_core.sampling import Sampling
 from axon_core.tokenizer import ByteTokenizer
 from axon_core.weights import weightless
 
@@ -133,3 +135,59 @@ def test_generation_with_8_bits():
 def test_an_unknown_quantisation():
     with pytest.raises(UsageError, match="no quantisation 'int3'; choose among: int8"):
         quantize(model(), "int3")
+
+
+def exact(x, q, scale):
+    return x.double() @ q.double().T * scale.double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [0, 1, 2, 5, 16, 17, 40])
+@pytest.mark.parametrize("dim", [1, 7, 16, 20, 24, 64, 96])
+def test_products_are_those_of_the_widened_weight(rows, dim, dtype, monkeypatch):
+    monkeypatch.setattr("axon_core.quantization._WIDENED", 100)
+    q, scale = to_int8(torch.randn(13, dim))
+    x = torch.randn(rows, dim).to(dtype)
+    found, expected = int8_product(x, q, scale), exact(x, q, scale)
+    assert found.dtype == dtype
+    # Two roundings to x's dtype, of the sum and of its product with the scale.
+    rounding = torch.finfo(dtype).eps * exact(x.abs(), q.abs(), scale) * (1 if dtype == torch.bfloat16 else 4)
+    assert ((found.double() - expected).abs() <= rounding).all()
+
+
+@pytest.mark.parametrize("start", [0, 1, 8, 16])
+def test_a_product_of_numbers_that_begin_anywhere_in_memory(start):
+    """Torch's kernel for 8 bits ends the process where it meets what is not aligned to a register."""
+    q, scale = to_int8(torch.randn(6, 32))
+    x = torch.randn(3, 32).bfloat16()
+    there = torch.empty(start + x.numel(), dtype=x.dtype)[start:].view(x.shape).copy_(x)
+    weight = torch.empty(start + q.numel(), dtype=q.dtype)[start:].view(q.shape).copy_(q)
+    expected = int8_product(x, q, scale)
+    torch.testing.assert_close(int8_product(there, q, scale), expected, rtol=0, atol=0)
+    torch.testing.assert_close(int8_product(there, weight, scale), expected)
+    torch.testing.assert_close(int8_product(x.T.contiguous().T, q, scale), expected, rtol=0, atol=0)
+
+
+def test_the_product_is_a_proper_operator():
+    q, scale = to_int8(torch.randn(6, 32))
+    x = torch.randn(3, 32, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(int8_product, (x, q, scale))
+    torch.library.opcheck(int8_product, (x.detach().bfloat16(), q, scale))
+    assert torch.autograd.gradcheck(lambda x: int8_product(x, q, scale), (x,))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # inductor's own
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_decodes_compiled(dtype):
+    """Not with a warning that it is not: inductor has a pattern for widened 8-bit weights, and fails at it."""
+    small = quantize(model()).to(dtype)
+    prompts = [list(range(1, 2 + n)) for n in (5, 2, 9)]
+    decoders = [
+        Decoder(small, prompts, [0] * 3, [Sampling(temperature=0)] * 3, [4] * 3, compile=c) for c in (False, True)
+    ]
+    ways = [[decoder.step() for _ in range(4)] for decoder in decoders]
+    for eager, fast in zip(*ways, strict=True):
+        for one, other in zip(eager, fast, strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4 if dtype == torch.float32 else 0.1)
+            if dtype == torch.float32:
+                assert one.id == other.id
