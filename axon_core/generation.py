@@ -146,7 +146,7 @@ def generate(
         UsageError: a prompt is empty.
         ConfigError: an option breaks a rule.
         DataError: a prompt cannot be encoded.
-        CheckpointError: the tokenizer is not the model's.
+        CheckpointError: the tokenizer is not the model's, or the model's scores are not finite.
         ContextError: a prompt is longer than the model's context.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
@@ -192,7 +192,7 @@ def chunks(
         UsageError: there is no request, a prompt is empty, or it holds a number that is no token of the model.
         DataError: a prompt cannot be encoded.
         ContextError: a prompt is longer than the model's context.
-        CheckpointError: the tokenizer has more tokens than the model.
+        CheckpointError: the tokenizer has more tokens than the model, or the model's scores are not finite.
     """
     check_vocabulary(tokenizer, model.config.vocab_size)
     prompts = [request.tokens(tokenizer) for request in requests]

@@ -207,7 +207,11 @@ class ByteTokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """The characters of the text it was trained on, in code point order; no others can be encoded."""
+    """The characters of the text it was trained on, in code point order; no others can be encoded.
+
+    Raises:
+        ValueError: a character occurs twice.
+    """
 
     type = "char"
 
@@ -245,7 +249,11 @@ class CharTokenizer(Tokenizer):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Subwords by the sentencepiece library (1808.06226): an existing model file, or one trained on the text."""
+    """Subwords by the sentencepiece library (1808.06226): an existing model file, or one trained on the text.
+
+    Raises:
+        ValueError: the model is empty, or prompts are to begin with the marker `bos` and it has none.
+    """
 
     class Config(Tokenizer.Config):
         """Options of sentencepiece's trainer; the rest are chosen so that every text round-trips."""
@@ -263,6 +271,8 @@ class SentencePieceTokenizer(Tokenizer):
     _MODEL = "tokenizer.model"
 
     def __init__(self, model: bytes, *, add_bos: bool = False) -> None:
+        if not model:
+            raise ValueError("it is empty")  # the library would make an unusable processor of it
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._model = model
         super().__init__([self._bytes_of(token) for token in range(processor.get_piece_size())])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["load_weights", "misfit", "read_tensor", "weightless"]
+__all__ = ["dtypes", "load_weights", "misfit", "read_tensor", "weightless"]
 
 
 @contextmanager
@@ -61,6 +61,16 @@ def misfit(model: nn.Module, file: Path) -> str | None:
         if (shape := tuple(entries.pop(kept)["shape"])) != tensor.shape:
             return f"{kept} must have the shape {tuple(tensor.shape)}, got {shape}"
     return f"{min(entries)} is not among its tensors" if entries else None
+
+
+def dtypes(file: Path) -> list[str]:
+    """Return the dtypes of the tensors in a safetensors file, by the names that it has for them: `BF16`, `F32`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        SafetensorError: it is damaged or cut off.
+    """
+    return sorted({entry["dtype"] for entry in _header(file)[1].values()})
 
 
 def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) -> str:
@@ -126,7 +136,7 @@ def _shared(model: nn.Module) -> list[tuple[list[str], Tensor]]:
 
 
 def _header(file: Path) -> tuple[bytes, dict[str, dict[str, Any]]]:
-    """Return the beginning of a safetensors file, up to its numbers, and the `shape` and `data_offsets` it gives."""
+    """Return the beginning of a safetensors file, up to its numbers, and the dtypes, shapes and offsets it gives."""
     with file.open("rb") as stream, safe_open(file, "pt"):  # which checks it, and that the file is whole
         size = stream.read(8)
         text = stream.read(int.from_bytes(size, "little"))

@@ -175,6 +175,14 @@ def test_a_file_that_was_begun_otherwise_is_not_gone_on_with(saved: str, source:
     assert Path("out.jsonl").read_bytes() == begun
 
 
+def test_to_say_what_is_so_anyway_changes_nothing(saved: str, source: str):
+    bulk(saved, source)
+    whole = Path("out.jsonl").read_bytes()
+    Path("out.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    assert bulk(saved, source, "--dtype", "fp32", "--temperature", "0.8") == 0
+    assert Path("out.jsonl").read_bytes() == whole
+
+
 def test_a_file_of_another_model_is_not_gone_on_with(saved: str, source: str, tmp_path: Path, capsys):
     bulk(saved, source)
     before = Path("out.jsonl").read_bytes()

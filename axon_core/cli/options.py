@@ -95,10 +95,11 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
         def open_run(run: Path) -> Opened:
             import torch
 
-            from axon_core.checkpoint import fingerprint, load_into
+            from axon_core.checkpoint import WEIGHTS, fingerprint, load_into
             from axon_core.interfaces.model import CausalLM
             from axon_core.quantization import quantize
             from axon_core.saved import model_folder, opened
+            from axon_core.weights import dtypes
 
             folder = model_folder(run)
             bare, tokenizer = opened(folder, CausalLM)
@@ -112,7 +113,9 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
                     click.echo("The first token takes a while: decoding is being compiled.", err=True)
                 return model.to(device)
 
-            made_by = {"model": fingerprint(folder), "dtype": dtype, "quantisation": quantization}
+            stored = "+".join(dtypes(folder / WEIGHTS))
+            computed = {"fp32": "F32", "bf16": "BF16", None: stored}[dtype]
+            made_by = {"model": fingerprint(folder), "dtype": computed, "quantisation": quantization}
             return Opened(bare, tokenizer, made_by, load)
 
         return command(open_run=open_run, compile=compile, **values)

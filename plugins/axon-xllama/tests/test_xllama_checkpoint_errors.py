@@ -215,6 +215,8 @@ def test_tokenizer(llama, hf_folder, words, fewer_words, tmp_path):
     source = hf_folder(llama())
     (source / "tokenizer.model").write_bytes(b"no model")
     refused(source, "is no sentencepiece model")
+    (source / "tokenizer.model").write_bytes(b"")
+    refused(source, "tokenizer.model .*it is empty")
     (source / "tokenizer.model").unlink()
     refused(source, "tokenizer .*tokenizer.model is missing; name .* with --tokenizer")
     refused(source, "400 tokens and the tokenizer 350", tokenizer=fewer_words)
