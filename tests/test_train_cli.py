@@ -120,6 +120,33 @@ def test_a_trainer_may_be_measured_on_what_the_user_gives(recipe: str, capsys, m
         assert message in capsys.readouterr().err
 
 
+def test_an_evaluation_may_have_other_settings_of_the_trainer(recipe: str, capsys, monkeypatch: pytest.MonkeyPatch):
+    main(["train", recipe, "--out", "run"])
+    before = Path("run/run.json").read_text(), Path("run/metrics.jsonl").read_text()
+    seen: list[float] = []
+    evaluate = Toy.evaluate
+    monkeypatch.setattr(Toy, "evaluate", lambda toy: seen.append(toy.config.dropout) or evaluate(toy))
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--set", "trainer.dropout=0.1", "--json"]) == 0
+    assert main(["evaluate", "run"]) == 0
+    assert seen == [0.1, 0.3]
+    assert before == (Path("run/run.json").read_text(), Path("run/metrics.jsonl").read_text())
+    for arguments, message in (
+        (["trainer.dropuot=1"], "trainer.dropuot: unknown field 'dropuot'"),
+        (
+            ["data.path=other.txt"],
+            "a run keeps its data: --set changes fields of the trainer alone, as trainer.precision=fp32",
+        ),
+        (["model.type=unet"], "a run keeps its model: --set changes"),
+        (["trainer.type=other"], "a run keeps its trainer, toy, got other"),
+        (["trainer.seed"], "--set takes table.field=value, got 'trainer.seed'"),
+        (["trainer.seed=1", "--text", "text.txt"], "and --text asks for others; leave one out"),
+    ):
+        capsys.readouterr()
+        assert main(["evaluate", "run", "--set", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_overrides_reach_the_trainer(recipe: str):
     assert main(["train", recipe, "--out", "run", "--set", "trainer.steps=3", "--set", "trainer.seed=7"]) == 0
     facts = json.loads(Path("run/run.json").read_text())

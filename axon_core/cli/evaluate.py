@@ -25,8 +25,15 @@ from axon_core.state import State
 @click.option(
     "--from", "checkpoint", metavar="NAME", help="The checkpoint, step-100 or previous; by default the latest."
 )
+@click.option(
+    "--set",
+    "overrides",
+    metavar="trainer.A=B",
+    multiple=True,
+    help="Change a field of the trainer while it measures; repeatable.",
+)
 @json_option
-def command(run: Path, given: tuple[str, ...], checkpoint: str | None, as_json: bool) -> None:
+def command(run: Path, given: tuple[str, ...], checkpoint: str | None, overrides: Sequence[str], as_json: bool) -> None:
     """Measure the model in the folder RUN over the whole held-out part of its data.
 
     Some trainers measure on data you give, too, by options of their own, which their plugin's README lists.
@@ -35,12 +42,28 @@ def command(run: Path, given: tuple[str, ...], checkpoint: str | None, as_json: 
     found = folder.checkpoints.find(checkpoint)
     if found is None:
         raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {run}")
-    recipe = folder.recipe()
+    if given and overrides:
+        raise UsageError(
+            f"--set changes how the run's own held-out data are measured, and {given[0]} asks for others; leave one out"
+        )
+    recipe = _kept(folder.recipe(), folder.recipe(overrides))
     metrics = _on(TRAINERS[recipe.trainer.type], found / "model", given) if given else _held_out(recipe, folder, found)
     if as_json:
         print_json(metrics)
     else:
         click.echo(f"{run} at {found.name}: {described(metrics) or 'its trainer has no evaluation'}")
+
+
+def _kept(before: Recipe, plan: Recipe) -> Recipe:
+    """Return `plan`, which may differ from what was trained in the trainer's settings alone."""
+    for name, value in plan.tables.items():
+        if name != "trainer" and value != before.tables[name]:
+            raise UsageError(
+                f"a run keeps its {name}: --set changes fields of the trainer alone, as trainer.precision=fp32"
+            )
+    if plan.trainer.type != before.trainer.type:
+        raise UsageError(f"a run keeps its trainer, {before.trainer.type}, got {plan.trainer.type}")
+    return plan
 
 
 def _held_out(recipe: Recipe, folder: RunFolder, checkpoint: Path) -> Mapping[str, float | str]:

@@ -51,7 +51,11 @@ def weighted_error() -> Outcome:
 
 
 def prediction_and_loss() -> Outcome:
-    """Train small models on digits in three ways, and compare the Fréchet distances of their samples."""
+    """Train small models on digits in three ways, and compare the Fréchet distances of their samples.
+
+    Raises:
+        NotRun: the digits cannot be read.
+    """
     found = {name: [_distance(seed, loss, dict(chain)) for seed in _SEEDS] for name, (loss, chain) in _WAYS.items()}
     best, *others = found.values()
     shown = ", ".join(f"{name} {statistics.mean(values):.2f}" for name, values in found.items())

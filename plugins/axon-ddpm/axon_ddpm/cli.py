@@ -39,7 +39,8 @@ Batch = Callable[[int, int], Generator[Frame]]
 @click.option(
     "--spacing",
     type=click.Choice([*SPACINGS]),
-    help="Which steps: in equal strides from the end, the start, end to end, or of log SNR; by default as the sampler.",
+    help="Which steps: in equal strides from the end, the start, end to end, or of log SNR; or in strides of that "
+    "which are shorter in the middle; by default as the sampler.",
 )
 @click.option("--guidance", default=1.0, show_default=True, help="How much to exaggerate the class; 1 does not.")
 @click.option("--class", "label", metavar="N", type=int, help="The class of all pictures; by default all in turn.")
@@ -92,6 +93,8 @@ def command(
     files = [path.resolve() for path in (out, nearest, gif, image, mask, other) if path is not None]
     if twice := next((path for path in (out, nearest, gif) if path and files.count(path.resolve()) > 1), None):
         raise UsageError(f"what is written must be another file than those of the other options, got {str(twice)!r}")
+    if label is not None and guidance == 0:
+        raise UsageError(f"--guidance 0 ignores the class, so --class {label} would do nothing; leave one of them out")
     how = override({"type": sampler}, options)
     settings = {"sampler": how, "steps": steps, "spacing": spacing, "guidance": guidance}
     dali = Dali.load(model_folder(run), seed=seed, **settings)
@@ -107,13 +110,17 @@ def command(
     every = -(-steps_back // _ANIMATED) if gif is not None else steps_back
     animation = _paint(batch, n, batch_size, steps_back, every)
     save_png(grid(animation[-1], columns), out)
-    click.echo(f"{n} pictures in {out}")
+    click.echo(f"{_counted(n, 'picture')} in {out}")
     if nearest is not None and train is not None:
         save_png(grid(beside(to_unit(animation[-1]), train), together=2), nearest)
-        click.echo(f"{n} pictures beside the nearest training pictures in {nearest}")
+        click.echo(f"{_counted(n, 'picture')} beside the nearest training pictures in {nearest}")
     if gif is not None:
         save_gif([grid(frame, columns) for frame in animation], gif)
-        click.echo(f"{len(animation)} frames in {gif}")
+        click.echo(f"{_counted(len(animation), 'frame')} in {gif}")
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n > 1 else ''}"
 
 
 def _batch(
@@ -131,6 +138,8 @@ def _batch(
     picture = _picture(image, dali)
     if mask is not None:
         white = read_picture(mask, 1)[0] > 127
+        if bool(white.all()):
+            click.echo(f"{mask} is white everywhere: nothing of {image} is kept", err=True)
         return lambda first, count: dali.inpaint(picture, white, count, classes(first, count), first=first)
     if other is not None:
         end, shares = _picture(other, dali), torch.linspace(0, 1, n)

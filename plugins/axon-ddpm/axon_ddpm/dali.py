@@ -22,6 +22,7 @@ from axon_ddpm.samplers import SAMPLERS, Frame, Noise, Predict
 
 __all__ = ["Dali", "PictureNoise", "filling", "predictor"]
 
+_ROUNDING = 1e-4  # how far beyond [−1, 1] a picture may be that was computed
 _ALWAYS = "this model was trained with the class of every picture and knows none without"
 
 
@@ -170,7 +171,11 @@ class Dali:
         return c.channels, c.size, c.size
 
     def sample(self, n: int, classes: int | Sequence[int] | None = None, *, first: int = 0) -> Generator[Frame]:
-        """Paint n new pictures, of given classes where the model knows any."""
+        """Paint n new pictures, of given classes where the model knows any.
+
+        Raises:
+            UsageError: n is less than 1, or the classes do not fit the model.
+        """
         noise = self._noise(n, first)
         return self._run(self._process, noise(), noise, classes)
 
@@ -186,7 +191,11 @@ class Dali:
         """Paint n pictures from a noised one (arXiv 2108.01073): of all steps the last share `strength`.
 
         It is the sampler's steps that are counted: half of those of `ddpm` and `ddim` reach half of the chain, but the
-        last quarter of `dpm_solver`'s, which have equal strides of log SNR, no more than a thirtieth of a cosine chain.
+        last quarter of `dpm_solver`'s, whose strides of log SNR are nearly equal, a thirtieth of a cosine chain.
+
+        Raises:
+            UsageError: n is less than 1, the picture has another size than the model's or is not over [−1, 1],
+                `strength` is not above 0 and at most 1, or the classes do not fit the model.
         """
         noise, process = self._noise(n, first), self._partial(strength)
         x = self._diffused(process, self._fitting(picture).expand(n, *self.shape), noise())
@@ -204,15 +213,13 @@ class Dali:
         """Paint n times what the mask marks, and leave the rest of the picture as it is.
 
         Raises:
-            UsageError: picture or mask have another size than the model's pictures.
+            UsageError: n is less than 1, picture or mask have another size than the model's pictures, the picture is
+                not over [−1, 1], the mask holds more than True and False or marks nothing, or the classes do not fit
+                the model.
         """
-        picture, noise = self._fitting(picture), self._noise(n, first)
-        if tuple(mask.shape) != self.shape[1:]:
-            raise UsageError(
-                f"the mask must have the picture's size, {self.shape[1]}×{self.shape[2]}, got "
-                f"{'×'.join(map(str, mask.shape))}"
-            )
-        return self._run(self._process, noise(), noise, classes, (picture, mask.to(picture.device)))
+        known = self._fitting(picture), self._marked(mask)
+        noise = self._noise(n, first)
+        return self._run(self._process, noise(), noise, classes, known)
 
     def interpolate(
         self,
@@ -225,7 +232,15 @@ class Dali:
         """Paint a picture for each share of `other`: the two are mixed, both diffused by one noise.
 
         Source: arXiv 2006.11239, Section 4.4. All share their random numbers too, so that only the mixture differs.
+
+        Raises:
+            UsageError: a picture has another size than the model's or is not over [−1, 1], there is no share, or one
+                not from 0 to 1, `strength` is not above 0 and at most 1, or the classes do not fit the model.
         """
+        if wrong := [share for share in shares if not 0 <= share <= 1]:
+            raise UsageError(f"the shares of the other picture must be from 0 to 1, got {wrong[0]:g}")
+        if not shares:
+            raise UsageError("there must be at least one share of the other picture, got none")
         process, single, n = self._partial(strength), self._noise(1, 0), len(shares)
         share = torch.tensor(shares, device=self._device)[:, None, None, None]
         mixed = (1 - share) * self._fitting(one) + share * self._fitting(other)
@@ -268,7 +283,29 @@ class Dali:
                 f"the picture must have the model's shape (channels, height, width) {self.shape}, got "
                 f"{tuple(picture.shape)}; resize it first"
             )
+        if not picture.is_floating_point() or not bool((picture.abs() <= 1 + _ROUNDING).all()):
+            low, high = picture.min().item(), picture.max().item()  # both NaN where any value is
+            raise UsageError(
+                f"the picture must be floating-point numbers from −1 to 1, got {picture.dtype} from {low:g} to "
+                f"{high:g}; axon_ddpm.pictures.to_unit makes them of bytes"
+            )
         return picture.to(self._device)
+
+    def _marked(self, mask: Tensor) -> Bool[Tensor, "h w"]:
+        """Return where the mask is True or 1."""
+        if tuple(mask.shape) != self.shape[1:]:
+            raise UsageError(
+                f"the mask must have the picture's size, {self.shape[1]}×{self.shape[2]}, got "
+                f"{'×'.join(map(str, mask.shape))}"
+            )
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            wrong = mask[(mask != 0) & (mask != 1)][0].item()
+            raise UsageError(f"the mask must be True or False everywhere, got {wrong:g}; compare it with a threshold")
+        if not bool(mask.any()):
+            raise UsageError(
+                "the mask marks nothing to paint anew: it is False, or black, everywhere; mark what shall change"
+            )
+        return mask.bool().to(self._device)
 
     @property
     def _always_classed(self) -> bool:

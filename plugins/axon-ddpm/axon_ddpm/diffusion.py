@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
 
 
 class Diffusion:
-    """A chain of noise, and how to read in it what a model says.
+    """A chain of noise, and how to read in it what a model says (arXiv 2006.11239, Sections 2 and 3).
 
     Attributes:
         config: its settings.

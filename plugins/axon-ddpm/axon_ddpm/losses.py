@@ -85,7 +85,10 @@ def bound_term(
 
 
 def prior_term(process: Process, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """Return KL(q(x_T | x_0) ‖ N(0, 1)), the bound's term without a model, in bits per dimension."""
+    """Return KL(q(x_T | x_0) ‖ N(0, 1)), the bound's term without a model, in bits per dimension.
+
+    It is L_T of arXiv 2006.11239, Eq. 5.
+    """
     last = process.alphas_bar[-1].item()
     log_variance = torch.full_like(x0, math.log1p(-last))
     nats = normal_kl(math.sqrt(last) * x0, log_variance, torch.zeros_like(x0), torch.zeros_like(x0))

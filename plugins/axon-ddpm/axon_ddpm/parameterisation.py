@@ -2,6 +2,7 @@
 
 Every parameterisation is a mixture of picture and noise, output = p(t) x_0 + q(t) ε. With x_t = a x_0 + s ε, a = √ᾱ and
 s = √(1 − ᾱ), the two equations give x_0 and ε back, and with them everything that training and sampling need.
+Source: arXiv 2006.11239, Section 3.2; of the velocity arXiv 2202.00512.
 """
 
 from __future__ import annotations

@@ -151,9 +151,22 @@ class DDPMTrainer(Trainer):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
-        """Build the trainer from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`."""
+        """Build the trainer from a recipe's tables `model`, `data` and `trainer`; see `Trainer.from_recipe`.
+
+        Raises:
+            CheckpointError: `saved` holds no diffusion.
+            UsageError: the diffusion of `saved` has another schedule or parameterisation than the recipe's.
+        """
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
+        if saved is not None:
+            trained = Diffusion.load(saved).config
+            for name in ("schedule", "parameterisation"):
+                if (before := getattr(trained, name)) != (now := getattr(config.diffusion, name)):
+                    raise UsageError(
+                        f"a trained model keeps its diffusion: trainer.diffusion.{name} was {before!r} and is now "
+                        f"{now!r}; leave it as it was, or start a new run"
+                    )
         with at("data"):
             data = PictureData.load(validate(PictureConfig, recipe.data))
         doubled = config.diffusion.variance in ("learned_range", "learned")

@@ -33,6 +33,7 @@ def test_a_grid_and_an_animation(sample, tmp_path):
     assert code == 0 and "5 pictures in a.png" in said and "4 frames in way.gif" in said
     first = read_picture(tmp_path / "a.png")
     assert first.shape == (3, 2 * 49 - 1, 3 * 49 - 1)
+    assert "1 picture in grid.png" in sample("--n", 1)[1]
     with Image.open("way.gif") as animation:
         assert animation.n_frames == 4
     sample("--n", 5, "--class", 1, "--guidance", 2, "--batch-size", 2, "--out", "b.png")
@@ -41,7 +42,8 @@ def test_a_grid_and_an_animation(sample, tmp_path):
     assert (read_picture(tmp_path / "c.png").int() - first.int()).abs().max() > 5
 
 
-@pytest.mark.parametrize("sampler", [["ddpm"], ["ddim", "--set", "eta=1"], ["dpm_solver", "--spacing", "linspace"]])
+@pytest.mark.parametrize("sampler", [["ddpm"], ["ddim", "--set", "eta=1"], ["dpm_solver", "--spacing", "linspace"],
+    ["dpm_solver", "--set", "order=2", "--spacing", "middle"]])  # fmt: skip
 def test_samplers(sample, sampler):
     code, said = sample("--n", 2, "--sampler", *sampler)
     assert code == 0 and "2 pictures in grid.png" in said
@@ -57,6 +59,10 @@ def test_variations_masks_and_ways_between(sample, tmp_path):
     assert sample("--image", "one.png", "--to", "two.png", "--n", 5, "--batch-size", 2, "--columns", 5)[0] == 0
     assert sample("--image", "one.png", "--mask", "mask.png", "--n", 1, "--class", 0)[0] == 0
     assert (read_picture(tmp_path / "grid.png")[:, :, :24] == 40).all()
+    save_png(torch.full((1, 8, 8), 255, dtype=torch.uint8), tmp_path / "white.png")
+    code, said = sample("--image", "one.png", "--mask", "white.png", "--n", 1)
+    assert code == 0 and "white.png is white everywhere: nothing of one.png is kept" in said
+    assert "white everywhere" not in sample("--image", "one.png", "--mask", "mask.png", "--n", 1)[1]
 
 
 def test_pictures_beside_the_nearest_training_pictures(sample, run, tmp_path):
@@ -76,6 +82,7 @@ def test_pictures_beside_the_nearest_training_pictures(sample, run, tmp_path):
 def test_wrong_requests(sample, tmp_path):
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "one.png")
     save_png(torch.zeros(1, 4, 8, dtype=torch.uint8), tmp_path / "mask.png")
+    save_png(torch.zeros(1, 8, 8, dtype=torch.uint8), tmp_path / "black.png")
     for arguments, message in (
         (("--sampler", "dmd"), "no sampler 'dmd' is installed"),
         (("--steps", 11), "between 1 and 10, the length of the chain, got 11"),
@@ -83,7 +90,10 @@ def test_wrong_requests(sample, tmp_path):
         (("--mask", "mask.png"), "need --image"),
         (("--image", "one.png", "--mask", "mask.png"), "the mask must have the picture's size, 8×8, got 4×8"),
         (("--image", "one.png", "--mask", "mask.png", "--to", "one.png"), "--mask goes without"),
+        (("--image", "one.png", "--mask", "black.png"), "the mask marks nothing to paint anew"),
+        (("--guidance", 0, "--class", 2), "--guidance 0 ignores the class, so --class 2 would do nothing"),
         (("--set", "eta"), "--set takes"),
+        (("--sampler", "dpm_solver", "--set", "order=4"), "order: must be 2 or 3, got 4"),
         (("--image", "one.png", "--strength", "nan"), "strength must be above 0 and at most 1, got nan"),
         (("--image", "one.png", "--strength", "inf"), "strength must be above 0 and at most 1, got inf"),
         (("--set", "eta=3"), "eta: must be less than or equal to 1"),
@@ -107,6 +117,25 @@ def test_evaluate(run, capsys):
     assert main(["evaluate", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["bits_per_dim"] > 0
+
+
+def test_evaluate_with_other_settings(run, capsys):
+    def measured(*overrides):
+        code = main(["evaluate", str(run), "--json", *(word for text in overrides for word in ("--set", text))])
+        found = capsys.readouterr()
+        return json.loads(found.out) if code == 0 else found.err
+
+    plain, compared = measured(), measured("trainer.compared=2", "trainer.sampling.steps=2")
+    assert not any("frechet" in name or "nearest" in name for name in plain)  # the run compares no samples
+    assert compared["bits_per_dim"] == plain["bits_per_dim"] and compared["nearest_training"] > 0
+    assert measured("trainer.bound_steps=9")["bits_per_dim"] != plain["bits_per_dim"]
+    for override, message in (
+        ("trainer.diffusion.parameterisation=v", "parameterisation was 'epsilon' and is now 'v'; leave it as it was"),
+        ("trainer.diffusion.schedule.steps=11", "a trained model keeps its diffusion: trainer.diffusion.schedule was"),
+        ("trainer.sampling.steps=11", "between 1 and 10, the length of the chain, got 11"),
+        ("trainer.samples=3", "unknown field 'samples'"),
+    ):
+        assert message in measured(override)
 
 
 def test_spacing_and_device_reach_the_sampler(sample, monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from axon_ddpm import SAMPLERS, Dali, Diffusion, Prediction, UNet, spaced
 from axon_ddpm.dali import filling, predictor
 from axon_ddpm.parameterisation import log_variance
 
-WAYS = ["ddpm", "ddim", {"type": "ddim", "eta": 0.7}, "dpm_solver"]
+WAYS = ["ddpm", "ddim", {"type": "ddim", "eta": 0.7}, "dpm_solver", {"type": "dpm_solver", "order": 2}]
 
 
 def last(frames):
@@ -175,6 +175,34 @@ def test_wrong_requests(dali, run, tmp_path):
     with pytest.raises(UsageError, match="the sampler ddpm cannot do 5"):
         Dali(model, learned, Dali.Config(steps=5, sampler="ddpm"))
     assert last(Dali(model, learned, Dali.Config(sampler="ddpm", steps=100)).sample(1)).isfinite().all()
+
+
+def test_pictures_masks_and_shares_that_are_none(dali):
+    picture, mask = torch.zeros(3, 8, 8), torch.zeros(8, 8)
+    mask[2:4] = 1
+    worse = picture.clone()
+    worse[1, 2, 3] = float("nan")
+    ways = (
+        lambda x: dali().vary(x, 1),
+        lambda x: dali().inpaint(x, mask, 1),
+        lambda x: dali().interpolate(x, picture, [0.5]),
+        lambda x: dali().interpolate(picture, x, [0.5]),
+    )
+    for way in ways:
+        for x, said in ((worse, "float32 from nan to nan"), (picture + 127, "float32 from 127 to 127"),
+                        (picture.to(torch.uint8), "uint8 from 0 to 0"), (picture - torch.inf, "-inf")):  # fmt: skip
+            with pytest.raises(UsageError, match=f"floating-point numbers from −1 to 1, got .*{said}"):
+                way(x)
+        way(picture + 1.00001)  # rounding
+    for value in (0.5, 255.0, float("nan"), -1.0):
+        with pytest.raises(UsageError, match=f"the mask must be True or False everywhere, got {value:g}; compare"):
+            dali().inpaint(picture, torch.where(mask == 1, value, 0.0), 1)
+    with pytest.raises(UsageError, match="the mask marks nothing to paint anew"):
+        dali().inpaint(picture, mask * 0, 1)
+    assert torch.equal(last(dali().inpaint(picture, mask, 2)), last(dali().inpaint(picture, mask.bool(), 2)))
+    for shares, said in (([0.5, 1.5], "from 0 to 1, got 1.5"), ([float("nan")], "got nan"), ([], "at least one share")):
+        with pytest.raises(UsageError, match=said):
+            dali().interpolate(picture, picture, shares)
 
 
 def test_a_damaged_export(run, tmp_path):

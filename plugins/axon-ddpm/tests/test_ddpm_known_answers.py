@@ -85,6 +85,17 @@ def test_spacings():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+def test_strides_of_log_snr_are_shorter_in_the_middle(schedule):
+    q = process(schedule)
+    levels = q.snr[spaced(9, q, "middle")].log().sub(2).div(10).atan()
+    ends = [q.snr[0].log().item(), max(math.log(4e-5), q.snr[-1].log().item())]
+    wanted = torch.linspace(*(math.atan((end - 2) / 10) for end in ends), 9, dtype=torch.float64)
+    torch.testing.assert_close(levels, wanted, rtol=0, atol=0.03)  # a stride is 0.17
+    strides = -q.snr[spaced(9, q, "middle")].log().diff()
+    assert strides[4] < 0.8 * min(strides[0], strides[-1])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_equal_strides_of_log_snr(schedule):
     q = process(schedule)
     levels, end = q.snr[spaced(10, q, "log_snr")].log(), max(math.log(4e-5), q.snr[-1].log().item())

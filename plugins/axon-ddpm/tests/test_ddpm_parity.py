@@ -225,14 +225,17 @@ def test_ddim(diffusers, noise, schedule, parameterisation, eta, spacing):
 
 @EACH
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("steps", [3, 20])
+@pytest.mark.parametrize(("order", "steps"), [(2, 3), (2, 20), (3, 3), (3, 8), (3, 20)])
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, of numpy
-def test_dpm_solver(diffusers, noise, schedule, parameterisation, spacing, steps):
-    scheduler = diffusers.DPMSolverMultistepScheduler(**options(schedule, parameterisation, timestep_spacing=spacing))
+def test_dpm_solver(diffusers, noise, schedule, parameterisation, spacing, order, steps):
+    # with "lower_order_final" the last step but one of fewer than 15 would be of second order
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **options(schedule, parameterisation, timestep_spacing=spacing, solver_order=order, lower_order_final=False)
+    )
     exact(scheduler, schedule).set_timesteps(steps)
     bars = scheduler.alphas_cumprod[scheduler.timesteps]
     torch.testing.assert_close(scheduler.sigmas[:-1], ((1 - bars) / bars).sqrt().float(), rtol=1e-6, atol=0)
     scheduler.sigmas = torch.cat((((1 - bars) / bars).sqrt(), torch.zeros(1)))
-    found = ours("dpm_solver", schedule, parameterisation, scheduler.timesteps.tolist(), clip=False, start=START,
-                 noise=noise)  # fmt: skip
+    found = ours({"type": "dpm_solver", "order": order}, schedule, parameterisation, scheduler.timesteps.tolist(),
+                 clip=False, start=START, noise=noise)  # fmt: skip
     same(found, theirs(scheduler, schedule, start=START))
