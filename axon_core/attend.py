@@ -23,6 +23,8 @@ def attend(
 ) -> Float[Tensor, "b n h e"]:
     """Return softmax(q kᵀ · scale + bias) v over the keys that are visible in `scope`.
 
+    Source: arXiv 1706.03762, Section 3.2.1.
+
     Query head i reads key/value head i // (h / k). The keys are the last m of the scope's keys, so that a cache with
     a window may hand over fewer. `scale` defaults to d^−½. `narrow` hides further keys from a query, and must leave
     it itself; `bias` is added to the scores (b h n m). The softmax is computed in float32 at least.

@@ -144,6 +144,8 @@ def attend_few(
 ) -> Float[Tensor, "b h n e"]:
     """Return softmax(q kᵀ · scale + mask) v for few queries, as `scaled_dot_product_attention` does.
 
+    Source: arXiv 1706.03762, Section 3.2.1.
+
     Written out, it is compiled into loops that read keys and values where they are, in the dtype they have.
     """
     dtype, wide = q.dtype, torch.promote_types(q.dtype, torch.float32)

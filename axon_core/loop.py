@@ -78,6 +78,7 @@ def fit(
         UsageError: `out` is not empty and not to be resumed.
         CheckpointError: the checkpoint is damaged or does not fit, or the folder cannot be written to.
         TrainingError: the loss is no longer finite.
+        ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
         Interrupted: by Ctrl-C or a request to terminate; all is saved.
     """
     for model in trainer.models.values():
@@ -153,6 +154,9 @@ class Fit:
         """Do the steps that are left until `end`; see `fit`.
 
         Raises:
+            CheckpointError: the run folder cannot be written to.
+            TrainingError: the loss is no longer finite.
+            ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
             Interrupted: by Ctrl-C or a request to terminate; all is saved.
         """
         config, state = self._config, self.state

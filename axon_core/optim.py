@@ -194,8 +194,9 @@ def orthogonalise(
 ) -> Float[Tensor, "b r c"]:
     """Return U Vᵀ, nearly, of each matrix U S Vᵀ: the singular values become about 1.
 
-    Newton–Schulz: X ← X / ‖X‖, then for each (a, b, c): X ← a X + (b A + c A²) X with A = X Xᵀ. It is
-    fast for r ≤ c. Computed in `dtype`, by default bfloat16, and returned in that of `matrices`.
+    Newton–Schulz: X ← X / ‖X‖, then for each (a, b, c): X ← a X + (b A + c A²) X with A = X Xᵀ. The coefficients are
+    Keller Jordan's ("Muon", 2024) or those of Polar Express (arXiv 2505.16932, Algorithm 1). It is fast for r ≤ c.
+    Computed in `dtype`, by default bfloat16, and returned in that of `matrices`.
     """
     x = matrices.to(dtype or _DTYPE)
     x = x * (1 / (matrices.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).to(x.dtype)

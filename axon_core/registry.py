@@ -162,7 +162,12 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return tuple(entry for found in self._entries().values() for entry in found)
 
     def config(self, spec: Spec | str | type | Mapping[str, Any], **given: Any) -> Config:
-        """Return the validated config `build` would use, without building; parts among `given` are passed over."""
+        """Return the validated config `build` would use, without building; parts among `given` are passed over.
+
+        Raises:
+            ConfigError: an option breaks a rule, or contradicts a keyword.
+            ContractError: the class knows nothing of a keyword.
+        """
         return self._prepare(spec, given)[1]
 
     def build(self, spec: Spec | str | type | Mapping[str, Any], **given: Any) -> T:
@@ -203,7 +208,11 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     @contextmanager
     def override(self, **classes: type[T]) -> Generator[None]:
-        """Within the block, offer `classes` under their keys, in place of what is installed."""
+        """Within the block, offer `classes` under their keys, in place of what is installed.
+
+        Raises `UsageError` where a key holds a colon, and `ContractError` where a class does not keep the interface's
+        contract.
+        """
         local = {key: (self._local_entry(key, cls), cls) for key, cls in classes.items()}
         before = {key: self._local.get(key) for key in classes}
         try:

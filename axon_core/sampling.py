@@ -94,6 +94,9 @@ def choose(
 
     Rows do not affect each other. `uniform`, in [0, 1), is needed unless the temperature is 0; `seen` tells the tokens
     that a repetition penalty is for, and is needed where there is one.
+
+    Raises:
+        ValueError: one of the two is needed and missing.
     """
     logits = logits.float()
     if sampling.repetition_penalty != 1:

@@ -4,25 +4,29 @@ import ast
 import inspect
 import re
 import sys
-import textwrap
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Literal
 
 import pytest
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from axon_core.discovery import discover
-from axon_core.errors import AxonError, ConfigError, UsageError
+from axon_core.errors import AxonError, ConfigError, DataError, UsageError
 from axon_core.paper import cards
 from axon_core.registry import registry_of
 from axon_core.scaffold import placeholders
+from axon_core.testing.kit import Broken, _suites
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "_ext"))
 
 from axon_docs import names, papers
+from axon_docs.documented import Documented, classes, functions
+from axon_docs.raised import raised
 
 PACKAGES = names.packages()
 # A part of these is a convention or a task; its paper, where there is one, stands with what uses it.
@@ -31,52 +35,81 @@ SOURCE = re.compile(
     r"(?P<arxiv>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}),? "
     r"\(?(Sections?|Appendix|Algorithm|Eq\.|Table|Figure|section) ?\W?\w"
 )
-SPECIAL = ("__init__", "__call__", "__post_init__")
+KEPT = {
+    # What a block of `axon_core.storage.writing` raises leaves it as a CheckpointError.
+    "axon_core.storage.check_output": {IsADirectoryError},
+    "axon_core.storage.whole_file": {IsADirectoryError},
+}
+"""Errors that a function raises and that never reach who calls it."""
+CHECKS = {check.run for suite in _suites() for check in suite.checks}
+"""How a check of the conformance kit says that its rule, which is its docstring, is broken: by raising `Broken`."""
+REAL = re.compile(r"\b(Float|Real|Inexact|Num)\[")
+SHAPED = re.compile(r"\b(Float|Real|Inexact|Num|Int|Integer|UInt8|Bool|Shaped)\[")
+OF_NO_PAPER = {
+    "linear maps, and where rows of them lie": {
+        "axon_core.Linear.forward",
+        "axon_core.QKV.forward",
+        "axon_core.QKV.key_value",
+        "axon_core.QKV.query",
+        "axon_core.StackedLinear.forward",
+        "axon_core.compiling.multiply_row",
+        "axon_core.linear.linear",
+        "axon_roformer.half_to_interleaved",
+        "axon_roformer.interleaved_to_half",
+        "axon_xllama.checkpoints.layout.relayout",
+    },
+    "definitions of probability, and formulas of any textbook": {
+        "axon_core.compiling.scores",
+        "axon_core.likelihood.token_entropies",
+        "axon_core.likelihood.token_logprobs",
+        "axon_core.sampling.choose",
+        "axon_core.sampling.keep_top_k",
+        "axon_ddpm.losses.normal_kl",
+        "axon_instructgpt.comparisons.noisy_ranking",
+        "axon_instructgpt.frontier.win_rate",
+        "axon_ppo.whiten",
+    },
+    "calls of what cites it": {"axon_core.Scope.rotate"},
+    "Axon's own": {
+        "axon_core.quantization.Int8Linear.forward",
+        "axon_core.quantization.to_int8",
+        "axon_ddpm.classifier.Classifier.classify",
+        "axon_ddpm.classifier.Classifier.features",
+        "axon_ddpm.classifier.Classifier.forward",
+    },
+    "of a note that is on no arXiv, and named": {"axon_ppo.k1", "axon_ppo.k2", "axon_ppo.k3"},
+    "of a paper that is cited as a whole": {"axon_ddpm.classifier.turned"},
+    "handling of pictures": {
+        "axon_ddpm.pictures.to_bytes",
+        "axon_ddpm.quality.beside",
+        "axon_ddpm.quality.nearest",
+    },
+}
+"""What computes tensors from tensors and cites no paper, by the reason."""
 
 
-def functions(path: str, value: Any) -> Iterator[tuple[str, FunctionType, str]]:
-    """A public function, or the public methods of a public class: path, function, and what documents it."""
-    value = inspect.unwrap(value)
-    if inspect.isfunction(value):
-        yield path, value, inspect.getdoc(value) or ""
-    for name, member in vars(value).items() if inspect.isclass(value) else ():
-        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-        if inspect.isclass(member) and member.__qualname__.startswith(f"{value.__qualname__}."):
-            yield from functions(f"{path}.{name}", member)
-        elif inspect.isfunction(function) and function.__module__ == value.__module__:
-            if name in SPECIAL:  # what making or calling an object raises may stand with its class
-                yield f"{path}.{name}", function, f"{inspect.getdoc(value)}\n{function.__doc__}"
-            elif not name.startswith("_"):
-                yield f"{path}.{name}", function, inspect.getdoc(getattr(value, name)) or ""
-
-
-def every(package: str) -> Iterator[tuple[str, FunctionType, str]]:
+def every(package: str) -> Iterator[Documented]:
     for found in (found for module in names.public(package).values() for found in module):
         yield from functions(found.path, found.value)
 
 
-def raised(function: FunctionType) -> set[type[AxonError]]:
-    """The errors that the function's own body raises by name."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except OSError:  # what a dataclass or a named tuple generates
-        return set()
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Raise) and node.exc is not None:
-            called = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-            error = function.__globals__.get(called.id) if isinstance(called, ast.Name) else None
-            if inspect.isclass(error) and issubclass(error, AxonError):
-                found.add(error)
-    return found
+def undocumented(path: str, value: Any) -> list[str]:
+    """The classes, functions, methods and properties without a docstring, their own or one that they inherit."""
+    bare = [place for place, cls in classes(path, value) if not inspect.getdoc(cls)]
+    return bare + [found.path for found in functions(path, value) if not found.doc]
 
 
-def unnamed(function: FunctionType, doc: str) -> list[str]:
+def unnamed(found: Documented) -> list[str]:
     """The errors that are raised and of which the docstring names neither the class nor one it is a kind of."""
-    kinds = {
-        e: [k.__name__ for k in e.__mro__ if issubclass(k, AxonError) and k is not AxonError] for e in raised(function)
-    }
-    return sorted(e.__name__ for e, names in kinds.items() if not re.search(rf"\b({'|'.join(names)})\b", doc))
+    kept = KEPT.get(found.path, set()) | ({Broken} if found.function in CHECKS else set())
+    return sorted(error.__name__ for error in raised(found.function, found.owner) - kept if not says(found.doc, error))
+
+
+def says(doc: str, error: type[BaseException]) -> bool:
+    """Whether a docstring names an error, or what it is a kind of; to say AxonError, or Exception, is too little."""
+    root = AxonError if issubclass(error, AxonError) else Exception
+    kinds = {error} | {kind for kind in error.__mro__ if issubclass(kind, root)} - {root}
+    return any(re.search(rf"\b{kind.__name__}\b", doc) for kind in kinds)
 
 
 def bare(annotation: ast.expr) -> bool:
@@ -94,8 +127,11 @@ def bare(annotation: ast.expr) -> bool:
 
 def shapeless(function: FunctionType) -> list[str]:
     """The parameters, and the result, that are tensors of no stated shape."""
-    texts = {k: v if isinstance(v, str) else inspect.formatannotation(v) for k, v in function.__annotations__.items()}
-    return [name for name, text in texts.items() if bare(ast.parse(text, mode="eval").body)]
+    return [name for name, text in annotations(function).items() if bare(ast.parse(text, mode="eval").body)]
+
+
+def annotations(function: FunctionType) -> dict[str, str]:
+    return {k: v if isinstance(v, str) else inspect.formatannotation(v) for k, v in function.__annotations__.items()}
 
 
 def source(doc: str) -> str | None:
@@ -104,16 +140,55 @@ def source(doc: str) -> str | None:
     return found["arxiv"] if found else None
 
 
+def computes(found: Documented) -> bool:
+    """Whether it makes tensors of tensors of real numbers, as mathematics does; an interface only says what is to."""
+    if getattr(found.function, "__isabstractmethod__", False) or getattr(found.owner, "_is_protocol", False):
+        return False
+    texts = annotations(found.function)
+    result = texts.pop("return", "")
+    return any(REAL.search(text) for text in texts.values()) and SHAPED.search(result) is not None
+
+
+def cites(found: Documented) -> bool:
+    """Whether its docstring, that of its class, or that of its module gives a place in a paper."""
+    module = sys.modules[found.function.__module__]
+    return any(source(doc or "") for doc in (found.doc, inspect.getdoc(found.owner), module.__doc__))
+
+
+def uncited(every: Iterable[Documented]) -> set[str]:
+    return {found.path for found in every if computes(found) and not cites(found)}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_classes_functions_methods_and_properties_have_docstrings(package):
+    public = [found for module in names.public(package).values() for found in module]
+    assert not [path for found in public for path in undocumented(found.path, found.value)]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_errors_that_a_function_raises_are_named_in_its_docstring(package):
-    found = {f"{path}: {error}" for path, function, doc in every(package) for error in unnamed(function, doc)}
-    assert not found
+    missing = {f"{found.path}: {error}" for found in every(package) for error in unnamed(found)}
+    assert not missing
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_functions_and_methods_of_tensors_state_their_shapes(package):
-    found = {f"{path}: {name}" for path, function, _ in every(package) for name in shapeless(function)}
-    assert not found
+    missing = {f"{found.path}: {name}" for found in every(package) for name in shapeless(found.function)}
+    assert not missing
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_mathematics_cites_the_place_in_the_paper_it_is_from(package):
+    others = "axon_core.testing."  # what it looks at is the mathematics of others
+    missing = {path for path in uncited(every(package)) if not path.startswith(others)}
+    known = {path for paths in OF_NO_PAPER.values() for path in paths if path.startswith(f"{package}.")}
+    assert missing == known
+
+
+def test_the_exemptions_are_needed():
+    found = {found.path: found for package in PACKAGES for found in every(package)}
+    assert KEPT.keys() <= found.keys()
+    assert all(errors <= raised(found[path].function, found[path].owner) for path, errors in KEPT.items())
 
 
 @pytest.mark.parametrize("card", papers.installed(Path(__file__).parents[1]), ids=lambda card: card.entry.key)
@@ -135,6 +210,21 @@ def test_every_installed_paper_is_looked_at():
     assert sum(1 for _ in every("axon_core")) > 300
 
 
+def _refuse(n: int) -> None:
+    if not n:
+        raise ValueError("nothing")
+    _refuse(n - 1)
+
+
+def _error(n: int) -> "DataError":
+    return DataError(f"{n}")
+
+
+class _Helper:
+    def __init__(self) -> None:
+        raise KeyError("helper")
+
+
 class Example:
     """An example. Raises `UsageError` where it is made of nothing."""
 
@@ -151,9 +241,48 @@ class Example:
         """Name a kind of error. Raises UsageError."""
         raise ConfigError([])
 
+    def too_general(self) -> None:
+        """Raise an AxonError or an Exception."""
+        _refuse(1)
+        raise UsageError("anything")
+
     def rereads(self, error: AxonError) -> None:
         """Raise what it is given."""
         raise error
+
+    def helped(self) -> None:
+        """Raise what helpers raise, and theirs."""
+        self._method()
+        _Helper()
+
+    def _method(self) -> None:
+        _refuse(self._property)
+
+    @property
+    def _property(self) -> int:
+        raise _error(1)
+
+    def catches(self) -> None:
+        """Catch what is raised, but for what is raised anew."""
+        try:
+            _refuse(0)
+        except (TypeError, ValueError):
+            pass
+        with suppress(ValueError):
+            _refuse(0)
+        try:
+            raise KeyError("again")
+        except LookupError:
+            raise
+
+    @contextmanager
+    def managed(self) -> Iterator[None]:
+        """Yield."""
+        yield
+        raise RuntimeError("after")
+
+    @classmethod
+    def silent(cls) -> None: ...
 
     def bare(self, x: Tensor, y: "Float[Tensor, 'b n']", z: dict[str, Tensor]) -> tuple[Tensor, int] | None:
         """Take and return tensors."""
@@ -162,16 +291,73 @@ class Example:
         """Take and return tensors."""
 
 
+class Mathematics(Example):
+    """Of no paper."""
+
+    class Config: ...
+
+    def quiet(self) -> None:
+        pass
+
+    def double(self, x: "Float[Tensor, 'b']") -> "Float[Tensor, 'b']":
+        """Return 2 x."""
+        return 2 * x
+
+    def cited(self, x: "Float[Tensor, 'b']") -> "Float[Tensor, 'b']":
+        """Return 2 x (arXiv 2305.13245, Eq. 2)."""
+        return 2 * x
+
+    @abstractmethod
+    def promised(self, x: "Float[Tensor, 'b']") -> "Float[Tensor, 'b']":
+        """Return a number."""
+
+    def written(self, x: "Float[Tensor, 'b']", to: Path) -> None:
+        """Write it."""
+
+    def chosen(self, n: "Int[Tensor, 'b']") -> "Float[Tensor, 'b']":
+        """Return numbers."""
+
+
+class Cited(Mathematics):
+    """Of a paper (arXiv 2305.13245, Section 2)."""
+
+    def double(self, x: "Float[Tensor, 'b']") -> "Float[Tensor, 'b']":
+        """Return 2 x."""
+        return 2 * x
+
+
 def test_the_rules_find_what_they_are_for():
-    found = {path: (unnamed(f, doc), shapeless(f)) for path, f, doc in functions("Example", Example)}
+    found = {found.path: (unnamed(found), shapeless(found.function)) for found in functions("Example", Example)}
     assert found == {
         "Example.__init__": ([], []),
         "Example.quiet": (["ConfigError"], []),
         "Example.general": ([], []),
+        "Example.too_general": (["UsageError", "ValueError"], []),
         "Example.rereads": ([], []),
+        "Example.helped": (["DataError", "KeyError", "ValueError"], []),
+        "Example.catches": (["KeyError"], []),
+        "Example.managed": (["RuntimeError"], []),
+        "Example.silent": ([], []),
         "Example.bare": ([], ["x", "return"]),
         "Example.stated": ([], []),
     }
     assert source("Source: arXiv 2305.13245,\n    Section 2.2.") == "2305.13245"
     assert source("as in (arXiv math.GT/0309136, Eq. 5)") == "math.GT/0309136"
     assert source("arXiv 2305.13245 says so. See Section 2.") is None
+
+
+def test_the_rules_find_what_has_no_docstring_and_what_cites_no_paper():
+    assert undocumented("Example", Example) == ["Example.silent"]
+    assert undocumented("Mathematics", Mathematics) == ["Mathematics.Config"]  # `quiet` inherits its docstring
+    assert uncited(functions("Mathematics", Mathematics)) == {"Mathematics.double"}
+    assert uncited(functions("Cited", Cited)) == set()
+
+
+def test_a_check_of_the_kit_may_raise_what_it_is_for():
+    run = next(iter(CHECKS))
+    assert Broken in raised(_broken) and unnamed(Documented("check", run, "", None)) == []
+    assert unnamed(Documented("helper", _broken, "", None)) == ["Broken"]
+
+
+def _broken() -> None:
+    raise Broken("this", "that")

@@ -16,7 +16,7 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
 
     Exits with 1 if any check fails.
     """
-    from axon_core.testing.kit import cases
+    from axon_core.testing.kit import cases, told
 
     distribution = _distribution(plugin)
     results = [(case, case.failure()) for case in cases(distribution)]
@@ -45,8 +45,8 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
             for part, (passed, failed) in parts.items()
         ]
         print_table(["part", "passed", "failed"], rows)
-        for failure in failures:
-            click.echo(f"\n{failure}")
+        for text in told(failures):
+            click.echo(f"\n{text}")
         for draft in _drafts(distribution):
             click.echo(f"\n{draft}")
         many = f"{len(parts)} part{'s' * (len(parts) != 1)}"

@@ -21,8 +21,9 @@ Layout = Literal["half", "interleaved"]
 class Rotation:
     """The rotation of one forward pass: tables for its positions, applied to queries and keys alike.
 
-    Feature pairs (x, y) become (x cos θ − y sin θ, y cos θ + x sin θ). Both tables hold one entry per feature, the
-    sine with the sign its feature needs, so that a rotation is `x · cos + swap(x) · sin`.
+    Feature pairs (x, y) become (x cos θ − y sin θ, y cos θ + x sin θ) (arXiv 2104.09864, Section 3.2.2). Both tables
+    hold one entry per feature, the sine with the sign its feature needs, so that a rotation is
+    `x · cos + swap(x) · sin`.
     """
 
     cos: Float[Tensor, "b n r"]

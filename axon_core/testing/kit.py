@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from axon_core.discovery import Entry
 from axon_core.errors import AxonError, ContractError, UsageError
 from axon_core.registry import registry_of
 
-__all__ = ["Broken", "Case", "Check", "Failure", "Part", "Suite", "cases", "cases_of", "expect", "same"]
+__all__ = ["Broken", "Case", "Check", "Failure", "Part", "Suite", "cases", "cases_of", "expect", "same", "told"]
 
 
 class Broken(Exception):
@@ -144,6 +144,28 @@ def cases_of(cls: type[Any], options: Mapping[str, Any] | None = None, name: str
         shown = ",".join(f"{key}={value}" for key, value in variant.items() if not isinstance(value, Mapping))
         title = f"{name or cls.__qualname__}[{shown}]" if shown else name or cls.__qualname__
         yield from (Case(Part(title, cls, variant), check) for check in suite.checks)
+
+
+def told(failures: Iterable[Failure]) -> list[str]:
+    """Return a text for each rule that is broken: the first failure, then a line for each other part that breaks it.
+
+    One mistake often breaks a rule in every variant of a class, and in those that inherit from it.
+
+    >>> check = Check("causal", "No token sees later ones.", "a mask left out", lambda part: None)
+    >>> print(*told(Failure(Case(Part(name, object), check), "9 tokens", "0.3, not 0.1") for name in ("mine", "yours")))
+    mine breaks the rule 'causal': No token sees later ones.
+      input: 9 tokens
+      found: 0.3, not 0.1
+      usual cause: a mask left out
+      also: yours; 9 tokens; 0.3, not 0.1
+    """
+    by_rule: dict[str, list[Failure]] = {}
+    for failure in failures:
+        by_rule.setdefault(f"{failure.case.check.name}: {failure.case.check.rule}", []).append(failure)
+    return [
+        "\n  also: ".join((str(first), *(f"{other.case.part.name}; {other.on}; {other.found}" for other in others)))
+        for first, *others in by_rule.values()
+    ]
 
 
 def same(got: Shaped[Tensor, ...], want: Shaped[Tensor, ...], on: str, *, tolerance: float = 2e-5) -> None:

@@ -37,7 +37,10 @@ class PlainRotary(RotaryEmbedding):
 
 
 def config_of(part: Part, **sizes: Any) -> Config:
-    """Return the part's config: its options, on top of small `sizes` for the fields it has."""
+    """Return the part's config: its options, on top of small `sizes` for the fields it has.
+
+    Raises `Broken` where they break a rule of the config's.
+    """
     values = {**{k: v for k, v in sizes.items() if k in part.cls.Config.model_fields}, **part.options}
     try:
         return validate(part.cls.Config, values)
@@ -90,7 +93,7 @@ def ragged(side: str) -> Bool[Tensor, "b n"]:
 
 
 def config_round_trip(config: Config) -> None:
-    """Check that a config written as JSON and read again is the same."""
+    """Raise `Broken` unless a config written as JSON and read again is the same."""
     text = json.dumps(config.model_dump(mode="json"))
     again = type(config).model_validate(json.loads(text))
     if again != config:
@@ -111,13 +114,16 @@ def doubled(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def described(config: type[Config]) -> None:
-    """Check that every field of a config carries a description."""
+    """Raise `Broken` unless every field of a config carries a description."""
     if missing := [name for name, field in config.model_fields.items() if not field.description]:
         raise Broken(f"the fields of {config.__qualname__}", f"no description of {', '.join(missing)}")
 
 
 def state_round_trip(make: Callable[[int], nn.Module], run: Callable[[Any], Tensor]) -> None:
-    """Check that a fresh module gives the same results, bit for bit, after `load_state_dict`; `make` takes a seed."""
+    """Raise `Broken` unless a fresh module gives the same results, bit for bit, after `load_state_dict`.
+
+    `make` takes a seed.
+    """
     first, second = make(0), make(1)
     second.load_state_dict(first.state_dict())
     with torch.no_grad():
@@ -128,7 +134,7 @@ def state_round_trip(make: Callable[[int], nn.Module], run: Callable[[Any], Tens
 def gradients(
     module: nn.Module, run: Callable[[], Float[Tensor, ...]], on: str, inputs: Mapping[str, Float[Tensor, ...]]
 ) -> None:
-    """Check the gradient of a random weighting of what `run` returns.
+    """Raise `Broken` unless the gradient of a random weighting of what `run` returns is as it should be.
 
     It is finite and other than zero for every parameter; and for all parameters together, and each of the named
     `inputs`, it agrees with finite differences, which a detached path does not.
@@ -176,7 +182,7 @@ def _directions(total: Callable[[], Float[Tensor, ""]], leaves: Sequence[Tensor]
 
 
 def apart(first: nn.Module, second: nn.Module) -> None:
-    """Check that two instances share no parameter, no buffer and no other tensor that they or their classes keep."""
+    """Raise `Broken` if two instances share a parameter, a buffer or another tensor that they or their classes keep."""
     theirs = {t.untyped_storage().data_ptr() for _, t in _tensors(first) if t.numel()}
     for name, tensor in _tensors(second):
         if tensor.numel() and tensor.untyped_storage().data_ptr() in theirs:
@@ -184,7 +190,7 @@ def apart(first: nn.Module, second: nn.Module) -> None:
 
 
 def unchanged(run: Callable[[], object], on: str, inputs: Mapping[str, Tensor]) -> None:
-    """Check that `run` writes into none of the tensors it is given, which are named in `inputs`."""
+    """Raise `Broken` if `run` writes into one of the tensors it is given, which are named in `inputs`."""
     before = {name: tensor.clone() for name, tensor in inputs.items()}
     with torch.no_grad():
         run()
@@ -193,7 +199,7 @@ def unchanged(run: Callable[[], object], on: str, inputs: Mapping[str, Tensor]) 
 
 
 def runs_in(dtype: torch.dtype, module: nn.Module, x: Float[Tensor, ...], run: Callable[[Any, Tensor], Tensor]) -> None:
-    """Check that the module, converted to `dtype`, gives that dtype, and nearly the numbers of float32."""
+    """Raise `Broken` unless the module, converted to `dtype`, gives that dtype, and nearly the numbers of float32."""
     with torch.no_grad():
         want = run(module, x)
         got = run(module.to(dtype), x.to(dtype))

@@ -1,6 +1,7 @@
 """Preference losses, in a registry of their own: pure functions of how much more the policy prefers the chosen text.
 
-Everywhere Δ = log π(y_w)/π_ref(y_w) − log π(y_l)/π_ref(y_l), where y_w is the chosen text and y_l the rejected one.
+Everywhere Δ = log π(y_w)/π_ref(y_w) − log π(y_l)/π_ref(y_l), as in arXiv 2305.18290, Eq. 7: y_w is the chosen text and
+y_l the rejected one.
 """
 
 from __future__ import annotations

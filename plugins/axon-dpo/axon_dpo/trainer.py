@@ -120,7 +120,11 @@ class DPOTrainer(Trainer):
         return {**self.data.train.rows(picks.tolist()), "number": picks}
 
     def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
-        """Add the reference's log-probabilities `(b 2)`, which the first step computes for all comparisons."""
+        """Add the reference's log-probabilities `(b 2)`, which the first step computes for all comparisons.
+
+        Raises:
+            TrainingError: the reference gives a text no probability.
+        """
         return self._with_reference(batch, "train")
 
     def minibatches(self, data: dict[str, Tensor], key: Key) -> Iterable[dict[str, Tensor]]:
@@ -137,7 +141,11 @@ class DPOTrainer(Trainer):
         return {name: values.sum() for name, values in self._terms(data).items()}
 
     def evaluate(self) -> dict[str, float]:
-        """Return means of the loss and the metrics over all held-out comparisons."""
+        """Return means of the loss and the metrics over all held-out comparisons.
+
+        Raises:
+            TrainingError: the reference gives a text no probability.
+        """
         pairs, totals = self.data.held_out, dict.fromkeys(_NAMES, 0.0)
         for picks in torch.arange(len(pairs)).split(self._rows):
             batch = {**pairs.rows(picks.tolist()), "number": picks}

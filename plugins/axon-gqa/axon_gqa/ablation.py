@@ -41,7 +41,7 @@ class Tiny(nn.Module):
 
 
 def first_head(rows: Float[Tensor, "rows ..."], n_heads: int, n_kv_heads: int) -> Float[Tensor, "pooled ..."]:
-    """Keep the first head of each group (Figure 4, 'First')."""
+    """Keep the first head of each group (arXiv 2305.13245, Figure 4, 'First')."""
     return rows.unflatten(0, (n_kv_heads, n_heads // n_kv_heads, -1))[:, 0].flatten(0, 1)
 
 

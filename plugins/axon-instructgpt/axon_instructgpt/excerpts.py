@@ -46,7 +46,7 @@ class Excerpts(Stage):
     config: Config
 
     def run(self, out: Path) -> None:
-        """Cut and write them."""
+        """Cut and write them. Raises `DataError` where the text has too few."""
         c = self.config
         text = read_text(c.path)
         cut = int(len(text) * (1 - c.end))

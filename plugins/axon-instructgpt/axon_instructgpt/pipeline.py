@@ -89,7 +89,11 @@ class Pipeline:
         return replace(self, stages={name: _kind(table).reseeded(table, seed) for name, table in self.stages.items()})
 
     def build(self, name: str, out: Path) -> Any:
-        """Return a stage; the stages it refers to are in folders of `out`."""
+        """Return a stage; the stages it refers to are in folders of `out`.
+
+        Raises:
+            ConfigError: its table breaks a rule, or refers to a stage that is not before it.
+        """
         before = [*self.stages][: [*self.stages].index(name)]
         with at(name, source=self.source):
             return STAGES.build(Spec.of({"type": _TRAINING, **_placed(self.stages[name], out, before, ())}))

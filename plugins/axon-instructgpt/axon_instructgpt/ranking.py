@@ -32,6 +32,9 @@ def ranking_loss(
 
 
 def mean_over_pairs(values: Float[Tensor, "b k k"], present: Bool[Tensor, "b k"]) -> Float[Tensor, " b"]:
-    """Return the mean of a prompt's values [i, j] over all pairs of its answers, i the better one."""
+    """Return the mean of a prompt's values [i, j] over all pairs of its answers, i the better one.
+
+    Source: arXiv 2203.02155, Section 3.5, Eq. 1.
+    """
     pairs = (present[:, :, None] & present[:, None, :]).triu(diagonal=1)
     return torch.where(pairs, values, 0).sum((1, 2)) / pairs.sum((1, 2))

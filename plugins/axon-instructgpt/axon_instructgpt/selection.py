@@ -18,6 +18,8 @@ __all__ = ["best_of", "best_of_n_kl", "rejection_sampled"]
 def best_of(rewards: Float[Tensor, "b n"]) -> Int[Tensor, " b"]:
     """Return which of each prompt's n responses has the highest reward; of equal ones, the first.
 
+    Source: arXiv 2307.09288, Section 3.2.3.
+
     Raises:
         TrainingError: a reward is NaN, with which nothing can be compared.
     """

@@ -42,7 +42,12 @@ class Gymnasium(Environment):
         self._ended = [True]
 
     def reset(self, seeds: Sequence[int]) -> Float[Tensor, "b o"]:
-        """Begin anew, with one episode for each seed."""
+        """Begin anew, with one episode for each seed.
+
+        Raises:
+            UsageError: Gymnasium is not installed.
+            ConfigError: it can make no further environment of this name.
+        """
         self._rows += [self._make() for _ in range(len(seeds) - len(self._rows))]
         self._ended = [False] * len(seeds)
         return torch.stack([self.restart(row, seed) for row, seed in enumerate(seeds)])

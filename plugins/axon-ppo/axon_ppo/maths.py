@@ -55,7 +55,10 @@ def gae(
 def clipped_surrogate(
     logprobs: Float[Tensor, ...], old: Float[Tensor, ...], advantages: Float[Tensor, ...], clip: float
 ) -> tuple[Float[Tensor, ...], Bool[Tensor, ...]]:
-    """Return −min(ρ A, clip(ρ, 1 − ε, 1 + ε) A) with ρ = π(a)/π_old(a), and where the clipping takes effect (Eq. 7)."""
+    """Return −min(ρ A, clip(ρ, 1 − ε, 1 + ε) A) with ρ = π(a)/π_old(a), and where the clipping takes effect.
+
+    Source: arXiv 1707.06347, Section 3, Eq. 7.
+    """
     ratio = (logprobs - old).exp()
     free, clipped = -ratio * advantages, -ratio.clamp(1 - clip, 1 + clip) * advantages
     return torch.maximum(free, clipped), clipped > free
@@ -66,7 +69,8 @@ def clipped_value_loss(
 ) -> tuple[Float[Tensor, ...], Bool[Tensor, ...]]:
     """Return ½ max((V − R)², (V_clip − R)²), V_clip = clip(V, V_old ± ε), and where the latter is the larger.
 
-    The clipping is not the paper's but its code's (arXiv 2005.12729); with an infinite ε it is ½ (V − R)².
+    The clipping is not the paper's but its code's (arXiv 2005.12729); with an infinite ε it is ½ (V − R)², as in
+    arXiv 1707.06347, Section 5.
     """
     free = (values - returns).square()
     clipped = (values.clamp(old - clip, old + clip) - returns).square()

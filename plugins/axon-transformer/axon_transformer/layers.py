@@ -21,7 +21,7 @@ class Dropout(nn.Module):
     """Drops numbers at random while training, and scales the others up, so that their mean stays.
 
     It compares random bytes with `p`, to the nearest of 256 steps. Torch's own draws a float for each number, which on
-    a CPU took a tenth of a training step.
+    a CPU took a tenth of a training step. Where the paper drops: arXiv 1706.03762, Section 5.4.
     """
 
     def __init__(self, p: float) -> None:

@@ -67,7 +67,11 @@ def import_checkpoint(
 
 
 def is_metas(path: Path) -> bool:
-    """Whether the checkpoint at `path` is one of Meta's, which do not tell the context."""
+    """Whether the checkpoint at `path` is one of Meta's, which do not tell the context.
+
+    Raises:
+        CheckpointError: there is no checkpoint of a kind that can be imported.
+    """
     return _kind(path) == "Meta"
 
 
