@@ -57,7 +57,9 @@ def root(tmp_path):
         (["plugins/axon-a/axon_a/x.py"], ["plugins/axon-a", "plugins/axon-b", "plugins/axon-c", "plugins/axon-e",
                                           *files("across", *affected.WALKS)]),
         (["plugins/axon-b/axon_b/x.py"], ["plugins/axon-b", "plugins/axon-c", *files("across", *affected.WALKS)]),
-        (["plugins/axon-c/README.md"], ["plugins/axon-c", *files(*affected.WALKS)]),
+        (["plugins/axon-c/axon_c/x.py"], ["plugins/axon-c", *files(*affected.WALKS)]),
+        (["plugins/axon-a/README.md"], ["plugins/axon-a", *files(*affected.PAGES)]),
+        (["plugins/axon-a/CHANGELOG.md"], ["plugins/axon-a", *files("affected", "architecture", *affected.PAGES)]),
         (["plugins/axon-d/pyproject.toml"], ["plugins/axon-d", *files("key", "recipe", *affected.WALKS)]),
         (["tests/test_alone.py"], ["tests/test_alone.py"]),
         (["tests/test_deleted.py"], []),
@@ -115,6 +117,8 @@ def test_it_finds_committed_uncommitted_and_new_files_and_fails_with_the_tests(r
     assert passed.returncode == 0 and f"{2 + len(affected.WALKS)} passed" in passed.stdout
     (root / "plugins/axon-d/tests/test_d.py").write_text("def test_it():\n    raise ValueError\n")
     assert run("main", "--", "-q", "-p", "no:cacheprovider").returncode == 1
+    assert run("--", "-q", "-p", "no:cacheprovider").returncode == 1  # main by default, as `make affected` calls it
+    assert run("-q").returncode == 2  # no option of its own
     unknown = run("nowhere", "--list")
     assert unknown.returncode == 1 and "nowhere" in unknown.stderr and "Traceback" not in unknown.stderr
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from axon_core.discovery import discover
 from axon_core.errors import AxonError, ConfigError, DataError, UsageError
-from axon_core.paper import cards
+from axon_core.paper import Card, cards
 from axon_core.registry import registry_of
 from axon_core.scaffold import placeholders
 from axon_core.testing.kit import Broken, _suites
@@ -86,6 +86,10 @@ OF_NO_PAPER = {
     },
 }
 """What computes tensors from tensors and cites no paper, by the reason."""
+
+
+def installed() -> list[Card]:
+    return papers.installed(Path(__file__).parents[1])
 
 
 def every(package: str) -> Iterator[Documented]:
@@ -179,6 +183,8 @@ def test_functions_and_methods_of_tensors_state_their_shapes(package):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_mathematics_cites_the_place_in_the_paper_it_is_from(package):
+    if any(card.entry.target.split(".")[0] == package and placeholders(card.paper) for card in installed()):
+        pytest.skip(f"{package} is a draft: its card does not name the paper yet")
     others = "axon_core.testing."  # what it looks at is the mathematics of others
     missing = {path for path in uncited(every(package)) if not path.startswith(others)}
     known = {path for paths in OF_NO_PAPER.values() for path in paths if path.startswith(f"{package}.")}
@@ -191,7 +197,7 @@ def test_the_exemptions_are_needed():
     assert all(errors <= raised(found[path].function, found[path].owner) for path, errors in KEPT.items())
 
 
-@pytest.mark.parametrize("card", papers.installed(Path(__file__).parents[1]), ids=lambda card: card.entry.key)
+@pytest.mark.parametrize("card", installed(), ids=lambda card: card.entry.key)
 def test_parts_cite_the_place_in_the_paper_they_are_from(card):
     if placeholders(card.paper):
         pytest.skip(f"{card.entry.distribution} is a draft: its card does not name the paper yet")
@@ -205,7 +211,7 @@ def test_parts_cite_the_place_in_the_paper_they_are_from(card):
 
 
 def test_every_installed_paper_is_looked_at():
-    assert len(papers.installed(Path(__file__).parents[1])) == len(cards())
+    assert len(installed()) == len(cards())
     assert len(PACKAGES) == 1 + len(cards())
     assert sum(1 for _ in every("axon_core")) > 300
 

@@ -18,6 +18,7 @@ from new_user import digest, outside
 
 from axon_core.cli import main
 from axon_core.config import validate
+from axon_core.errors import UsageError
 from axon_core.paper import Paper, card, cards
 from axon_core.registry import refresh
 from axon_core.scaffold import KINDS, Project, placeholders, render, write
@@ -142,7 +143,7 @@ def test_outside_it_has_tools_and_a_workflow_of_its_own(made: Path) -> None:
         ("a--b", "got 'a--b'; choose another, such as 'a-b'"),
         ("../up", r"got '\.\./up'; choose another, such as 'up'"),
         ("λ", "got 'λ'; choose another$"),
-        ("x" * 33, "at most 32 characters, got 33 in"),
+        ("x" * 33, "at most 32 characters, got 33; choose a shorter one"),
         ("lambda", "'lambda' is a keyword of Python; choose another"),
         ("match", "'match' is a keyword of Python"),
         ("random", "'random' is a module of Python's standard library"),
@@ -158,6 +159,11 @@ def test_a_bad_name_is_refused(name: str, message: str, tmp_path: Path, monkeypa
     error = capsys.readouterr().err.strip()
     assert re.search(message, error), error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_differs_from_a_key_in_its_case_alone_is_refused() -> None:
+    with pytest.raises(UsageError, match="'mha' is the attention 'MHA' of axon-transformer"):
+        Project("mha", "attention")
 
 
 def test_a_name_that_is_installed_is_refused(site, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -189,6 +195,11 @@ def test_a_name_that_is_installed_is_refused(site, tmp_path: Path, monkeypatch, 
         (["--arxiv", "cs/2305.13245"], "got 'cs/2305.13245'"),
         (["--arxiv", "0309048"], "got '0309048'"),
         (["--arxiv", "2313.00001"], "got '2313.00001'"),
+        (["--arxiv", "9912.12345"], "got '9912.12345'"),
+        (["--arxiv", "0703.0001"], "got '0703.0001'"),
+        (["--arxiv", "math.GT/0704136"], "got 'math.GT/0704136'"),
+        (["--arxiv", "1412.12345"], "four digits until 2014, five since"),
+        (["--arxiv", "1501.0001"], "got '1501.0001'"),
         (["--title", "two\nlines"], r"a title is one line of text, got 'two\nlines'; correct it or leave out --title"),
         (["--title", " "], "got ' '"),
         (["--out", "not/there/yet"], "make that folder first"),

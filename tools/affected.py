@@ -1,7 +1,7 @@
 """Run the tests a change touches: those of the changed packages and their dependents, and those that look at them.
 
 `python tools/affected.py BASE` compares the working tree with the git revision BASE (`main` by default); `--list`
-prints the test files and runs nothing. What depends on what is read from the pyprojects.
+prints the test files and runs nothing; what follows `--` is pytest's. What depends on what is read from the pyprojects.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ WALKS = ("affected", "architecture", "conformance", *PAGES)
 ELSEWHERE = {
     r"docs/.*|.*\.md": PAGES,
     r"tools/.*|\.github/.*": ("affected",),
-    r"CHANGELOG\.md": ("affected", "architecture"),
+    r"(.*/)?CHANGELOG\.md": ("affected", "architecture"),
 }
-"""The tests of what belongs to no package, by its path."""
+"""The tests of what is no code of a package, by its path."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ def tests(changed: Iterable[str], root: Path) -> list[str]:
     changed, and those of pages and tools where one of them did.
     """
     changed, known = list(changed), packages(root)
-    affected = with_dependents(owners(changed, known), known)
+    code = [path for path in changed if not path.endswith(".md")]  # a page of a package concerns no other
+    affected = with_dependents(owners(code, known), known)
     if CORE in affected:
         return ["tests", "plugins", "axon_core"]
-    folders = {known[name].folder for name in affected}
+    folders = {known[name].folder for name in affected | owners(changed, known)}
     if any(path.startswith("tests/") and not Path(path).name.startswith("test_") for path in changed):
         folders.add("tests")
     files = {path for path in changed if Path(path).name.startswith("test_") and (root / path).is_file()}
@@ -134,13 +135,14 @@ def main() -> int:
     parser.add_argument("base", nargs="?", default=os.environ.get("BASE") or "main", help="git revision; main")
     parser.add_argument("--list", action="store_true", help="print the test files and run nothing")
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the repository")
-    options, pytest = parser.parse_known_args()
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:end])
     found = tests(changes(options.base, options.root), options.root)
     print("\n".join(found) if found else "nothing that is tested has changed", flush=True)
     if options.list or not found:
         return 0
-    given = [argument for argument in pytest if argument != "--"]
-    code = subprocess.run([sys.executable, "-m", "pytest", *found, *given], cwd=options.root).returncode
+    code = subprocess.run([sys.executable, "-m", "pytest", *found, *given[end + 1 :]], cwd=options.root).returncode
     return 0 if code == 5 else code  # 5: a package without tests
 
 

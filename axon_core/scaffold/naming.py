@@ -35,9 +35,7 @@ def check_name(name: str, group: str) -> None:
             f"leaves out the prefix axon-, got {name!r}; {hint}"
         )
     if len(name) > _LONGEST:
-        raise UsageError(
-            f"a plugin's name has at most {_LONGEST} characters, got {len(name)} in {name!r}; choose a shorter one"
-        )
+        raise UsageError(f"a plugin's name has at most {_LONGEST} characters, got {len(name)}; choose a shorter one")
     if reason := _taken(name, group):
         raise UsageError(f"a plugin needs a name of its own, but {name!r} {reason}; choose another")
 
@@ -63,6 +61,6 @@ def _taken(name: str, group: str) -> str | None:
     for entry in entries:
         if entry.distribution == distribution:
             return f"is the plugin {entry.source}, which is installed"
-        if (entry.group, entry.key) in {(group, key), ("paper", name)}:
+        if (entry.group, entry.key.lower()) in {(group, key), ("paper", name)}:
             return f"is the {entry.group.replace('_', ' ')} {entry.key!r} of {entry.source}, which is installed"
     return f"is taken: the module axon_{key} can be imported" if find_spec(f"axon_{key}") else None

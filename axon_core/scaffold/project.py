@@ -51,10 +51,10 @@ class Project:
         check_name(self.name, self._facts["group"])
         if self.title is not None and not (self.title.strip() and self.title.isprintable()):
             raise UsageError(f"a title is one line of text, got {self.title!r}; correct it or leave out --title")
-        if self.arxiv is not None and not _ARXIV.fullmatch(self.arxiv):
+        if self.arxiv is not None and not _exists(self.arxiv):
             raise UsageError(
-                "an arXiv id is year, month and number, without version, as in 2305.13245 or, until March 2007, "
-                f"math.GT/0309136; got {self.arxiv!r}; correct it or leave out --arxiv"
+                "an arXiv id is year, month and number (four digits until 2014, five since), without version, as in "
+                f"2305.13245 or, until March 2007, math.GT/0309136; got {self.arxiv!r}; correct it or leave out --arxiv"
             )
 
     @property
@@ -142,6 +142,16 @@ def render(project: Project, *, standalone: bool) -> dict[str, str]:
 def _sorted_imports(text: str) -> str:
     """Sort the imports of Axon's packages, among which the new one has a place that depends on its name."""
     return _FIRST_PARTY_IMPORTS.sub(lambda lines: "".join(sorted(lines[0].splitlines(keepends=True))), text)
+
+
+def _exists(arxiv: str) -> bool:
+    """Whether arXiv has given out such ids by now: https://info.arxiv.org/help/arxiv_identifier.html."""
+    if (given := _ARXIV.fullmatch(arxiv)) is None:
+        return False
+    if given[1]:
+        return not 703 < int(arxiv.rpartition("/")[2][:4]) < 9100
+    month, _, number = arxiv.partition(".")
+    return 704 <= int(month) <= int(f"{date.today():%y%m}") and len(number) == (4 if int(month) < 1501 else 5)
 
 
 def _requirement(line: str) -> str:
