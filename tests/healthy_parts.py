@@ -11,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from axon_core import ROTARY_EMBEDDINGS
 from axon_core.attend import QKV, attend
-from axon_core.cache import Cache, LayerCache, State
+from axon_core.cache import Cache, LayerCache, State, Step
+from axon_core.config import Spec
 from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.model import CausalLM
+from axon_core.interfaces.model import CausalLM, part
 from axon_core.interfaces.norm import Norm
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
 from axon_core.interfaces.trainer import Trainer
@@ -139,6 +141,49 @@ class Tiny(CausalLM):
         return [self.qkv.projection.weight]
 
 
+class Rotating(Tiny):
+    """One layer of attention with a rotary embedding."""
+
+    class Config(Tiny.Config):
+        rotary: Spec = Spec(type="plain")
+        """The rotary embedding."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        with ROTARY_EMBEDDINGS.override(plain=Plain):
+            self.rotary = part(config, "rotary", ROTARY_EMBEDDINGS, dim=config.dim // 2, context=config.context)
+
+    def features(
+        self,
+        tokens: Tensor,
+        *,
+        valid: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        new = tokens if valid is None else tokens.masked_fill(~valid, 0)
+        step = Step(new, self.scope(new, valid, documents), [None]) if cache is None else cache.extend(new, valid)
+        x = self.embedding(step.tokens)
+        q, k, v = self.qkv(x)
+        q, k = step.scope.rotate(self.rotary, q, k)
+        for layer in step.layers:
+            k, v = (k, v) if layer is None else layer.append(k=k, v=v)
+        return self.asked(x + attend(q, k, v, step.scope).flatten(-2), tokens.shape[1])
+
+    def asked(self, x: Tensor, n: int) -> Tensor:
+        return x[:, -n:]
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        made, dtype = super().new_cache(batch, capacity), self.head.weight.dtype
+        states = [layer.states for layer in made.layers]
+        return Cache(states, batch, capacity, dtype=dtype, device="cpu", horizon=self.horizon())
+
+    def horizon(self) -> int | None:
+        return self.rotary.constant_until
+
+
 class Guess(Trainer):
     """Learns to score random labels."""
 
@@ -167,3 +212,13 @@ class Guess(Trainer):
 
     def export(self, folder: Path) -> None:
         (folder / "notes.txt").write_text("nothing was fitted to the data\n")
+
+
+class Unmoved(Guess):
+    """With a statistic that is zero but for rounding, which differs with the number of examples."""
+
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+        return {**super().counts(data), "kl": len(data["y"])}
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        return {**super().loss(data), "kl": torch.tensor(1e-14 * len(data["y"]) ** 2)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from healthy_parts import Guess, Healthy, Plain, RootMeanSquare, Tiny
+from healthy_parts import Guess, Healthy, Plain, RootMeanSquare, Rotating, Tiny, Unmoved
 from pydantic import Field
 from test_kit_catches_attention import SeesTheFuture
 from test_kit_catches_rotary import Stretched, WithBase
@@ -127,7 +127,8 @@ class CutsByItsKey(Guess):
 
 
 HEALTHY = [Healthy, DropsOut, KeepsZeros, GatesItsMemory, HasAWindow, Plain, WithBase, Stretched, StretchesEarly]
-HEALTHY += [RootMeanSquare, Tiny, DropsFeatures, KnowsFewWords, Guess, KeepsAList, CutsByItsKey]
+HEALTHY += [RootMeanSquare, Tiny, Rotating, DropsFeatures, KnowsFewWords, Guess, Unmoved, KeepsAList]
+HEALTHY += [CutsByItsKey]
 
 
 @pytest.mark.parametrize("healthy", HEALTHY)
@@ -191,6 +192,18 @@ def test_failure_says_what_broke_on_which_input_with_which_values_and_why() -> N
     assert " instead of " in lines[2]
     assert "; difference " in lines[2]
     assert lines[3].startswith("  usual cause: a mask left out")
+
+
+def test_part_that_raises_says_on_which_input() -> None:
+    class TakesNoPadding(Tiny):
+        def scope(self, tokens: Tensor, valid: Tensor | None, documents: Tensor | None) -> Scope:
+            if valid is not None:
+                raise ValueError("no padding")
+            return super().scope(tokens, valid, documents)
+
+    lines = examine(TakesNoPadding)["padding"].splitlines()
+    assert lines[1] == "  input: building or running it, with tokens (3, 9), side 'left', valid (3, 9)"
+    assert lines[2] == "  found: it raised ValueError: no padding"
 
 
 def test_trainer_without_an_example_is_a_failure_not_a_pass() -> None:

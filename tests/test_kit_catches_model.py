@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from caught import Row, assert_caught
-from healthy_parts import Tiny
+from healthy_parts import Rotating, Tiny
 from torch import Tensor, nn
 
 from axon_core.cache import Cache
@@ -47,6 +47,16 @@ class LeavesPaddingOutOfTheCache(Tiny):
         if more.get("cache") is not None and valid is not None:
             tokens, valid = tokens.masked_fill(~valid, 0), None
         return super().features(tokens, valid=valid, **more)
+
+
+class ForgetsTheHorizon(Rotating):
+    def horizon(self) -> int | None:
+        return None
+
+
+class ReturnsWholeRows(Rotating):
+    def asked(self, x: Tensor, n: int) -> Tensor:
+        return x
 
 
 class KeepsOneCache(Tiny):
@@ -165,6 +175,8 @@ ROWS: list[Row] = [
     (IgnoresDocuments, "documents", set()),
     (IgnoresCache, "cached", {"cached_ragged", "caches_apart", "bfloat16"}),
     (LeavesPaddingOutOfTheCache, "cached_ragged", set()),
+    (ForgetsTheHorizon, "horizon", set()),
+    (ReturnsWholeRows, "horizon", set()),
     (KeepsOneCache, "caches_apart", {"bfloat16"}),
     (UsesBatchStatistics, "neighbours", {"padding", "cached_ragged"}),
     (UsesBatchStatisticsInTraining, "neighbours", set()),

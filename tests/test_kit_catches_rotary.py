@@ -55,6 +55,11 @@ class SquaresPositions(Plain):
         return super().forward(positions**2 % 97)
 
 
+class CountsColumns(Plain):
+    def forward(self, positions: Tensor) -> Rotation:
+        return super().forward(torch.arange(positions.shape[1]).expand_as(positions))
+
+
 class ScalesTheTables(Plain):
     def forward(self, positions: Tensor) -> Rotation:
         table = super().forward(positions)
@@ -190,6 +195,7 @@ ROWS: list[Row] = [
     (LetsAutocastRound, "float32_angles", set()),
     (ReturnsHalfTables, "shape", {"norm_preserving", "relative", "float32_angles"}),
     (RotatesNothing, "positions_differ", set()),
+    (CountsColumns, "positions_differ", {"constant_until"}),
     (SquaresPositions, "relative", {"positions_differ", "float32_angles"}),
     (ScalesTheTables, "norm_preserving", {"float32_angles"}),
     (MislabelsItsLayout, "layout", {"norm_preserving", "relative", "float32_angles", "positions_differ"}),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Shaped
@@ -83,7 +84,7 @@ class Case:
         except Broken as broken:
             return Failure(self, broken.on, broken.found)
         except Exception as error:  # whatever a plugin raises is its failure, and must not hide the other parts'
-            failure = Failure(self, "building or running it", f"it raised {type(error).__name__}: {error}")
+            failure = Failure(self, _inputs(error, self.check.run), f"it raised {type(error).__name__}: {error}")
             failure.__cause__ = error
             return failure
         return None
@@ -215,6 +216,26 @@ def _cases_of_entry(entry: Entry, name: str) -> Iterator[Case]:
     yield Case(Part(name, cls), _LOADS)
     if any(issubclass(cls, suite.interface) for suite in _suites()):
         yield from cases_of(cls, name=name)
+
+
+def _inputs(error: Exception, run: Callable[[Part], None]) -> str:
+    """What the check was at when the part raised `error`: the shapes, numbers and texts among its variables."""
+    code = getattr(run, "__code__", None)
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
+    shown: list[str] = []
+    for name, value in (pair for held in frames for pair in held.items()):
+        if isinstance(value, Tensor):
+            shown.append(f"{name} {tuple(value.shape)}")
+        elif _told(value):
+            shown.append(f"{name} {value!r}")
+    return "building or running it" + (f", with {', '.join(shown)}" if shown else "")
+
+
+def _told(value: Any) -> bool:
+    """Whether a variable's value is short and says something: a number, a text, a dtype, or several numbers."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(item, int) for item in cast("Sequence[Any]", value))
+    return isinstance(value, str | int | float | torch.dtype)
 
 
 def _always(broken: Broken) -> Callable[[Part], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from axon_core import ROTARY_EMBEDDINGS
 from axon_core.cache import Cache
+from axon_core.config import Spec
 from axon_core.interfaces.model import CausalLM, Model
 from axon_core.testing import modules
 from axon_core.testing.kit import Broken, Part, Suite, expect, same
@@ -144,6 +147,30 @@ def cached_ragged(part: Part) -> None:
             same(
                 out[row, valid[row]], alone[0], f"a row of {length} tokens padded on the left to {N}, chunks of {sizes}"
             )
+
+
+@CAUSAL_LM.check("a cache with no horizon, or results of whole rows where those of the new tokens are asked for")
+def horizon(part: Part) -> None:
+    """Past the rotary embedding's `constant_until` too, decoding gives what one pass over the text so far gives."""
+    if not isinstance(getattr(modules.config_of(part, **SIZES), "rotary", None), Spec):
+        return
+    with ROTARY_EMBEDDINGS.override(squeezed=modules.SqueezedRotary):
+        model = build(replace(part, options={**part.options, "rotary": Spec(type="squeezed")}))
+    tokens = text(model)
+    on = f"a rotary embedding whose angles change past {modules.SqueezedRotary.UNTIL} tokens"
+    whole, left = torch.ones_like(tokens, dtype=torch.bool), ragged("left")
+    for kept, rows in ((whole, "no padding"), (left, "rows padded on the left")):
+        given, valid = tokens.masked_fill(~kept, -1), None if kept is whole else kept
+        for sizes in ([1] * N, [3, 4, 2]):
+            cache, start = model.new_cache(*tokens.shape), 0
+            for size in sizes:
+                new, so_far = slice(start, start + size), slice(start + size)
+                got = decode(model, given[:, new], [size], None if valid is None else valid[:, new], cache)
+                want = scores(model, given[:, so_far], valid=None if valid is None else valid[:, so_far])[:, new]
+                at = f"{on}; {rows}, chunks of {sizes}, the chunk from token {start} on"
+                expect(got.shape == want.shape, at, f"shape {tuple(got.shape)} instead of {tuple(want.shape)}")
+                same(got[kept[:, new]], want[kept[:, new]], at)
+                start += size
 
 
 @CAUSAL_LM.check("decoding state kept in the model")

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from axon_core.config import Config, validate
@@ -31,9 +31,29 @@ class PlainRotary(RotaryEmbedding):
 
     def forward(self, positions: Int[Tensor, "b n"]) -> Rotation:
         """Return the rotation for tokens at `positions`."""
+        return self.turned(positions)
+
+    def turned(self, positions: Shaped[Tensor, "b n"]) -> Rotation:
+        """Return the rotation at positions that may be fractions."""
         dim = self.config.dim
         frequencies = self.base ** (-torch.arange(0, dim, 2, device=positions.device) / dim)
         return Rotation.of(positions.unsqueeze(-1) * frequencies, self.config.layout)
+
+
+class SqueezedRotary(PlainRotary):
+    """The plain rotation, at positions squeezed into those of `UNTIL` tokens where a row is longer."""
+
+    UNTIL = 4
+
+    @property
+    def constant_until(self) -> int | None:
+        """Up to which sequence length a position's rotation never changes."""
+        return self.UNTIL
+
+    def forward(self, positions: Int[Tensor, "b n"]) -> Rotation:
+        """Return the rotation for tokens at `positions`."""
+        length = positions.amax(1, keepdim=True) + 1
+        return self.turned(positions / (length / self.UNTIL).clamp(min=1))
 
 
 def config_of(part: Part, **sizes: Any) -> Config:

@@ -90,11 +90,17 @@ def relative(part: Part) -> None:
 
 @SUITE.check("frequencies that are zero, or positions that are not used")
 def positions_differ(part: Part) -> None:
-    """Different positions within the context are rotated differently."""
-    table = phases(build(part), range(CONTEXT))[0]
+    """Different positions within the context are rotated differently, each alike wherever in the row it stands."""
+    rotary = build(part)
+    table = phases(rotary, range(CONTEXT))[0]
     gap = (table[:, None] - table[None]).abs().amax(-1) + torch.eye(CONTEXT)
     at = divmod(int(gap.argmin()), CONTEXT)
     expect(float(gap.min()) > 1e-3, f"positions 0 to {CONTEXT - 1}", f"positions {at[0]} and {at[1]} are rotated alike")
+    padding = [-1] * 3
+    padded, back = phases(rotary, [*padding, *range(CONTEXT)], [*reversed(range(CONTEXT)), *padding])
+    for got, on in ((padded[3:], "after 3 of padding"), (back[:CONTEXT].flip(0), "in reverse")):
+        rows = torch.view_as_real(got), torch.view_as_real(table)
+        same(*rows, f"positions 0 to {CONTEXT - 1} {on}, [position, pair, cos and sin]", tolerance=1e-6)
 
 
 @SUITE.check("frequencies in a buffer that .bfloat16() rounds, or a matrix product that autocast rounds")
