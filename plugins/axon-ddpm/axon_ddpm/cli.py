@@ -138,7 +138,7 @@ def _batch(
     picture = _picture(image, dali)
     if mask is not None:
         white = read_picture(mask, 1)[0] > 127
-        if bool(white.all()):
+        if white.shape == picture.shape[-2:] and bool(white.all()):
             click.echo(f"{mask} is white everywhere: nothing of {image} is kept", err=True)
         return lambda first, count: dali.inpaint(picture, white, count, classes(first, count), first=first)
     if other is not None:
