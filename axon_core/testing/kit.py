@@ -226,16 +226,16 @@ def _inputs(error: Exception, run: Callable[[Part], None]) -> str:
     for name, value in (pair for held in frames for pair in held.items()):
         if isinstance(value, Tensor):
             shown.append(f"{name} {tuple(value.shape)}")
-        elif _told(value):
+        elif _brief(value):
             shown.append(f"{name} {value!r}")
     return "building or running it" + (f", with {', '.join(shown)}" if shown else "")
 
 
-def _told(value: Any) -> bool:
+def _brief(value: Any) -> bool:
     """Whether a variable's value is short and says something: a number, a text, a dtype, or several numbers."""
     if isinstance(value, list | tuple):
         return all(isinstance(item, int) for item in cast("Sequence[Any]", value))
-    return isinstance(value, str | int | float | torch.dtype)
+    return isinstance(value, str | int | float | torch.dtype) and len(repr(value)) <= 80
 
 
 def _always(broken: Broken) -> Callable[[Part], None]:
