@@ -17,9 +17,6 @@ from torch import Tensor
 from axon_core.errors import ContextError, UsageError
 from axon_core.scope import Scope
 
-REACH = 256
-"""Slots by which a fixed cache reaches further: few graphs for a long text, and little that is read for nothing."""
-
 
 @dataclass(frozen=True)
 class State:
@@ -130,6 +127,7 @@ class Cache:
         self._next = torch.zeros(batch, 1, dtype=torch.long, device=device)
         self._padded = False
         self._slot: Int[Tensor, " 1"] | None = None  # the next one, where the cache is fixed
+        self._block = self._reach = 0
 
     @property
     def fixed(self) -> bool:
@@ -138,26 +136,37 @@ class Cache:
 
     @property
     def reach(self) -> int:
-        """How many slots a fixed cache hands over for the next token, those that are not filled yet included."""
-        return min(self.capacity, (self.length // REACH + 1) * REACH)
+        """How many slots a fixed cache hands over, those that are not filled yet included."""
+        return self._reach
 
-    def fix(self) -> None:
+    def fix(self, block: int = 256) -> None:
         """Let everything that changes from token to token be in tensors that stay where they are, but for `reach`.
 
         From here on the cache takes one token a row at a time, and `extend` hands over `reach` slots, of which those
         that are not filled have the position of padding: the same operations run on the same memory for each token,
-        as a CUDA graph needs it. A cache with a horizon, a window or a state that is not per token stays as it is.
+        as it takes to replay a step. A cache with a horizon, a window or a state that is not per token stays as it is.
+
+        Args:
+            block: by how many slots the cache reaches further when `reach` is full: with more there are fewer steps to
+                capture, with less there is less to read for nothing.
         """
         states = [state for layer in self.layers for state in layer.states.values()]
         if self.horizon is None and all(state.per_token and state.window is None for state in states):
             self._slot = torch.tensor([self.length], device=self.positions.device)
+            self._block, self._reach = block, 0
 
-    def check_room(self, n: int) -> None:
-        """Raise `ContextError` where the cache was not made for `n` more tokens."""
+    def make_room(self, n: int) -> None:
+        """Let a fixed cache reach so far that `n` more tokens find room.
+
+        Raises:
+            ContextError: the cache was not made for as many.
+        """
         if self.length + n > self.capacity:
             raise ContextError(
                 f"the cache holds {self.capacity} tokens, got {self.length} + {n}; make it larger or the text shorter"
             )
+        if self.fixed and self.length + n > self._reach:
+            self._reach = min(self.capacity, -(-(self.length + n) // self._block) * self._block)
 
     def extend(self, tokens: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"] | None = None) -> Step:
         """Make room for `tokens` (`valid` is False for padding, on the left) and return what to run.
@@ -167,10 +176,10 @@ class Cache:
             UsageError: more than one token, or padding, for a fixed cache.
         """
         start, n = self.length, tokens.shape[1]
-        self.check_room(n)
+        if self.fixed and (n > 1 or valid is not None):
+            raise UsageError(f"a fixed cache takes one token a row, and no padding; got {n}")
+        self.make_room(n)
         if self._slot is not None:
-            if n > 1 or valid is not None:
-                raise UsageError(f"a fixed cache takes one token a row, and no padding; got {n}")
             return self._extend_fixed(tokens, self._slot)
         self.length += n
         steps = torch.arange(n, device=tokens.device) if valid is None else valid.cumsum(1) - 1
@@ -195,18 +204,18 @@ class Cache:
         return Step(tokens, scope, self.layers)
 
     def _extend_fixed(self, tokens: Int[Tensor, "b 1"], next_slot: Int[Tensor, " 1"]) -> Step:
-        slot, positions, reach = next_slot.clone(), self._next.clone(), self.reach
+        slot, positions = next_slot.clone(), self._next.clone()
         self.length += 1
         next_slot.add_(1)
         self._next.add_(1)
         self.positions.index_copy_(1, slot, positions)
         for layer in self.layers:
-            layer.fixed = slot, reach
-        return Step(tokens, Scope(positions, self.positions[:, :reach], causal=True, padded=True), self.layers)
+            layer.fixed = slot, self.reach
+        return Step(tokens, Scope(positions, self.positions[:, : self.reach], causal=True, padded=True), self.layers)
 
     def reset(self) -> None:
         """Forget everything, keeping the memory."""
-        self.length, self._padded, self._slot = 0, False, None
+        self.length, self._padded, self._slot, self._reach = 0, False, None, 0
         self.positions.fill_(-1)
         self._next.zero_()
         for layer in self.layers:
@@ -237,7 +246,7 @@ class Cache:
             self._padded = not bool(real[:, first:].all())
             self._close_up(first)
         if self._slot is not None:
-            self.fix()
+            self.fix(self._block)
 
     def _close_up(self, first: int) -> None:
         """Let slot `first` be the first; those before it are padding in all rows."""

@@ -6,8 +6,10 @@ Those of a decoding step run as fast as the weights can be read.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,13 +22,35 @@ from axon_core.cache import Cache, LayerCache
 from axon_core.interfaces.model import CausalLM
 from axon_core.pages import use_huge_pages
 
-__all__ = ["Step", "attend_few", "compiled", "compiled_loss", "multiply_row", "scores", "step"]
+__all__ = [
+    "Call",
+    "Step",
+    "attend_few",
+    "compiled",
+    "compiled_calls",
+    "compiled_loss",
+    "multiply_row",
+    "scores",
+    "step",
+]
 
 Step = Callable[[CausalLM, Int[Tensor, "b 1"], Cache], tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]]
 """Runs a model on one more token a row, as `step` does."""
 
 Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 """Returns sums by name, as `Trainer.loss` does."""
+
+
+class Call(NamedTuple):
+    """A call of what a step was compiled to."""
+
+    function: Callable[..., Sequence[Any]]
+    """The compiled code."""
+    inputs: tuple[Any, ...]
+    """All that it reads and writes: the model's weights, the cache's buffers, tokens, and sizes."""
+    outputs: Sequence[Any]
+    """What it returned."""
+
 
 _FEW = 8  # queries: up to there a kernel for blocks of them has nothing to work with
 _OPTIONS = {
@@ -35,6 +59,7 @@ _OPTIONS = {
     "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
 }
 _compiled: WeakKeyDictionary[CausalLM, tuple[Hashable, Step]] = WeakKeyDictionary()
+_calls: ContextVar[list[Call] | None] = ContextVar("_calls", default=None)
 
 
 def step(model: CausalLM, tokens: Int[Tensor, "b 1"], cache: Cache) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
@@ -87,6 +112,17 @@ def compiled_loss(loss: Loss) -> Loss:
     return torch.compile(loss, dynamic=False, backend=_inductor)
 
 
+@contextmanager
+def compiled_calls() -> Generator[list[Call]]:
+    """Take down the calls that compiled steps make inside the block, in their order."""
+    calls: list[Call] = []
+    token = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
 def _hooks(module: nn.Module) -> tuple[int, ...]:
     return tuple(id(hook) for hooks in (module._forward_hooks, module._forward_pre_hooks) for hook in hooks.values())  # pyright: ignore[reportPrivateUsage]
 
@@ -119,16 +155,15 @@ def multiply_row(
     """Return `x weightᵀ + bias` for a single row x, as sums of products that a compiler makes one loop of.
 
     A library's matrix product reads weights for a single row at a third of the memory's speed or copies them into
-    another layout first. Two sums run side by side, since a single one would wait for itself; weights of 16 bits are
-    read two registers at a time, which comes to the same.
+    another layout first. Two sums run side by side, since a single one would wait for itself.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     d = x.shape[-1]
     # Above 4,096 terms inductor sums in another, slower way: then in equal pieces, where there are some.
     pieces = next((n for n in range(-(-d // 4096), 17) if d % n == 0), 1)
     row = _stored(x.reshape(pieces, -1).to(wide))
-    blocks = weight.chunk(1 if weight.element_size() == 2 else 2)
-    out = torch.cat([(row * block.unflatten(1, (pieces, -1)).to(wide)).sum(-1).sum(-1) for block in blocks])
+    halves = weight.chunk(2)
+    out = torch.cat([(row * half.unflatten(1, (pieces, -1)).to(wide)).sum(-1).sum(-1) for half in halves])
     if bias is not None:
         out = out + bias.to(wide)
     return out.to(x.dtype).reshape(*x.shape[:-1], -1)
@@ -154,6 +189,7 @@ def attend_few(
     # A loop of its own for each query: the compiler makes one of them, which reads every key and value once.
     scores = torch.stack([(row.unsqueeze(2) * k).sum(-1) for row in q.unbind(2)], 2)
     if attn_mask is not None:
+        attn_mask = _stored(attn_mask)
         boolean = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, float("-inf")) if boolean else scores + attn_mask
     weights = (scores - scores.amax(-1, keepdim=True)).exp()
@@ -179,7 +215,20 @@ def _backend(graph: GraphModule, inputs: list[Any], **_: Any) -> Callable[..., A
     on_cpu = all(value.device.type == "cpu" for value in inputs if isinstance(value, Tensor))
     # On a CPU the kernels are called from C++: 0.5 ms a token for 12 layers.
     options = {**_OPTIONS, "cpp_wrapper": on_cpu}
-    return _inductor(GraphModule(graph, lowered), inputs, options=options, otherwise=graph)
+    return _taken_down(_inductor(GraphModule(graph, lowered), inputs, options=options, otherwise=graph))
+
+
+def _taken_down(function: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+    """`function`, whose calls `compiled_calls` hears of."""
+
+    def call(*inputs: Any) -> Sequence[Any]:
+        outputs = function(*inputs)
+        calls = _calls.get()
+        if calls is not None:
+            calls.append(Call(function, inputs, outputs))
+        return outputs
+
+    return call
 
 
 def _inductor(
@@ -203,7 +252,7 @@ def _inductor(
 
 
 def _stored(x: Tensor) -> Tensor:
-    """`x`, stored by inductor, which would otherwise compute it anew for every output of a product and every key."""
+    """`x`, stored by inductor, which would otherwise compute it anew for every output of a product, or every head."""
     x = x.contiguous()
     return x.as_strided(x.shape, x.stride())
 

@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from axon_core.cache import Cache
 from axon_core.compiling import compiled, scores, step
-from axon_core.cuda_graphs import graphed
 from axon_core.errors import CheckpointError, ContextError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.randomness import Key
+from axon_core.replaying import WAYS, replayed
 from axon_core.sampling import Sampling, choose
 
 __all__ = ["Decoder", "Token", "check_prompt", "evaluating", "pad_left"]
 
 _CHUNK = 512  # tokens of the prompts that run at once
-_GRAPHED = {"cuda"}  # device types on which compiled steps become graphs
 
 
 class Token(NamedTuple):
@@ -63,8 +62,8 @@ class Decoder:
         seeds: the seed of each row's random numbers.
         sampling: how each row's tokens are chosen.
         limits: the number of new tokens after which each row ends.
-        compile: whether the steps after the prompt run compiled (`compiled`), on a CUDA device as graphs (`graphed`):
-            slow to begin, and much faster then.
+        compile: whether the steps after the prompt run compiled (`compiled`) and are replayed (`replayed`), on a CUDA
+            device as graphs: slow to begin, and much faster then.
 
     Raises:
         UsageError: there is no prompt, one is empty, or it holds a number that is no token of the model.
@@ -88,9 +87,9 @@ class Decoder:
         self._model = model
         self._run = compiled(model) if compile else step
         self._device = next(model.parameters()).device
-        self._graphs = compile and self._device.type in _GRAPHED
-        if self._graphs:
-            self._run = graphed(self._run)
+        self._way = WAYS.get(self._device.type) if compile else None
+        if self._way is not None:
+            self._run = replayed(self._run, self._way.capture)
         given = zip(prompts, limits, sampling, strict=True)
         rows = [_Row(i, list(prompt), limit, how) for i, (prompt, limit, how) in enumerate(given)]
         self._going = [row for row in rows if row.limit > 0]
@@ -180,6 +179,8 @@ class Decoder:
         tokens, valid = pad_left([row.tokens[row.first :] for row in rows])
         new = max(row.limit for row in rows) - self._step
         capacity = tokens.shape[1] + min(new, self._model.context - min(row.length for row in rows))
+        if self._way is not None:  # it never reaches the end, where slots of several rows are next to each other: the
+            capacity = -(-capacity // self._way.block) * self._way.block + 1  # compiler would tell that apart
         self._cache = None  # its memory is free before the new one takes its own
         self._cache = self._model.new_cache(len(rows), capacity)
         mask = None if bool(valid.all()) else valid.to(self._device)
@@ -191,8 +192,8 @@ class Decoder:
         for chunk, real in earlier:  # for the cache alone
             self._model.features(chunk, valid=real, cache=self._cache)
         result = scores(self._model, self._model.features(last, valid=valid, cache=self._cache))
-        if self._graphs:
-            self._cache.fix()
+        if self._way is not None:
+            self._cache.fix(self._way.block)
         return result
 
     def _take(self, rows: list[_Row]) -> None:

@@ -1,4 +1,4 @@
-"""Fixed caches and captured steps give the tokens of ordinary decoding; on a CPU, with a stand-in for CUDA's graphs."""
+"""Fixed caches and replayed steps give the tokens of ordinary decoding; with a stand-in for CUDA's graphs."""
 
 import importlib
 import weakref
@@ -10,11 +10,11 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from axon_core import MODELS, ROTARY_EMBEDDINGS, cache, compiling, decoding
+from axon_core import MODELS, ROTARY_EMBEDDINGS, compiling, decoding
 from axon_core.compiling import step
-from axon_core.cuda_graphs import graphed
 from axon_core.errors import ContextError, UsageError
 from axon_core.interfaces.attention import Attention
+from axon_core.replaying import Way, compiled_call, replayed
 from axon_core.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -59,6 +59,7 @@ class StandIn:
         return step(model, tokens, cache)
 
     def capture(self, run):
+        run()
         held = self.cache()
         kept = [held.positions, held._next, held._slot, *(b for layer in held.layers for b in layer.buffers.values())]
         before = [tensor.clone() for tensor in kept]
@@ -105,10 +106,8 @@ def same(got, expected):
 def graphs(monkeypatch):
     """What runs on a GPU, on the CPU: a fixed cache of small steps, and graphs that are stand-ins."""
     stand_in = StandIn()
-    monkeypatch.setattr(cache, "REACH", 8)
-    monkeypatch.setattr(decoding, "_GRAPHED", {"cpu"})
     monkeypatch.setattr(decoding, "compiled", lambda model: stand_in.step)
-    monkeypatch.setattr(decoding, "graphed", lambda step: graphed(step, stand_in.capture))
+    monkeypatch.setitem(decoding.WAYS, "cpu", Way(stand_in.capture, 8))
     return stand_in
 
 
@@ -162,18 +161,17 @@ def test_a_step_that_cannot_be_captured_says_so_and_runs_as_it_is(graphs, monkey
         graphs.capture(run)
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr(decoding, "graphed", lambda step: graphed(step, fail))
+    monkeypatch.setitem(decoding.WAYS, "cpu", Way(fail, 8))
     expected = run(built)
-    with pytest.warns(RuntimeWarning, match="is no CUDA graph, and slower for it: operation not permitted") as caught:
+    with pytest.warns(RuntimeWarning, match="not replayed, and slower for it: operation not permitted") as caught:
         same(run(built, compile=True), expected)
     assert len(caught) == 1
 
 
-def test_a_fixed_cache_takes_one_token_a_row_as_long_as_there_is_room(monkeypatch):
-    monkeypatch.setattr(cache, "REACH", 4)
+def test_a_fixed_cache_takes_one_token_a_row_as_long_as_there_is_room():
     held = model().new_cache(2, 6)
     held.extend(torch.ones(2, 3, dtype=torch.long))
-    held.fix()
+    held.fix(4)
     one = torch.ones(2, 1, dtype=torch.long)
     for tokens, valid in ((one.expand(2, 2), None), (one, one.bool())):
         with pytest.raises(UsageError, match="a fixed cache takes one token a row, and no padding"):
@@ -183,23 +181,80 @@ def test_a_fixed_cache_takes_one_token_a_row_as_long_as_there_is_room(monkeypatc
     with pytest.raises(ContextError, match=r"holds 6 tokens, got 6 \+ 1"):
         held.extend(one)
     with pytest.raises(ContextError, match=r"holds 6 tokens, got 6 \+ 1"):
-        graphed(step)(model(), one, held)
+        replayed(step, compiled_call)(model(), one, held)
     held.reset()
     assert not held.fixed
     assert held.extend(one.expand(2, 5)).scope.keys.shape == (2, 5)
 
 
-def test_a_step_on_a_fixed_cache_can_be_compiled(monkeypatch):
-    monkeypatch.setattr(cache, "REACH", 8)
-    monkeypatch.setattr(decoding, "_GRAPHED", {"cpu"})
-    monkeypatch.setattr(decoding, "graphed", lambda step: step)
-    monkeypatch.setattr(compiling, "_backend", lambda graph, inputs, **_: graph.forward)  # what is traced, run as it is
-    built = model()
+@pytest.fixture
+def traced(monkeypatch):
+    """Compiles nothing: what is traced runs as it is."""
+    monkeypatch.setattr(compiling, "_inductor", lambda graph, inputs, *, otherwise, **_: otherwise.forward)
+
+
+class Counter:
+    """Replays as `compiled_call`, and counts."""
+
+    def __init__(self):
+        self.captured, self.replayed = 0, 0
+
+    def capture(self, run):
+        again = compiled_call(run)
+        self.captured += 1
+
+        def replay():
+            self.replayed += 1
+            return again()
+
+        return replay
+
+
+@pytest.mark.parametrize("attention", ["GQA", "MQA", "MHA"])
+@pytest.mark.parametrize("limits", [(30, 30, 30, 30), (2, 4, 6, 30), (60, 3, 60, 5)])
+def test_compiled_code_called_again_gives_the_tokens_of_ordinary_decoding(traced, monkeypatch, attention, limits):
+    counter = Counter()
+    monkeypatch.setitem(decoding.WAYS, "cpu", Way(counter.capture, 8))
+    built = model(attention)
     counters.clear()
-    same(run(built, (20, 3, 20, 6), compile=True), run(built, (20, 3, 20, 6)))
-    # However far it reaches, and however many rows are left; but once more for where it reaches the cache's end.
-    assert counters["stats"]["unique_graphs"] == 2
+    same(run(built, limits, compile=True), run(built, limits))
+    assert counter.captured > 1 and counter.replayed > 15
+    # However far it reaches, and however many rows are left.
+    assert counters["stats"]["unique_graphs"] == 1 + (limits == (2, 4, 6, 30))  # the last row alone
     assert not counters["graph_break"]
+
+
+def test_a_model_that_is_compiled_in_pieces_runs_as_it_is(traced, monkeypatch):
+    built = model()
+    forward = built.blocks[1].forward
+
+    def broken(x, scope, cache):
+        torch._dynamo.graph_break()
+        return forward(x, scope, cache)
+
+    built.blocks[1].forward = broken
+    expected = run(built)
+    with pytest.warns(RuntimeWarning, match="not replayed, and slower for it: the model is compiled in [0-9] pieces"):
+        same(run(built, compile=True), expected)
+
+
+def test_scores_that_compiled_code_does_not_return_are_not_replayed():
+    def run():
+        outputs = compiling._taken_down(lambda x: (x + 1,))(torch.ones(2))
+        return outputs[0], outputs[0] * 2
+
+    with pytest.raises(RuntimeError, match="scores are not what the compiled code returns"):
+        compiled_call(run)
+
+
+def test_a_step_that_fails_is_not_taken_for_one_that_cannot_be_captured():
+    def fail(model, tokens, cache):
+        raise RuntimeError("no such weights")
+
+    held = model().new_cache(1, 6)
+    held.fix(4)
+    with pytest.raises(RuntimeError, match="no such weights"):
+        replayed(fail, compiled_call)(model(), torch.ones(1, 1, dtype=torch.long), held)
 
 
 def theirs(monkeypatch, name):
