@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from axon_core.causal import causal_attention, pays
 from axon_core.linear import StackedLinear, linear
 from axon_core.scope import Between, Scope
 
@@ -29,6 +30,8 @@ def attend(
     a window may hand over fewer. `scale` defaults to d^−½. `narrow` hides further keys from a query, and must leave
     it itself; `bias` is added to the scores (b h n m). The softmax is computed in float32 at least.
     """
+    if narrow is None and bias is None and scope.triangular(k.shape[1]) and pays(q, k, v):
+        return causal_attention(q, k, v, scale)
     device = q.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     half = q.dtype.itemsize < 4 or autocast
@@ -53,7 +56,7 @@ def _attend(
 ) -> Float[Tensor, "b n h e"]:
     (_, n, h, _), (_, m, groups, _) = q.shape, k.shape
     mask, is_causal = None, False
-    if narrow is None and bias is None and scope.square_causal(m):
+    if narrow is None and bias is None and n == m and scope.triangular(m):
         is_causal = n > 1
     elif narrow is not None or not scope.sees_all(m):
         mask = scope.mask(m, narrow)

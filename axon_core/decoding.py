@@ -208,13 +208,15 @@ class Decoder:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None]:
-    """Put the model into evaluation mode for the block, and back."""
-    was_training = model.training
-    model.eval()
+    """Put the model into evaluation mode for the block, and each of its modules back into its own."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
 def check_prompt(model: CausalLM, prompt: Sequence[int], name: str = "the prompt") -> None:

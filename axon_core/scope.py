@@ -106,9 +106,9 @@ class Scope:
         rotation = self.rotation(rotary, heads[0].dtype)
         return tuple(rotation(x) for x in heads)
 
-    def square_causal(self, m: int) -> bool:
-        """Whether the mask for the last `m` keys is the plain lower triangle."""
-        return self.causal and not self.padded and self.documents is None and m == self.positions.shape[1]
+    def triangular(self, m: int) -> bool:
+        """Whether each query sees, of the last `m` keys, those up to itself: the queries are the last of them."""
+        return self.causal and not self.padded and self.documents is None and m >= self.positions.shape[1]
 
     def sees_all(self, m: int) -> bool:
         """Whether every query sees every one of the last `m` keys."""

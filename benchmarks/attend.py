@@ -1,4 +1,4 @@
-"""Measure `axon_core.attend` beside a plain call of torch's kernel: training over short rows, and single queries.
+"""Measure `axon_core.attend` beside a plain call of torch's kernel: short rows in training, prompts, single queries.
 
     python benchmarks/attend.py [--rounds 40]
 
@@ -35,6 +35,13 @@ def training(attention: Attend, b: int, n: int, h: int, k: int, d: int, dtype: t
     return lambda: torch.autograd.grad(attention(*inputs, scope), inputs, gradient)
 
 
+def prefill(attention: Attend, b: int, n: int, h: int, k: int, d: int, dtype: torch.dtype) -> Callable[[], object]:
+    """Forward over `b` rows of `n` tokens, for inference."""
+    inputs = [torch.randn(b, n, heads, d, dtype=dtype) for heads in (h, k, k)]
+    scope = Scope.over(inputs[0][..., 0, 0])
+    return torch.no_grad()(lambda: attention(*inputs, scope))
+
+
 def decoding(attention: Attend, b: int, m: int, h: int, k: int, d: int, dtype: torch.dtype) -> Callable[[], object]:
     """One query over `m` keys, the filled part of a longer cache."""
     q, keys, values = (torch.randn(b, 2 * m, heads, d, dtype=dtype)[:, :m] for heads in (h, k, k))
@@ -62,6 +69,9 @@ def main() -> None:
         ("training b 12, n 64, h 4, k 4, d 32", training, (12, 64, 4, 4, 32)),
         ("training b 12, n 64, h 4, k 2, d 32", training, (12, 64, 4, 2, 32)),
         ("training b 1, n 1024, h 12, k 4, d 64", training, (1, 1024, 12, 4, 64)),
+        ("prefill b 1, n 256, h 12, k 4, d 64", prefill, (1, 256, 12, 4, 64)),
+        ("prefill b 1, n 512, h 12, k 4, d 64", prefill, (1, 512, 12, 4, 64)),
+        ("prefill b 1, n 512, h 32, k 4, d 64", prefill, (1, 512, 32, 4, 64)),
         ("decoding b 1, m 512, h 12, k 4, d 64", decoding, (1, 512, 12, 4, 64)),
         ("decoding b 8, m 512, h 12, k 4, d 64", decoding, (8, 512, 12, 4, 64)),
         ("decoding b 1, m 2048, h 32, k 4, d 64", decoding, (1, 2048, 32, 4, 64)),

@@ -89,10 +89,10 @@ def test_the_short_cuts_agree_with_the_mask(n: int, past: int, causal: bool, pad
         mask = scope.mask(m)[0, 0]
         assert mask.shape == (n, m)
         assert not scope.sees_all(m) or bool(mask.all())
-        assert not scope.square_causal(m) or torch.equal(mask, torch.ones(n, m, dtype=torch.bool).tril())
+        assert not scope.triangular(m) or torch.equal(mask, torch.ones(n, m, dtype=torch.bool).tril(m - n))
         if not padded and not packed:  # and they are taken where they can be
             assert scope.sees_all(m) == (n == 1 or not causal)
-            assert scope.square_causal(m) == (causal and m == n)
+            assert scope.triangular(m) == causal
 
 
 def test_positions_count_the_valid_tokens_of_each_document() -> None:
