@@ -177,6 +177,7 @@ class PPOTrainer(PPOBase):
 
     def act(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Tensor]:
         """Return responses to the prompts, their scores, and what the models say of every action; 0 where none is."""
+        self._drop_nothing()
         c, tokenizer = self.config, self.data.tokenizer
         asked = [prompt.tokens for prompt in prompts]
         sizes = {"max_new_tokens": c.response_tokens, "temperature": c.temperature}
@@ -220,8 +221,7 @@ class PPOTrainer(PPOBase):
 
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the sums of `terms` over the actions, of what is reported of responses, and of the auxiliary loss."""
-        for model in (self.policy, self.value):
-            model.eval()  # a dropped feature would change the probabilities that the ratio compares
+        self._drop_nothing()
         rows = Sequences(data["tokens"], data["valid"], data["scored"])
         logits, tokens = action_logits(self.policy, rows, self.config.temperature)
         terms = self.terms(
@@ -236,6 +236,10 @@ class PPOTrainer(PPOBase):
         terms |= {name: data[column].sum() for name, column in _PER_RESPONSE.items() if column is not None}
         terms["objective/length"] = rows.scored.float().sum()
         return terms if self.auxiliary is None else {**terms, **self.auxiliary.loss(self.policy, _auxiliary(data))}
+
+    def _drop_nothing(self) -> None:
+        for model in (self.policy, self.value):
+            model.eval()  # a dropped feature would change the probabilities that the ratio compares
 
     def evaluate(self) -> dict[str, float]:
         """Return the mean `score` and `kl` of responses to the held-out prompts, and their length; none, nothing.

@@ -222,6 +222,7 @@ def test_minibatches_share_out_all_rows_whatever_process_has_them(ragged):
 def test_dropout_is_off_even_in_training(ragged):
     trainer = ragged()
     trainer.policy.norm = nn.Sequential(trainer.policy.norm, nn.Dropout(0.5))
+    trainer.policy.train()
     data = collected(trainer)
     trainer.policy.train()
     terms = trainer.loss(data)
