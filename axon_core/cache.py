@@ -135,8 +135,13 @@ class Cache:
         return self._slot is not None
 
     @property
+    def next_slot(self) -> Int[Tensor, " 1"] | None:
+        """The slot of the next token, where the cache is fixed: a tensor that counts on until it is fixed anew."""
+        return self._slot
+
+    @property
     def reach(self) -> int:
-        """How many slots a fixed cache hands over, those that are not filled yet included."""
+        """How many slots a fixed cache hands over, those not filled yet included; 0 before it has `make_room`."""
         return self._reach
 
     def fix(self, block: int = 256) -> None:

@@ -9,16 +9,20 @@ from torch import Tensor
 __all__ = ["causal_attention", "pays"]
 
 _BLOCK = 64  # queries of a head
-_FEWEST, _MOST = 192, 1024
-"""Queries from which it pays; and keys up to which it does, since a block's weights must stay in the cache."""
+_FEWEST, _MOST = 192, 1024  # queries from which it pays, and keys up to which it does
+_LEAST, _LARGEST = 1 << 11, 1 << 16
+"""Keys of all heads and rows: with fewer the calls take longer than the work, with more the weights leave the cache."""
 
 
 def pays(q: Float[Tensor, "b n h d"], k: Float[Tensor, "b m k d"], v: Float[Tensor, "b m k e"]) -> bool:
     """Whether `causal_attention` can be had for these, and is faster than torch's kernel."""
     if q.device.type != "cpu" or torch.compiler.is_compiling():
         return False
+    if not q.dtype == k.dtype == v.dtype:
+        return False
     learning = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    return q.shape[1] >= _FEWEST and k.shape[1] <= _MOST and not learning
+    (b, n, h, _), m = q.shape, k.shape[1]
+    return n >= _FEWEST and m <= _MOST and _LEAST <= b * h * m <= _LARGEST and not learning
 
 
 def causal_attention(
@@ -30,12 +34,12 @@ def causal_attention(
 
     Query head i reads key/value head i // (h / k). `scale` defaults to d^−½. All is computed in float32 at least, and
     returned in q's dtype, without gradients. A block's products are the library's, for all heads of a group at once,
-    and what comes later is not multiplied: 0.6 to 0.75 of the time of torch's kernel (`benchmarks/attend.py`).
+    and no later block is multiplied: for one prompt 0.6 to 0.75 of the time of torch's kernel (`benchmarks/attend.py`).
     """
     (b, n, h, d), (_, m, groups, e) = q.shape, v.shape
     factor: float = d**-0.5 if scale is None else scale
     keys, values = (_wide(x.transpose(1, 2)).flatten(0, 1) for x in (k, v))
-    later = keys.new_full((_BLOCK, _BLOCK), float("-inf")).triu(1).repeat_interleave(h // groups, 0)
+    later = keys.new_ones((_BLOCK, _BLOCK), dtype=torch.bool).triu(1).repeat_interleave(h // groups, 0)
     room = keys.new_empty(b * h * min(n, _BLOCK) * m)  # for the weights, one block's after another's
     out = q.new_empty(b, n, h, e)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -45,7 +49,7 @@ def causal_attention(
             queries = _wide(_grouped(q[:, i:j], groups)).flatten(2, 3).flatten(0, 1)
             weights = room[: b * h * (j - i) * seen].view(*queries.shape[:2], seen)
             torch.baddbmm(weights, queries, keys[:, :seen].mT, beta=0, alpha=factor, out=weights)
-            weights[:, :, i - j :] += later[: queries.shape[1], : j - i]
+            weights[:, :, i - j :].masked_fill_(later[: queries.shape[1], : j - i], float("-inf"))
             torch.softmax(weights, -1, out=weights)
             found = (weights @ values[:, :seen]).unflatten(0, (b, groups)).unflatten(2, (j - i, -1))
             _grouped(out[:, i:j], groups).copy_(found)
@@ -59,4 +63,4 @@ def _grouped(x: Float[Tensor, "b s h d"], groups: int) -> Float[Tensor, "b k s r
 
 def _wide(x: Tensor) -> Tensor:
     """`x` in float32 at least, one number after the other in memory."""
-    return x.to(torch.promote_types(x.dtype, torch.float32), memory_format=torch.contiguous_format)
+    return x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()

@@ -34,19 +34,20 @@ class Way(NamedTuple):
 def replayed(step: Step, capture: Capture) -> Step:
     """Return `step`, for a fixed cache (`Cache.fix`) captured once for each `reach` and then replayed.
 
+    The model's modules and weights must stay the same objects meanwhile; values that change in place are seen.
     A cache that is not fixed runs the step itself; so does one whose step cannot be captured, because an attention
     looks at numbers on the host for instance, after a warning that says so.
     """
-    # With the memory that it works on, which `Cache.keep` replaces, and how far it reaches in it.
-    known: WeakKeyDictionary[Cache, tuple[Tensor, int, Callable[[Tensor], Result]]] = WeakKeyDictionary()
+    # With the slot that it reads, which is another one whenever a cache is fixed anew, and how far it reaches.
+    known: WeakKeyDictionary[Cache, tuple[Tensor | None, int, Callable[[Tensor], Result]]] = WeakKeyDictionary()
     works = True
 
     def run(model: CausalLM, tokens: Int[Tensor, "b 1"], cache: Cache) -> Result:
         nonlocal works
         cache.make_room(1)
         reach, length = cache.reach, cache.length + 1
-        memory, reached, again = known.get(cache, (None, 0, None))
-        if again is not None and memory is cache.positions and reached == reach:
+        slot, reached, again = known.get(cache, (None, 0, None))
+        if again is not None and slot is cache.next_slot and reached == reach:
             cache.length = length
             return again(tokens)
         if not (works and cache.fixed and length < reach):  # the next token's step is another one
@@ -58,7 +59,7 @@ def replayed(step: Step, capture: Capture) -> Step:
             return results[-1]
 
         try:
-            known[cache] = cache.positions, reach, _fed(capture(once), tokens)
+            known[cache] = cache.next_slot, reach, _fed(capture(once), tokens)
         except RuntimeError as error:
             if not results:
                 raise

@@ -33,7 +33,7 @@ def test_nothing_depends_on_what_is_later(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(causal, "_BLOCK", 4)
     q, k, v = (normal(1, 11, heads, 8, seed=heads) for heads in (4, 2, 2))
     before = causal_attention(q, k, v)
-    k[:, 6:], v[:, 6:] = 1e6, float("nan")
+    k[:, 6:], v[:, 6:] = float("inf"), float("nan")
     assert torch.equal(causal_attention(q, k, v)[:, :4], before[:, :4])  # another block: nothing was multiplied
     v[:, 6:] = 1e6
     assert torch.equal(causal_attention(q, k, v)[:, :6], before[:, :6])
@@ -48,7 +48,7 @@ def test_attend_takes_blocks_where_they_pay_and_torchs_kernel_elsewhere(monkeypa
 
     monkeypatch.setattr("axon_core.attend.causal_attention", spy)
     n, few = causal._FEWEST, causal._FEWEST - 1
-    q, k, v = (normal(1, n, heads, 8, seed=heads, dtype=torch.float32) for heads in (4, 2, 2))
+    q, k, v = (normal(1, n, heads, 8, seed=heads, dtype=torch.float32) for heads in (12, 2, 2))
     triangle = torch.ones(n, n, dtype=torch.bool).tril()
     plain = Scope.over(q[..., 0, 0])
     for dtype in (torch.float32, torch.bfloat16):
@@ -69,7 +69,11 @@ def test_attend_takes_blocks_where_they_pay_and_torchs_kernel_elsewhere(monkeypa
 
 
 def test_they_do_not_pay_for_more_keys_than_a_cache_holds() -> None:
-    q, k = torch.zeros(1, 512, 1, 1), torch.zeros(1, 2048, 1, 1)
-    assert pays(q, k[:, :1024], k[:, :1024])
+    q, k = torch.zeros(1, 512, 8, 1), torch.zeros(1, 2048, 8, 1)
+    some = k[:, :1024]
+    assert pays(q, some, some)
     assert not pays(q, k, k)
-    assert not pays(q.to("meta"), k[:, :1024], k[:, :1024])
+    assert not pays(q.expand(16, -1, -1, -1), some.expand(16, -1, -1, -1), some.expand(16, -1, -1, -1))
+    assert not pays(q[:, :, :1], some[:, :, :1], some[:, :, :1])  # over before it has begun
+    assert not pays(q.to("meta"), some, some)
+    assert not pays(q, some.double(), some.double())

@@ -140,6 +140,24 @@ def test_graphs_go_with_their_cache_before_the_next_one_is_made(graphs, monkeypa
     assert len(caches) > 1 and graphs.captured > 1
 
 
+def test_a_cache_that_is_fixed_anew_is_captured_anew(graphs):
+    built, run = model(), replayed(graphs.step, graphs.capture)
+    held, plain = built.new_cache(1, 40), built.new_cache(1, 40)
+    with torch.inference_mode():
+        for prompt in ([5, 6, 7], [8, 9, 1, 2]):
+            for one in (held, plain):
+                one.reset()
+                built.features(torch.tensor([prompt]), cache=one)
+            held.fix(8)
+            for token in range(12):
+                tokens = torch.tensor([[token]])
+                for got, expected in zip(run(built, tokens, held), step(built, tokens, plain), strict=True):
+                    torch.testing.assert_close(got, expected)
+                if token == 6:
+                    held.fix(8)
+    assert graphs.replayed > 6
+
+
 @pytest.mark.parametrize("name", ["alibi", "differential", "mla"])
 def test_attentions_of_others_work_on_a_fixed_cache(graphs, monkeypatch, name):
     built = theirs(monkeypatch, name)
