@@ -78,10 +78,10 @@ def compiled(model: CausalLM) -> Step:
     """Return `step` for this model, compiled when it is first run.
 
     It is compiled once for a single row, and once for several; for a cache that cannot be fixed, for several rows once
-    without padding and once with it, and where it has a window, at most once more for each of them, as it fills. The lengths of the rows, their number and the cache's
-    capacity are variables of the compiled code. Where PyTorch finds no compiler, a warning says so, and the model runs
-    as it is. What is compiled belongs to the model's modules, their configs and hooks, and the shapes, dtypes and ties
-    of its weights, not to their values.
+    without padding and once with it, and where it has a window, at most once more for each of them, as it fills. The
+    lengths of the rows, their number and the cache's capacity are variables of the compiled code. Where PyTorch finds
+    no compiler, a warning says so, and the model runs as it is. What is compiled belongs to the model's modules, their
+    configs and hooks, and the shapes, dtypes and ties of its weights, not to their values.
     """
     first: dict[int, int] = {}  # where a tensor occurs first: which ones are tied
     tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
