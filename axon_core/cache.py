@@ -144,7 +144,7 @@ class Cache:
         """How many slots a fixed cache hands over, those not filled yet included; 0 before it has `make_room`."""
         return self._reach
 
-    def fix(self, block: int = 256) -> None:
+    def fix(self, block: int) -> None:
         """Let everything that changes from token to token be in tensors that stay where they are, but for `reach`.
 
         From here on the cache takes one token a row at a time, and `extend` hands over `reach` slots, of which those

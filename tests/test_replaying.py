@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_compiling import model
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from axon_core import MODELS, ROTARY_EMBEDDINGS, compiling, decoding
+from axon_core import ROTARY_EMBEDDINGS, compiling, decoding
 from axon_core.compiling import step
 from axon_core.errors import ContextError, UsageError
 from axon_core.interfaces.attention import Attention
@@ -77,17 +78,6 @@ class StandIn:
         return replay
 
 
-def model(attention="GQA", rotary="rotary"):
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 61, "context": 48, "dim": 32, "n_layers": 2, "n_heads": 4}
-    built = MODELS["xllama"].build(**sizes, attention=attention, rotary=rotary)
-    with torch.no_grad():
-        for parameter in built.parameters():  # larger weights, so that the choices differ from step to step
-            if parameter.ndim == 2:
-                parameter.mul_(3)
-    return built.eval()
-
-
 def run(built, limits=(20, 3, 20, 5), **options):
     n = len(PROMPTS)
     decoder = decoding.Decoder(built, PROMPTS, range(n), [GREEDY] * n, limits, **options)
@@ -140,7 +130,8 @@ def test_graphs_go_with_their_cache_before_the_next_one_is_made(graphs, monkeypa
     assert len(caches) > 1 and graphs.captured > 1
 
 
-def test_a_cache_that_is_fixed_anew_is_captured_anew(graphs):
+@pytest.mark.parametrize("block", [8, 32])  # another reach after a reset, and the same
+def test_a_cache_that_is_fixed_anew_is_captured_anew(graphs, block):
     built, run = model(), replayed(graphs.step, graphs.capture)
     held, plain = built.new_cache(1, 40), built.new_cache(1, 40)
     with torch.inference_mode():
@@ -148,14 +139,14 @@ def test_a_cache_that_is_fixed_anew_is_captured_anew(graphs):
             for one in (held, plain):
                 one.reset()
                 built.features(torch.tensor([prompt]), cache=one)
-            held.fix(8)
-            for token in range(12):
+            held.fix(block)
+            for token in range(20):
                 tokens = torch.tensor([[token]])
                 for got, expected in zip(run(built, tokens, held), step(built, tokens, plain), strict=True):
                     torch.testing.assert_close(got, expected)
                 if token == 6:
-                    held.fix(8)
-    assert graphs.replayed > 6
+                    held.fix(block)
+    assert graphs.replayed > 20
 
 
 @pytest.mark.parametrize("name", ["alibi", "differential", "mla"])
