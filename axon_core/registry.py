@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 from weakref import WeakSet
 
 from axon_core import discovery
@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Class = TypeVar("Class", bound=type)
 
 _SESSION = "(this session)"
 _instances: WeakSet[Registry[Any]] = WeakSet()
@@ -191,12 +192,33 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         """Return the JSON schema of the options of `key`."""
         return _config_class(self[key]).model_json_schema()
 
-    def register(self, key: str, cls: type[T]) -> None:
+    @overload
+    def register(self, key: str) -> Callable[[Class], Class]: ...
+
+    @overload
+    def register(self, key: str, cls: type[T]) -> None: ...
+
+    def register(self, key: str, cls: type[T] | None = None) -> Callable[[Class], Class] | None:
         """Offer `cls` under `key` for the rest of the process, as in a notebook; a plugin uses entry points instead.
 
-        Defining a registered class anew, as by running a notebook's cell again, replaces it. Raises `UsageError` where
-        anything else offers `key`, and `ContractError` where `cls` does not keep the interface's contract.
+        Without `cls` it is a decorator: `@ATTENTIONS.register("MINE")` above the class. Running a notebook's cell
+        again replaces the class that the cell registered before.
+
+        Raises:
+            UsageError: the key holds a colon or is empty, or anything else offers it.
+            ContractError: the class does not keep the interface's contract.
         """
+        if cls is None:
+
+            def decorate(decorated: Class) -> Class:
+                self._offer(key, cast("type[T]", decorated))
+                return decorated
+
+            return decorate
+        self._offer(key, cls)
+        return None
+
+    def _offer(self, key: str, cls: type[T]) -> None:
         entry = self._local_entry(key, cls)
         for other in self._candidates(key):
             if other != entry:

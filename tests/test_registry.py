@@ -194,6 +194,22 @@ class TestRegister:
         toys.register("drum", second)
         assert toys["drum"] is second
 
+    def test_it_decorates_a_class(self, toys: Registry) -> None:
+        @toys.register("drum")
+        class Drum(toys.interface):
+            def play(self) -> str:
+                return "boom"
+
+        assert isinstance(Drum, type) and toys["drum"] is Drum
+        assert toys.build("drum", dim=1).play() == "boom"
+        with pytest.raises(ContractError, match="does not define play"):
+
+            @toys.register("fife")
+            class Fife(toys.interface): ...
+
+        with pytest.raises(UsageError, match="already offered by axon-toys"):
+            toys.register("ball")(Drum)
+
     def test_it_never_shadows(self, toys: Registry) -> None:
         class Drum(toys.interface):
             def play(self) -> None: ...
