@@ -12,7 +12,8 @@ from axon_core import MODELS
 from axon_core.bulk import record
 from axon_core.cli import main
 from axon_core.compiling import Step, compiled
-from axon_core.generation import Request, complete
+from axon_core.errors import CheckpointError
+from axon_core.generation import Request, complete, generate
 from axon_core.interfaces.model import CausalLM
 from axon_core.quantization import quantize
 from axon_core.sampling import Sampling
@@ -40,6 +41,19 @@ def test_one_prompt_as_text_and_as_json(saved: str, capsys):
     penalised = [*arguments, "--json", "--repetition-penalty", "5"]
     assert main(penalised) == 0
     assert len(set(json.loads(capsys.readouterr().out)["tokens"])) == 9  # so dear that none comes twice
+
+
+def test_a_model_saved_with_its_tokenizer_in_python(tmp_path: Path, capsys):
+    model = MODELS["xllama"].build(vocab_size=7, context=8, dim=32, n_layers=1, n_heads=4)
+    tokenizer = CharTokenizer("The dog")
+    model.save(tmp_path / "mine", tokenizer)
+    assert type(model).load(tmp_path / "mine").config == model.config
+    assert main(["generate", str(tmp_path / "mine"), "--prompt", "The ", "--max-new-tokens", "3", "--seed", "5"]) == 0
+    said = generate(model, tokenizer, "The ", max_new_tokens=3, sampling=Sampling(temperature=0.8), seed=5)
+    assert capsys.readouterr().out == f"The {said}\n"
+    with pytest.raises(CheckpointError, match="the tokenizer has 258 tokens, but the model's vocabulary only 7"):
+        model.save(tmp_path / "other", ByteTokenizer())
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from jaxtyping import Bool, Float, Int
 from pydantic import PositiveInt
@@ -16,6 +16,10 @@ from axon_core.cache import Cache
 from axon_core.config import Spec, at, validate
 from axon_core.errors import ContractError
 from axon_core.registry import Registry
+from axon_core.storage import writing
+
+if TYPE_CHECKING:
+    from axon_core.tokenizer import Tokenizer
 
 Part = TypeVar("Part")
 Sizes = TypeVar("Sizes", bound=config.Config)
@@ -52,10 +56,22 @@ class Model(nn.Module, ABC):
         """How many numbers are trained, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def save(self, folder: Path | str) -> None:
-        """Write `config.json` (with the versions of all parts) and `model.safetensors` into `folder`."""
+    def save(self, folder: Path | str, tokenizer: Tokenizer | None = None) -> None:
+        """Write `config.json` (with the versions of all parts) and `model.safetensors` into `folder`.
+
+        With its `tokenizer` the folder is all that `axon generate` needs.
+
+        Raises:
+            CheckpointError: the folder cannot be written to, or the tokenizer has more tokens than the model.
+        """
         from axon_core.checkpoint import save_model
 
+        if tokenizer is not None:
+            from axon_core.tokenizer import check_vocabulary
+
+            check_vocabulary(tokenizer, getattr(self.config, "vocab_size", tokenizer.vocab_size))
+            with writing(Path(folder)):
+                tokenizer.save(folder)
         save_model(self, Path(folder))
 
     @classmethod

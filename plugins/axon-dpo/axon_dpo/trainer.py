@@ -161,8 +161,7 @@ class DPOTrainer(Trainer):
 
     def export(self, folder: Path) -> None:
         """Write the policy and its tokenizer."""
-        self.policy.save(folder)
-        self.data.tokenizer.save(folder)
+        self.policy.save(folder, self.data.tokenizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the reference's log-probabilities, as far as they are known, and which comparisons they are of."""

@@ -49,8 +49,7 @@ def convert_checkpoint(run: Path, out: Path, n_kv_heads: int) -> Converted:
     before, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
     after = convert_model(before, n_kv_heads)
     with whole_folder(place) as new:
-        after.save(new)
-        tokenizer.save(new)
+        after.save(new, tokenizer)
         if recipe:
             (new / f"{recipe.name}.toml").write_text(tomli_w.dumps(recipe.tables), encoding="utf-8")
     return Converted(before, after, recipe)

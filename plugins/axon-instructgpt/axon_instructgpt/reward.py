@@ -139,10 +139,9 @@ class RewardTrainer(Trainer):
         before = self.model.bias.clone()
         try:  # the weights that training goes on with stay as they are, so that it resumes exactly
             self.model.bias.copy_(self._mean_of_demonstrations())
-            self.model.save(folder)
+            self.model.save(folder, self.data.tokenizer)
         finally:
             self.model.bias.copy_(before)
-        self.data.tokenizer.save(folder)
 
     @torch.no_grad()
     def _mean_of_demonstrations(self) -> Float[Tensor, ""]:

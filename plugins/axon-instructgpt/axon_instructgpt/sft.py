@@ -131,8 +131,7 @@ class SFTTrainer(Trainer):
 
     def export(self, folder: Path) -> None:
         """Write the model and its tokenizer."""
-        self.model.save(folder)
-        self.data.tokenizer.save(folder)
+        self.model.save(folder, self.data.tokenizer)
 
 
 def _packed(examples: Sequence[Example], context: int) -> list[list[Example]]:

@@ -271,8 +271,7 @@ class PPOTrainer(PPOBase):
 
     def export(self, folder: Path) -> None:
         """Write the policy and its tokenizer."""
-        self.policy.save(folder)
-        self.data.tokenizer.save(folder)
+        self.policy.save(folder, self.data.tokenizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return β, and a checksum of the reference, which is not saved."""

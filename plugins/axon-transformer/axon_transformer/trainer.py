@@ -188,5 +188,4 @@ class TranslationTrainer(Trainer):
 
     def export(self, folder: Path) -> None:
         """Write the model and its tokenizer."""
-        self.model.save(folder)
-        self.tokenizer.save(folder)
+        self.model.save(folder, self.tokenizer)

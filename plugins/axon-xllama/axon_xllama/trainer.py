@@ -118,5 +118,4 @@ class CausalLMTrainer(Trainer):
 
     def export(self, folder: Path) -> None:
         """Write the model and its tokenizer."""
-        self.model.save(folder)
-        self.data.tokenizer.save(folder)
+        self.model.save(folder, self.data.tokenizer)
