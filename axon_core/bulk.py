@@ -18,6 +18,7 @@ from axon_core.decoding import check_prompt
 from axon_core.errors import DataError, Interrupted, UsageError
 from axon_core.generation import Completion, Request, chunks
 from axon_core.interfaces.model import CausalLM
+from axon_core.json_text import to_json
 from axon_core.prompts import encode_prompts
 from axon_core.randomness import Key
 from axon_core.storage import writing
@@ -140,7 +141,7 @@ def plan(
         check_prompt(model, prompt.tokens, prompt.name)
         request = validate(Request, {**options, "prompt": prompt.tokens, "seed": _seed(seed, key)})
         facts = {**(made_by or {}), "request": request.model_dump(mode="json"), "logprobs": logprobs}
-        origin = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        origin = hashlib.sha256(to_json(facts, sort_keys=True).encode()).hexdigest()[:16]
         rows.append(Row(key, prompt.text, request, origin))
     done = _finished(path, {row.id: row for row in rows})
     pending = sorted((row for row in rows if row.id not in done), key=lambda row: -len(row.request.prompt))
@@ -231,7 +232,7 @@ def generate_rows(
                     if chunk.finish:
                         values = record(row.prompt, completion, plan.logprobs)
                         line = {"id": row.id, **values, "origin": row.origin}
-                        file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                        file.write(to_json(line, ensure_ascii=False).encode() + b"\n")
                         file.flush()
                         done += 1
                         progress(done, total, made)

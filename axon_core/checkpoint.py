@@ -16,9 +16,10 @@ from safetensors.torch import save_model as save_weights
 from axon_core import provenance
 from axon_core.config import validate
 from axon_core.errors import CheckpointError, ConfigError, UsageError
+from axon_core.json_text import to_json
 from axon_core.randomness import forked
 from axon_core.registry import MODELS
-from axon_core.storage import new_folder, read_tree, remove, sha256, sweep, verify, write_tree, writing
+from axon_core.storage import TREE, new_folder, read_tree, remove, sha256, sweep, verify, write_tree, writing
 from axon_core.weights import load_weights, misfit, weightless
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def save_config(model: Model, folder: Path) -> None:
         "sha256": sha256(folder / WEIGHTS),
     }
     draft = folder / f".{_CONFIG}"
-    draft.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    draft.write_text(to_json(facts, indent=1), encoding="utf-8")
     os.replace(draft, folder / _CONFIG)
 
 
@@ -223,10 +224,18 @@ class Checkpoints:
             return None
         folder = self.folder / (name or names[-1])
         if problem := verify(folder):
-            good = [other for other in names if other != folder.name and not verify(self.folder / other)]
-            remedy = f"resume with --from {good[-1]}" if good else "no other is intact: start the run anew"
+            good = self.intact()
+            remedy = f"resume with --from {good}" if good else "no other is intact: start the run anew"
             raise CheckpointError(f"checkpoint {folder.name} in {self.folder} is damaged: {problem}; {remedy}")
         return folder
+
+    def intact(self) -> str | None:
+        """Return the name of the latest checkpoint whose files are those that were written, or None."""
+        return next((name for name in reversed(self.names()) if not verify(self.folder / name)), None)
+
+    def learning_rate(self, name: str) -> float:
+        """Return the peak of the learning rate that a checkpoint was made with."""
+        return json.loads((self.folder / name / TREE).read_text(encoding="utf-8"))["lr"]
 
     def clean(self, step: int) -> None:
         """Remove what a killed process left unfinished, and checkpoints after `step`, which a resumed run rewrites."""

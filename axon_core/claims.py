@@ -11,7 +11,6 @@ It chooses its seeds itself, so that running it twice gives the same answer.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 import traceback
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from axon_core.errors import AxonError
+from axon_core.json_text import to_json
 from axon_core.paper import Claim, Paper
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def save(results: Iterable[Result], out: Path) -> Path:
     """Write `results` to `claims.json` in the folder `out`, and return the file."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "claims.json"
-    path.write_text(json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(to_json([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n", "utf-8")
     return path
 
 

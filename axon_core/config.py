@@ -18,12 +18,14 @@ C = TypeVar("C", bound=BaseModel)
 
 
 class Config(BaseModel):
-    """Base of every configuration: immutable, keyword only, and unknown fields are errors.
+    """Base of every configuration: immutable, keyword only; unknown fields and numbers that are not finite are errors.
 
     Every field carries a description; a field that stands for a constant of a paper cites the section.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 class Spec(BaseModel):

@@ -169,6 +169,7 @@ class Fit:
             while status is None:
                 asked = self._hooks.emit("step_end", fit=self, metrics=self._step())
                 if state.step == config.steps or asked & {"eval", "stop"} or _due(state.step, config.eval_every):
+                    self._check()
                     with self._rescued():
                         asked |= self._evaluate()
                 status = self._status(end, stop="stop" in asked) or ("interrupted" if caught else None)
@@ -238,12 +239,15 @@ class Fit:
         metrics = {name: total / (counts[name] or 1.0) for name, total in totals.items()}
         metrics["loss"] = sum(metrics[name] for name in minimised)
         if not math.isfinite(metrics["loss"]):
-            raise TrainingError(self._diverged(metrics))
+            values = ", ".join(f"{name} {value}" for name, value in metrics.items())
+            raise TrainingError(self._diverged(f"the loss is not finite: {values}"))
         self.units += next(iter(counts.values()))
         parameters = list(self.state.parameters.values())
         sum_gradients(parameters)
         if self._config.clip is not None:
             metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self._config.clip).item()
+            if not math.isfinite(metrics["grad_norm"]):
+                raise TrainingError(self._diverged(f"the norm of the gradients is {metrics['grad_norm']}"))
         self.state.update(factor)
         return metrics
 
@@ -256,7 +260,14 @@ class Fit:
         self.state.judge(metrics)
         return self._hooks.emit("eval_end", fit=self, metrics=metrics)
 
+    def _check(self, cause: Exception | None = None) -> None:
+        """Raise `TrainingError` where a weight is not finite, or what the optimiser or the average keeps of it."""
+        if (name := self.state.not_finite()) is not None:
+            raise TrainingError(self._diverged(f"{name} holds a number that is not finite")) from cause
+
     def _save(self) -> None:
+        """Write a checkpoint, if there is a folder; the weights are checked first in any case."""
+        self._check()
         if self.run is None:
             return
         state = self.state.state_dict()
@@ -273,6 +284,7 @@ class Fit:
         try:
             yield
         except Exception as error:
+            self._check(error)  # weights that are not finite are the reason, whatever the error says
             if self.run is not None and self.state.step:
                 with suppress(CheckpointError):  # the first error is the one to tell of
                     if f"step-{self.state.step}" not in self.run.checkpoints.names():
@@ -288,20 +300,30 @@ class Fit:
             self._hooks.emit("error", fit=self, error=error)
             raise
 
-    def _diverged(self, metrics: dict[str, float]) -> str:
-        values = ", ".join(f"{name} {value}" for name, value in metrics.items())
+    def _diverged(self, what: str) -> str:
         return (
-            f"the loss is not finite after {self.state.step} steps ({values}). Lower the learning rate "
-            "(trainer.optimizer.lr), warm it up (trainer.warmup), limit the gradients (trainer.clip=1) or compute in "
-            f"fp32 (trainer.precision). {self._remedy()}"
+            f"after {self.state.step} steps, {what}. Lower the learning rate (trainer.optimizer.lr), warm it up "
+            "(trainer.warmup), limit the gradients (trainer.clip=1) or compute in fp32 (trainer.precision). "
+            f"{self._remedy(diverged=True)}"
         )
 
-    def _remedy(self) -> str:
+    def _remedy(self, diverged: bool = False) -> str:
+        """Say from which checkpoint to resume, and how: one that is intact, and slower than what led astray."""
         if self.run is None:
             return "There is no run folder to resume from."
         names = self.run.checkpoints.names()
-        last = f"The last checkpoint is {names[-1]}" if names else "There is no checkpoint yet"
-        return f"{last}. Resume with: axon train --resume --out {shlex.quote(str(self.run.path))}"
+        intact = self.run.checkpoints.intact()
+        if names and intact is None:
+            return f"None of the checkpoints in {self.run.path} is intact: start the run anew."
+        command = f"axon train --resume --out {shlex.quote(str(self.run.path))}"
+        if intact and intact != names[-1]:
+            command += f" --from {intact}"
+        if diverged:
+            now = self._config.optimizer.lr
+            before = self.run.checkpoints.learning_rate(intact) if intact else now
+            command += f" --set trainer.optimizer.lr={before if before < now else now / 10:g}"
+        last = f"The last checkpoint is {intact}" if intact else "There is no checkpoint yet"
+        return f"{last}. Resume with: {command}"
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -73,7 +73,7 @@ class Comparison(_Record):
     """The continuation that was preferred."""
     rejected: Text
     """The other one."""
-    margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    margin: float = Field(default=0.0, ge=0)
     """By how much, on a scale of the data's own; 0 where nobody said."""
     unfinished: Annotated[tuple[Literal["chosen", "rejected"], ...], Field(strict=False)] = ()
     """Which of them were cut off before their end, so that no end-of-text token follows."""
@@ -185,7 +185,7 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _object(line: bytes, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_fields)
+        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_fields, parse_constant=_no_number)
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise DataError(
@@ -203,6 +203,11 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
 
 class _Twice(ValueError):
     """An object has a field twice."""
+
+
+def _no_number(name: str) -> None:
+    """Refuse `NaN` and `Infinity`, which Python's reader takes for numbers."""
+    raise ValueError(f"{name} is no number")
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

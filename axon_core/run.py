@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from axon_core.checkpoint import Checkpoints
 from axon_core.config import validate
 from axon_core.errors import CheckpointError, ConfigError, UsageError
+from axon_core.json_text import to_json
 from axon_core.recipe import Recipe
 from axon_core.storage import new_folder, sweep, writing
 
@@ -132,7 +133,7 @@ class RunFolder:
         """Write `run.json`, replacing it at once."""
         with writing(self.path):
             temporary = self.path / _FACTS_DRAFT
-            temporary.write_text(json.dumps(self.facts, indent=1, default=str), encoding="utf-8")
+            temporary.write_text(to_json(self.facts, indent=1, default=str), encoding="utf-8")
             os.replace(temporary, self.path / "run.json")
 
     def rewind(self, step: int) -> None:
@@ -141,7 +142,7 @@ class RunFolder:
             sweep(self.path)
             self.checkpoints.clean(step)
             if self.metrics.exists():
-                kept = "".join(json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step)
+                kept = "".join(to_json(line) + "\n" for line in self.read_metrics() if line["step"] <= step)
                 temporary = self.path / ".metrics.jsonl"
                 temporary.write_text(kept, encoding="utf-8")
                 os.replace(temporary, self.metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -94,7 +95,7 @@ class State:
         """Take note of an evaluation; return whether the training has stopped getting better."""
         self.evaluation = evaluation
         if (loss := evaluation.get("loss")) is not None:
-            improved = self.best is None or loss < self.best
+            improved = math.isfinite(loss) and (self.best is None or loss < self.best)
             self.best, self.worse = (loss, 0) if improved else (self.best, self.worse + 1)
         return self.exhausted
 
@@ -104,9 +105,30 @@ class State:
         patience = self.trainer.config.patience
         return patience is not None and self.worse >= patience
 
+    def not_finite(self) -> str | None:
+        """Return the name of a weight, average or moment in which a number is not finite, or None.
+
+        It waits for the device once, and needs no memory to speak of.
+        """
+        tensors = {f"the weight {name}": parameter.detach() for name, parameter in self.parameters.items()}
+        tensors |= {f"the average of {name}": average for name, average in (self.average or {}).items()}
+        for name, moments in self._moments().items():
+            found = {key: value for key, value in moments.items() if isinstance(value, Tensor)}
+            tensors |= {f"the optimiser's {key} of {name}": value for key, value in found.items()}
+        names = [name for name, tensor in tensors.items() if tensor.numel()]
+        device = next(iter(self.parameters.values())).device
+        # The extremes of a tensor are finite where all of it is: they are NaN where one of its numbers is.
+        extremes = [torch.stack(tensors[name].aminmax()).isfinite().all().to(device) for name in names]
+        finite = torch.stack(extremes).tolist()
+        return next((name for name, fine in zip(names, finite, strict=True) if not fine), None)
+
+    def _moments(self) -> dict[str, dict[str, Any]]:
+        """Return what the optimisers keep of each parameter, by its name."""
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        return {names[id(p)]: state for optimizer in self.optimizers for p, state in optimizer.state.items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything as nested dictionaries, by the names of the parameters."""
-        names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
             "step": self.step,
             "first_batch": _digest(self.trainer.batch(0)),
@@ -115,7 +137,8 @@ class State:
             "worse": self.worse,
             "models": {role: module.state_dict() for role, module in self.roles.items()},
             "optimizer": self.trainer.config.optimizer.type,
-            "moments": {names[id(p)]: state for optimizer in self.optimizers for p, state in optimizer.state.items()},
+            "lr": self.trainer.config.optimizer.lr,
+            "moments": self._moments(),
             "average": None if self.average is None else dict(self.average),
             "trainer": self.trainer.state_dict(),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Generator, Mapping
@@ -18,8 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from axon_core.errors import CheckpointError, UsageError
+from axon_core.json_text import to_json
 
 __all__ = [
+    "TREE",
     "check_output",
     "free_folder",
     "new_folder",
@@ -34,8 +37,10 @@ __all__ = [
     "writing",
 ]
 
-_TREE, _TENSORS, _MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
-_REFERENCE = "$tensor"
+TREE = "state.json"
+"""The file of what `write_tree` writes that is no tensor."""
+_TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
+_REFERENCE, _NUMBER = "$tensor", "$number"
 _UNFINISHED = ".unfinished-"
 
 
@@ -142,15 +147,15 @@ def new_folder(target: Path) -> Generator[Path]:
         yield temporary
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         sums = {file.relative_to(temporary).as_posix(): sha256(file) for file in files}
-        (temporary / _MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1), encoding="utf-8")
+        (temporary / _MANIFEST).write_text(to_json({"sha256": sums}, indent=1), encoding="utf-8")
 
 
 def verify(folder: Path) -> str | None:
     """Return what is wrong with a folder that `new_folder` made, or None."""
     try:
         sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        if not {_TREE, _TENSORS} <= sums.keys():
-            return f"{_MANIFEST} does not name {_TREE} and {_TENSORS}"
+        if not {TREE, _TENSORS} <= sums.keys():
+            return f"{_MANIFEST} does not name {TREE} and {_TENSORS}"
         for name, checksum in cast(dict[str, str], sums).items():
             if not (folder / name).is_file():
                 return f"{name} is missing"
@@ -188,13 +193,13 @@ def write_tree(folder: Path, tree: Mapping[str, Any]) -> None:
     Tensors that are one and the same, such as tied weights, are written once.
     """
     tensors: dict[str, Tensor] = {}
-    (folder / _TREE).write_text(json.dumps(_detach(tree, "", tensors, {})), encoding="utf-8")
+    (folder / TREE).write_text(json.dumps(_detach(tree, "", tensors, {}), allow_nan=False), encoding="utf-8")
     save_file(tensors, folder / _TENSORS)
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
     """Read what `write_tree` wrote; check it by `verify` first."""
-    return _attach(json.loads((folder / _TREE).read_text(encoding="utf-8")), load_file(folder / _TENSORS))
+    return _attach(json.loads((folder / TREE).read_text(encoding="utf-8")), load_file(folder / _TENSORS))
 
 
 def _detach(node: Any, name: str, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str]) -> Any:
@@ -205,6 +210,8 @@ def _detach(node: Any, name: str, tensors: dict[str, Tensor], seen: dict[tuple[A
     if isinstance(node, list | tuple):
         children = enumerate(cast(list[Any], node))
         return [_detach(child, f"{name}/{i}", tensors, seen) for i, child in children]
+    if isinstance(node, float) and not math.isfinite(node):  # which JSON has no words for
+        return {_NUMBER: str(node)}
     if not isinstance(node, Tensor):
         return node
     identity = (node.data_ptr(), node.shape, node.stride(), node.dtype) if node.numel() else (name,)
@@ -219,6 +226,8 @@ def _attach(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(node, dict):
         if node.keys() == {_REFERENCE}:
             return tensors[node[_REFERENCE]]
+        if node.keys() == {_NUMBER}:
+            return float(node[_NUMBER])
         return {key: _attach(child, tensors) for key, child in cast(dict[str, Any], node).items()}
     if isinstance(node, list):
         return [_attach(child, tensors) for child in cast(list[Any], node)]

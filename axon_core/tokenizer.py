@@ -21,6 +21,7 @@ from pydantic import Field
 from axon_core import config
 from axon_core.config import Spec, validate
 from axon_core.errors import CheckpointError, ConfigError, DataError
+from axon_core.json_text import to_json
 
 __all__ = [
     "PAD",
@@ -128,7 +129,7 @@ class Tokenizer(ABC):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {"type": self.type, **self._state(folder)}
-        (folder / _FILE).write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+        (folder / _FILE).write_text(to_json(state, ensure_ascii=False), encoding="utf-8")
 
     @staticmethod
     def load(folder: Path | str) -> Tokenizer:

@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_last_checkpoint(
     with pytest.raises(TrainingError) as caught:
         fit(Toy.make(**options), tmp_path / "run")
     message = str(caught.value)
-    assert "not finite after 7 steps (loss nan)" in message and "--resume --out" in message
+    assert "after 7 steps, the loss is not finite: loss nan" in message and "--resume --out" in message
     result = fit(Toy.make(save_every=3), tmp_path / "run", resume=True)
     assert result.step == 12
 

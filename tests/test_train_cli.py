@@ -214,7 +214,7 @@ BAD = [
     (["--set", "data.path=nowhere.txt"], 1, "no such file or folder: nowhere.txt"),
     (["--set", "data.path=empty.txt"], 1, "empty.txt holds no text"),
     (["--set", "trainer.context=100000"], 1, "at least context + 1 = 100001 tokens"),
-    (["--set", "trainer.spoil_at=3"], 1, "the loss is not finite after 3 steps"),
+    (["--set", "trainer.spoil_at=3"], 1, "after 3 steps, the loss is not finite: loss nan"),
     (["--out", "text.txt/run"], 1, "cannot write text.txt/run: Not a directory"),
     (["--from", "step-1"], 2, "--from needs --resume"),
     (["--resume"], 2, "--resume needs --out"),

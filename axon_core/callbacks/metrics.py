@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from axon_core.hooks import hook
+from axon_core.json_text import to_json
 from axon_core.storage import writing
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class MetricsFile:
             return
         with writing(Path(self._file.name)):
             lines = ({"step": step, "split": split, "name": name, "value": metrics[name]} for name in metrics)
-            self._file.write("".join(json.dumps(line) + "\n" for line in lines))
+            self._file.write("".join(to_json(line) + "\n" for line in lines))
             self._file.flush()  # so that a kill after the next checkpoint loses no line before it
 
     def _close(self) -> None:

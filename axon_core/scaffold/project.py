@@ -6,7 +6,6 @@ several layers have a file of one name, their texts follow one another.
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from axon_core.discovery import discover
 from axon_core.errors import UsageError
+from axon_core.json_text import to_json
 from axon_core.scaffold.naming import KINDS, check_name, class_name
 
 __all__ = ["Project", "render"]
@@ -170,4 +170,4 @@ def _requirement(line: str) -> str:
 
 def _quoted(text: str) -> str:
     """Write a string for TOML, whose basic strings have the escapes of JSON."""
-    return json.dumps(text, ensure_ascii=False)
+    return to_json(text, ensure_ascii=False)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from axon_core.config import Config, validate
 from axon_core.errors import ConfigError
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
+from axon_core.json_text import to_json
 from axon_core.testing.kit import Broken, Part, finite, same
 
 LENGTHS = (9, 6, 3)
@@ -114,7 +115,7 @@ def ragged(side: str) -> Bool[Tensor, "b n"]:
 
 def config_round_trip(config: Config) -> None:
     """Raise `Broken` unless a config written as JSON and read again is the same."""
-    text = json.dumps(config.model_dump(mode="json"))
+    text = to_json(config.model_dump(mode="json"))
     again = type(config).model_validate(json.loads(text))
     if again != config:
         changed = [n for n in type(config).model_fields if getattr(again, n) != getattr(config, n)]

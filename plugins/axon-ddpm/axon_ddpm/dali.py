@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 
 from axon_core import config
@@ -114,7 +114,7 @@ class Dali:
         """Steps from noise to picture; left out, 50, or all of the chain where it is shorter."""
         spacing: Spacing | None = None
         """Which steps of the chain, see `axon_ddpm.process.SPACINGS`; left out, those that suit the sampler."""
-        guidance: float = Field(default=1.0, allow_inf_nan=False)
+        guidance: float = 1.0
         """How much to exaggerate the class: 1 leaves it as it is, 0 ignores it."""
 
     def __init__(self, model: Denoiser, diffusion: Diffusion, config: Config, *, seed: int = 0) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 import click
 
 from axon_core.cli.output import json_option, print_json
+from axon_core.json_text import to_json
 from axon_gqa.checkpoint import convert_checkpoint
 from axon_gqa.uptraining import SHARE
 
@@ -44,7 +44,7 @@ def gqa(run: Path, groups: int, out: Path | None, as_json: bool) -> None:
     if recipe:
         click.echo(f"Next: axon train {shlex.quote(recipe)}")
         return
-    init = shlex.quote(f"model={{init={json.dumps(str(out), ensure_ascii=False)}}}")
+    init = shlex.quote(f"model={{init={to_json(str(out), ensure_ascii=False)}}}")
     click.echo(
         f"{run} holds no recipe that trains one model. To train it further take any, for about {SHARE:.0%} of the "
         f"steps it was trained for: axon train RECIPE --set {init} --set trainer.steps=N"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from axon_core.config import Spec, at
 from axon_core.errors import DataError
 from axon_core.interfaces.model import CausalLM
+from axon_core.json_text import to_json
 from axon_core.randomness import Key
 from axon_core.registry import registry_of
 from axon_core.saved import load, place
@@ -119,7 +119,7 @@ class Comparisons(Stage):
         with whole_folder(out) as folder:
             write_lines(folder / "rankings.jsonl", rankings)
             write_lines(folder / "comparisons.jsonl", comparisons)
-            (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            (folder / "facts.json").write_text(to_json(facts, indent=1), encoding="utf-8")
 
 
 def _line(record: dict[str, Any], unfinished: Sequence[int | str]) -> dict[str, Any]:

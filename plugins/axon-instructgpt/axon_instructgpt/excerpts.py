@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import Field, PositiveInt
 
 from axon_core.data import read_text
 from axon_core.errors import DataError
+from axon_core.json_text import to_json
 from axon_core.randomness import Key
 from axon_core.storage import whole_folder
 from axon_instructgpt.stage import Stage
@@ -68,4 +68,4 @@ class Excerpts(Stage):
 
 def write_lines(file: Path, records: Iterable[object]) -> None:
     """Write JSON lines."""
-    file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    file.write_text("".join(to_json(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

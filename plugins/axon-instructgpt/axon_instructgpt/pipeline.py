@@ -25,6 +25,7 @@ from typing import Any, Self, cast
 
 from axon_core.config import Spec, at
 from axon_core.errors import CheckpointError, ConfigError, UsageError
+from axon_core.json_text import to_json
 from axon_core.paper import recipe
 from axon_core.recipe import override
 from axon_core.storage import sweep, writing
@@ -174,7 +175,7 @@ class _Record:
         with writing(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             draft = self._file.with_name(_DRAFT)
-            draft.write_text(json.dumps({"stages": self._stages}, indent=1), encoding="utf-8")
+            draft.write_text(to_json({"stages": self._stages}, indent=1), encoding="utf-8")
             os.replace(draft, self._file)
 
 

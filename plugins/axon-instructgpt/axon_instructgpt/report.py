@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from axon_core.config import Spec, at
 from axon_core.errors import CheckpointError, DataError, UsageError
 from axon_core.interfaces.model import CausalLM
+from axon_core.json_text import to_json
 from axon_core.paths import expanded
 from axon_core.prompts import check_room
 from axon_core.randomness import Key
@@ -106,7 +107,7 @@ class Report(Stage):
         """
         facts = self._measure()
         with whole_folder(out) as folder:
-            (folder / "report.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+            (folder / "report.json").write_text(to_json(facts, indent=1, ensure_ascii=False), encoding="utf-8")
             (folder / "report.md").write_text(page(facts), encoding="utf-8")
             draw(facts, folder / "frontier.png")
 

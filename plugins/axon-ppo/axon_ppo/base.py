@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Self
@@ -41,8 +42,8 @@ class PPOBase(Trainer):
         """Updates in an epoch, each on another part of the step's data."""
         clip_range: PositiveFloat = 0.2
         """ε: by how much the ratio of probabilities may leave 1 (Section 3, Eq. 7)."""
-        value_clip_range: PositiveFloat = 0.2
-        """By how much a value may move in a step before its loss is clipped; `inf` for any."""
+        value_clip_range: PositiveFloat | None = 0.2
+        """By how much a value may move in a step before its loss is clipped; None for any."""
         value_weight: NonNegativeFloat = 0.5
         """Weight c₁ of the value function's loss (Section 5, Eq. 9)."""
         entropy_weight: NonNegativeFloat = 0.0
@@ -116,7 +117,9 @@ class PPOBase(Trainer):
         """Return the loss of k actions and what is reported of them, as sums under the names `PER_ACTION`."""
         c = self.config
         policy, clipped = clipped_surrogate(logprobs, old_logprobs, advantages, c.clip_range)
-        value, value_clipped = clipped_value_loss(values, old_values, returns, c.value_clip_range)
+        value, value_clipped = clipped_value_loss(
+            values, old_values, returns, math.inf if c.value_clip_range is None else c.value_clip_range
+        )
         total = policy.sum() + c.value_weight * value.sum()
         if c.entropy_weight:
             total = total - c.entropy_weight * entropies.sum()

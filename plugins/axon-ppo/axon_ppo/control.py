@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -55,7 +54,7 @@ class ControlTrainer(PPOBase):
 
         batch_size: PositiveInt = 8
         """Environments that run side by side."""
-        value_clip_range: PositiveFloat = math.inf
+        value_clip_range: PositiveFloat | None = None
         """By how much a value may move in a step before its loss is clipped; by default any, as are rewards."""
         length: PositiveInt = 512
         """Actions in each of them in a step."""

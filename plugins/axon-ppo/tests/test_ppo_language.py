@@ -106,7 +106,7 @@ def test_ppo_finds_the_optimum_of_a_bandit(make, letters, table):
         kl_coefficient=1.0,
         optimizer={"lr": 0.05, "weight_decay": 0.0, "eps": 1e-5},
         schedule="linear",
-        value_clip_range=math.inf,
+        value_clip_range=None,
     )
     fit(trainer)
     found = policy.table.weight[0].softmax(-1)

@@ -35,7 +35,7 @@ class Rotary(RotaryEmbedding):
     class Config(RotaryEmbedding.Config):
         """Options of rotary position embeddings."""
 
-        base: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10000.0
+        base: Annotated[float, Field(gt=0)] = 10000.0
         """Base of the geometric progression of the frequencies (10000: Section 3.2.2, below Eq. 15)."""
 
     config: Config
@@ -71,7 +71,7 @@ class _Extended(Rotary):
     class Config(Rotary.Config):
         """Options of the methods that extend the context."""
 
-        factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+        factor: Annotated[float, Field(ge=1)] = 1.0
         """How many times longer than `context` sequences may be; 1 extends nothing."""
 
     config: Config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import torch
 
 from axon_core.config import validate
 from axon_core.errors import AxonError, UsageError
+from axon_core.json_text import to_json
 from axon_core.run import RunFolder
 from axon_core.saved import model_folder
 from axon_core.storage import check_output, whole_file
@@ -116,7 +116,7 @@ def _numbered(number: int, text: str, translations: Sequence[Translation]) -> li
 def _as_json(number: int, text: str, translations: Sequence[Translation]) -> list[str]:
     """Return one line: the sentence and its translations."""
     record = {"source": text, "translations": [each._asdict() for each in translations]}
-    return [json.dumps(record, ensure_ascii=False)]
+    return [to_json(record, ensure_ascii=False)]
 
 
 def _counts(lines: Sequence[str], found: Sequence[Sequence[Translation]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
 from axon_core.checkpoint import WEIGHTS, check_weights, load_config
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.rotary_embedding import Layout
+from axon_core.json_text import to_json
 from axon_core.saved import model_folder
 from axon_core.storage import free_folder, whole_folder
 from axon_core.tokenizer import SentencePieceTokenizer, Tokenizer
@@ -102,7 +102,7 @@ def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: 
             "model_max_length": model.config.context,
         }
     for name, values in files.items():
-        (folder / name).write_text(json.dumps(values, indent=2), encoding="utf-8")
+        (folder / name).write_text(to_json(values, indent=2), encoding="utf-8")
 
 
 def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> None:

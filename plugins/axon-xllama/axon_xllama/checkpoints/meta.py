@@ -6,7 +6,6 @@ keeps its bits and its order; rows are permuted only on the way from or to a for
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from axon_core.errors import CheckpointError
+from axon_core.json_text import to_json
 from axon_core.tokenizer import Tokenizer
 from axon_xllama.checkpoints.hugging_face import read_json
 from axon_xllama.checkpoints.layout import Names, Settings, Stored, configured
@@ -87,7 +87,7 @@ def write_folder(folder: Path, model: XLlama, tensors: Mapping[str, Tensor]) -> 
     }
     if settings.base != 10000.0:
         params["rope_theta"] = settings.base
-    (folder / _PARAMS).write_text(json.dumps(params), encoding="utf-8")
+    (folder / _PARAMS).write_text(to_json(params), encoding="utf-8")
     torch.save(dict(tensors), folder / "consolidated.00.pth")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from axon_core.errors import CheckpointError
+from axon_core.json_text import to_json
 from axon_core.weights import read_tensor
 from axon_xllama.checkpoints.layout import Stored
 
@@ -58,7 +58,7 @@ def write_safetensors(file: Path, tensors: Mapping[str, Sequence[Stored]], progr
         shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
         begin, end = end, end + nbytes({name: parts})
         header[name] = {"dtype": _CODES[parts[0].dtype], "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
+    text = to_json(header).encode()
     text += b" " * (-len(text) % 8)
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
