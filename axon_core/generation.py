@@ -248,8 +248,7 @@ class _Text:
         self._eos = tokenizer.eos
         self._left = request.max_new_tokens
         self._stop = StopStrings(request.stop)
-        self._pieces = DecodeStream(tokenizer)
-        self._pieces.push(*prompt)  # a first space after the prompt is then not taken for the encoder's
+        self._pieces = DecodeStream(tokenizer, prompt)
 
     def push(self, token: int) -> tuple[str, Finish | None]:
         """Return what the token adds, and why the text ends with it."""

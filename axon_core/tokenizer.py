@@ -107,13 +107,16 @@ class Tokenizer(ABC):
         """Return the ids of a text that a model is to go on from: after `bos` where `add_bos` says so."""
         return self.encode(text, bos=self.add_bos)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int], *, after: Iterable[int] = ()) -> str:
         """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD, padding nothing.
+
+        With `after`, the tokens of a prompt, it is the text that `ids` add to the prompt's. Only there is a first
+        space the completion's own: `encode_completion` is the inverse.
 
         Raises:
             DataError: an id is not in the vocabulary.
         """
-        stream = DecodeStream(self)
+        stream = DecodeStream(self, after)
         return stream.push(*ids) + stream.finish()
 
     def piece(self, token: int) -> bytes:
@@ -156,12 +159,20 @@ class DecodeStream:
     >>> stream = DecodeStream(ByteTokenizer())
     >>> [stream.push(id) for id in "é!".encode()], stream.finish()
     (['', 'é', '!'], '')
+
+    Args:
+        tokenizer: what made the ids.
+        after: the tokens of a prompt, whose text is left out.
+
+    Raises:
+        DataError: an id is not in the vocabulary.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, after: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._spaces = tokenizer.drops_spaces
+        self.push(*after)
 
     def push(self, *tokens: int) -> str:
         """Return the text that `tokens` complete."""

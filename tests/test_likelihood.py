@@ -7,6 +7,8 @@ from itertools import product
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,7 +22,7 @@ from axon_core.likelihood import (
     token_entropies,
     token_logprobs,
 )
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
+from axon_core.tokenizer import ByteTokenizer, CharTokenizer, DecodeStream, SentencePieceTokenizer
 
 PAIRS = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9, 10, 0]), ([0, 0], [0])]
 
@@ -184,3 +186,33 @@ def test_a_completion_is_encoded_without_the_space_that_begins_a_text():
             assert tokenizer.decode(tokenizer.encode_prompt(prompt) + ids) == prompt + completion
     with pytest.raises(DataError, match="'x'"):
         encode_completion(CharTokenizer("ab"), "x")
+
+
+WORDS = "the cat sat in the hat, and then the rat sat on the mat.\n"
+SPACED = st.text(st.sampled_from(WORDS + "é  "))
+
+
+@pytest.fixture(scope="module")
+def spaced():
+    """Pieces that may begin with a space, and an encoder that puts one before a text."""
+    text = "".join(WORDS[i:] + WORDS for i in range(len(WORDS)))
+    return SentencePieceTokenizer.train(text, SentencePieceTokenizer.Config(vocab_size=310, add_bos=True))
+
+
+@given(SPACED.filter(len), SPACED)
+def test_a_completion_is_decoded_after_its_prompt_and_encodes_to_its_tokens_again(spaced, prompt, completion):
+    asked, ids = spaced.encode_prompt(prompt), encode_completion(spaced, completion)
+    assert spaced.decode(ids, after=asked) == completion
+    assert spaced.decode([*asked, *ids]) == prompt + completion
+    stream = DecodeStream(spaced, asked)
+    assert "".join([stream.push(token) for token in ids]) + stream.finish() == completion
+
+
+def test_a_first_space_is_the_encoders_own_only_where_nothing_comes_before_it(spaced):
+    ids = spaced.encode("the")
+    assert spaced.decode(ids) == spaced.decode(ids, after=[spaced.bos]) == "the"
+    assert spaced.decode(ids, after=spaced.encode("cat")) == " the"
+
+
+def test_the_bytes_of_a_character_that_the_prompt_began_end_it():
+    assert ByteTokenizer().decode([0xA9, 0x21], after=[0xC3]) == "é!"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from axon_core.config import Spec, at, validate
 from axon_core.errors import CheckpointError, TrainingError
-from axon_core.generation import generate
+from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import Sequences, completion_logprobs
@@ -156,8 +156,10 @@ class DPOTrainer(Trainer):
 
     def sample(self) -> str:
         """Return a held-out prompt, and how the policy goes on from it."""
-        prompt = self.data.tokenizer.decode(self.data.held_out[0].prompt)
-        return prompt + generate(self.policy, self.data.tokenizer, prompt, sampling=Sampling(temperature=0.8))
+        prompt, tokenizer = self.data.held_out[0].prompt, self.data.tokenizer
+        request = Request(prompt=prompt, sampling=Sampling(temperature=0.8))
+        (completion,) = complete(self.policy, tokenizer, [request])
+        return tokenizer.decode([*prompt, *completion.tokens])
 
     def export(self, folder: Path) -> None:
         """Write the policy and its tokenizer."""

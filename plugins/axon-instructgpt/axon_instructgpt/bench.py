@@ -151,7 +151,7 @@ class Bench:
         return Drawn(tokens, self._worth(self.reward, tokens), judge and self._worth(judge, tokens))
 
     def _worth(self, scorer: Scorer, tokens: Sequence[Sequence[Sequence[int]]]) -> Float[Tensor, "p n"]:
-        written = [texts(self.tokenizer, responses) for responses in tokens]
+        written = [texts(self.tokenizer, *each) for each in zip(self.prompts, tokens, strict=True)]
         ends = [[ended(self.tokenizer, response) for response in responses] for responses in tokens]
         return scored(scorer, [prompt.named for prompt in self.prompts], written, ends)
 

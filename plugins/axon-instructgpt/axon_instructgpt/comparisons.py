@@ -88,7 +88,7 @@ class Comparisons(Stage):
         prompts = asked(c.prompts, tokenizer, model, c.response_tokens)
         sizes: dict[str, Any] = {"response_tokens": c.response_tokens, "temperature": c.temperature}
         drawn = sampled(model.eval(), prompts, tokenizer, n=c.responses, key=key("respond"), **sizes)
-        written = [texts(tokenizer, responses) for responses in drawn]
+        written = [texts(tokenizer, *each) for each in zip(prompts, drawn, strict=True)]
         kept = [i for i, found in enumerate(written) if len(set(found)) == c.responses and all(found)]
         if not kept:
             raise DataError(

@@ -26,7 +26,7 @@ from axon_core.tokenizer import Tokenizer
 from axon_instructgpt.bench import Bench
 from axon_instructgpt.frontier import best_of_n, optimum
 from axon_instructgpt.page import draw, page
-from axon_instructgpt.responses import asked
+from axon_instructgpt.responses import asked, texts
 from axon_instructgpt.selection import best_of_n_kl
 from axon_instructgpt.stage import Stage
 
@@ -153,7 +153,7 @@ class Report(Stage):
             "samples": [
                 {
                     "prompt": prompt.text,
-                    **{name: bench.tokenizer.decode(drawn.tokens[i][0]) for name, drawn in first.items()},
+                    **{name: texts(bench.tokenizer, prompt, drawn.tokens[i][:1])[0] for name, drawn in first.items()},
                 }
                 for i, prompt in enumerate(bench.prompts[: c.samples])
             ],

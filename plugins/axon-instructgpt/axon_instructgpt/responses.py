@@ -87,9 +87,9 @@ def logprobs(model: CausalLM, pairs: Sequence[tuple[Prompt, Sequence[int]]], row
     return torch.cat(parts).double().cpu()
 
 
-def texts(tokenizer: Tokenizer, responses: Sequence[Sequence[int]]) -> list[str]:
-    """Return the texts of responses."""
-    return [tokenizer.decode(response) for response in responses]
+def texts(tokenizer: Tokenizer, prompt: Prompt, responses: Sequence[Sequence[int]]) -> list[str]:
+    """Return what each of the responses adds to the text of their prompt."""
+    return [tokenizer.decode(response, after=prompt.tokens) for response in responses]
 
 
 def ended(tokenizer: Tokenizer, response: Sequence[int]) -> bool:

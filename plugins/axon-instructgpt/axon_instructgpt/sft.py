@@ -125,9 +125,9 @@ class SFTTrainer(Trainer):
     def sample(self) -> str:
         """Return a held-out prompt, and how the model goes on from it."""
         tokens, scored = self.data.held_out[0]
-        request = Request(prompt=tokens[: scored.index(True)], sampling=Sampling(temperature=0.8))
-        (completion,) = complete(self.model, self.data.tokenizer, [request])
-        return self.data.tokenizer.decode(tokens[: scored.index(True)]) + completion.text
+        prompt, tokenizer = tokens[: scored.index(True)], self.data.tokenizer
+        (completion,) = complete(self.model, tokenizer, [Request(prompt=prompt, sampling=Sampling(temperature=0.8))])
+        return tokenizer.decode([*prompt, *completion.tokens])
 
     def export(self, folder: Path) -> None:
         """Write the model and its tokenizer."""

@@ -1,13 +1,16 @@
 """Responses: enumerated, sampled, and the prompts they are to."""
 
+import json
+
 import pytest
 import torch
 
 from axon_core.config import validate
 from axon_core.errors import ContextError, DataError
 from axon_core.prompts import Prompt
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.tokenizer import ByteTokenizer, train_tokenizer
 from axon_instructgpt.comparisons import Comparisons
+from axon_instructgpt.report import Report
 from axon_instructgpt.responses import asked, every_response, sampled
 
 
@@ -58,3 +61,39 @@ def test_prompts_are_named_and_checked(tmp_path, tiny, model_of):
     with pytest.raises(ContextError, match="line 2"):
         stage.run(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def spaced(tmp_path, model_of):
+    """The folder of a model that writes pieces that begin with a space, and a file of prompts."""
+    words = "the cat sat in the hat and then the rat sat on the mat\n"
+    tokenizer = train_tokenizer({"type": "sentencepiece", "vocab_size": 305}, words * 50)
+    model = model_of(tokenizer.vocab_size, context=32)
+    begins = [i for i in range(tokenizer.vocab_size) if tokenizer.piece(i).startswith(b" ")]
+    with torch.no_grad():
+        model.embedding.weight.fill_(1)
+        model.head.weight.zero_()
+        model.head.weight[begins] = 10
+    model.save(tmp_path / "model")
+    tokenizer.save(tmp_path / "model")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "the cat"}\n{"prompt": "on the"}\n')
+    return str(tmp_path / "model"), str(tmp_path / "prompts.jsonl")
+
+
+def test_the_first_space_of_a_response_is_ranked_compared_and_reported(spaced, tmp_path):
+    model, prompts = spaced
+    given = {"prompts": prompts, "reward": {"type": "regex", "pattern": "^ "}, "response_tokens": 3}
+    stage = Comparisons(validate(Comparisons.Config, {**given, "policy": model, "temperature": 2.0}))
+    stage.run(tmp_path / "comparisons")
+    rankings, pairs = (
+        [json.loads(line) for line in (tmp_path / "comparisons" / name).read_text().splitlines()]
+        for name in ("rankings.jsonl", "comparisons.jsonl")
+    )
+    written = [text for one in rankings for text in one["responses"]]
+    assert written and all(text.startswith(" ") for text in written)
+    assert all(pair[name].startswith(" ") for pair in pairs for name in ("chosen", "rejected"))
+    report = Report(validate(Report.Config, {**given, "reference": model, "policies": {}, "pool": 4, "responses": 2}))
+    report.run(tmp_path / "report")
+    facts = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert all(sample["reference"].startswith(" ") for sample in facts["samples"])
+    assert facts["policies"]["reference"]["reward"] > 0  # the regular expression matches only a first space

@@ -184,7 +184,8 @@ class PPOTrainer(PPOBase):
         pieces = c.minibatches * c.micro_batches
         with self._precision(), torch.no_grad():
             responses = respond(self.policy, asked, seeds, **sizes, eos=tokenizer.eos)
-            texts = [[tokenizer.decode(response.tokens)] for response in responses]
+            written = zip(asked, (response.tokens for response in responses), strict=True)
+            texts = [[tokenizer.decode(response, after=prompt)] for prompt, response in written]
             ends = [[response.finished] for response in responses]
             score = scored(self.reward, [prompt.named for prompt in prompts], texts, ends)[:, 0]
             score -= c.unfinished_penalty * ~torch.tensor(ends)[:, 0]
@@ -267,7 +268,7 @@ class PPOTrainer(PPOBase):
                 temperature=self.config.temperature,
                 eos=self.data.tokenizer.eos,
             )
-        return prompt.text + self.data.tokenizer.decode(response.tokens)
+        return prompt.text + self.data.tokenizer.decode(response.tokens, after=prompt.tokens)
 
     def export(self, folder: Path) -> None:
         """Write the policy and its tokenizer."""

@@ -14,9 +14,10 @@ from small_models import collected, llama, value_of, vowels
 
 from axon_core import fit
 from axon_core.errors import CheckpointError
-from axon_core.likelihood import Sequences, token_entropies
+from axon_core.likelihood import Sequences, encode_completion, token_entropies
 from axon_core.randomness import Key
 from axon_core.responses import Response, respond
+from axon_core.tokenizer import train_tokenizer
 from axon_ppo import base
 from axon_ppo import trainer as module
 from axon_ppo.rollout import action_logits
@@ -345,3 +346,26 @@ def test_to_be_cut_off_costs_the_same_wherever_the_rewards_zero_is(ragged, make,
     (own, ends), (found, _) = scores(unfinished_penalty=0.0), scores(unfinished_penalty=2.5)
     assert 0 < ends.sum() < 8
     torch.testing.assert_close(own - found, 2.5 * ~ends)
+
+
+def test_a_reward_and_the_sample_read_the_first_space_of_a_response(make, table):
+    words = "the cat sat in the hat and then the rat sat on the mat\n"
+    tokenizer = train_tokenizer({"type": "sentencepiece", "vocab_size": 300 + 5}, words * 50)
+    policy, seen = table(table.Config(vocab_size=tokenizer.vocab_size, context=64)), []
+    begins = [i for i in range(tokenizer.vocab_size) if tokenizer.piece(i).startswith(b" ")]
+    with torch.no_grad():
+        policy.table.weight.fill_(-1e4)
+        policy.table.weight[:, begins] = 0
+
+    def reward(prompts, responses):
+        seen.extend(responses)
+        return [1.0] * len(responses)
+
+    trainer = make(policy, tokenizer, ["the cat", "on the"], reward, batch_size=4, response_tokens=3)
+    data = collected(trainer)
+    for row, valid, scored, response in zip(data["tokens"], data["valid"], data["scored"], seen, strict=True):
+        prompt = row[valid & ~scored].tolist()
+        assert response.startswith(" ")
+        assert tokenizer.decode(row[valid].tolist()) == tokenizer.decode(prompt) + response
+        assert tokenizer.piece(encode_completion(tokenizer, response)[0]).startswith(b" ")  # what a reward model reads
+    assert trainer.sample().startswith("the cat ")

@@ -14,7 +14,7 @@ from axon_core import MODELS
 from axon_core.config import Spec, at, validate
 from axon_core.data import TextConfig, TextData, Windows
 from axon_core.errors import ConfigError, DataError
-from axon_core.generation import generate
+from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import token_logprobs
@@ -112,9 +112,11 @@ class CausalLMTrainer(Trainer):
 
     def sample(self) -> str:
         """Return a text: the prompt, and how the model goes on from it."""
+        tokenizer, asked = self.data.tokenizer, self.config.prompt
         beginning = self.data.held_out[: min(16, self.model.context)].tolist()
-        prompt = self.config.prompt or self.data.tokenizer.decode(beginning)
-        return prompt + generate(self.model, self.data.tokenizer, prompt, sampling=Sampling(temperature=0.8))
+        prompt = tokenizer.encode_prompt(asked) if asked else beginning
+        (completion,) = complete(self.model, tokenizer, [Request(prompt=prompt, sampling=Sampling(temperature=0.8))])
+        return tokenizer.decode([*prompt, *completion.tokens])
 
     def export(self, folder: Path) -> None:
         """Write the model and its tokenizer."""

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from axon_core.cli import main
+from axon_core.data import TextData
 from axon_core.errors import ConfigError
 from axon_core.interfaces.model import CausalLM
 from axon_core.recipe import Recipe
-from axon_core.tokenizer import CharTokenizer, train_tokenizer
-from axon_xllama import XLlama
+from axon_core.tokenizer import ByteTokenizer, CharTokenizer, train_tokenizer
+from axon_xllama import CausalLMTrainer, XLlama
 
 TEXT = "\n".join(topics[name] for name in sorted(topics))[:8_000]
 RECIPE = """
@@ -109,3 +110,15 @@ def test_a_prompt_that_the_text_cannot_spell_is_refused_before_training(tmp_path
     with pytest.raises(ConfigError, match=r"trainer\.prompt.*'T'.*another prompt"):
         Recipe.load("xllama-tiny", [f"data.path={text}"]).build()
     assert Recipe.load("xllama-tiny", [f"data.path={text}", "trainer.prompt=ab"]).build().sample().startswith("ab")
+
+
+def test_the_sample_goes_on_from_the_held_out_tokens_themselves() -> None:
+    """Half a character at their end would be three bytes of another one, were its text encoded again."""
+    tokenizer = ByteTokenizer()
+    data = TextData(
+        tokenizer, torch.tensor(tokenizer.encode("ab" * 40)), torch.tensor([97, *tokenizer.encode("é" * 20)])
+    )
+    torch.manual_seed(0)
+    model = XLlama.build(vocab_size=tokenizer.vocab_size, context=16, dim=16, n_layers=1, n_heads=2)
+    trainer = CausalLMTrainer(CausalLMTrainer.Config(), {"model": model}, data)
+    assert trainer.sample().startswith("aééééééé")
