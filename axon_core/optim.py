@@ -17,7 +17,7 @@ from axon_core.config import Spec, at, validate
 from axon_core.errors import ConfigError
 from axon_core.linear import StackedLinear
 
-__all__ = ["AdamW", "Muon", "MuonOptimizer", "Optimizer", "orthogonalise", "schedule"]
+__all__ = ["OPTIMIZERS", "AdamW", "Muon", "MuonOptimizer", "Optimizer", "orthogonalise", "schedule"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ScheduleKind = Literal["constant", "linear", "cosine", "inverse_sqrt"]
@@ -129,16 +129,19 @@ class Muon(_Optimizer):
         return optimizers
 
 
+OPTIMIZERS: Mapping[str, type[_Optimizer]] = {"adamw": AdamW, "muon": Muon}
+"""Optimisers by type."""
+
+
 def _parse(value: Any, info: ValidationInfo) -> Any:
     """Validate an optimiser's table by the config of its type; its errors know the field they stand in."""
     if isinstance(value, _Optimizer):
         return value
-    kinds: dict[str, type[_Optimizer]] = {"adamw": AdamW, "muon": Muon}
     with at(str(info.field_name)):
         spec = Spec.of({"type": "adamw", **cast(dict[str, Any], value)} if isinstance(value, dict) else value)
-        if spec.type not in kinds:
-            raise ConfigError([(("type",), f"must be one of {', '.join(kinds)}, got {spec.type!r}")])
-        return validate(kinds[spec.type], spec.options)
+        if spec.type not in OPTIMIZERS:
+            raise ConfigError([(("type",), f"must be one of {', '.join(OPTIMIZERS)}, got {spec.type!r}")])
+        return validate(OPTIMIZERS[spec.type], spec.options)
 
 
 Optimizer = Annotated[AdamW | Muon, BeforeValidator(_parse)]

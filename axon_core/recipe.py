@@ -24,6 +24,7 @@ from axon_core.config import Spec, at, validate
 from axon_core.errors import ConfigError, UsageError
 from axon_core.interfaces.trainer import Trainer
 from axon_core.registry import TRAINERS
+from axon_core.swapping import Swap, default_part, report, swap
 
 __all__ = ["Recipe", "override"]
 
@@ -45,6 +46,8 @@ class Recipe(config.Config):
     """The registered trainer and its options."""
     data: Table = Field(default_factory=dict)
     """The data, as the trainer wants it."""
+    swaps: tuple[Swap, ...] = ()
+    """The parts that overrides have replaced, as `run.json` records them."""
 
     @classmethod
     def load(cls, name: str | Path, overrides: Iterable[str] = ()) -> Self:
@@ -74,20 +77,23 @@ class Recipe(config.Config):
 
         Raises:
             ConfigError: a table or an override breaks a rule; the message names `source` and the overrides.
+            UsageError: an override is malformed, or goes into something that is no table.
         """
         overrides = list(overrides)
         if overrides:
             source = f"{source} with {' '.join(f'--set {text}' for text in overrides)}"
         with at(source=source):
-            result = override(tables, overrides)
+            result, swaps = _overridden(tables, overrides)
             if reserved := result.keys() & {"name", "source"}:
                 raise ConfigError([((key,), "a recipe is named after its file") for key in sorted(reserved)])
-            return validate(cls, {**result, "name": name, "source": source})
+            recipe = validate(cls, {**result, "name": name, "source": source})
+        report(swaps)
+        return recipe.model_copy(update={"swaps": (*recipe.swaps, *swaps)})
 
     @property
     def tables(self) -> Table:
         """The recipe's contents as `of` takes them."""
-        return self.model_dump(mode="json", exclude={"name", "source"})
+        return self.model_dump(mode="json", exclude={"name", "source", *(() if self.swaps else ("swaps",))})
 
     def build(self, saved: Path | None = None) -> Trainer:
         """Build the trainer; `saved` is an earlier export of the same recipe (see `Trainer.from_recipe`).
@@ -103,31 +109,76 @@ class Recipe(config.Config):
 def override(tables: Mapping[str, Any], overrides: Iterable[str]) -> Table:
     """Return a copy of `tables` with each `"a.b=c"` set; a value that is not TOML is a string.
 
-    Setting the `type` of a component to another value drops its other options, because they belong to the old
-    component. Types are set first, so the order of `overrides` does not matter.
+    Setting the `type` of a part to another value, or the part itself to a name, keeps every option that the new part
+    has too; a warning says what was kept, what was dropped, and why. A table, `"a.b={type='c'}"`, replaces the whole
+    part. Outer fields are set before inner ones, so the order of `overrides` does not matter.
 
-    >>> override({"model": {"norm": {"type": "a", "eps": 1}}}, ["model.norm.x=2", "model.norm.type=b"])
-    {'model': {'norm': {'type': 'b', 'x': 2}}}
+    >>> override({"optimizer": {"type": "muon", "lr": 0.1, "momentum": 0.9}}, ["steps=8", "optimizer.type=adamw"])
+    {'optimizer': {'type': 'adamw', 'lr': 0.1}, 'steps': 8}
 
     Raises:
         UsageError: an override is not of that form, or goes into something that is no table.
     """
-    result = cast(Table, _copy(tables))
-    parsed = [_parse(text) for text in overrides]
-    # Outer types first: they drop what is inside.
-    for path, value, text in sorted(parsed, key=lambda item: (item[0][-1] != "type", len(item[0]))):
-        table = result
-        for name in path[:-1]:
-            inner = table.get(name, {})
-            if isinstance(inner, str):  # the short form of a component without options
-                inner = {"type": inner}
-            if not isinstance(inner, dict):
-                raise UsageError(f"--set {text}: {name} is the value {inner!r}, not a table with fields")
-            table[name] = table = cast(Table, inner)
-        if path[-1] == "type" and table.get("type", value) != value:
-            table.clear()
-        table[path[-1]] = value
+    result, swaps = _overridden(tables, overrides)
+    report(swaps)
     return result
+
+
+def _overridden(tables: Mapping[str, Any], overrides: Iterable[str]) -> tuple[Table, list[Swap]]:
+    result, swaps = cast(Table, _copy(tables)), list[Swap]()
+    parsed = [_parse(text) for text in overrides]
+    paths = [path for path, _, _ in parsed]
+    for path, value, text in sorted(parsed, key=lambda item: _depth(item[0])):
+        outer, name = path[:-1], path[-1]
+        table = _inside(result, outer, text)
+        place = outer if name == "type" else path
+        present = table if name == "type" else table.get(name)
+        old = _part(result, place, present) if isinstance(value, str) else None
+        if old is None or old["type"] == value:
+            table[name] = value
+            continue
+        given = frozenset(other[len(place)] for other in paths if other[: len(place)] == place and other > place)
+        new, done = swap(place, old, value, given)
+        swaps.append(done)
+        if name == "type":
+            table.clear()
+            table.update(new)
+        else:
+            table[name] = new
+    return result, swaps
+
+
+def _depth(path: list[str]) -> tuple[int, bool]:
+    """Order paths so that a table comes before its fields, and its `type` before the others: it decides on them."""
+    return len(path) - (path[-1] == "type"), path[-1] == "type"
+
+
+def _inside(tables: Table, path: list[str], text: str) -> Table:
+    """Return the table at `path`, made where there is none."""
+    table = tables
+    for i, name in enumerate(path):
+        inner = table.get(name)
+        if inner is None:
+            inner = default_part(tables, path[: i + 1]) or {}
+        if isinstance(inner, str):  # the short form of a component without options
+            inner = {"type": inner}
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {text}: {name} is the value {inner!r}, not a table with fields")
+        table[name] = table = cast(Table, inner)
+    return table
+
+
+def _part(tables: Table, path: list[str], present: Any) -> Table | None:
+    """Return the table of the part that is to be replaced, if there is one; its type may be left to the default."""
+    if isinstance(present, str):
+        return None  # a value like any other, or the short form of a part without options
+    found = cast(Table, present) if isinstance(present, dict) else {}
+    if isinstance(found.get("type"), str):
+        return found
+    default = default_part(tables, path) if path else None
+    if default is None:
+        return None
+    return {**found, "type": default["type"]} if found else default
 
 
 def _parse(text: str) -> tuple[list[str], Any, str]:

@@ -31,8 +31,9 @@ def test_swap(attention, rotary, norm, tmp_path, short_text):
     axon("train", "xllama-tiny", *settings(f"data.path={short_text}", *SMALL), *swap, "--out", run)
 
     facts = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
-    of_queries = {"rmsnorm"} if attention == "GQA" else set()  # the recipe's own options stay with its attention
-    assert {part["key"] for part in facts["parts"]} == {"xllama", attention, rotary, norm} | of_queries
+    # The recipe's norm of queries and keys stays: another attention changes nothing else.
+    assert {part["key"] for part in facts["parts"]} == {"xllama", attention, rotary, norm, "rmsnorm"}
+    assert facts["config"]["attention"]["qk_norm"] == "rmsnorm"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["value"] for line in lines if (line["split"], line["name"]) == ("train", "loss")]
     assert len(losses) == 20 and losses[-1] < losses[0]

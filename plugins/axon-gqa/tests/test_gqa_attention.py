@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from axon_core import ATTENTIONS, NORMS, Norm
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, Norm
 from axon_core.cache import Cache
 from axon_core.config import validate
 from axon_core.errors import ConfigError
@@ -146,3 +146,20 @@ def test_query_key_normalisation_is_the_named_norm_of_every_head() -> None:
             rows.mul_(2)
     x = tokens()
     torch.testing.assert_close(normed(x, Scope.over(x)), plain(x, Scope.over(x)))
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_multi_head_attention_normalises_queries_and_keys_as_grouped_query_attention_does(cross: bool) -> None:
+    """So that another attention in a recipe changes nothing but the number of key/value heads."""
+    rotary = None if cross else ROTARY_EMBEDDINGS.build("rotary", dim=D // H, context=16)
+    ours = ATTENTIONS.build("GQA", dim=D, n_heads=H, n_kv_heads=H, qk_norm="layernorm", rotary=rotary)
+    multi_head = ATTENTIONS.build("MHA", dim=D, n_heads=H, qk_norm="layernorm", rotary=rotary)
+    for norm in (ours.q_norm, ours.k_norm):
+        nn.init.normal_(norm.weight)
+    multi_head.load_state_dict(ours.state_dict())
+    x, memory = tokens(), tokens()[:, :3] if cross else None
+    scope = Scope.across(x, torch.ones(memory.shape[:2], dtype=torch.bool)) if cross else Scope.over(x)
+    expected = ours(x, scope, memory=memory)
+    torch.testing.assert_close(multi_head(x, scope, memory=memory), expected)
+    nn.init.normal_(multi_head.k_norm.weight)
+    assert not torch.allclose(multi_head(x, scope, memory=memory), expected)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from axon_core import NORMS
 from axon_core.attend import QKV, attend
 from axon_core.cache import LayerCache, State
+from axon_core.config import Spec
 from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.model import part
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
 from axon_core.linear import Linear
 from axon_core.scope import Scope
@@ -26,14 +29,19 @@ class MultiHeadAttention(Attention):
 
         bias: bool = False
         """Whether the four projections add a bias; the paper's formulas have none (Section 3.2.2)."""
+        qk_norm: Spec | None = None
+        """Norm of every query and key head before the rotation, after arXiv 2010.04245, which normalises them to length
+        1 and learns the scale; by default none, as in the paper."""
 
     config: Config
-    examples = ({}, {"bias": True})
+    examples = ({}, {"bias": True, "qk_norm": "layernorm"})
 
     def __init__(self, config: Config, rotary: RotaryEmbedding | None = None) -> None:
         super().__init__(config, rotary)
         c = config
         self.qkv = QKV(c.dim, c.n_heads, c.n_heads, c.head_dim, bias=c.bias)
+        self.q_norm = part(c, "qk_norm", NORMS, dim=c.head_dim) if c.qk_norm else nn.Identity()
+        self.k_norm = part(c, "qk_norm", NORMS, dim=c.head_dim) if c.qk_norm else nn.Identity()
         self.out = Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias)
 
     def forward(
@@ -47,12 +55,16 @@ class MultiHeadAttention(Attention):
         """Return what each token of `x` gathers, with all heads, from the tokens it may see."""
         if memory is None:
             q, k, v = self.qkv(x)
-            q, k = scope.rotate(self.rotary, q, k)
+            q, k = scope.rotate(self.rotary, self.q_norm(q), self.k_norm(k))
             k, v = (k, v) if cache is None else cache.append(k=k, v=v)
         else:
-            q = self.qkv.query(x)
-            k, v = self.qkv.key_value(memory) if cache is None else cache.once(lambda: self.qkv.key_value(memory))
+            q = self.q_norm(self.qkv.query(x))
+            k, v = self._of(memory) if cache is None else cache.once(lambda: self._of(memory))
         return self.out(attend(q, k, v, scope).flatten(-2))
+
+    def _of(self, memory: Float[Tensor, "b m d"]) -> tuple[Float[Tensor, "b m h d"], Float[Tensor, "b m h d"]]:
+        k, v = self.qkv.key_value(memory)
+        return self.k_norm(k), v
 
     def state(self) -> Mapping[str, State]:
         """Keys and values of every head."""

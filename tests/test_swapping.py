@@ -1,0 +1,133 @@
+"""Swapping a part by its name changes that part alone: every option that the new one has too is kept, and said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axon_core import ATTENTIONS, MODELS, NORMS
+from axon_core.cli import main
+from axon_core.recipe import Recipe, override
+
+GQA = {"type": "GQA", "n_kv_heads": 2, "qk_norm": "rmsnorm"}
+MUON = {"type": "muon", "lr": 0.02, "betas": [0.8, 0.9], "momentum": 0.9}
+UNET = {"type": "unet", "width": 8}
+
+
+def swapped(tables: dict[str, Any], *overrides: str) -> dict[str, Any]:
+    return override(tables, overrides)
+
+
+@pytest.mark.parametrize("way", ["attention.type={}", "attention={}"])
+@pytest.mark.parametrize("key", ["MHA", "MQA"])
+def test_the_norm_of_queries_and_keys_stays_whatever_the_attention(way: str, key: str, caplog):
+    assert swapped({"attention": GQA}, way.format(key))["attention"] == {"type": key, "qk_norm": "rmsnorm"}
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"attention: {key} instead of GQA keeps qk_norm and drops n_kv_heads = 2 (")
+    assert ("no option of MHA" if key == "MHA" else "must be less than or equal to 1") in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        (MUON, "adamw", {"lr": 0.02, "betas": [0.8, 0.9]}),
+        ({"type": "adamw", "lr": 0.1, "weight_decay": 0.2}, "muon", {"lr": 0.1, "weight_decay": 0.2}),
+        ({"type": "rmsnorm", "eps": 0.1}, "layernorm", {"eps": 0.1}),
+        ({"type": "linear", "factor": 2.0, "base": 100.0}, "rotary", {"base": 100.0}),
+        ({"type": "linear", "factor": 2.0, "base": 100.0}, "dynamic", {"factor": 2.0, "base": 100.0}),
+        ({"type": "linear", "steps": 9, "last": 0.5}, "cosine", {"steps": 9}),  # a key of rotary embeddings, too
+        ({"type": "ddim", "eta": 0.5}, "ddpm", {}),
+        ({"type": "sigmoid", "beta": 0.3}, "ipo", {"beta": 0.3}),
+        ({"type": "sentencepiece", "vocab_size": 500}, "byte", {}),
+        ({"type": "causal_lm", "steps": 9, "optimizer": MUON, "prompt": "x"}, "dpo", {"steps": 9, "optimizer": MUON}),
+        ({"type": "xllama", "dim": 8, "n_layers": 3, "attention": GQA}, "transformer", {"dim": 8, "attention": GQA}),
+    ],
+)  # fmt: skip
+def test_every_kind_of_part_keeps_what_the_new_one_has_too(old: dict[str, Any], new: str, kept: dict[str, Any], caplog):
+    assert swapped({"a": {"b": old}}, f"a.b.type={new}") == {"a": {"b": {"type": new, **kept}}}
+    dropped = old.keys() - kept.keys() - {"type"}
+    line = "".join(record.getMessage() for record in caplog.records)
+    assert all(f"{name} = {old[name]!r}" in line for name in dropped)
+
+
+def test_a_value_that_is_set_is_neither_missed_nor_lost(caplog):
+    sets = ["attention.n_kv_heads=1", "attention.qk_norm.type=layernorm", "attention.type=MQA"]
+    expected = {"type": "MQA", "n_kv_heads": 1, "qk_norm": {"type": "layernorm"}}
+    for order in (sets, sets[::-1]):
+        caplog.clear()
+        assert swapped({"attention": GQA}, *order)["attention"] == expected
+        assert not caplog.records
+
+
+def test_a_table_replaces_the_whole_part_and_comes_before_what_is_inside(caplog):
+    assert swapped({"attention": GQA}, 'attention={type="MQA"}') == {"attention": {"type": "MQA"}}
+    sets = ["model.attention.type=MQA", 'model={type="xllama", attention={type="GQA", qk_norm="rmsnorm"}}']
+    for order in (sets, sets[::-1]):
+        assert swapped({}, *order)["model"]["attention"] == {"type": "MQA", "qk_norm": "rmsnorm"}
+
+
+def test_a_part_that_the_recipe_leaves_to_the_model_keeps_the_models_options():
+    """The U-Net's attention has a bias that its recipes do not mention; an optimiser's type may be left out."""
+    assert MODELS["unet"].Config.model_fields["attention"].default.options == {"bias": True}
+    for way in ("model.attention.type=GQA", "model.attention=GQA"):
+        assert swapped({"model": UNET}, way)["model"]["attention"] == {"type": "GQA", "bias": True}
+    assert swapped({"model": UNET}, "model.attention.qk_norm=layernorm")["model"]["attention"] == {
+        "type": "MHA", "bias": True, "qk_norm": "layernorm",
+    }  # fmt: skip
+    ours = {"trainer": {"type": "causal_lm", "optimizer": {"lr": 0.1, "weight_decay": 0.0}}}
+    assert swapped(ours, "trainer.optimizer.type=muon")["trainer"]["optimizer"] == {
+        "type": "muon", "lr": 0.1, "weight_decay": 0.0,
+    }  # fmt: skip
+    deep = {"trainer": {"type": "ddpm", "diffusion": {"parameterisation": "v"}}}
+    found = swapped(deep, "trainer.diffusion.schedule.type=cosine")["trainer"]["diffusion"]
+    assert found == {"parameterisation": "v", "schedule": {"type": "cosine"}}
+
+
+def test_a_part_of_this_session_and_one_that_nobody_knows(caplog):
+    class Deaf(ATTENTIONS["GQA"]):
+        class Config(ATTENTIONS["GQA"].Config):
+            window: int = 3
+
+    with ATTENTIONS.override(deaf=Deaf):
+        assert swapped({"attention": GQA}, "attention.type=deaf") == {"attention": {**GQA, "type": "deaf"}}
+    caplog.clear()
+    assert swapped({"attention": GQA}, "attention.type=nowhere") == {"attention": {"type": "nowhere"}}
+    assert "drops n_kv_heads = 2, qk_norm = 'rmsnorm' (nothing is known of nowhere)" in caplog.text
+
+
+def test_a_validator_that_needs_what_only_the_model_knows_hinders_nothing():
+    class Needy(NORMS["rmsnorm"]):
+        class Config(NORMS["rmsnorm"].Config):
+            def model_post_init(self, context: Any) -> None:
+                raise KeyError("dim")
+
+    with NORMS.override(needy=Needy):
+        assert swapped({"n": {"type": "rmsnorm", "eps": 0.1}}, "n.type=needy") == {"n": {"type": "needy", "eps": 0.1}}
+
+
+def test_what_was_swapped_is_said_in_one_line_and_recorded(tmp_path: Path, short_text, caplog):
+    small = [f"data.path={short_text}", "model.dim=16", "model.context=8", "model.n_layers=1", "trainer.steps=2"]
+    words = [word for text in (*small, "model.attention.type=MQA") for word in ("--set", text)]
+    assert main(["train", "xllama-tiny", *words, "--out", str(tmp_path / "run")]) == 0
+    said = "model.attention: MQA instead of GQA keeps qk_norm and drops n_kv_heads = 2"
+    assert caplog.text.count(said) == 1
+    recipe = json.loads((tmp_path / "run/run.json").read_text())["recipe"]
+    assert recipe["model"]["attention"] == {"type": "MQA", "qk_norm": "rmsnorm"}
+    assert recipe["swaps"] == [
+        {
+            "at": "model.attention",
+            "old": "GQA",
+            "new": "MQA",
+            "kept": {"qk_norm": "rmsnorm"},
+            "dropped": {"n_kv_heads": 2},
+            "reasons": {"n_kv_heads": "must be less than or equal to 1"},
+        }
+    ]
+    name = recipe.pop("name")
+    assert Recipe.of(recipe, name, "run.json", ["trainer.optimizer.type=adamw"]).swaps[0].at == "model.attention"
+    again = ["train", "--resume", "--out", str(tmp_path / "run"), "--set", "trainer.steps=3"]
+    assert main(again) == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["swaps"] == recipe["swaps"]
