@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from axon_core.hooks import hook
+from axon_core.printable import printable
 
 if TYPE_CHECKING:
     from axon_core.loop import Fit
@@ -29,7 +30,8 @@ class LossPlot:
             _log.warning("no loss plot: matplotlib is not installed (pip install 'axon-core[plot]')")
             return
         figure = Figure(figsize=(7, 4), layout="constrained")  # without pyplot, which keeps global state
-        axes = figure.add_subplot(xlabel="step", ylabel="loss", title=fit.run.path.name)
+        axes = figure.add_subplot(xlabel="step", ylabel="loss")
+        axes.set_title(printable(fit.run.path.name, line=True), parse_math=False)
         lines = [line for line in fit.run.read_metrics() if line["name"] == "loss"]
         for split, marker in (("train", ""), ("held_out", "o")):
             points = [(line["step"], line["value"]) for line in lines if line["split"] == split]

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TextIO
 
 from axon_core.hooks import hook
+from axon_core.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -90,6 +91,7 @@ class Progress:
         self._stop()
 
     def _print(self, line: str) -> None:
+        line = printable(line)  # names of numbers are a trainer's
         if self._bar is None:
             print(line, file=self._stream, flush=True)
         else:

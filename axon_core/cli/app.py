@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -9,8 +13,10 @@ from importlib import import_module
 
 import click
 
+from axon_core.cli.output import Warnings, echo
 from axon_core.discovery import Entry, discover
 from axon_core.errors import AmbiguousKey, AxonError, ContractError, UnknownKey
+from axon_core.printable import printable
 
 # Name -> the line `axon --help` shows. The module `axon_core.cli.<name>` holds the click command, as `command`; it is
 # not imported for the help, because several need torch.
@@ -57,6 +63,9 @@ class _Commands(click.Group):
             raise UnknownKey(f"there is no command {args[0]!r}; {hint}")
         return command.name, command, args[1:]
 
+    def get_help(self, ctx: click.Context) -> str:
+        return printable(super().get_help(ctx))  # names of commands and plugins are those of installed files
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -81,8 +90,33 @@ def cli(debug: bool) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run `axon` and return its exit code: 0, 1 for a failure, 2 for a wrong request, 130 when interrupted."""
+    """Run `axon` and return its exit code: 0, 1 for a failure, 2 for a wrong request, 130 when interrupted.
+
+    A reader that takes no more of the output, as `head` does, ends it with 1 and no word.
+    """
     argv = list(sys.argv[1:] if args is None else args)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # closed by whoever started it
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  likewise
+        echo("Error: the standard output is closed; send it to a file, or to /dev/null", err=True)
+        return 2
+    log = logging.getLogger("axon")
+    if not log.handlers:
+        log.addHandler(Warnings())
+    try:
+        code = _run(argv)
+        sys.stdout.flush()  # here, where it can still be told what is wrong with it
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # so that nothing is left to be flushed at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        echo(f"Error: {_explained(error)}", err=True)
+        return 1
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    """Run a command and print its error, if there is one; return the exit code."""
     options = argv[: argv.index("--")] if "--" in argv else argv
     debug = "--debug" in options
     if debug:  # it is accepted anywhere, as people add it to the end of the line that failed
@@ -91,16 +125,20 @@ def main(args: Sequence[str] | None = None) -> int:
         result = cli.main(argv, prog_name="axon", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.Abort:
-        click.echo("Interrupted.", err=True)
+        echo("Interrupted.", err=True)
         return 130
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        echo(shown.getvalue(), err=True, nl=False)
         return error.exit_code
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            echo(traceback.format_exc(), err=True, nl=False)
         else:
-            click.echo("\n".join([f"Error: {_explained(error)}", *getattr(error, "__notes__", [])]), err=True)
+            echo("\n".join([f"Error: {_explained(error)}", *getattr(error, "__notes__", [])]), err=True)
         return error.exit_code if isinstance(error, AxonError) else 1
 
 
@@ -112,6 +150,8 @@ def _explained(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, RecursionError):
+        return "something in the input is nested too deeply, a list in a list or a table in a table; make it flatter"
     if isinstance(error, MemoryError) or any(name in f"{type(error).__name__}: {error}" for name in _NO_MEMORY):
         return "the memory is not enough for this; make the batch or the beam smaller, the text shorter, or free some"
     return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from axon_core.cli.output import json_option, print_json, print_table
+from axon_core.cli.output import echo, json_option, print_json, print_table
 
 
 @click.command("check")
@@ -46,11 +46,11 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
         ]
         print_table(["part", "passed", "failed"], rows)
         for text in told(failures):
-            click.echo(f"\n{text}")
+            echo(f"\n{text}")
         for draft in _drafts(distribution):
-            click.echo(f"\n{draft}")
+            echo(f"\n{draft}")
         many = f"{len(parts)} part{'s' * (len(parts) != 1)}"
-        click.echo(f"\n{len(results)} checks on {many}: {len(failures) or 'none'} failed.")
+        echo(f"\n{len(results)} checks on {many}: {len(failures) or 'none'} failed.")
     ctx.exit(1 if failures else 0)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from axon_core.cli.output import counted, json_option, print_json
+from axon_core.cli.output import counted, echo, json_option, print_json
 from axon_core.doctor import examine
 
 
@@ -21,16 +21,16 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """
     from axon_core import __version__
 
-    click.echo("Importing every plugin, which runs its code …", err=True)
+    echo("Importing every plugin, which runs its code …", err=True)
     found, problems = examine()
     entries = [entry for group in found.groups.values() for entry in group]
     if as_json:
         print_json({"entries": len(entries), "problems": [asdict(problem) for problem in problems]})
     else:
-        click.echo(f"axon-core {__version__}, Python {sys.version.split()[0]}, {sys.prefix}")
+        echo(f"axon-core {__version__}, Python {sys.version.split()[0]}, {sys.prefix}")
         for problem in problems:
-            click.echo(f"\n{problem.distribution}\n  wrong: {problem.what}\n  to do: {problem.remedy}")
+            echo(f"\n{problem.distribution}\n  wrong: {problem.what}\n  to do: {problem.remedy}")
         plugins = counted(len({entry.distribution for entry in entries}), "plugin")
         verdict = counted(len(problems), "problem") if problems else "no problem"
-        click.echo(f"\n{plugins} with {counted(len(entries), 'entry', 'entries')}: {verdict}.")
+        echo(f"\n{plugins} with {counted(len(entries), 'entry', 'entries')}: {verdict}.")
     ctx.exit(1 if problems else 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from axon_core.cli.output import json_option, print_json
+from axon_core.cli.output import echo, json_option, print_json
 from axon_core.cli.train import described
 from axon_core.config import at, validate
 from axon_core.errors import CheckpointError, UsageError
@@ -51,7 +51,7 @@ def command(run: Path, given: tuple[str, ...], checkpoint: str | None, overrides
     if as_json:
         print_json(metrics)
     else:
-        click.echo(f"{run} at {found.name}: {described(metrics) or 'its trainer has no evaluation'}")
+        echo(f"{run} at {found.name}: {described(metrics) or 'its trainer has no evaluation'}")
 
 
 def _kept(before: Recipe, plan: Recipe) -> Recipe:

@@ -12,7 +12,7 @@ import click
 
 from axon_core.bulk import generate_rows, plan, prompts_by_id, record
 from axon_core.cli.options import Opened, generation_options, inference_options
-from axon_core.cli.output import print_json
+from axon_core.cli.output import echo, echo_generated, echo_renewed, print_json
 from axon_core.config import validate
 from axon_core.decoding import check_prompt
 from axon_core.errors import UsageError
@@ -88,7 +88,7 @@ def command(
         if left := len(todo.pending):
             progress = _Progress(left)
             generate_rows(found.load(), todo, batch_size=batch_size, compile=compile, progress=progress)
-        click.echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
+        echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
         return
     request = validate(Request, {**options, "prompt": prompt, "seed": seed})
     found = open_run(run)
@@ -98,8 +98,8 @@ def command(
         print_json(record(str(prompt), complete(model, found.tokenizer, [request], compile=compile)[0], logprobs))
         return
     for i, chunk in enumerate(chunks(model, found.tokenizer, [request], compile=compile)):
-        click.echo(chunk.text if i else f"{prompt}{chunk.text}", nl=False)
-    click.echo()
+        echo_generated(chunk.text if i else f"{prompt}{chunk.text}", nl=False)
+    echo_generated()
 
 
 class _Progress:
@@ -117,6 +117,4 @@ class _Progress:
         self._shown, seconds = now, max(now - self._begun, 1e-9)
         finished = self._left - (rows - done)
         eta = timedelta(seconds=round(seconds / finished * (rows - done)))
-        line = f"prompt {done}/{rows}  {tokens / seconds:,.0f} tokens/s  ETA {eta}"
-        last = not self._tty or done == rows
-        click.echo(f"\r\033[K{line}" if self._tty else line, nl=last, err=True)
+        echo_renewed(f"prompt {done}/{rows}  {tokens / seconds:,.0f} tokens/s  ETA {eta}", last=done == rows)

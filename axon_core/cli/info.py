@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from axon_core.cli.output import json_option, print_json, print_table
+from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.discovery import Entry, discover, normalised
 from axon_core.errors import UnknownKey
 from axon_core.paper import cards
@@ -58,11 +58,11 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 
 def _print(record: dict[str, Any]) -> None:
-    click.echo(f"{record['kind'].replace('_', ' ')} {record['key']}: {record['distribution']} {record['version']}")
-    click.echo(f"class: {record['target']}")
+    echo(f"{record['kind'].replace('_', ' ')} {record['key']}: {record['distribution']} {record['version']}")
+    echo(f"class: {record['target']}")
     for paper in record["papers"]:
-        click.echo(f"paper: {paper}")
-    click.echo(f"\n{record['about']}\n")
+        echo(f"paper: {paper}")
+    echo(f"\n{record['about']}\n")
     schema = record["options"]
     required = schema.get("required", ())
     rows = [
@@ -70,7 +70,7 @@ def _print(record: dict[str, Any]) -> None:
         for name, field in schema.get("properties", {}).items()
     ]
     print_table(["option", "type", "default", "about"], rows)
-    click.echo()
+    echo()
 
 
 def _type(field: dict[str, Any]) -> str:

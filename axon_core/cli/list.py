@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from axon_core.cli.output import json_option, note_problems, print_json, print_table
+from axon_core.cli.output import echo, json_option, note_problems, print_json, print_table
 from axon_core.discovery import discover
 from axon_core.errors import UnknownKey
 from axon_core.suggest import unknown_name
@@ -31,5 +31,5 @@ def command(kind: str | None, as_json: bool) -> None:
         rows = [(e.group, name, e.source) for e, name in zip(entries, names, strict=True)]
         print_table(["kind", "key", "plugin"], rows)
     else:
-        click.echo(f"No {kind or 'plugin'} is installed; `axon search` lists papers to install.")
+        echo(f"No {kind or 'plugin'} is installed; `axon search` lists papers to install.")
     note_problems(len(found.problems))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from axon_core.cli.output import echo
 from axon_core.scaffold import KINDS, Project, place, render, write
 
 
@@ -34,4 +35,4 @@ def command(name: str, kind: str, arxiv: str | None, title: str | None, out: Pat
         *([f"pip install {project.needs}"] if project.needs else []),
         project.train,
     ]
-    click.echo("\n  ".join([f"Wrote {len(files)} files to {shown}. Try it, then make it the paper's:", *steps]))
+    echo("\n  ".join([f"Wrote {len(files)} files to {shown}. Try it, then make it the paper's:", *steps]))

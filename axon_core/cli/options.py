@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from axon_core.cli.output import echo
 from axon_core.config import validate
 from axon_core.errors import UsageError
 from axon_core.sampling import Sampling
@@ -110,7 +111,7 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 if dtype:  # after the quantisation, whose scales are of the weights as they were saved
                     model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
                 if compile:
-                    click.echo("The first token takes a while: decoding is being compiled.", err=True)
+                    echo("The first token takes a while: decoding is being compiled.", err=True)
                 return model.to(device)
 
             stored = "+".join(dtypes(folder / WEIGHTS))

@@ -1,7 +1,13 @@
-"""What commands print: tables for people, JSON for programs."""
+"""What commands print: tables for people, JSON for programs.
+
+Every command prints by `echo`, or by `echo_generated` what a model wrote: nothing that comes from a file, an argument
+or a model reaches a terminal as anything but text.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from axon_core.json_text import to_json
+from axon_core.printable import printable, printable_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,20 +26,62 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print what Axon says, on the standard output or error, with whatever would steer a terminal made visible.
+
+    So it is in files and pipes too, which people look at in a terminal later.
+    """
+    _write(printable(text), err, nl)
+
+
+def echo_generated(text: str = "", *, nl: bool = True) -> None:
+    """Print what a model wrote: on a terminal as `echo` does, into a file or pipe exactly as it is."""
+    if sys.stdout.isatty():
+        echo(text, nl=nl)
+    else:
+        _write(text, False, nl, exact=True)
+
+
+def echo_renewed(line: str, *, last: bool) -> None:
+    """Show a line of progress on the standard error: in place of the one before, or after it where that is no terminal.
+
+    `last` says that it stays.
+    """
+    if sys.stderr.isatty():
+        _write(f"\r\033[K{printable(line, line=True)}", True, last)
+    else:
+        echo(line, err=True)
+
+
+def _write(text: str, err: bool, nl: bool, exact: bool = False) -> None:
+    """Print text; unless `exact`, click leaves out its own styles where there is no terminal."""
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl, color=exact or None)
+
+
+class Warnings(logging.Handler):
+    """Prints log records by `echo` on the standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message; where nobody reads it any more, the work goes on."""
+        with contextlib.suppress(OSError):
+            echo(self.format(record), err=True)
+
+
 def print_json(value: Any) -> None:
-    """Print `value` as JSON."""
-    click.echo(to_json(value, indent=2, ensure_ascii=False))
+    """Print `value` as JSON, in which what would steer a terminal is escaped."""
+    _write(printable_json(to_json(value, indent=2, ensure_ascii=False)), False, True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table, one line a row; on a terminal that is too narrow for that, fold the cells."""
-    lines = [tuple(columns), *map(tuple, rows)]
+    lines = [tuple(printable(cell, line=True) for cell in row) for row in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
         _print_folded(lines)
         return
     title, *body = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-    click.echo("\n".join([click.style(title, bold=True), *body]))
+    _write("\n".join([click.style(title, bold=True), *body]), False, True)
 
 
 def _print_folded(lines: Sequence[Sequence[str]]) -> None:
@@ -55,4 +104,4 @@ def counted(number: int, singular: str, plural: str = "") -> str:
 def note_problems(number: int) -> None:
     """Tell on stderr that some plugins could not be read, where that is so."""
     if number:
-        click.echo(f"{counted(number, 'problem')} with installed plugins: `axon doctor` explains.", err=True)
+        echo(f"{counted(number, 'problem')} with installed plugins: `axon doctor` explains.", err=True)

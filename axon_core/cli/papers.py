@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from axon_core.cli.output import json_option, print_json, print_table
+from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.paper import Card, cards
 
 
@@ -20,7 +20,7 @@ def command(as_json: bool) -> None:
     elif found:
         print_table(["paper", "title", "year", "arXiv", "claims", "plugin"], map(_row, found))
     else:
-        click.echo("No paper is installed; `axon search` lists papers to install.")
+        echo("No paper is installed; `axon search` lists papers to install.")
 
 
 def _row(card: Card) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from axon_core.cli.output import json_option, print_json, print_table
+from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.paper import recipes
 
 
@@ -21,4 +21,4 @@ def command(as_json: bool) -> None:
         rows = [(r.name if names.count(r.name) == 1 else r.qualified, r.summary, r.distribution) for r in found]
         print_table(["recipe", "summary", "plugin"], rows)
     else:
-        click.echo("No installed plugin brings a recipe.")
+        echo("No installed plugin brings a recipe.")

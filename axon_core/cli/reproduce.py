@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from axon_core.claims import Result, check, save
-from axon_core.cli.output import json_option, print_json, print_table
+from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.paper import Paper, card, cards
 from axon_core.storage import writing
 
@@ -47,18 +47,18 @@ def command(
         counts = {
             v: sum(r.verdict == v for r in results) for v in ("reproduced", "direction holds", "failed", "not run")
         }
-        click.echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "no claims")
-        click.echo(f"Written to {path}")
+        echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "no claims")
+        echo(f"Written to {path}")
     for one in damaged:
-        click.echo(f"Error: {one.error}", err=True)
+        echo(f"Error: {one.error}", err=True)
     ctx.exit(1 if damaged or any(result.verdict == "failed" for result in results) else 0)
 
 
 def _checked(paper: Paper, out: Path, full: bool) -> Iterator[Result]:
     for claim in paper.claim:
-        click.echo(f"{paper.id}: {claim.id} … ", err=True, nl=False)
+        echo(f"{paper.id}: {claim.id} … ", err=True, nl=False)
         yield (result := check(paper, claim, out=out, full=full))
-        click.echo(f"{result.verdict} ({result.seconds:.1f} s)", err=True)
+        echo(f"{result.verdict} ({result.seconds:.1f} s)", err=True)
 
 
 def _row(result: Result) -> tuple[str, ...]:

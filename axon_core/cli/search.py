@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from axon_core.cli.output import json_option, print_json, print_table
+from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.discovery import discover
 from axon_core.paper import cards, recipes
 from axon_core.suggest import known_papers
@@ -32,7 +32,7 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     elif hits:
         print_table(["kind", "name", "about", "get it"], [tuple(asdict(hit).values()) for hit in hits])
     else:
-        click.echo(f"Nothing known has all of: {' '.join(words)}. `axon search` without words shows everything.")
+        echo(f"Nothing known has all of: {' '.join(words)}. `axon search` without words shows everything.")
 
 
 def _everything() -> Iterator[_Hit]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from axon_core.callbacks.progress import Progress
+from axon_core.cli.output import echo, echo_generated
 from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -51,7 +52,7 @@ def command(
         out = out or RunFolder.free_name(plan.name)
         RunFolder.check_free(out)
     trainer = plan.build(saved)
-    click.echo(f"{plan.name}: {_size(trainer):,} parameters, into {out}", err=True)
+    echo(f"{plan.name}: {_size(trainer):,} parameters, into {out}", err=True)
     result = fit(
         trainer,
         out,
@@ -69,7 +70,7 @@ def _continued(
     """Return the recipe of a run to be continued, and what it exported last."""
     if recipe and not (out / "run.json").exists():  # killed before it had begun
         RunFolder.check_free(out)
-        click.echo(f"{out} holds no run to resume; starting it", err=True)
+        echo(f"{out} holds no run to resume; starting it", err=True)
         return Recipe.load(recipe, overrides), None
     run = RunFolder.open(out)
     before = run.recipe()
@@ -94,21 +95,21 @@ def _size(trainer: Trainer) -> int:
 def _report(result: Result, trainer: Trainer, out: Path, seconds: float) -> None:
     """Say what came out, where it is, and what may be done next."""
     folder = shlex.quote(str(out))
-    click.echo(f"{result.status} after step {result.step}, {timedelta(seconds=round(seconds))}")
+    echo(f"{result.status} after step {result.step}, {timedelta(seconds=round(seconds))}")
     if result.metrics:
-        click.echo(f"held out: {described(result.metrics)}")
+        echo(f"held out: {described(result.metrics)}")
     if result.status == "paused":
-        click.echo(f"Continue with: axon train --resume --out {folder}")
+        echo(f"Continue with: axon train --resume --out {folder}")
         return
     if (sample := evaluation(trainer, trainer.sample)) is not None:
-        click.echo(f"\n{sample}\n")
-    click.echo(f"Run folder: {out}")
+        echo_generated(f"\n{sample}\n")
+    echo(f"Run folder: {out}")
     if result.run is not None and result.run.plot.exists():
-        click.echo(f"Loss plot:  {result.run.plot}")
+        echo(f"Loss plot:  {result.run.plot}")
     if any(isinstance(trainer.models[role], CausalLM) for role in trainer.trainable):
-        click.echo(f'Next:       axon generate {folder} --prompt "The "')
+        echo(f'Next:       axon generate {folder} --prompt "The "')
     else:
-        click.echo(f"Next:       axon evaluate {folder}")
+        echo(f"Next:       axon evaluate {folder}")
 
 
 def described(metrics: Mapping[str, float | str]) -> str:

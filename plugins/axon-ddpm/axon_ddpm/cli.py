@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from axon_core.cli.options import device_option
+from axon_core.cli.output import echo
 from axon_core.config import validate
 from axon_core.errors import ContractError, UsageError
 from axon_core.recipe import override
@@ -110,13 +111,13 @@ def command(
     every = -(-steps_back // _ANIMATED) if gif is not None else steps_back
     animation = _paint(batch, n, batch_size, steps_back, every)
     save_png(grid(animation[-1], columns), out)
-    click.echo(f"{_counted(n, 'picture')} in {out}")
+    echo(f"{_counted(n, 'picture')} in {out}")
     if nearest is not None and train is not None:
         save_png(grid(beside(to_unit(animation[-1]), train), together=2), nearest)
-        click.echo(f"{_counted(n, 'picture')} beside the nearest training pictures in {nearest}")
+        echo(f"{_counted(n, 'picture')} beside the nearest training pictures in {nearest}")
     if gif is not None:
         save_gif([grid(frame, columns) for frame in animation], gif)
-        click.echo(f"{_counted(len(animation), 'frame')} in {gif}")
+        echo(f"{_counted(len(animation), 'frame')} in {gif}")
 
 
 def _counted(n: int, what: str) -> str:
@@ -139,7 +140,7 @@ def _batch(
     if mask is not None:
         white = read_picture(mask, 1)[0] > 127
         if white.shape == picture.shape[-2:] and bool(white.all()):
-            click.echo(f"{mask} is white everywhere: nothing of {image} is kept", err=True)
+            echo(f"{mask} is white everywhere: nothing of {image} is kept", err=True)
         return lambda first, count: dali.inpaint(picture, white, count, classes(first, count), first=first)
     if other is not None:
         end, shares = _picture(other, dali), torch.linspace(0, 1, n)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from axon_core.cli.output import json_option, print_json
+from axon_core.cli.output import echo, json_option, print_json
 from axon_core.json_text import to_json
 from axon_gqa.checkpoint import convert_checkpoint
 from axon_gqa.uptraining import SHARE
@@ -39,13 +39,13 @@ def gqa(run: Path, groups: int, out: Path | None, as_json: bool) -> None:
         facts = {"parameters": parameters[1], "cache_bytes_per_token": cache[1], "model": str(out), "recipe": recipe}
         print_json(facts)
         return
-    click.echo(f"{parameters[1]:,} parameters instead of {parameters[0]:,}, in {out}")
-    click.echo(f"{cache[1]:,} bytes of cache a token instead of {cache[0]:,}")
+    echo(f"{parameters[1]:,} parameters instead of {parameters[0]:,}, in {out}")
+    echo(f"{cache[1]:,} bytes of cache a token instead of {cache[0]:,}")
     if recipe:
-        click.echo(f"Next: axon train {shlex.quote(recipe)}")
+        echo(f"Next: axon train {shlex.quote(recipe)}")
         return
     init = shlex.quote(f"model={{init={to_json(str(out), ensure_ascii=False)}}}")
-    click.echo(
+    echo(
         f"{run} holds no recipe that trains one model. To train it further take any, for about {SHARE:.0%} of the "
         f"steps it was trained for: axon train RECIPE --set {init} --set trainer.steps=N"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from axon_core.cli.output import echo
 from axon_core.errors import AxonError, Interrupted
 from axon_core.run import RunFolder
 from axon_instructgpt.pipeline import Pipeline, align
@@ -29,7 +30,7 @@ def command(recipe: str, out: Path | None, overrides: Sequence[str]) -> None:
 
     def tell(line: str) -> None:
         told.append(line)
-        click.echo(line, err=True)
+        echo(line, err=True)
 
     try:
         align(pipeline, out, tell)
@@ -37,9 +38,9 @@ def command(recipe: str, out: Path | None, overrides: Sequence[str]) -> None:
         raise Interrupted(f"interrupted; what is done is saved. Go on with: {shlex.join(words)}") from None
     except AxonError:
         if told and out.exists():  # a folder that is refused is not to be gone on with
-            click.echo(f"What is done is in {out}; go on with: {shlex.join(words)}", err=True)
+            echo(f"What is done is in {out}; go on with: {shlex.join(words)}", err=True)
         raise
     for name in pipeline.stages:
         if (page := out / name / "report.md").exists():
-            click.echo(page.read_text(encoding="utf-8"))
-    click.echo(f"All stages are in {out}")
+            echo(page.read_text(encoding="utf-8"))
+    echo(f"All stages are in {out}")

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from axon_core.printable import in_markdown, printable
+
 __all__ = ["draw", "page"]
 
 _COLUMNS = {
@@ -24,7 +26,10 @@ def page(facts: Mapping[str, Any]) -> str:
     """Return a report's contents as Markdown."""
     policies: Mapping[str, Mapping[str, float | None]] = facts["policies"]
     columns = {title: cell for title, cell in _COLUMNS.items() if policies["reference"][cell[0]] is not None}
-    rows = [[name, *(_measured(values, *cell) for cell in columns.values())] for name, values in policies.items()]
+    rows = [
+        [in_markdown(name), *(_measured(values, *cell) for cell in columns.values())]
+        for name, values in policies.items()
+    ]
     parts = [
         "# Alignment",
         f"{facts['prompts']} held-out prompts, {facts['responses']} responses each; wins are over the reference. "
@@ -45,8 +50,9 @@ def page(facts: Mapping[str, Any]) -> str:
             f"{target['reward']:.4f} at {target['kl']:.3f} nats, {_estimated(facts)}."
         )
     names = list(policies)
+    titles = [in_markdown(name) for name in names]
     samples = [[_cell(sample["prompt"]), *(_cell(sample[name]) for name in names)] for sample in facts["samples"]]
-    parts += ["## Samples", _table(["prompt", *names], samples)]
+    parts += ["## Samples", _table(["prompt", *titles], samples)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -67,7 +73,13 @@ def draw(facts: Mapping[str, Any], file: Path) -> None:
             continue
         curve = [(0.0, base["reward"]), *((point["kl"], point["reward"]) for point in points)]
         style = "k--" if name == "optimum" else "o-"
-        axes.plot(*zip(*sorted(curve), strict=True), style, markersize=3, linewidth=1, label=labels.get(name, name))
+        axes.plot(
+            *zip(*sorted(curve), strict=True),
+            style,
+            markersize=3,
+            linewidth=1,
+            label=labels.get(name, name.replace("$", r"\$")),
+        )
     if target := [p for p in frontier["optimum"] if p["beta"] == facts["target_beta"]]:
         label = f"π* that is trained towards, β = {facts['target_beta']:g}"
         axes.plot(target[0]["kl"], target[0]["reward"], "k*", markersize=10, label=label)
@@ -79,7 +91,7 @@ def draw(facts: Mapping[str, Any], file: Path) -> None:
 def _verdict(budget: Mapping[str, Any], policies: Mapping[str, Mapping[str, float | None]]) -> str:
     """Return in words who wins often enough within the budget."""
     words = [
-        f"{name} {'reaches' if reached else 'does not reach'} it ({policies[name]['win_rate']:.1%} at "
+        f"{in_markdown(name)} {'reaches' if reached else 'does not reach'} it ({policies[name]['win_rate']:.1%} at "
         f"{policies[name]['kl']:.2f} nats)"
         for name, reached in budget["reached"].items()
     ]
@@ -108,5 +120,5 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text as a cell of a table: in one line, its line breaks shown."""
-    return "`" + text.replace("|", "¦").replace("`", "'").replace("\n", "⏎") + "`"
+    """Return a text as a cell of a table: in one line, its line breaks shown; within backticks there is no HTML."""
+    return "`" + printable(text.replace("\n", "⏎"), line=True).replace("|", "¦").replace("`", "'") + "`"

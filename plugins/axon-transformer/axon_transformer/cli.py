@@ -11,9 +11,11 @@ from pathlib import Path
 import click
 import torch
 
+from axon_core.cli.output import echo, echo_generated, echo_renewed
 from axon_core.config import validate
 from axon_core.errors import AxonError, UsageError
 from axon_core.json_text import to_json
+from axon_core.printable import printable_json
 from axon_core.run import RunFolder
 from axon_core.saved import model_folder
 from axon_core.storage import check_output, whole_file
@@ -86,9 +88,9 @@ def command(
         with whole_file(output) as draft:
             draft.write_text("".join(f"{line}\n" for line in shown), encoding="utf-8")
     else:
-        click.echo("\n".join(shown))
+        echo_generated("\n".join(shown))
     if source:
-        click.echo(f"{_counts(lines, found)}, {time.monotonic() - begun:.1f} s", err=True)
+        echo(f"{_counts(lines, found)}, {time.monotonic() - begun:.1f} s", err=True)
     if attention:
         _draw(translator, lines[0], found[0][0], attention)
 
@@ -116,7 +118,7 @@ def _numbered(number: int, text: str, translations: Sequence[Translation]) -> li
 def _as_json(number: int, text: str, translations: Sequence[Translation]) -> list[str]:
     """Return one line: the sentence and its translations."""
     record = {"source": text, "translations": [each._asdict() for each in translations]}
-    return [to_json(record, ensure_ascii=False)]
+    return [printable_json(to_json(record, ensure_ascii=False))]
 
 
 def _counts(lines: Sequence[str], found: Sequence[Sequence[Translation]]) -> str:
@@ -128,19 +130,19 @@ def _counts(lines: Sequence[str], found: Sequence[Sequence[Translation]]) -> str
 def _converse(translator: Translator, search: Search, show: Callable[..., list[str]]) -> None:
     with contextlib.suppress(ImportError):  # not on every system; `input` uses it once it is imported
         import readline  # noqa: F401
-    click.echo("A sentence to translate; Ctrl-D leaves.", err=True)
+    echo("A sentence to translate; Ctrl-D leaves.", err=True)
     while True:
         try:
             text = input("> ")
             (translations,) = translator.translate([text], search, place=lambda _: "the sentence")
         except (EOFError, KeyboardInterrupt):
-            click.echo()
+            echo()
             return
         except (AxonError, UnicodeDecodeError) as error:
             reason = error if isinstance(error, AxonError) else f"the sentence is not {sys.stdin.encoding} text"
-            click.echo(f"Error: {reason}", err=True)
+            echo(f"Error: {reason}", err=True)
             continue
-        click.echo("\n".join(show(1, text, translations)))
+        echo_generated("\n".join(show(1, text, translations)))
 
 
 def _draw(translator: Translator, text: str, translation: Translation, path: Path) -> None:
@@ -152,7 +154,7 @@ def _draw(translator: Translator, text: str, translation: Translation, path: Pat
         [label(translator.tokenizer.piece(token)) or "(end)" for token in each] for each in (source, written)
     )
     draw(maps, across, down, path)
-    click.echo(f"Attention: {path}", err=True)
+    echo(f"Attention: {path}", err=True)
 
 
 class _Progress:
@@ -168,5 +170,4 @@ class _Progress:
             return
         self._shown = now
         left = (now - self._begun) / done * (total - done)
-        line = f"{done:,}/{total:,} sentences, {left:.0f} s left"
-        click.echo(f"\r\033[K{line}" if self._tty else line, nl=not self._tty, err=True)
+        echo_renewed(f"{done:,}/{total:,} sentences, {left:.0f} s left", last=False)

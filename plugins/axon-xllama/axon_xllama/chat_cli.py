@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from axon_core.cli.options import Opened, generation_options, inference_options
+from axon_core.cli.output import echo, echo_generated
 from axon_core.errors import AxonError
 from axon_xllama.conversation import Conversation
 
@@ -36,19 +37,19 @@ def command(
     conversation = begin(found.load())
     with contextlib.suppress(ImportError):  # not on every system; `input` uses it once it is imported
         import readline  # noqa: F401
-    click.echo("/reset begins anew, Ctrl-D leaves.", err=True)
+    echo("/reset begins anew, Ctrl-D leaves.", err=True)
     while True:
         try:
             text = input("> ").strip()
         except EOFError:
-            click.echo()
+            echo()
             return
         except KeyboardInterrupt:
-            click.echo("\nCtrl-D leaves.", err=True)
+            echo("\nCtrl-D leaves.", err=True)
             continue
         if text == "/reset":
             conversation.reset()
-            click.echo("The conversation begins anew.", err=True)
+            echo("The conversation begins anew.", err=True)
         elif text:
             _answer(conversation, text)
 
@@ -58,11 +59,11 @@ def _answer(conversation: Conversation, text: str) -> None:
     try:
         with contextlib.closing(conversation.ask(text)) as pieces:
             for piece in pieces:
-                click.echo(piece, nl=False)
-        click.echo()
+                echo_generated(piece, nl=False)
+        echo()
     except KeyboardInterrupt:
-        click.echo()
+        echo()
     except AxonError as error:
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {error}", err=True)
     if conversation.forgotten:
-        click.echo(f"The conversation is long: its first {conversation.forgotten} messages are out of sight.", err=True)
+        echo(f"The conversation is long: its first {conversation.forgotten} messages are out of sight.", err=True)

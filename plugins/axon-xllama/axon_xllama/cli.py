@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from axon_core.cli.output import echo
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.exporting import Format
 from axon_xllama.checkpoints.importing import Progress, is_metas
@@ -38,8 +39,8 @@ def import_command(path: Path, out: Path, tokenizer: Path | None, context: int |
     with _progress("importing") as progress:
         model = import_checkpoint(path, out, tokenizer=tokenizer, context=context, progress=progress)
     assumed = " (assumed: Meta's files do not tell; --context sets it)" if context is None and is_metas(path) else ""
-    click.echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context{assumed}, in {out}")
-    click.echo(f'Next: axon generate {shlex.quote(str(out))} --prompt "The "')
+    echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context{assumed}, in {out}")
+    echo(f'Next: axon generate {shlex.quote(str(out))} --prompt "The "')
 
 
 @click.command("export")
@@ -50,13 +51,13 @@ def export_command(run: Path, format: Format, out: Path) -> None:
     """Write the X-Llama in RUN, a run's folder or a model's, for other programs."""
     with _progress("exporting") as progress:
         model = export_checkpoint(run, out, format=format, progress=progress)
-    click.echo(f"{model.n_parameters:,} parameters, in {out}")
+    echo(f"{model.n_parameters:,} parameters, in {out}")
     if format == "meta":
-        click.echo(
+        echo(
             f"Meta's params.json does not tell the context; import it with --context {model.config.context}.", err=True
         )
     if not (out / "tokenizer.model").exists():
-        click.echo("Its tokenizer is no sentencepiece model, so the folder has none: other programs get ids.", err=True)
+        echo("Its tokenizer is no sentencepiece model, so the folder has none: other programs get ids.", err=True)
 
 
 @contextmanager
