@@ -19,8 +19,9 @@ from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
 from axon_core.randomness import forked
 from axon_core.registry import MODELS
+from axon_core.sizes import integer
 from axon_core.storage import TREE, new_folder, read_tree, remove, sha256, sweep, verify, write_tree, writing
-from axon_core.weights import load_weights, misfit, weightless
+from axon_core.weights import load_weights, misfit, sizes, weightless
 
 if TYPE_CHECKING:
     from axon_core.interfaces.model import Model
@@ -124,16 +125,17 @@ def load_config(folder: Path, cls: type[M]) -> M:
     if not issubclass(found, cls):
         raise CheckpointError(f"{folder} holds a {found.__name__}, which is no {cls.__name__}")
     try:
-        with weightless(), forked("cpu"):  # the first weights are drawn, and replaced
+        with weightless(sizes(folder / WEIGHTS)), forked("cpu"):  # the first weights are drawn, and replaced
             model = cast(M, found.build(**saved.config))
+        problem = misfit(model, folder / WEIGHTS)
     except ConfigError as error:
         raise error.inside("config", source=str(folder / _CONFIG)) from None
-    try:
-        problem = misfit(model, folder / WEIGHTS)
     except FileNotFoundError:
         raise CheckpointError(f"no model in {folder}: {WEIGHTS} is missing") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
+    except (CheckpointError, RuntimeError, OverflowError) as error:  # torch's own words where a size has no number
+        raise CheckpointError(f"the weights in {folder} do not fit its config: {str(error).splitlines()[0]}") from None
     if problem:
         raise CheckpointError(f"the weights in {folder} do not fit its config: {problem}")
     return model
@@ -154,7 +156,7 @@ def _saved(folder: Path) -> _Saved:
     if not folder.is_dir():
         raise CheckpointError(f"no model folder {folder}")
     try:
-        facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"), parse_int=integer)
         if isinstance(facts, dict) and "sha256" not in facts:
             raise CheckpointError(f"{folder} holds no model that Axon saved; import what another project saved first")
         return validate(_Saved, facts)

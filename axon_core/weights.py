@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Collection, Generator
+from contextlib import contextmanager, nullcontext
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,20 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["dtypes", "load_weights", "misfit", "read_tensor", "weightless"]
+from axon_core.sizes import Bound
+
+__all__ = ["dtypes", "load_weights", "misfit", "read_tensor", "sizes", "weightless"]
 
 
 @contextmanager
-def weightless() -> Generator[None]:
+def weightless(within: Collection[int] | None = None) -> Generator[None]:
     """Build modules whose parameters have a shape and no memory: they are on the meta device, and never initialised.
 
     Only parameters are: a buffer or a constant that a module computes for itself, and that no file holds, is real.
+    With `within`, the numbers of each tensor in a file, a model is refused that is much larger than those (`Bound`).
+
+    Raises:
+        CheckpointError: in the block, where the model outgrows `within`.
 
     >>> with weightless():
     ...     layer = nn.Linear(1000, 1000)
@@ -31,17 +38,21 @@ def weightless() -> Generator[None]:
     device(type='meta')
     """
     moved = WeakTensorKeyDictionary()  # a parameter of two modules stays one
+    bound = None if within is None else Bound(within)
 
     def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if parameter is None or parameter.is_meta:
             return parameter
         if parameter not in moved:
             moved[parameter] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+            if bound is not None:
+                bound.count(parameter)
         return moved[parameter]
 
     handle = register_module_parameter_registration_hook(to_meta)  # pyright: ignore[reportArgumentType] - it may return
     try:
-        yield
+        with bound or nullcontext():
+            yield
     finally:
         handle.remove()
 
@@ -71,6 +82,16 @@ def dtypes(file: Path) -> list[str]:
         SafetensorError: it is damaged or cut off.
     """
     return sorted({entry["dtype"] for entry in _header(file)[1].values()})
+
+
+def sizes(file: Path) -> list[int]:
+    """Return how many numbers each tensor in a safetensors file has. Reads the header alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        SafetensorError: it is damaged or cut off.
+    """
+    return [prod(entry["shape"]) for entry in _header(file)[1].values()]
 
 
 def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) -> str:

@@ -30,7 +30,7 @@ class Attention(nn.Module, ABC):
 
         dim: PositiveInt
         """Features d of a token."""
-        n_heads: PositiveInt
+        n_heads: PositiveInt = Field(le=65_536)
         """Query heads h."""
         head_dim: PositiveInt = Field(default_factory=lambda given: given["dim"] // given["n_heads"])
         """Features of a head; by default dim / n_heads."""

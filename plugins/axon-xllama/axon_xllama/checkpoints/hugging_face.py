@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from axon_core.errors import CheckpointError
+from axon_core.sizes import integer
 from axon_core.tokenizer import Tokenizer
 from axon_xllama.checkpoints.layout import Names, Settings, Stored, checked, configured, parts_of, skeleton
 from axon_xllama.checkpoints.safetensors_files import stored_in
@@ -173,7 +174,7 @@ def to_hugging_face(state: Mapping[str, Tensor], config: XLlama.Config) -> dict[
 def read_json(file: Path) -> dict[str, Any]:
     """Return what a JSON file says. Raises `CheckpointError` where it is missing, or no JSON object."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"), parse_int=integer)
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:

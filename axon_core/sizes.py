@@ -1,0 +1,89 @@
+"""Sizes that a file claims, compared with the tensors it holds before any memory is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import prod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from axon_core.errors import CheckpointError
+
+__all__ = ["Bound", "integer"]
+
+_SLACK = 4  # a constructor may draw a matrix that it then replaces by a tied one
+_FEW, _SMALL = (
+    64,
+    1 << 20,
+)  # tensors, and numbers in all, that any model may have: what is wrong with them is then named
+_TABLE = 1 << 26  # numbers of a table that no file holds, such as one of positions: 256 MiB in float32
+
+
+class Bound(TorchDispatchMode):
+    """Stops a model that is being built as soon as it outgrows the tensors that it is to take.
+
+    A config of a few bytes can ask for 10¹² layers, or for a matrix larger than the memory. Inside the block, tensors
+    are refused before they are allocated, and parameters as soon as there are too many.
+
+    Args:
+        sizes: how many numbers each of the tensors has.
+
+    Raises:
+        CheckpointError: in the block, where the model is several times as large as all tensors.
+    """
+
+    def __init__(self, sizes: Collection[int]) -> None:
+        super().__init__()
+        self._held = sum(sizes)
+        self._numbers, self._tensors = max(_SMALL, _SLACK * self._held), max(_FEW, _SLACK * len(sizes))
+        self._largest = max(self._numbers, _TABLE)
+
+    def count(self, parameter: nn.Parameter) -> None:
+        """Take note of a parameter that the model has registered."""
+        self._tensors -= 1
+        self._numbers -= parameter.numel()
+        if self._tensors < 0 or self._numbers < 0:
+            raise self._outgrown()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation of torch, unless its result is too large."""
+        if _numbers_made(func, args) > self._largest:
+            raise self._outgrown()
+        return func(*args, **(kwargs or {}))
+
+    def _outgrown(self) -> CheckpointError:
+        return CheckpointError(
+            f"the sizes in the config are those of a much larger model than the file holds ({self._held:,} numbers)"
+        )
+
+
+def integer(digits: str) -> int:
+    """Read an integer of a JSON file (`json.loads(text, parse_int=integer)`), in which a size may stand.
+
+    Raises:
+        ValueError: it is beyond 64 bits, and so the size of nothing.
+    """
+    if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 63:
+        raise ValueError(f"an integer must fit 64 bits, got {digits[:20]}{'…' * (len(digits) > 20)}")
+    return int(digits)
+
+
+def _numbers_made(func: Any, args: tuple[Any, ...]) -> int:
+    """Return how many numbers the result of an operation has, where it may have more than each of its arguments."""
+    tensors = [argument for argument in args if isinstance(argument, Tensor)]
+    if torch.Tag.pointwise in func.tags and tensors:
+        return prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
+    if tensors or not args:
+        return 0
+    if isinstance(args[0], list | torch.Size):  # empty, zeros, randn, …
+        return prod(cast(Sequence[int], args[0]))
+    if "arange" in func.name():
+        bounds = [argument for argument in args if isinstance(argument, int | float)]
+        start, end, step = (0, bounds[0], 1) if len(bounds) == 1 else (*bounds, 1)[:3]
+        return int((end - start) / step)
+    return 0

@@ -1,0 +1,56 @@
+"""Configs that ask for more than the file holds: stopped before memory or time is spent."""
+
+import json
+import time
+import tracemalloc
+
+import pytest
+import torch
+from torch import nn
+
+from axon_core.errors import CheckpointError
+from axon_core.sizes import integer
+from axon_core.weights import weightless
+
+HELD = [16 * 16] * 4
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Linear(1 << 31, 4),
+        lambda: nn.Linear(1 << 40, 1 << 20),
+        lambda: nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in iter(int, 1)),
+        lambda: nn.ParameterList(nn.Parameter(torch.zeros(0)) for _ in iter(int, 1)),
+        lambda: torch.arange(1 << 33),
+        lambda: torch.arange(0, 1 << 33, 2, dtype=torch.float32),
+        lambda: torch.arange(1 << 20)[:, None] * torch.arange(1 << 20),
+        lambda: torch.ones(1 << 20, 1 << 14),
+    ],
+)
+def test_a_model_larger_than_its_file_is_stopped(build):
+    begun = time.monotonic()
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"much larger model than the file holds \(1,024 numbers\)"):
+        with weightless(HELD):
+            build()
+    assert time.monotonic() - begun < 5
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_model_as_large_as_its_file_is_built():
+    with weightless(HELD):
+        layers = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(4))
+        tied = nn.Linear(16, 16, bias=False)
+        tied.weight = layers[0].weight
+        table = torch.arange(1000)[:, None] * torch.arange(1000)  # of positions: no file holds it
+    assert tied.weight.is_meta and tied.weight is layers[0].weight
+    assert table.sum() == 499_500**2
+
+
+@pytest.mark.parametrize("text", ["9223372036854775808", "-9223372036854775809", "1" + "0" * 3000])
+def test_an_integer_beyond_64_bits_is_no_size(text):
+    with pytest.raises(ValueError, match=f"an integer must fit 64 bits, got {text[:19]}"):
+        json.loads(f"[{text}]", parse_int=integer)
+    assert json.loads("[9223372036854775807, -12]", parse_int=integer) == [(1 << 63) - 1, -12]
