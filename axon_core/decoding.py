@@ -62,6 +62,8 @@ class Decoder:
         seeds: the seed of each row's random numbers.
         sampling: how each row's tokens are chosen.
         limits: the number of new tokens after which each row ends.
+        vocab_size: how many tokens the tokenizer has. Rows of the model beyond it, by which its vocabulary was rounded
+            up, are never drawn; left out, all of them may be.
         compile: whether the steps after the prompt run compiled (`compiled`) and are replayed (`replayed`), on a CUDA
             device as graphs: slow to begin, and much faster then.
 
@@ -78,13 +80,14 @@ class Decoder:
         sampling: Sequence[Sampling],
         limits: Sequence[int],
         *,
+        vocab_size: int | None = None,
         compile: bool = False,
     ) -> None:
         if not prompts:
             raise UsageError("there is no prompt; give at least one")
         for i, prompt in enumerate(prompts):
             check_prompt(model, prompt, "the prompt" if len(prompts) == 1 else f"prompt {i + 1}")
-        self._model = model
+        self._model, self._vocab_size = model, vocab_size
         self._run = compiled(model) if compile else step
         self._device = next(model.parameters()).device
         self._way = WAYS.get(self._device.type) if compile else None
@@ -97,9 +100,9 @@ class Decoder:
         self._groups: list[tuple[Sampling, Int[Tensor, " g"]]] = []
         self._cache: Cache | None = None
         self._step = 0
-        numbers = torch.zeros(len(prompts), max(limits))
+        numbers = torch.zeros(len(prompts), max(limits), dtype=torch.float32)
         for i, (seed, limit) in enumerate(zip(seeds, limits, strict=True)):
-            numbers[i, :limit] = torch.rand(limit, generator=Key((seed, "sample")).generator())
+            numbers[i, :limit] = Key((seed, "sample")).uniform((limit,))
         self._uniform = numbers.to(self._device)
         self._seen: Bool[Tensor, "b v"] | None = None
         if any(how.repetition_penalty != 1 for how in sampling):
@@ -120,8 +123,9 @@ class Decoder:
             CheckpointError: the model's scores are not finite.
         """
         logits, total = self._scores()
+        logits = logits[:, : self._vocab_size]
         uniform = self._uniform[self._numbers, self._step]
-        seen = None if self._seen is None else self._seen[self._numbers]
+        seen = None if self._seen is None else self._seen[self._numbers, : self._vocab_size]
         if len(self._groups) == 1:
             chosen = choose(logits, self._groups[0][0], uniform, seen)
         else:

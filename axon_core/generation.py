@@ -203,6 +203,7 @@ def chunks(
         [request.seed for request in requests],
         [request.sampling for request in requests],
         [request.max_new_tokens for request in requests],
+        vocab_size=tokenizer.vocab_size,
         compile=compile,
     )
     with evaluating(model):
@@ -222,14 +223,17 @@ def decode(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     stop: int | None = None,
+    vocab_size: int | None = None,
     compile: bool = False,
 ) -> Generator[list[int | None], None, None]:
     """Yield, step by step, the next token of each row of `prompts`; None for a row that has ended.
 
-    A row ends with the token `stop`, which is not given out. What holds of rows, and what is raised: see `Decoder`.
+    A row ends with the token `stop`, which is not given out. What holds of rows, and what is raised: see `Decoder`,
+    which the other arguments are for.
     """
     n = len(prompts)
-    decoder = Decoder(model, prompts, seeds, [sampling or Sampling()] * n, [max_new_tokens] * n, compile=compile)
+    given = [sampling or Sampling()] * n, [max_new_tokens] * n
+    decoder = Decoder(model, prompts, seeds, *given, vocab_size=vocab_size, compile=compile)
     with evaluating(model):
         while decoder.going:
             tokens: list[int | None] = [None] * n

@@ -129,23 +129,24 @@ def token_entropies(logits: Float[Tensor, "*b v"]) -> Float[Tensor, "*b"]:
     return torch.cat(entropies).view(logits.shape[:-1])
 
 
-def scored_logprobs(model: CausalLM, sequences: Sequences) -> Float[Tensor, "b n"]:
+def scored_logprobs(model: CausalLM, sequences: Sequences, *, vocab_size: int | None = None) -> Float[Tensor, "b n"]:
     """Return log p(token | tokens before it) of the scored tokens, each at its place, and 0 at all others.
 
-    Only features that score such a token become logits.
+    Only features that score such a token become logits. With `vocab_size` it is p of what a `Decoder` with this
+    argument draws: among so many tokens, without the model's rows beyond them.
     """
     wanted = sequences.scored[:, 1:]
     features = model.features(sequences.tokens, valid=sequences.valid)[:, :-1][wanted]
-    found = token_logprobs(model.logits(features[None])[0], sequences.tokens[:, 1:][wanted])
+    found = token_logprobs(model.logits(features[None])[0][:, :vocab_size], sequences.tokens[:, 1:][wanted])
     return pad(found.new_zeros(wanted.shape).masked_scatter(wanted, found), (1, 0))
 
 
-def completion_logprobs(model: CausalLM, sequences: Sequences) -> Float[Tensor, " b"]:
+def completion_logprobs(model: CausalLM, sequences: Sequences, *, vocab_size: int | None = None) -> Float[Tensor, " b"]:
     """Return log p(completion | prompt) of each row: the sum over its scored tokens, in float32.
 
-    It depends neither on the side of the padding nor on its length.
+    It depends neither on the side of the padding nor on its length. `vocab_size` as for `scored_logprobs`.
     """
-    return scored_logprobs(model, sequences).sum(1)
+    return scored_logprobs(model, sequences, vocab_size=vocab_size).sum(1)
 
 
 class _TokenLogprobs(Function):

@@ -45,12 +45,17 @@ class Key:
         """Return a fresh generator; always on the CPU, so that every device sees the same numbers."""
         return torch.Generator().manual_seed(self.seed)
 
+    def uniform(self, shape: tuple[int, ...]) -> Float[Tensor, ...]:
+        """Return numbers from [0, 1), uniform and in float32: a half-precision default would leave few of them."""
+        return torch.rand(shape, generator=self.generator(), dtype=torch.float32)
+
     def normal(self, examples: Iterable[int], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
-        """Return one independent standard normal tensor for each example, stacked: `(b, *shape)`.
+        """Return one independent standard normal tensor for each example, stacked: `(b, *shape)`, in float32.
 
         An example's noise depends on its own number alone, not on the batch or the process it is part of.
         """
-        return torch.stack([torch.randn(shape, generator=self(int(example)).generator()) for example in examples])
+        generators = (self(int(example)).generator() for example in examples)
+        return torch.stack([torch.randn(shape, generator=own, dtype=torch.float32) for own in generators])
 
     def seed_global(self) -> None:
         """Seed the global generators of the CPU and all GPUs, the ones that dropout draws from."""

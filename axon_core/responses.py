@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from axon_core.generation import decode
@@ -29,6 +30,7 @@ def respond(
     max_new_tokens: int,
     temperature: float,
     eos: int | None,
+    vocab_size: int | None = None,
     rows: int | None = None,
 ) -> list[Response]:
     """Return a response to each prompt, which depends on the prompt and its seed alone, not on the others.
@@ -42,6 +44,7 @@ def respond(
         max_new_tokens: the longest response.
         temperature: what logits are divided by.
         eos: the token that ends a response.
+        vocab_size: how many tokens the tokenizer has; rows of the model beyond it are never drawn. None: all may be.
         rows: how many run at once; left out, all.
 
     Raises:
@@ -50,10 +53,11 @@ def respond(
     """
     size = rows or max(1, len(prompts))
     sampling, found = Sampling(temperature=temperature), list[list[int]]()
+    draw = partial(decode, model, max_new_tokens=max_new_tokens, sampling=sampling, stop=eos, vocab_size=vocab_size)
     for first in range(0, len(prompts), size):
         some, these = prompts[first : first + size], seeds[first : first + size]
         written = [list[int]() for _ in some]
-        for step in decode(model, some, these, max_new_tokens=max_new_tokens, sampling=sampling, stop=eos):
+        for step in draw(some, these):
             for row, token in zip(written, step, strict=True):
                 if token is not None:
                     row.append(token)

@@ -122,14 +122,15 @@ class Bench:
         pairs = [
             (prompt, response) for prompt, some in zip(self.prompts, drawn.tokens, strict=True) for response in some
         ]
-        return (logprobs(policy, pairs) - logprobs(self.reference, pairs)).view_as(drawn.rewards)
+        ours, theirs = (logprobs(model, pairs, self.tokenizer.vocab_size) for model in (policy, self.reference))
+        return (ours - theirs).view_as(drawn.rewards)
 
     def reference_distribution(self, pool: int) -> tuple[Float[Tensor, "p y"], Float[Tensor, "p y"], bool]:
         """Return rewards and probabilities of the reference's responses, and whether they are all that there are.
 
         Where there are too many, they are those of a `pool` of samples.
         """
-        if self.reference.config.vocab_size**self.response_tokens > _ENUMERABLE:
+        if min(self.reference.config.vocab_size, self.tokenizer.vocab_size) ** self.response_tokens > _ENUMERABLE:
             rewards = self._draw(self.reference, self.key("pool"), pool, judge=None).rewards
             return rewards, torch.full_like(rewards, 1 / pool), False
         found = [every_response(self.reference, p, self.tokenizer, self.response_tokens) for p in self.prompts]

@@ -57,6 +57,7 @@ def sampled(
         max_new_tokens=response_tokens,
         temperature=temperature,
         eos=tokenizer.eos,
+        vocab_size=tokenizer.vocab_size,
         rows=rows,
     )
     return [[response.tokens for response in found[i : i + n]] for i in range(0, len(found), n)]
@@ -66,22 +67,28 @@ def every_response(
     model: CausalLM, prompt: Prompt, tokenizer: Tokenizer, response_tokens: int
 ) -> tuple[list[list[int]], Float[Tensor, " y"]]:
     """Return all responses that the model can give to a prompt, and their probabilities, which sum to 1."""
-    tokens = range(model.config.vocab_size)
+    size = min(model.config.vocab_size, tokenizer.vocab_size)
     responses = [
         list(response)
         for n in range(1, response_tokens + 1)
-        for response in product(tokens, repeat=n)
+        for response in product(range(size), repeat=n)
         if tokenizer.eos not in response[:-1] and (response[-1] == tokenizer.eos or n == response_tokens)
     ]
-    return responses, logprobs(model, [(prompt, response) for response in responses]).exp()
+    return responses, logprobs(model, [(prompt, response) for response in responses], size).exp()
 
 
 @torch.no_grad()
-def logprobs(model: CausalLM, pairs: Sequence[tuple[Prompt, Sequence[int]]], rows: int = 512) -> Float[Tensor, " b"]:
-    """Return log p(response | prompt) of each pair, in float64."""
+def logprobs(
+    model: CausalLM, pairs: Sequence[tuple[Prompt, Sequence[int]]], vocab_size: int | None = None, rows: int = 512
+) -> Float[Tensor, " b"]:
+    """Return log p(response | prompt) of each pair, in float64; `vocab_size` as for `scored_logprobs`."""
     device = next(model.parameters()).device
     parts = [
-        completion_logprobs(model, Sequences.of((p.tokens, r) for p, r in pairs[first : first + rows]).to(device))
+        completion_logprobs(
+            model,
+            Sequences.of((p.tokens, r) for p, r in pairs[first : first + rows]).to(device),
+            vocab_size=vocab_size,
+        )
         for first in range(0, len(pairs), rows)
     ]
     return torch.cat(parts).double().cpu()

@@ -14,15 +14,16 @@ __all__ = ["action_logits", "action_values", "credited", "judged"]
 
 
 def action_logits(
-    model: CausalLM, sequences: Sequences, temperature: float
+    model: CausalLM, sequences: Sequences, temperature: float, vocab_size: int | None = None
 ) -> tuple[Float[Tensor, "k v"], Int[Tensor, " k"]]:
     """Return the logits, divided by `temperature`, that scored tokens were drawn by, and these tokens, row after row.
 
-    Only features that score such a token become logits.
+    Only features that score such a token become logits, and only those of the tokenizer's `vocab_size` tokens: rows of
+    the model beyond them are never drawn.
     """
     scored = sequences.scored[:, 1:]
     features = model.features(sequences.tokens, valid=sequences.valid)[:, :-1]
-    logits = model.logits(features[scored][None])[0]
+    logits = model.logits(features[scored][None])[0][:, :vocab_size]
     if temperature != 1:
         logits = _precise(logits) / temperature
     return logits, sequences.tokens[:, 1:][scored]
@@ -34,18 +35,26 @@ def action_values(model: nn.Module, sequences: Sequences) -> Float[Tensor, " k"]
 
 
 def judged(
-    policy: CausalLM, reference: CausalLM, value: nn.Module, rows: Sequences, *, temperature: float, pieces: int
+    policy: CausalLM,
+    reference: CausalLM,
+    value: nn.Module,
+    rows: Sequences,
+    *,
+    temperature: float,
+    pieces: int,
+    vocab_size: int | None = None,
 ) -> dict[str, Float[Tensor, "b n"]]:
     """Return `logprob`, `reference` and `value`: what the three say of each action, at its token's place; 0 elsewhere.
 
-    The rows are cut into `pieces`, of which one is in memory at a time.
+    The rows are cut into `pieces`, of which one is in memory at a time. `temperature` and `vocab_size` as for
+    `action_logits`.
     """
     found = list[dict[str, Tensor]]()
     for at in torch.arange(len(rows.tokens)).chunk(pieces):
         part = Sequences(rows.tokens[at], rows.valid[at], rows.scored[at])
         said = {
-            "logprob": token_logprobs(*action_logits(policy, part, temperature)),
-            "reference": token_logprobs(*action_logits(reference, part, temperature)),
+            "logprob": token_logprobs(*action_logits(policy, part, temperature, vocab_size)),
+            "reference": token_logprobs(*action_logits(reference, part, temperature, vocab_size)),
             "value": action_values(value, part),
         }
         found.append({name: x.new_zeros(part.scored.shape).masked_scatter(part.scored, x) for name, x in said.items()})

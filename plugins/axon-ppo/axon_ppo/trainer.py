@@ -180,17 +180,17 @@ class PPOTrainer(PPOBase):
         self._drop_nothing()
         c, tokenizer = self.config, self.data.tokenizer
         asked = [prompt.tokens for prompt in prompts]
-        sizes = {"max_new_tokens": c.response_tokens, "temperature": c.temperature}
+        how = {"temperature": c.temperature, "vocab_size": tokenizer.vocab_size}
         pieces = c.minibatches * c.micro_batches
         with self._precision(), torch.no_grad():
-            responses = respond(self.policy, asked, seeds, **sizes, eos=tokenizer.eos)
+            responses = respond(self.policy, asked, seeds, max_new_tokens=c.response_tokens, eos=tokenizer.eos, **how)
             written = zip(asked, (response.tokens for response in responses), strict=True)
             texts = [[tokenizer.decode(response, after=prompt)] for prompt, response in written]
             ends = [[response.finished] for response in responses]
             score = scored(self.reward, [prompt.named for prompt in prompts], texts, ends)[:, 0]
             score -= c.unfinished_penalty * ~torch.tensor(ends)[:, 0]
             rows = Sequences.of(zip(asked, (response.tokens for response in responses), strict=True)).to(c.device)
-            said = judged(self.policy, self.reference, self.value, rows, temperature=c.temperature, pieces=pieces)
+            said = judged(self.policy, self.reference, self.value, rows, pieces=pieces, **how)
         token_kl = self._estimate(said["logprob"], said.pop("reference"))
         return {
             "tokens": rows.tokens,
@@ -224,7 +224,7 @@ class PPOTrainer(PPOBase):
         """Return the sums of `terms` over the actions, of what is reported of responses, and of the auxiliary loss."""
         self._drop_nothing()
         rows = Sequences(data["tokens"], data["valid"], data["scored"])
-        logits, tokens = action_logits(self.policy, rows, self.config.temperature)
+        logits, tokens = action_logits(self.policy, rows, self.config.temperature, self.data.tokenizer.vocab_size)
         terms = self.terms(
             logprobs=token_logprobs(logits, tokens),
             old_logprobs=data["logprob"][rows.scored],
@@ -258,7 +258,7 @@ class PPOTrainer(PPOBase):
 
     def sample(self) -> str:
         """Return a prompt and the response to it."""
-        prompt = (self.data.held_out or self.data.train)[0]
+        prompt, tokenizer = (self.data.held_out or self.data.train)[0], self.data.tokenizer
         with evaluating(self.policy):
             (response,) = respond(
                 self.policy,
@@ -266,9 +266,10 @@ class PPOTrainer(PPOBase):
                 [0],
                 max_new_tokens=self.config.response_tokens,
                 temperature=self.config.temperature,
-                eos=self.data.tokenizer.eos,
+                eos=tokenizer.eos,
+                vocab_size=tokenizer.vocab_size,
             )
-        return prompt.text + self.data.tokenizer.decode(response.tokens, after=prompt.tokens)
+        return prompt.text + tokenizer.decode(response.tokens, after=prompt.tokens)
 
     def export(self, folder: Path) -> None:
         """Write the policy and its tokenizer."""

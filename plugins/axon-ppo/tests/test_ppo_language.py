@@ -369,3 +369,25 @@ def test_a_reward_and_the_sample_read_the_first_space_of_a_response(make, table)
         assert tokenizer.decode(row[valid].tolist()) == tokenizer.decode(prompt) + response
         assert tokenizer.piece(encode_completion(tokenizer, response)[0]).startswith(b" ")  # what a reward model reads
     assert trainer.sample().startswith("the cat ")
+
+
+def test_rows_of_the_policy_beyond_the_tokenizers_tokens_are_neither_drawn_nor_counted(make, letters, monkeypatch):
+    """A policy with two rows more does what one without them does, though the two are the likeliest."""
+    raw = llama(8)
+
+    def padded(features):
+        logits = type(raw).logits(raw, features)
+        return logits + torch.tensor([0.0] * 6 + [30.0] * 2)
+
+    monkeypatch.setattr(raw, "logits", padded)
+    options = {"batch_size": 4, "response_tokens": 4}
+    trainer = make(raw, letters("abcde."), ["ab", "c"], vowels, reference=llama(8, seed=1), **options)
+    monkeypatch.setattr(trainer.policy, "logits", padded)
+    data = collected(trainer)
+    assert data["tokens"][data["scored"]].max() < 6
+    rows = Sequences(data["tokens"], data["valid"], data["scored"])
+    logits, tokens = action_logits(trainer.policy, rows, 1.0)
+    expected = logits[:, :6].log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(data["logprob"][data["scored"]], expected)
+    losses = trainer.loss(data)
+    assert losses["objective/entropy"].isfinite() and trainer.sample()

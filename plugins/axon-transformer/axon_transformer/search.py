@@ -100,7 +100,9 @@ def length_penalty(length: int, alpha: float) -> float:
 
 
 @torch.no_grad()
-def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: int, eos: int) -> list[list[Hypothesis]]:
+def beam_search(
+    scorer: Scorer, limits: Sequence[int], search: Search, *, bos: int, eos: int, vocab_size: int | None = None
+) -> list[list[Hypothesis]]:
     """Return the `n_best` translations of each sentence, best first.
 
     In each step the `beam` best continuations of a sentence's candidates are taken. Those that come to the end marker
@@ -114,6 +116,7 @@ def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: i
         search: how to search.
         bos: the marker at the beginning.
         eos: the marker at the end.
+        vocab_size: how many tokens the tokenizer has; rows of the model beyond it are never drawn. None: all may be.
 
     Raises:
         CheckpointError: the model's scores are not numbers.
@@ -126,7 +129,7 @@ def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: i
     alive = torch.full((len(going), k), -torch.inf, dtype=torch.float64)  # log-probabilities of the candidates
     alive[:, 0] = 0.0
     for length in range(1, max(limits, default=0) + 1):
-        scores, tokens = _best(scorer(rows), k, bos)
+        scores, tokens = _best(scorer(rows), k, bos, vocab_size)
         alive, best = (alive.view(-1, 1) + scores).view(len(going), -1).topk(k)
         if alive.isnan().any():
             raise CheckpointError("the model's scores are not numbers (NaN): its weights are broken; use earlier ones")
@@ -162,16 +165,17 @@ def beam_search(scorer: Scorer, limits: Sequence[int], search: Search, *, bos: i
     return [sorted(each, key=lambda one: (not one.ended, -one.score))[: search.n_best] for each in found]
 
 
-def _best(logits: Float[Tensor, "r v"], k: int, bos: int) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
+def _best(
+    logits: Float[Tensor, "r v"], k: int, bos: int, vocab_size: int | None
+) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
     """Return log-probabilities and ids of each row's k best tokens: no other can be among the k best of a sentence.
 
-    `bos` is none of them: a translation begins only once.
+    `bos` is none of them: a translation begins only once. Nor are rows of the model that stand for no token.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     total = logits.logsumexp(-1, keepdim=True)
-    scores, tokens = logits.index_fill(-1, torch.tensor(bos, device=logits.device), -torch.inf).topk(
-        min(k, logits.shape[-1])
-    )
+    logits = logits[:, :vocab_size].index_fill(-1, torch.tensor(bos, device=logits.device), -torch.inf)
+    scores, tokens = logits.topk(min(k, logits.shape[-1]))
     return (scores - total).cpu(), tokens.cpu()
 
 

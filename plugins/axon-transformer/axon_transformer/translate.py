@@ -140,4 +140,5 @@ class Translator:
         memory = model.encode(rows, valid=valid_tokens(rows))
         limits = [min(len(source) + search.longer, model.config.context) for source in sources]
         scorer = CachedScorer(model, memory, search.beam, max(limits))
-        return beam_search(scorer, limits, search, bos=self.bos, eos=self.eos)
+        size = self.tokenizer.vocab_size
+        return beam_search(scorer, limits, search, bos=self.bos, eos=self.eos, vocab_size=size)

@@ -300,3 +300,17 @@ def test_scores_that_are_no_numbers_are_an_error(score: float) -> None:
 
 def test_no_sentences_are_no_translations() -> None:
     assert beam_search(Table({}), [], Search(), bos=BOS, eos=EOS) == []
+
+
+def test_rows_of_the_model_that_stand_for_no_token_are_never_drawn() -> None:
+    """Beams, too, of one whose likeliest rows all lie beyond the tokenizer's."""
+    model = build(0)
+    source, valid = padded(SOURCES, 0, 0)
+    raw = model.logits
+    model.logits = lambda features: raw(features) + 30 * (torch.arange(VOCABULARY) >= VOCABULARY - 2)
+    for beam in (1, 3):
+        with torch.no_grad():
+            scorer = CachedScorer(model, model.encode(source, valid=valid), beam, 8)
+            limits = [8] * len(SOURCES)
+            found = beam_search(scorer, limits, Search(beam=beam), bos=BOS, eos=EOS, vocab_size=VOCABULARY - 2)
+        assert all(token < VOCABULARY - 2 for ((best, *_),) in zip(found, strict=True) for token in best.tokens)

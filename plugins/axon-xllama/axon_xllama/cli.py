@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from axon_core.cli.output import echo
+from axon_core.tokenizer import Tokenizer
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.exporting import Format
 from axon_xllama.checkpoints.importing import Progress, is_metas
@@ -40,6 +41,12 @@ def import_command(path: Path, out: Path, tokenizer: Path | None, context: int |
         model = import_checkpoint(path, out, tokenizer=tokenizer, context=context, progress=progress)
     assumed = " (assumed: Meta's files do not tell; --context sets it)" if context is None and is_metas(path) else ""
     echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context{assumed}, in {out}")
+    if unused := model.config.vocab_size - Tokenizer.load(out).vocab_size:
+        echo(
+            f"Its vocabulary has {unused:,} rows more than the tokenizer has tokens; those are never drawn. If the "
+            "tokenizer is another model's, name the right one with --tokenizer.",
+            err=True,
+        )
     echo(f'Next: axon generate {shlex.quote(str(out))} --prompt "The "')
 
 

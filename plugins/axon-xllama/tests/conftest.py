@@ -28,9 +28,9 @@ def words(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def fewer_words(tmp_path) -> Path:
-    """A sentencepiece model with 350 pieces."""
-    return train_words(tmp_path / "fewer", 350)
+def more_words(tmp_path) -> Path:
+    """A sentencepiece model with 450 pieces."""
+    return train_words(tmp_path / "more", 450)
 
 
 @pytest.fixture

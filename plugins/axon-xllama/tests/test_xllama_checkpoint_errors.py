@@ -71,7 +71,8 @@ def edit(file: Path, **changes) -> None:
         ({"num_hidden_layers": 1}, "has a tensor 'model.layers.1.*no part of a Llama"),
         ({"num_key_value_heads": 3}, "n_kv_heads must divide n_heads"),
         ({"intermediate_size": 96}, r"shape of 'model.layers.0.mlp.gate_proj.weight' must be \(96, 64\).*\(112, 64\)"),
-        ({"vocab_size": 401}, "401 tokens and the tokenizer 400"),
+        ({"vocab_size": 399}, "399 and the tokenizer 400"),
+        ({"vocab_size": 401}, r"shape of 'model.embed_tokens.weight' must be \(401, 64\)"),
     ],
     ids=str,
 )
@@ -209,7 +210,7 @@ def test_tensors(llama, hf_folder, name, tensor, message):
     refused(source, message)
 
 
-def test_tokenizer(llama, hf_folder, words, fewer_words, tmp_path):
+def test_tokenizer(llama, hf_folder, words, more_words, tmp_path):
     source = hf_folder(llama())
     (source / "tokenizer.model").write_bytes(b"no model")
     refused(source, "is no sentencepiece model")
@@ -217,7 +218,7 @@ def test_tokenizer(llama, hf_folder, words, fewer_words, tmp_path):
     refused(source, "tokenizer.model .*it is empty")
     (source / "tokenizer.model").unlink()
     refused(source, "tokenizer .*tokenizer.model is missing; name .* with --tokenizer")
-    refused(source, "400 tokens and the tokenizer 350", tokenizer=fewer_words)
+    refused(source, "400 and the tokenizer 450", tokenizer=more_words)
     import_checkpoint(source, tmp_path / "ours", tokenizer=words)
     (source / "tokenizer_config.json").write_text('{"add_bos_token": "no"}')
     refused(source, "add_bos_token must be true or false in .*tokenizer_config.json, got 'no'", tokenizer=words)
@@ -333,7 +334,7 @@ def test_metas_shards(llama, meta_folder, tmp_path):
         ({"dim": 128}, r"must be \(400, 128\)"),
         ({"n_layers": 3}, "no tensor 'layers.2"),
         ({"n_kv_heads": 4}, "shape of 'layers.0.attention.wk.weight' must be"),
-        ({"vocab_size": 32000}, "32,000 tokens and the tokenizer 400"),
+        ({"vocab_size": 399}, "399 and the tokenizer 400"),
     ],
     ids=str,
 )

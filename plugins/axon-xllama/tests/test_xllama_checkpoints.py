@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from axon_core.cli import main
-from axon_core.generation import decode
+from axon_core.generation import Request, complete, decode
 from axon_core.sampling import Sampling
 from axon_core.tokenizer import CharTokenizer, Tokenizer
 from axon_core.weights import weightless
@@ -322,3 +322,15 @@ def test_weightless_models_keep_ties_and_buffers(llama):
     assert all(parameter.is_meta for parameter in model.parameters())
     assert not any(buffer.is_meta for buffer in model.buffers())
     assert not torch.nn.Linear(2, 2).weight.is_meta
+
+
+def test_a_vocabulary_that_was_rounded_up(llama, hf_folder, tmp_path, capsys):
+    """448 rows for 400 pieces: all of them are kept, one line says so, and those beyond are never drawn."""
+    theirs = llama(vocab_size=448)
+    assert main(["import", str(hf_folder(theirs)), "--out", str(tmp_path / "ours")]) == 0
+    assert "48 rows more than the tokenizer has tokens; those are never drawn" in capsys.readouterr().err
+    ours = XLlama.load(tmp_path / "ours").eval()
+    same_logits(ours, theirs)
+    requests = [Request(prompt="The ", seed=seed, max_new_tokens=20) for seed in range(20)]
+    drawn = complete(ours, Tokenizer.load(tmp_path / "ours"), requests)
+    assert max(token for completion in drawn for token in completion.tokens) < 400

@@ -50,10 +50,10 @@ def import_checkpoint(
     file = tokenizer or (path.parent if kind == "llama2.c" else path) / "tokenizer.model"
     words = _tokenizer(file, hugging_face.add_bos(path) if kind == "Hugging Face" else True)
     config, tensors, names = _open(path, kind, words)
-    if words.vocab_size != config.vocab_size:
+    if words.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"the model's vocabulary must be the tokenizer's, but it has {config.vocab_size:,} tokens and the "
-            f"tokenizer {words.vocab_size:,}; name the right one with --tokenizer"
+            f"the model's vocabulary must have a row for each of the tokenizer's tokens, but it has "
+            f"{config.vocab_size:,} and the tokenizer {words.vocab_size:,}; name the right one with --tokenizer"
         )
     if context is not None:
         config = validate(XLlama.Config, {**config.model_dump(), "context": context})
