@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -71,12 +71,48 @@ def validate(config: type[C], values: Any) -> C:
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        problems = [
-            (tuple(map(str, e["loc"])), _message(e, config))
-            for e in error.errors(include_url=False)
-            if e["type"] != "default_factory_not_called"  # follows from an error already listed
-        ]
-        raise ConfigError(problems) from None
+        # What asks for the value of a wrong field follows from an error already listed.
+        errors = [e for e in error.errors(include_url=False) if e["type"] != "default_factory_not_called"]
+        raise ConfigError([*_problems(errors, config)]) from None
+
+
+def _problems(errors: Sequence[ErrorDetails], config: type[BaseModel]) -> Generator[tuple[tuple[str, ...], str]]:
+    """Yield each rule that is broken, and where; the unknown fields of a table together, beside those it has."""
+    unknown: dict[tuple[str, ...], list[str]] = {}
+    for error in errors:
+        path = tuple(map(str, error["loc"]))
+        if error["type"] != "extra_forbidden":
+            yield path, _message(error)
+        elif close := difflib.get_close_matches(path[-1], _fields(config, path[:-1]), n=1):
+            yield path, f"unknown field {path[-1]!r} (did you mean {close[0]!r}?)"
+        else:
+            unknown.setdefault(path[:-1], []).append(path[-1])
+    for table, names in unknown.items():
+        known = f"(known: {', '.join(_fields(config, table)) or 'none'})"
+        if len(names) == 1:
+            yield (*table, names[0]), f"unknown field {names[0]!r} {known}"
+        else:
+            yield table, f"unknown fields {', '.join(map(repr, names))} {known}"
+
+
+def _fields(config: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Return the fields of the table at `path` of a config, as far as its annotations say."""
+    if not path:
+        return list(config.model_fields)
+    field = config.model_fields.get(path[0])
+    inner = [kind for kind in _kinds(field.annotation if field else None) if issubclass(kind, BaseModel)]
+    rest = path[1:]
+    while rest and rest[0].isdecimal():  # the number of an item
+        rest = rest[1:]
+    return list(dict.fromkeys(name for kind in inner for name in _fields(kind, rest)))
+
+
+def _kinds(annotation: Any) -> Generator[type]:
+    """Yield the classes in an annotation, those within unions and collections too."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _kinds(inner)
 
 
 @contextmanager
@@ -91,18 +127,13 @@ def at(*path: str, source: str | None = None) -> Generator[None]:
         raise error.inside(*path, source=source) from error.__cause__
 
 
-def _message(error: ErrorDetails, config: type[BaseModel]) -> str:
+def _message(error: ErrorDetails) -> str:
     """One readable line for one pydantic error: the rule, then the value."""
-    name, value = str(error["loc"][-1]) if error["loc"] else "", error["input"]
     match error["type"]:
         case "missing":
             return "this field is required"
-        case "extra_forbidden":
-            close = difflib.get_close_matches(name, config.model_fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(config.model_fields) or 'none'}"
-            return f"unknown field {name!r} ({hint})"
         case "value_error":
             return f"{error['msg'].removeprefix('Value error, ')}"
         case _:
             rule = error["msg"].partition(" should ")[2] or f"be {error['msg']}"
-            return f"must {rule}, got {value!r}"
+            return f"must {rule}, got {error['input']!r}"

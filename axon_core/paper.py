@@ -84,7 +84,7 @@ class Recipe:
     """A recipe that an installed plugin brings."""
 
     name: str
-    """The name `axon train` takes: the file's, without `.toml`."""
+    """The name that its command takes: the file's, without `.toml`."""
     distribution: str
     """The plugin that brings it."""
     version: str
@@ -93,6 +93,8 @@ class Recipe:
     """The file."""
     summary: str
     """Its `summary`, or what keeps the file from being read."""
+    command: str = "train"
+    """The command that takes it."""
 
     @property
     def qualified(self) -> str:
@@ -170,17 +172,19 @@ def _recipes_of(entry: Entry) -> list[Recipe]:
     except PluginLoadError:
         return []  # `axon papers` and `axon doctor` name it
     return [
-        Recipe(path.stem, entry.distribution, entry.version, path, _summary(path))
+        Recipe(path.stem, entry.distribution, entry.version, path, *_summary(path))
         for folder in folders
         for path in folder.glob("recipes/*.toml")
     ]
 
 
-def _summary(path: Path) -> str:
+def _summary(path: Path) -> tuple[str, str]:
+    """Return what a recipe says of itself, and the command it is for."""
     try:
-        return str(_toml(path).get("summary", ""))
+        tables = _toml(path)
     except ConfigError as error:
-        return f"damaged: {error}"
+        return f"damaged: {error}", "train"
+    return str(tables.get("summary", "")), str(tables.get("command", "train"))
 
 
 def _toml(path: Path) -> dict[str, Any]:

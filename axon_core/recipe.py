@@ -12,6 +12,7 @@ path = "text.txt"
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -56,7 +57,7 @@ class Recipe(config.Config):
         Raises:
             UnknownKey: no installed plugin brings a recipe of that name.
             ConfigError: the file is not TOML, or a table is missing or misspelt.
-            UsageError: there is no such file, or an override is malformed.
+            UsageError: there is no such file, an override is malformed, or another command is for the recipe.
         """
         path = Path(name)
         if path.suffix != ".toml" and not path.is_file():
@@ -77,15 +78,20 @@ class Recipe(config.Config):
 
         Raises:
             ConfigError: a table or an override breaks a rule; the message names `source` and the overrides.
-            UsageError: an override is malformed, or goes into something that is no table.
+            UsageError: an override is malformed, or goes into something that is no table; or another command is for
+                these tables.
         """
         overrides = list(overrides)
+        read_from = source
         if overrides:
             source = f"{source} with {' '.join(f'--set {text}' for text in overrides)}"
         with at(source=source):
             result, swaps = _overridden(tables, overrides)
             if reserved := result.keys() & {"name", "source"}:
                 raise ConfigError([((key,), "a recipe is named after its file") for key in sorted(reserved)])
+            if "trainer" not in result and (command := _command(result)):
+                words = shlex.join(["axon", command, name if _installed(name, read_from) else read_from])
+                raise UsageError(f"{name} describes more than one training, each with its tables: use `{words}`")
             recipe = validate(cls, {**result, "name": name, "source": source})
         report(swaps)
         return recipe.model_copy(update={"swaps": (*recipe.swaps, *swaps)})
@@ -104,6 +110,23 @@ class Recipe(config.Config):
         """
         with at(source=self.source):
             return TRAINERS[self.trainer.type].from_recipe(self, saved)
+
+
+def _installed(name: str, source: str) -> bool:
+    from axon_core.paper import recipes
+
+    return any(found.name == name and str(found.path) == source for found in recipes())
+
+
+def _command(tables: Table) -> str | None:
+    """Return the command that a recipe without a trainer of its own is for, if it can be told."""
+    from axon_core.paper import recipes
+
+    if isinstance(command := tables.get("command"), str):
+        return command
+    stages = [table for table in tables.values() if isinstance(table, dict) and "trainer" in table]
+    commands = {recipe.command for recipe in recipes()} - {"train"} if stages else set[str]()
+    return commands.pop() if len(commands) == 1 else None
 
 
 def override(tables: Mapping[str, Any], overrides: Iterable[str]) -> Table:

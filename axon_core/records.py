@@ -155,7 +155,9 @@ def read_records(path: Path | str, kind: type[R]) -> list[R]:
         try:
             records.append(validate(kind, value))
         except ConfigError as error:
-            raise DataError(f"{place} is no {kind.__name__}: {error}; correct the line, or remove it") from None
+            strange = not all(name in value for name, field in kind.model_fields.items() if field.is_required())
+            remedy = "name the fields so in every line" if strange else "correct the line, or remove it"
+            raise DataError(f"{place} is no {kind.__name__}: {error}; {remedy}") from None
     if not records:
         raise DataError(f"{path} holds no record; write one a line: {', '.join(map(repr, kind.model_fields))}")
     return records

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
+
+from pydantic import model_validator
 
 from axon_core import config
 from axon_core.checkpoint import load_config, load_into
@@ -23,6 +27,19 @@ class Saved(config.Config):
 
     init: str
     """A run's folder or a model's, whose tokenizer is used too; `~` and `$VARIABLES` are filled in."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, table: Any) -> Any:
+        if isinstance(table, Mapping) and "init" in table and "type" in table:
+            fields = cast("Mapping[str, Any]", table)
+            strange = ", ".join(name for name in fields if name not in cls.model_fields)
+            whole = f"{{init={json.dumps(str(fields['init']), ensure_ascii=False)}}}"
+            raise ValueError(
+                f"init names a saved model, whose type and sizes are in its folder; remove {strange} from this table, "
+                f"or replace the whole of it, as by --set 'TABLE={whole}' with the table's name"
+            )
+        return cast(Any, table)
 
     @property
     def folder(self) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field
 
 from axon_core.config import Config, validate
-from axon_core.errors import ConfigError, UnknownKey, UsageError
+from axon_core.errors import CheckpointError, ConfigError, UnknownKey, UsageError
 from axon_core.recipe import Recipe, override
 
 TABLES = {
@@ -99,6 +99,55 @@ def test_a_file_is_read_and_round_trips(tmp_path: Path):
 def test_errors_name_the_file_and_the_place(tmp_path: Path, text: str, message: str):
     with pytest.raises(ConfigError, match=message):
         Recipe.load(write(tmp_path, text))
+
+
+def test_what_is_known_is_said_once_for_a_table_and_is_that_tables():
+    class Inner(Config):
+        width: int = 3
+        """A width."""
+
+    class Outer(Config):
+        inner: Inner = Inner()
+        """A table."""
+        several: tuple[Inner, ...] = ()
+        """Tables."""
+        size: int = 0
+        """A size."""
+
+    with pytest.raises(ConfigError) as caught:
+        validate(Outer, {"a": 1, "sizes": 2, "b": 3, "inner": {"x": 1, "y": 2, "widht": 3}, "several": [{"z": 1}]})
+    assert str(caught.value).split("; ") == [
+        "inner.widht: unknown field 'widht' (did you mean 'width'?)",
+        "sizes: unknown field 'sizes' (did you mean 'size'?)",
+        "inner: unknown fields 'x', 'y' (known: width)",
+        "several.0.z: unknown field 'z' (known: width)",
+        "unknown fields 'a', 'b' (known: inner, several, size)",
+    ]
+
+
+def test_a_recipe_of_another_command_is_sent_there(tmp_path: Path):
+    for name in ("align-tiny", "align-exact"):
+        with pytest.raises(UsageError) as caught:
+            Recipe.load(name)
+        assert str(caught.value).endswith(f"use `axon align {name}`") and len(str(caught.value)) < 200
+    path = write(tmp_path, '[one]\n[one.trainer]\ntype = "sft"\n[two]\ntype = "report"\n')
+    with pytest.raises(UsageError, match=f"use `axon align {path}`"):
+        Recipe.load(path)
+    path.write_text('command = "convert gqa"\n')
+    with pytest.raises(UsageError, match="use `axon 'convert gqa' "):
+        Recipe.load(path)
+
+
+@pytest.mark.parametrize(("recipe", "table"), [("xllama-tiny", "model"), ("ppo-tiny", "model.policy")])
+def test_a_saved_model_beside_a_new_ones_sizes_is_one_complaint(recipe: str, table: str, short_text):
+    data = [f"data.path={short_text}"] if recipe == "xllama-tiny" else []
+    with pytest.raises(ConfigError) as caught:
+        Recipe.load(recipe, [f"{table}.init=runs/x", *data]).build()
+    message = str(caught.value)
+    assert f"{table}: init names a saved model" in message and "unknown field" not in message
+    assert """as by --set 'TABLE={init="runs/x"}'""" in message
+    with pytest.raises(CheckpointError, match="runs/x is not a run folder"):  # what it advises is understood
+        Recipe.load(recipe, [f'{table}={{init="runs/x"}}', *data]).build()
 
 
 def test_names_that_are_not_there(tmp_path: Path):

@@ -163,3 +163,16 @@ def test_prompts_are_named_and_what_stands_beside_them_is_passed_over(tmp_path: 
 def test_reading_records_needs_no_torch():
     code = "import sys, axon_core.records; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_fields_of_other_names_are_to_be_renamed_and_not_their_lines_removed(tmp_path: Path):
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"question": "2 + 2?", "answer": "4", "source": "me"}\n')
+    with pytest.raises(DataError) as caught:
+        read_records(file, Completion)
+    message = str(caught.value)
+    assert "unknown fields 'question', 'answer', 'source' (known: prompt, completion)" in message
+    assert message.endswith("; name the fields so in every line")
+    file.write_text('{"prompt": "2 + 2?", "completion": ""}\n')
+    with pytest.raises(DataError, match="; correct the line, or remove it"):
+        read_records(file, Completion)

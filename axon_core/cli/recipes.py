@@ -14,7 +14,7 @@ def command(as_json: bool) -> None:
     """List the recipes installed plugins bring; `axon train RECIPE` takes a name or any TOML file."""
     found = recipes()
     if as_json:
-        fields = ("name", "distribution", "version", "summary")
+        fields = ("name", "distribution", "version", "summary", "command")
         print_json([{**{name: getattr(r, name) for name in fields}, "path": str(r.path)} for r in found])
     elif found:
         names = [r.name for r in found]

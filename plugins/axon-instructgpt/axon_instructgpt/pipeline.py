@@ -1,6 +1,7 @@
 """A pipeline: stages that are done one after another, each in a folder of its own, as one recipe describes them.
 
 summary = "X aligned by Y"
+command = "align"               # what it is for: `axon train` says so
 seed = 0                        # is added to the seeds of all stages
 [sft]                           # a stage; by default a training, with the tables of a recipe
 model = { init = "runs/x" }
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterable
@@ -56,7 +58,7 @@ class Pipeline:
         Raises:
             UnknownKey: no installed plugin brings a recipe of that name.
             ConfigError: the file is not TOML, or no pipeline; a stage breaks a rule, or asks for one that comes later.
-            UsageError: there is no such file, or an override is malformed.
+            UsageError: there is no such file, an override is malformed, or it is the recipe of one training.
         """
         path = Path(name)
         if path.suffix != ".toml" and not path.is_file():
@@ -67,7 +69,14 @@ class Pipeline:
             raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
         except ValueError as error:
             raise ConfigError([((), f"not valid TOML: {error}")], str(path)) from None
-        tables.pop("summary", None)
+        if isinstance(trainer := tables.get("trainer"), str) or (
+            isinstance(trainer, dict) and "trainer" not in trainer
+        ):
+            raise UsageError(
+                f"{name} describes one training, without stages: use `{shlex.join(['axon', 'train', name])}`"
+            )
+        for words in ("summary", "command"):
+            tables.pop(words, None)
         seed = tables.pop("seed", 0)
         pipeline = cls(path.stem, str(path), tables)
         pipeline._check()

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from axon_core.data import read_text
+from axon_core.errors import UsageError
 from axon_instructgpt import Pipeline
 from axon_instructgpt.bench import _ENUMERABLE
 
@@ -66,3 +67,8 @@ def test_all_responses_of_align_exact_are_enumerated_and_those_of_align_tiny_are
     letters = len(set(read_text()))
     exact, tiny = (letters ** Pipeline.load(name).stages["report"]["response_tokens"] for name in reversed(NAMES))
     assert exact <= _ENUMERABLE < tiny
+
+
+def test_a_recipe_of_one_training_is_sent_to_its_command():
+    with pytest.raises(UsageError, match="use `axon train xllama-tiny`"):
+        Pipeline.load("xllama-tiny")
