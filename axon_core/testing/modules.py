@@ -37,7 +37,7 @@ class PlainRotary(RotaryEmbedding):
     def turned(self, positions: Shaped[Tensor, "b n"]) -> Rotation:
         """Return the rotation at positions that may be fractions."""
         dim = self.config.dim
-        frequencies = self.base ** (-torch.arange(0, dim, 2, device=positions.device) / dim)
+        frequencies = self.base ** (-torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim)
         return Rotation.of(positions.unsqueeze(-1) * frequencies, self.config.layout)
 
 
@@ -83,7 +83,7 @@ def stirred(module: nn.Module) -> None:
     """Move all parameters at random: one that starts at zero, or at one, hides mistakes."""
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
+            parameter.add_(0.1 * torch.randn(parameter.shape, dtype=torch.float32))
 
 
 def modes(module: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
@@ -104,7 +104,7 @@ def modes(module: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> Iterator[t
 
 def normal(*shape: int, seed: int = 1) -> Float[Tensor, ...]:
     """Return standard normal numbers."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
 def ragged(side: str) -> Bool[Tensor, "b n"]:

@@ -37,7 +37,7 @@ def parameters() -> Outcome:
 def weighted_error() -> Outcome:
     """Compare the bound's terms in float32 with the weighted squared errors of ε that the paper makes of them."""
     process, generator = Process(Linear(Linear.Config()).betas()), torch.Generator().manual_seed(0)
-    x0, noise, off = torch.randn(3, 999, 1, 4, 4, generator=generator)
+    x0, noise, off = torch.randn(3, 999, 1, 4, 4, generator=generator, dtype=torch.float32)
     t = torch.arange(1, 1000)
     x_t = process.diffuse(x0.clamp(-1, 1), noise, t)
     wrong = unmix("epsilon", process, noise + off, x_t, t)[0]

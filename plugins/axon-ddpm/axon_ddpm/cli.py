@@ -143,7 +143,7 @@ def _batch(
             echo(f"{mask} is white everywhere: nothing of {image} is kept", err=True)
         return lambda first, count: dali.inpaint(picture, white, count, classes(first, count), first=first)
     if other is not None:
-        end, shares = _picture(other, dali), torch.linspace(0, 1, n)
+        end, shares = _picture(other, dali), torch.linspace(0, 1, n, dtype=torch.float32)
         return lambda first, count: dali.interpolate(
             picture, end, shares[first : first + count].tolist(), strength, classes(first, count)
         )

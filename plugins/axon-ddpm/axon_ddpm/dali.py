@@ -38,7 +38,8 @@ class PictureNoise:
 
     def __call__(self) -> Float[Tensor, "b c h w"]:
         """Return the next numbers."""
-        return torch.stack([torch.randn(self._shape, generator=g) for g in self._generators]).to(self._device)
+        drawn = [torch.randn(self._shape, generator=own, dtype=torch.float32) for own in self._generators]
+        return torch.stack(drawn).to(self._device)
 
 
 def predictor(
@@ -242,7 +243,7 @@ class Dali:
         if not shares:
             raise UsageError("there must be at least one share of the other picture, got none")
         process, single, n = self._partial(strength), self._noise(1, 0), len(shares)
-        share = torch.tensor(shares, device=self._device)[:, None, None, None]
+        share = torch.tensor(shares, dtype=torch.float32, device=self._device)[:, None, None, None]
         mixed = (1 - share) * self._fitting(one) + share * self._fitting(other)
         x = self._diffused(process, mixed, single().expand(n, *self.shape))
         return self._run(process, x, lambda: single().expand(n, *self.shape), classes)

@@ -194,8 +194,8 @@ class DDPMTrainer(Trainer):
         steps, shape = len(self.diffusion.process), tuple(x0.shape[1:])
         generators = [key(number).generator() for number in numbers]
         t = torch.cat([torch.randint(steps, (1,), generator=g) for g in generators])
-        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
-        flip, unlabelled = torch.stack([torch.rand(2, generator=g) for g in generators]).unbind(1)
+        noise = torch.stack([torch.randn(shape, generator=g, dtype=torch.float32) for g in generators])
+        flip, unlabelled = torch.stack([torch.rand(2, generator=g, dtype=torch.float32) for g in generators]).unbind(1)
         if self.config.flip:
             x0 = torch.where((flip < 0.5).to(x0.device)[:, None, None, None], x0.flip(-1), x0)
         classes = classes.masked_fill((unlabelled < self.config.unlabelled).to(x0.device), len(self.data.names))

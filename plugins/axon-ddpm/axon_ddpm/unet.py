@@ -30,7 +30,7 @@ M = TypeVar("M", bound=nn.Module)
 def time_embedding(t: Int[Tensor, " b"], dim: int) -> Float[Tensor, "b d"]:
     """Return [sin(t ω) | cos(t ω)] with ω_i = 10000^(−i / (d/2 − 1)), in float32."""
     half = dim // 2
-    frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / (half - 1)))
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000) / (half - 1)))
     angles = t.float()[:, None] * frequencies
     return torch.cat((angles.sin(), angles.cos()), -1)
 

@@ -84,7 +84,8 @@ class DPOTrainer(Trainer):
         self._order = Order(len(data.train), Key((config.seed, "order")))
         self._reference: dict[str, Tensor] = {}
         if config.reference_free:
-            self._reference = {"train": torch.zeros(len(data.train), 2), "held_out": torch.zeros(len(data.held_out), 2)}
+            sizes = {"train": len(data.train), "held_out": len(data.held_out)}
+            self._reference = {part: torch.zeros(n, 2, dtype=torch.float32) for part, n in sizes.items()}
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:

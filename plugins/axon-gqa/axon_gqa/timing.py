@@ -42,8 +42,10 @@ def _decoding(n_kv_heads: int) -> Callable[[], object]:
     cache = Cache([states], ROWS, TOKENS + ROUNDS, dtype=torch.float32, device="cpu")
     (layer,) = cache.extend(torch.zeros(ROWS, TOKENS, dtype=torch.long)).layers
     assert layer is not None
-    layer.append(**{name: torch.randn(ROWS, TOKENS, *state.shape) for name, state in states.items()})
-    x, token = torch.randn(ROWS, 1, DIM), torch.zeros(ROWS, 1, dtype=torch.long)
+    layer.append(
+        **{name: torch.randn(ROWS, TOKENS, *state.shape, dtype=torch.float32) for name, state in states.items()}
+    )
+    x, token = torch.randn(ROWS, 1, DIM, dtype=torch.float32), torch.zeros(ROWS, 1, dtype=torch.long)
 
     def step() -> object:
         _, scope, (layer,) = cache.extend(token)

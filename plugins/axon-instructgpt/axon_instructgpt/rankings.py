@@ -114,7 +114,11 @@ def collate_ranked(ranked: Sequence[Ranked]) -> dict[str, Tensor]:
     tokens = torch.full((*present.shape, rows.tokens.shape[1]), PAD)
     valid = torch.zeros_like(tokens, dtype=torch.bool)
     tokens[present], valid[present] = rows.tokens, rows.valid
-    return {"tokens": tokens, "valid": valid, "margin": torch.tensor([one.margin for one in ranked])}
+    return {
+        "tokens": tokens,
+        "valid": valid,
+        "margin": torch.tensor([one.margin for one in ranked], dtype=torch.float32),
+    }
 
 
 def _encoded(record: Comparison | Ranking, tokenizer: Tokenizer, name: str) -> Ranked:

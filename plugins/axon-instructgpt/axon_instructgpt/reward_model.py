@@ -47,7 +47,8 @@ class RewardModel(Model):
         if not isinstance(found, CausalLM):
             raise ContractError(f"a reward model needs a CausalLM as its trunk, got a {type(found).__name__}")
         self.trunk = found
-        self.head = nn.Parameter(torch.randn(config.dim) * (config.dim + 1) ** -0.5)
+        drawn = torch.randn(config.dim, dtype=torch.float32) * (config.dim + 1) ** -0.5
+        self.head = nn.Parameter(drawn.to(torch.get_default_dtype()))
         self.register_buffer("bias", torch.zeros(()))
 
     @classmethod

@@ -92,7 +92,7 @@ class PPOBase(Trainer):
         for epoch in range(self.config.epochs):
             # Of every `parts` rows that follow each other one goes into each mini-batch, so that none is ever empty,
             # whatever share of the rows a process has.
-            order = torch.rand(groups, parts, generator=key(epoch).generator()).argsort(-1).flatten()
+            order = key(epoch).uniform((groups, parts)).argsort(-1).flatten()
             part_of = order.to(numbers.device)[numbers]
             for part in range(parts):
                 chosen = part_of == part

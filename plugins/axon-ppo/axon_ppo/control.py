@@ -118,8 +118,12 @@ class ControlTrainer(PPOBase):
         """
         c, steps = self.config, list[dict[str, Tensor]]()
         numbers = batch["number"].tolist()
-        uniform = torch.stack([torch.rand(c.length, generator=key("act", i).generator()) for i in numbers])
-        begun, earned, finished = [1] * len(numbers), torch.zeros(len(numbers)), {"episodes": 0.0, "returns": 0.0}
+        uniform = torch.stack([key("act", i).uniform((c.length,)) for i in numbers])
+        begun, earned, finished = (
+            [1] * len(numbers),
+            torch.zeros(len(numbers), dtype=torch.float32),
+            {"episodes": 0.0, "returns": 0.0},
+        )
         observation = self.environment.reset([key("episode", i, 0).seed for i in numbers])
         for t in range(c.length):
             action = choose(self._logits(observation), Sampling(), uniform[:, t])
@@ -194,7 +198,7 @@ class ControlTrainer(PPOBase):
         """Return the mean `return` and `length` of whole episodes of the likeliest actions; `loss` is −`return`."""
         n, key = self.config.episodes, Key((self.config.seed, "evaluate"))
         observation = self.environment.reset([key(i).seed for i in range(n)])
-        going, returns, lengths = torch.ones(n, dtype=torch.bool), torch.zeros(n), torch.zeros(n)
+        going, returns, lengths = torch.ones(n, dtype=torch.bool), *torch.zeros(2, n, dtype=torch.float32)
         while going.any():
             found = self.environment.step(choose(self._logits(observation), Sampling(temperature=0)))
             returns += torch.where(going, found.reward, 0)

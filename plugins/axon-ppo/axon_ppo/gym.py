@@ -62,14 +62,17 @@ class Gymnasium(Environment):
         found: list[tuple[Tensor, float, bool, bool]] = []
         for row, action in enumerate(actions.tolist()):
             if self._ended[row]:
-                found.append((torch.zeros(self.n_observed), 0.0, True, False))
+                found.append((torch.zeros(self.n_observed, dtype=torch.float32), 0.0, True, False))
                 continue
             observation, reward, terminated, truncated, _ = self._rows[row].step(action)
             self._ended[row] = terminated or truncated
             found.append((_tensor(observation), float(reward), terminated, truncated))
         observations, rewards, terminated, truncated = zip(*found, strict=True)
         return Transition(
-            torch.stack(observations), torch.tensor(rewards), torch.tensor(terminated), torch.tensor(truncated)
+            torch.stack(observations),
+            torch.tensor(rewards, dtype=torch.float32),
+            torch.tensor(terminated),
+            torch.tensor(truncated),
         )
 
     def _make(self) -> Any:

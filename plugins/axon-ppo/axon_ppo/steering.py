@@ -32,25 +32,28 @@ class Steering(Environment):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._state = torch.zeros(0, 2)
+        self._state = torch.zeros(0, 2, dtype=torch.float32)
         self._age = torch.zeros(0, dtype=torch.long)
 
     def reset(self, seeds: Sequence[int]) -> Float[Tensor, "b 2"]:
         """Begin anew, with one episode for each seed."""
-        self._state, self._age = torch.zeros(len(seeds), 2), torch.zeros(len(seeds), dtype=torch.long)
+        self._state, self._age = (
+            torch.zeros(len(seeds), 2, dtype=torch.float32),
+            torch.zeros(len(seeds), dtype=torch.long),
+        )
         return torch.stack([self.restart(row, seed) for row, seed in enumerate(seeds)])
 
     def restart(self, row: int, seed: int) -> Float[Tensor, " 2"]:
         """Begin another episode in one row."""
         self._age[row] = 0
-        start = 2 * torch.rand((), generator=torch.Generator().manual_seed(seed)) - 1
-        self._state[row] = torch.stack((start, torch.zeros(())))
+        start = 2 * torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float32) - 1
+        self._state[row] = torch.stack((start, torch.zeros_like(start)))
         return self._state[row].clone()
 
     def step(self, actions: Int[Tensor, " b"]) -> Transition:
         """Act in all rows."""
         x, v = self._state.unbind(1)
-        v = v + 0.2 * (actions - 1)
+        v = v + 0.2 * (actions - 1).float()
         x = x + 0.2 * v
         self._state = torch.stack((x, v), 1)
         self._age = self._age + 1

@@ -188,7 +188,7 @@ class PPOTrainer(PPOBase):
             texts = [[tokenizer.decode(response, after=prompt)] for prompt, response in written]
             ends = [[response.finished] for response in responses]
             score = scored(self.reward, [prompt.named for prompt in prompts], texts, ends)[:, 0]
-            score -= c.unfinished_penalty * ~torch.tensor(ends)[:, 0]
+            score -= c.unfinished_penalty * (~torch.tensor(ends)[:, 0]).double()
             rows = Sequences.of(zip(asked, (response.tokens for response in responses), strict=True)).to(c.device)
             said = judged(self.policy, self.reference, self.value, rows, pieces=pieces, **how)
         token_kl = self._estimate(said["logprob"], said.pop("reference"))

@@ -187,3 +187,18 @@ def test_cartpole_is_an_environment():
         Gymnasium(Gymnasium.Config(id="No-v9"))
     with pytest.raises(ConfigError, match="discrete actions"):
         Gymnasium(Gymnasium.Config(id="Pendulum-v1"))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_the_default_dtype_changes_nothing(half):
+    trainer = build(Steering(Steering.Config()), length=20)
+    before = collected(trainer), trainer.evaluate()
+    torch.set_default_dtype(half)
+    try:
+        after = collected(trainer), trainer.evaluate()
+        order = [part["number"].tolist() for part in trainer.minibatches(before[0], Key((0,)))]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(rows, after[0][name]) for name, rows in before[0].items())
+    assert before[1] == after[1]
+    assert order == [part["number"].tolist() for part in trainer.minibatches(before[0], Key((0,)))]

@@ -24,7 +24,7 @@ def invariances() -> Outcome:
     w, x, shift = (
         torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((64, 32), (9, 32), (32,))
     )
-    one_row, each_case = torch.ones(64, 1).double(), torch.linspace(0.5, 4, 9).double()[:, None]
+    one_row, each_case = torch.ones(64, 1).double(), torch.linspace(0.5, 4, 9, dtype=torch.float32).double()[:, None]
     one_row[0] = 3
     changes = {  # in the order of the table's columns: (W', X')
         "weight matrix re-scaling": (3 * w, x),

@@ -140,10 +140,12 @@ def _masked_language_model_loss(rotary: bool, seed: int) -> float:
     for _ in range(_STEPS):
         batch = train[torch.randint(len(train), (_BATCH,), generator=generator)]
         optimizer.zero_grad()
-        loss(batch, torch.rand(batch.shape, generator=generator) < 0.15).backward()
+        loss(batch, torch.rand(batch.shape, generator=generator, dtype=torch.float32) < 0.15).backward()
         optimizer.step()
     with torch.no_grad():
-        return loss(held_out[::2], torch.rand(held_out[::2].shape, generator=generator) < 0.15).item()
+        return loss(
+            held_out[::2], torch.rand(held_out[::2].shape, generator=generator, dtype=torch.float32) < 0.15
+        ).item()
 
 
 def _sinusoids(n: int, d: int) -> Float[Tensor, "n d"]:

@@ -24,7 +24,7 @@ def dot_product_variance() -> Outcome:
     ratios: list[float] = []
     holds = True
     for d_k in _KEY_SIZES:
-        q, k = torch.randn(2, 100_000, d_k, generator=generator).unbind(0)
+        q, k = torch.randn(2, 100_000, d_k, generator=generator, dtype=torch.float32).unbind(0)
         products = (q * k).sum(-1)
         mean, ratio = products.mean().item(), products.var().item() / d_k
         # six standard errors: √(d_k / N) of the mean, and √((2 + 6 / d_k) / N) of the variance relative to d_k
@@ -42,7 +42,10 @@ def saturation() -> Outcome:
     generator = torch.Generator().manual_seed(0)
     sizes: dict[bool, list[float]] = {False: [], True: []}
     for d_k in _KEY_SIZES:
-        q, k = torch.randn(512, 1, d_k, generator=generator), torch.randn(512, 64, d_k, generator=generator)
+        q, k = (
+            torch.randn(512, 1, d_k, generator=generator, dtype=torch.float32),
+            torch.randn(512, 64, d_k, generator=generator, dtype=torch.float32),
+        )
         scores = (q * k).sum(-1)
         for scaled in sizes:
             p = (scores / d_k**0.5 if scaled else scores).softmax(-1)

@@ -54,7 +54,7 @@ def _weights(
         scores = scores.masked_fill(~attn_mask, -torch.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return scores.softmax(-1)
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
 
 
 @torch.no_grad()
