@@ -38,6 +38,8 @@ class Prompt(records.Prompt):
 
     model_config = ConfigDict(extra="forbid")
 
+    prompt: str
+    """What is to be gone on from; it may be empty where a marker comes before it."""
     id: records.Text | int | None = None
     """What tells it from the others; left out, the number of its line."""
 
@@ -72,18 +74,16 @@ def prompts_by_id(path: Path) -> dict[Id, str]:
     """Return the prompts in a file, by their ids and in their order.
 
     In a file named `.jsonl` or `.json` each line is an object with `prompt` and, if it is not to be the line's number,
-    `id`. In any other, each line is a prompt, and the line's number, counted from 1, its id.
+    `id`. In any other, each line that is not blank is a prompt, and the line's number, counted from 1, its id.
 
     Raises:
         DataError: the file cannot be read, holds no prompt, or a line lacks `prompt` or holds something else.
         UsageError: two prompts have the same id.
     """
-    if path.suffix in (".jsonl", ".json"):
-        lines = [(line.id, line.prompt) for line in records.read_records(path, Prompt)]
-    else:
-        lines = [(None, text) for text in _plain(path)]
+    if path.suffix not in (".jsonl", ".json"):
+        return _plain(path)
     prompts: dict[Id, str] = {}
-    for number, (own, prompt) in enumerate(lines, 1):
+    for number, (prompt, own) in enumerate(((line.prompt, line.id) for line in records.read_records(path, Prompt)), 1):
         key = number if own is None else own
         if key in prompts:
             raise UsageError(f"line {number} of {path} has the id {key!r} of a line before it; give it another")
@@ -91,15 +91,16 @@ def prompts_by_id(path: Path) -> dict[Id, str]:
     return prompts
 
 
-def _plain(path: Path) -> list[str]:
+def _plain(path: Path) -> dict[Id, str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise DataError(f"cannot read the prompts in {path}: {reason}") from None
-    if not text:
+    prompts: dict[Id, str] = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+    if not prompts:
         raise DataError(f"{path} holds no prompt; write one a line")
-    return text.removesuffix("\n").split("\n")
+    return prompts
 
 
 def plan(

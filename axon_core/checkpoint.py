@@ -156,7 +156,7 @@ def _saved(folder: Path) -> _Saved:
     if not folder.is_dir():
         raise CheckpointError(f"no model folder {folder}")
     try:
-        facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"), parse_int=integer)
+        facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8-sig"), parse_int=integer)
         if isinstance(facts, dict) and "sha256" not in facts:
             raise CheckpointError(f"{folder} holds no model that Axon saved; import what another project saved first")
         return validate(_Saved, facts)
@@ -237,7 +237,7 @@ class Checkpoints:
 
     def learning_rate(self, name: str) -> float:
         """Return the peak of the learning rate that a checkpoint was made with."""
-        return json.loads((self.folder / name / TREE).read_text(encoding="utf-8"))["lr"]
+        return json.loads((self.folder / name / TREE).read_text(encoding="utf-8-sig"))["lr"]
 
     def clean(self, step: int) -> None:
         """Remove what a killed process left unfinished, and checkpoints after `step`, which a resumed run rewrites."""

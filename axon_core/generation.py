@@ -6,7 +6,8 @@ completions with tokens, log-probabilities and the reason they ended out: `compl
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import logging
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, overload
 
@@ -20,7 +21,20 @@ from axon_core.sampling import Sampling
 from axon_core.stopping import StopStrings
 from axon_core.tokenizer import DecodeStream, Tokenizer, check_vocabulary
 
-__all__ = ["Chunk", "Completion", "Finish", "Request", "chunks", "complete", "decode", "generate", "stream"]
+__all__ = [
+    "Chunk",
+    "Completion",
+    "Finish",
+    "Request",
+    "chunks",
+    "complete",
+    "decode",
+    "generate",
+    "stream",
+    "warn_beyond",
+]
+
+_log = logging.getLogger("axon")
 
 Finish = Literal["stop", "length", "eos"]
 """Why a text ended: at a stop string, at its `max_new_tokens`, or with the tokenizer's end-of-text token."""
@@ -51,11 +65,14 @@ class Request(Config):
         """Return the prompt's tokens.
 
         Raises:
-            UsageError: the text is empty.
+            UsageError: the text is empty, and the tokenizer puts no marker before it.
             DataError: it cannot be encoded.
         """
-        if self.prompt == "":  # also where a marker would come before it
-            raise UsageError("the prompt is empty; give it some text to go on from")
+        if self.prompt == "" and not tokenizer.add_bos:
+            raise UsageError(
+                "the prompt is empty, and this model's texts do not begin with a marker that it could go on from; give "
+                "it some text"
+            )
         return tokenizer.encode_prompt(self.prompt) if isinstance(self.prompt, str) else list(self.prompt)
 
 
@@ -151,6 +168,7 @@ def generate(
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     requests = [_request(text, max_new_tokens, sampling, stop, seed + i) for i, text in enumerate(prompts)]
+    warn_beyond(model.context, [len(request.tokens(tokenizer)) for request in requests], max_new_tokens)
     texts = [completion.text for completion in complete(model, tokenizer, requests, compile=compile)]
     return texts[0] if isinstance(prompt, str) else texts
 
@@ -168,6 +186,7 @@ def stream(
 ) -> Iterator[str]:
     """Yield the pieces of the text that `generate` returns for one prompt, as they come; arguments as there."""
     request = _request(prompt, max_new_tokens, sampling, stop, seed)
+    warn_beyond(model.context, [len(request.tokens(tokenizer))], max_new_tokens)
     return (chunk.text for chunk in chunks(model, tokenizer, [request], compile=compile) if chunk.text)
 
 
@@ -264,6 +283,16 @@ class _Text:
         if self._stop.stopped:
             return text, "stop"
         return (text + self._stop.finish() if finish else text), finish
+
+
+def warn_beyond(context: int, prompts: Iterable[int], max_new_tokens: int) -> None:
+    """Log one warning where prompts of so many tokens, and what follows them, may be longer than a model's context."""
+    total = max(prompts, default=0) + max_new_tokens
+    if total > context:
+        _log.warning(
+            f"up to {total:,} tokens are asked for, prompt included, and the model was trained on {context:,}: past "
+            "those it goes on from its last half context alone, and writes worse; ask for fewer new tokens"
+        )
 
 
 def _request(prompt: str, max_new_tokens: int, sampling: Sampling | None, stop: Sequence[str], seed: int) -> Request:

@@ -189,7 +189,7 @@ def _summary(path: Path) -> tuple[str, str]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError([((), f"cannot be read as TOML: {error}")]) from error
 

@@ -32,7 +32,7 @@ def encode_prompts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> tu
     """Return the prompts of pairs of a name and a text, such as `read_prompts` returns.
 
     Raises:
-        DataError: one cannot be encoded, or is empty; the message names it.
+        DataError: one cannot be encoded, or is empty and no marker comes before it; the message names it.
     """
     prompts = list[Prompt]()
     for name, text in named:
@@ -40,7 +40,7 @@ def encode_prompts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> tu
             tokens = tuple(tokenizer.encode_prompt(text))
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
-        if not text or not tokens:  # also where a marker would come before it
+        if not tokens:
             raise DataError(f"{name} is empty; a model needs at least one token to go on from")
         prompts.append(Prompt(text, tokens, name))
     return tuple(prompts)

@@ -65,7 +65,7 @@ class Recipe(config.Config):
 
             path = recipe(str(name)).path
         try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+            tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
         except ValueError as error:  # not TOML, or not UTF-8

@@ -113,7 +113,7 @@ class RunFolder:
         """
         file = path / "run.json"
         try:
-            return cls(path, validate(_Facts, json.loads(file.read_text(encoding="utf-8"))).model_dump(), keep)
+            return cls(path, validate(_Facts, json.loads(file.read_text(encoding="utf-8-sig"))).model_dump(), keep)
         except (FileNotFoundError, NotADirectoryError):
             what = f"{file} is missing" if path.is_dir() else "it is a file" if path.exists() else "no such folder"
             raise CheckpointError(
@@ -149,7 +149,7 @@ class RunFolder:
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of the metrics; one that a kill has cut off ends them."""
-        with self.metrics.open(encoding="utf-8") as lines:
+        with self.metrics.open(encoding="utf-8-sig") as lines:
             for line in lines:
                 try:
                     yield json.loads(line)

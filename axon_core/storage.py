@@ -153,7 +153,7 @@ def new_folder(target: Path) -> Generator[Path]:
 def verify(folder: Path) -> str | None:
     """Return what is wrong with a folder that `new_folder` made, or None."""
     try:
-        sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8-sig"))["sha256"]
         if not {TREE, _TENSORS} <= sums.keys():
             return f"{_MANIFEST} does not name {TREE} and {_TENSORS}"
         for name, checksum in cast(dict[str, str], sums).items():
@@ -199,7 +199,7 @@ def write_tree(folder: Path, tree: Mapping[str, Any]) -> None:
 
 def read_tree(folder: Path) -> dict[str, Any]:
     """Read what `write_tree` wrote; check it by `verify` first."""
-    return _attach(json.loads((folder / TREE).read_text(encoding="utf-8")), load_file(folder / _TENSORS))
+    return _attach(json.loads((folder / TREE).read_text(encoding="utf-8-sig")), load_file(folder / _TENSORS))
 
 
 def _detach(node: Any, name: str, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str]) -> Any:

@@ -143,7 +143,7 @@ class Tokenizer(ABC):
         """
         file = Path(folder) / _FILE
         try:
-            state = json.loads(file.read_text(encoding="utf-8"))
+            state = json.loads(file.read_text(encoding="utf-8-sig"))
             return TOKENIZERS[state["type"]]._restore(state, file.parent)  # pyright: ignore[reportPrivateUsage]
         except FileNotFoundError as error:
             raise CheckpointError(f"no tokenizer in {folder}: {error.filename} is missing") from None

@@ -192,7 +192,7 @@ def test_a_file_of_another_model_is_not_gone_on_with(saved: str, source: str, tm
 
 
 WRONG = [
-    ("in.txt", b"one\n\nthree\n", "the prompt 2 is empty"),
+    ("in.txt", b"\n \n\n", "in.txt holds no prompt"),
     ("in.txt", b"one\n" + b"x" * 33, "the prompt 2 has 33 tokens, but the model's context is 32"),
     ("in.txt", b"", "in.txt holds no prompt"),
     ("in.txt", b"\xff\xfe", "cannot read the prompts in in.txt: it is not UTF-8 text"),
@@ -202,8 +202,8 @@ WRONG = [
     ("in.jsonl", b'"text"\n', "line 1 of in.jsonl must be a JSON object"),
     ("in.jsonl", b'{"prompt": "a", "seed": 3}\n', "line 1 of in.jsonl is no Prompt: seed: unknown field 'seed'"),
     ("in.jsonl", b'{"prompt": "a", "id": 2}\n{"prompt": "b"}\n', "line 2 of in.jsonl has the id 2 of a line before"),
-    ("in.jsonl", b'{"prompt": "a"}\n{"prompt": ""}\n', "line 2 of in.jsonl is no Prompt: prompt: must have"),
-    ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "line 1 of in.jsonl is no Prompt: prompt: must be a valid string"),
+    ("in.jsonl", b'{"prompt": "a"}\n{"prompt": ""}\n', "the prompt 2 is empty"),
+    ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "the prompt 1: the text holds a lone surrogate (U+D83D"),
     ("in.jsonl", b'{"prompt": "a", "id": "\\ud83d"}\n', "line 1 of in.jsonl is no Prompt: id"),
     ("in.jsonl", b'{"prompt": "a", "id": true}\n', "line 1 of in.jsonl is no Prompt: id"),
 ]
@@ -247,3 +247,18 @@ def test_an_output_that_is_no_file_is_not_read_back(saved: str, source: str, mon
     model = CausalLM.load(saved)
     found = plan(model, ByteTokenizer(), {1: "a", 2: "b"}, Path(os.devnull), options={"max_new_tokens": 2})
     assert (found.done, len(found.pending)) == (0, 2)
+
+
+def test_blank_lines_are_no_prompts_and_a_byte_order_mark_is_no_part_of_one(saved: str, source: str):
+    Path("in.txt").write_bytes(b"\xef\xbb\xbfone\r\n\r\n  \r\nfour\r\n")
+    assert bulk(saved, "in.txt") == 0
+    assert {key: row["prompt"] for key, row in by_id().items()} == {1: "one", 4: "four"}
+
+
+def test_past_the_context_a_line_says_so(saved: str, source: str, capsys):
+    assert bulk(saved, source) == 0  # the longest prompt has 25 tokens, and 12 new ones are asked for
+    said = "up to 37 tokens are asked for, prompt included, and the model was trained on 32"
+    assert capsys.readouterr().err.count(said) == 1
+    Path("in.txt").write_text("short\n")
+    assert bulk(saved, source, target="short.jsonl") == 0
+    assert "trained on" not in capsys.readouterr().err

@@ -95,7 +95,7 @@ EARLY = [
     (["--prompt", ""], "the prompt is empty"),
     (["--prompt", "x" * 33], "the prompt has 33 tokens, but the model's context is 32"),
     (["--prompt", "a", "--temperature", "-1"], "temperature: must be greater"),
-    (["--input", "empty.txt", "--output", "out.jsonl"], "the prompt 1 is empty"),
+    (["--input", "empty.txt", "--output", "out.jsonl"], "empty.txt holds no prompt"),
     (["--input", "long.txt", "--output", "out.jsonl"], "the prompt 1 has 33 tokens"),
     (["--input", "in.txt", "--output", "letter.txt"], "is no row of results"),
 ]

@@ -341,3 +341,25 @@ def test_every_shipped_part_is_covered_here():
     for place, group in enumerate(("attention", "rotary_embedding", "norm")):
         shipped = {e.key for e in discover().entries(group) if e.distribution.startswith("axon-")}
         assert {parts[place] for parts in SHIPPED} == shipped
+
+
+def test_an_empty_prompt_is_one_where_a_marker_comes_before_it():
+    tokenizer = ByteTokenizer()
+    built = model(vocab_size=tokenizer.vocab_size)
+    with pytest.raises(UsageError, match="the prompt is empty, and this model's texts do not begin with a marker"):
+        generate(built, tokenizer, "")
+    tokenizer.add_bos = True
+    text = generate(built, tokenizer, "", max_new_tokens=5)
+    (from_marker,) = complete(built, tokenizer, [Request(prompt=[tokenizer.bos], max_new_tokens=5)])
+    assert text == from_marker.text
+
+
+def test_a_text_that_outgrows_the_context_is_warned_of_in_one_line(caplog):
+    built, tokenizer = model(vocab_size=258), ByteTokenizer()
+    generate(built, tokenizer, ["ab", "abc"], max_new_tokens=built.context - 3)
+    list(stream(built, tokenizer, "abc", max_new_tokens=built.context - 3))
+    assert not caplog.messages
+    generate(built, tokenizer, ["ab", "abc"], max_new_tokens=built.context - 2)
+    list(stream(built, tokenizer, "abc", max_new_tokens=built.context - 2))
+    assert len(caplog.messages) == 2
+    assert all(f"trained on {built.context}" in message and "\n" not in message for message in caplog.messages)

@@ -16,7 +16,7 @@ from axon_core.cli.output import echo, echo_generated, echo_renewed, print_json
 from axon_core.config import validate
 from axon_core.decoding import check_prompt
 from axon_core.errors import UsageError
-from axon_core.generation import Request, chunks, complete
+from axon_core.generation import Request, chunks, complete, warn_beyond
 from axon_core.sampling import Sampling
 from axon_core.storage import check_output
 
@@ -86,13 +86,16 @@ def command(
             made_by=found.made_by,
         )
         if left := len(todo.pending):
+            warn_beyond(found.model.context, [len(row.request.prompt) for row in todo.pending], max_new_tokens)
             progress = _Progress(left)
             generate_rows(found.load(), todo, batch_size=batch_size, compile=compile, progress=progress)
         echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
         return
     request = validate(Request, {**options, "prompt": prompt, "seed": seed})
     found = open_run(run)
-    check_prompt(found.model, request.tokens(found.tokenizer))
+    tokens = request.tokens(found.tokenizer)
+    check_prompt(found.model, tokens)
+    warn_beyond(found.model.context, [len(tokens)], max_new_tokens)
     model = found.load()
     if as_json:
         print_json(record(str(prompt), complete(model, found.tokenizer, [request], compile=compile)[0], logprobs))

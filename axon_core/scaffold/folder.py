@@ -52,7 +52,7 @@ def _plugins(folder: Path) -> Path | None:
     """Return the folder of plugins of Axon's repository that `folder` lies in, if it lies in one."""
     for parent in (folder, *folder.parents):
         try:
-            project = tomllib.loads((parent / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+            project = tomllib.loads((parent / "pyproject.toml").read_text(encoding="utf-8-sig")).get("project", {})
         except (OSError, ValueError):
             continue
         if project.get("name") == "axon-core" and (parent / "plugins").is_dir():

@@ -135,7 +135,7 @@ class Diffusion:
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises `CheckpointError` where it is missing or damaged."""
         try:
-            return cls.build(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
+            return cls.build(**json.loads((folder / _FILE).read_text(encoding="utf-8-sig")))
         except OSError as error:
             raise CheckpointError(
                 f"{folder} holds no model of a diffusion: {_FILE} cannot be read ({error.strerror})"

@@ -42,5 +42,5 @@ def command(recipe: str, out: Path | None, overrides: Sequence[str]) -> None:
         raise
     for name in pipeline.stages:
         if (page := out / name / "report.md").exists():
-            echo(page.read_text(encoding="utf-8"))
+            echo(page.read_text(encoding="utf-8-sig"))
     echo(f"All stages are in {out}")

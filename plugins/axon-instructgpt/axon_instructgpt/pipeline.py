@@ -64,7 +64,7 @@ class Pipeline:
         if path.suffix != ".toml" and not path.is_file():
             path = recipe(name).path
         try:
-            tables = override(tomllib.loads(path.read_text(encoding="utf-8")), overrides)
+            tables = override(tomllib.loads(path.read_text(encoding="utf-8-sig")), overrides)
         except OSError as error:
             raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
         except ValueError as error:
@@ -146,7 +146,7 @@ class _Record:
     def open(cls, out: Path, pipeline: Pipeline) -> _Record:
         file = out / _RECORD
         try:
-            stages = cast(dict[str, dict[str, Any]], json.loads(file.read_text(encoding="utf-8"))["stages"])
+            stages = cast(dict[str, dict[str, Any]], json.loads(file.read_text(encoding="utf-8-sig"))["stages"])
         except (FileNotFoundError, NotADirectoryError):
             if out.exists() and (not out.is_dir() or any(left.name != _DRAFT for left in out.iterdir())):
                 raise UsageError(f"{out} is not empty, and no pipeline's folder; choose another with --out") from None

@@ -186,7 +186,7 @@ def _rankings(folder: Path) -> tuple[list[Ranking], Path, float]:
     """Return the rankings that a stage `comparisons` wrote, their file, and the Bayes accuracy."""
     file, facts = folder / "rankings.jsonl", folder / "facts.json"
     try:
-        bayes = float(json.loads(facts.read_text(encoding="utf-8"))["bayes_accuracy"])
+        bayes = float(json.loads(facts.read_text(encoding="utf-8-sig"))["bayes_accuracy"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read {facts}: {error}; give the folder of a stage of type comparisons") from None
     return read_records(file, Ranking), file, bayes

@@ -174,7 +174,7 @@ def to_hugging_face(state: Mapping[str, Tensor], config: XLlama.Config) -> dict[
 def read_json(file: Path) -> dict[str, Any]:
     """Return what a JSON file says. Raises `CheckpointError` where it is missing, or no JSON object."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"), parse_int=integer)
+        values = json.loads(file.read_text(encoding="utf-8-sig"), parse_int=integer)
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
