@@ -42,7 +42,7 @@ _FILE = "tokenizer.json"
 
 
 class Tokenizer(ABC):
-    """Turns text into token ids and back; `decode(encode(text)) == text`.
+    """Turns text into token ids and back: `decode(encode(text)) == text`, unless the encoder normalises the text.
 
     `bos` and `eos` are the ids that mark a text's begin and end, or None where there are none. They are ids only: no
     text encodes to them, and they decode to nothing.
@@ -57,7 +57,9 @@ class Tokenizer(ABC):
     add_bos: bool = False
     """Whether `bos` comes before a prompt, as a model expects whose training texts all began with it."""
     drops_spaces: int = 0
-    """How many spaces at the very start of a decoded text are the encoder's own."""
+    """How many of a text's first pieces may begin with the encoder's own space; the first with text is the last."""
+    spaced: frozenset[int] = frozenset()
+    """The tokens whose first space may be the encoder's."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = pieces
@@ -176,20 +178,20 @@ class DecodeStream:
 
     def push(self, *tokens: int) -> str:
         """Return the text that `tokens` complete."""
-        piece = self._tokenizer.piece
-        return self._trim(self._decoder.decode(b"".join([piece(token) for token in tokens])))
+        return self._decoder.decode(b"".join([self._piece(token) for token in tokens]))
 
     def finish(self) -> str:
         """Return what is left: a character that was cut off reads U+FFFD."""
-        return self._trim(self._decoder.decode(b"", final=True))
+        return self._decoder.decode(b"", final=True)
 
-    def _trim(self, text: str) -> str:
-        if self._spaces and text:
-            rest = text.lstrip(" ")
-            drop = min(len(text) - len(rest), self._spaces)
-            self._spaces = 0 if rest else self._spaces - drop
-            text = text[drop:]
-        return text
+    def _piece(self, token: int) -> bytes:
+        """Return the bytes of a token, without the encoder's own space at the beginning of the text."""
+        piece = self._tokenizer.piece(token)
+        if self._spaces and piece:
+            own = token in self._tokenizer.spaced
+            piece = piece[own:]
+            self._spaces = 0 if piece else self._spaces - own
+        return piece
 
 
 class ByteTokenizer(Tokenizer):
@@ -263,6 +265,11 @@ class CharTokenizer(Tokenizer):
 class SentencePieceTokenizer(Tokenizer):
     """Subwords by the sentencepiece library (1808.06226): an existing model file, or one trained on the text.
 
+    Ids decode to what the library makes of them. Bytes that are not UTF-8 are the exception: the library writes U+FFFD
+    for each of them, a `DecodeStream` for each character that is broken, and one that a marker divides is whole.
+    A model trained here, with `path` left out, decodes the ids of every text without `▁` and NUL to that text; one from
+    a file may normalise a text first, and does not.
+
     Raises:
         ValueError: the model is empty, or prompts are to begin with the marker `bos` and it has none.
     """
@@ -297,6 +304,8 @@ class SentencePieceTokenizer(Tokenizer):
         # which, and is asked once.
         kept = processor.decode_pieces(["▁"] * 64 + ["a"]).count(" ")
         self.drops_spaces = (1 << 62) if kept == 0 else 64 - kept
+        pieces = [token for token in range(self.vocab_size) if processor.id_to_piece(token).startswith("▁")]
+        self.spaced = frozenset(token for token in pieces if not processor.is_unknown(token))
 
     @classmethod
     def train(cls, text: str, config: Config) -> Self:
@@ -341,7 +350,7 @@ class SentencePieceTokenizer(Tokenizer):
         if processor.is_control(token):
             return b""
         if processor.is_unknown(token):
-            return " ⁇ ".encode()
+            return cast(str, processor.decode([token])).encode()  # " ⁇ ", or what the model says instead
         if processor.is_byte(token):
             return bytes([int(piece[1:-1], 16)])  # "<0x0A>"
         return piece.replace("▁", " ").encode()
