@@ -7,11 +7,9 @@ for all of them: join the bytes and read them as UTF-8.
 from __future__ import annotations
 
 import codecs
-import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -22,6 +20,7 @@ from axon_core import config
 from axon_core.config import Spec, validate
 from axon_core.errors import CheckpointError, ConfigError, DataError
 from axon_core.json_text import to_json
+from axon_core.pieces import trained_pieces
 
 __all__ = [
     "PAD",
@@ -322,27 +321,8 @@ class SentencePieceTokenizer(Tokenizer):
                 raise ConfigError(
                     [(("path",), f"must be a sentencepiece model, got {config.path} ({error})")]
                 ) from None
-        model = io.BytesIO()
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(_sentences(text)),
-                model_writer=model,
-                model_type=config.algorithm,
-                vocab_size=config.vocab_size,
-                character_coverage=1.0,
-                byte_fallback=True,
-                normalization_rule_name="identity",
-                remove_extra_whitespaces=False,
-                user_defined_symbols=["\n"],
-                num_threads=1,  # the same text gives the same pieces
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise DataError(
-                f"sentencepiece cannot learn {config.vocab_size} pieces from {len(text):,} characters: choose a "
-                f"smaller vocab_size or more text ({str(error).strip()})"
-            ) from None
-        return cls(model.getvalue(), add_bos=config.add_bos)
+        model = trained_pieces(text, config.vocab_size, config.algorithm)
+        return cls(model, add_bos=config.add_bos)
 
     def _bytes_of(self, token: int) -> bytes:
         processor = self._processor
@@ -381,14 +361,6 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary only {vocab_size}; use the "
             "tokenizer that the model was trained with"
         )
-
-
-def _sentences(text: str) -> Iterator[str]:
-    """Lines, cut to a length that sentencepiece does not skip (4,192 bytes)."""
-    for line in text.splitlines():
-        characters = iter(line)
-        while part := "".join(islice(characters, 1000)):
-            yield part
 
 
 TOKENIZERS: Mapping[str, type[Tokenizer]] = {
