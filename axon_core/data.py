@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -168,16 +168,25 @@ class TextData:
     @property
     def held_out_bytes(self) -> int:
         """UTF-8 length of what evaluation scores: the held-out part without its first token."""
-        return sum(len(self.tokenizer.piece(token)) for token in self.held_out[1:].tolist())
+        return int(self.piece_lengths[self.held_out[1:]].sum())
 
-    def held_out_batches(self, context: int, size: int) -> Iterator[Int[Tensor, "b n+1"]]:
+    def held_out_batches(self, context: int, size: int, most: int | None = None) -> Iterator[Int[Tensor, "b n+1"]]:
         """Yield windows that cover the held-out part: each token after the first is a target exactly once.
 
-        All windows have `context + 1` tokens but the last, which holds what is left and comes alone.
+        All windows have `context + 1` tokens but the last, which holds what is left and comes alone. Where that makes
+        more than `most` targets, yield only windows of full length, spread evenly, that together have at least as many.
         """
         targets = len(self.held_out) - 1
         whole = targets // context
-        if whole:
-            yield from self.held_out.long().unfold(0, context + 1, context).split(size)
+        windows = self.held_out.unfold(0, context + 1, context) if whole else self.held_out[None, :0]
+        if most is not None and (wanted := -(-most // context)) < whole:
+            windows, targets = windows[torch.arange(wanted) * whole // wanted], 0
+        for batch in windows.split(size) if whole else ():
+            yield batch.long()
         if targets % context:
             yield self.held_out[whole * context :].long()[None]
+
+    @cached_property
+    def piece_lengths(self) -> Int[Tensor, " v"]:
+        """The UTF-8 length of each token's text."""
+        return torch.tensor([len(self.tokenizer.piece(token)) for token in range(self.tokenizer.vocab_size)])

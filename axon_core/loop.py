@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +21,7 @@ from axon_core.callbacks.plot import LossPlot
 from axon_core.compiling import compiled_loss
 from axon_core.distributed import share, sum_gradients, sum_numbers
 from axon_core.errors import CheckpointError, ContractError, Interrupted, TrainingError
+from axon_core.evaluating import listening
 from axon_core.hooks import Hooks
 from axon_core.interfaces.model import Model
 from axon_core.interfaces.trainer import Trainer
@@ -253,11 +255,14 @@ class Fit:
 
     def _evaluate(self) -> set[str]:
         """Evaluate with the averaged weights, if there are any; return what hooks ask for."""
-        with self.state.averaged():
+        with self.state.averaged(), listening(partial(self._hooks.emit, "eval_progress", fit=self)):
             metrics = evaluate(self.trainer)
         if not metrics:
             return set()
         self.state.judge(metrics)
+        if self.run is not None:
+            self.run.facts["evaluation"] = {"step": self.state.step, **metrics}
+            self.run.write_facts()
         return self._hooks.emit("eval_end", fit=self, metrics=metrics)
 
     def _check(self, cause: Exception | None = None) -> None:

@@ -7,6 +7,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, TextIO
 
+from axon_core.evaluating import Clock
 from axon_core.hooks import hook
 from axon_core.printable import printable
 
@@ -37,6 +38,7 @@ class Progress:
         self._begun = self._shown = 0.0
         self._first = 0
         self._units = 0.0
+        self._clock: Clock | None = None
 
     @hook
     def fit_start(self, fit: Fit) -> None:
@@ -75,8 +77,20 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=step, description=line, refresh=True)
 
     @hook
+    def eval_progress(self, done: int, total: int) -> None:
+        """Show in the same line how far an evaluation has come, with its rate and remaining time."""
+        self._clock = self._clock or Clock(self._pause)
+        if (line := self._clock.line(done, total)) is None:
+            return
+        if self._bar is None:
+            self._print(line)
+        else:
+            self._bar.update(self._bar.task_ids[0], description=line, refresh=True)
+
+    @hook
     def eval_end(self, fit: Fit, metrics: dict[str, float]) -> None:
         """Show an evaluation on a line of its own."""
+        self._clock = None
         numbers = "  ".join(f"{name} {value:,.4f}".removesuffix(".0000") for name, value in metrics.items())
         self._print(f"step {fit.state.step}/{fit.trainer.config.steps}  held out: {numbers}")
 

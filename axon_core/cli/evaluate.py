@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
 from axon_core.cli.output import echo, json_option, print_json
 from axon_core.cli.train import described
-from axon_core.config import at, validate
+from axon_core.config import Config, at, validate
 from axon_core.errors import CheckpointError, UsageError
+from axon_core.evaluating import Clock, Listener, TextEvaluation, evaluate_text, listening
 from axon_core.interfaces.trainer import Trainer
 from axon_core.loop import evaluate
 from axon_core.recipe import Recipe
 from axon_core.registry import TRAINERS
 from axon_core.run import RunFolder
 from axon_core.state import State
+
+C = TypeVar("C", bound=Config)
 
 
 @click.command("evaluate", context_settings={"ignore_unknown_options": True})
@@ -34,24 +38,44 @@ from axon_core.state import State
 )
 @json_option
 def command(run: Path, given: tuple[str, ...], checkpoint: str | None, overrides: Sequence[str], as_json: bool) -> None:
-    """Measure the model in the folder RUN over the whole held-out part of its data.
+    """Measure the model in the folder RUN on the held-out part of its data.
 
-    Some trainers measure on data you give, too, by options of their own, which their plugin's README lists.
+    With --text FILE any language model, in a run's folder or a model's, is measured on that text: nats per token and
+    per byte, and perplexity. Some trainers measure on other data you give, by options that their plugin's README lists.
     """
-    folder = RunFolder.open(run)
-    found = folder.checkpoints.find(checkpoint)
-    if found is None:
-        raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {run}")
     if given and overrides:
         raise UsageError(
             f"--set changes how the run's own held-out data are measured, and {given[0]} asks for others; leave one out"
         )
-    recipe = _kept(folder.recipe(), folder.recipe(overrides))
-    metrics = _on(TRAINERS[recipe.trainer.type], found / "model", given) if given else _held_out(recipe, folder, found)
+    place = f"{run}"
+    with listening(_told()):
+        if (run / "config.json").exists() and not (run / "run.json").exists():  # a model's folder
+            if not given:
+                raise UsageError(f"{run} is a model without held-out data of its own; measure it by --text FILE")
+            metrics = evaluate_text(run, _options(TextEvaluation, given))
+        else:
+            folder = RunFolder.open(run)
+            found = folder.checkpoints.find(checkpoint)
+            if found is None:
+                raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {run}")
+            recipe = _kept(folder.recipe(), folder.recipe(overrides))
+            place = f"{run} at {found.name}"
+            kind = TRAINERS[recipe.trainer.type]
+            metrics = _on(kind, found / "model", given) if given else _held_out(recipe, folder, found)
     if as_json:
         print_json(metrics)
     else:
-        echo(f"{run} at {found.name}: {described(metrics) or 'its trainer has no evaluation'}")
+        echo(f"{place}: {described(metrics) or 'its trainer has no evaluation'}")
+
+
+def _told() -> Listener:
+    clock = Clock(5.0)
+
+    def tell(done: int, total: int) -> None:
+        if line := clock.line(done, total):
+            echo(line, err=True)
+
+    return tell
 
 
 def _kept(before: Recipe, plan: Recipe) -> Recipe:
@@ -77,17 +101,24 @@ def _held_out(recipe: Recipe, folder: RunFolder, checkpoint: Path) -> Mapping[st
 
 
 def _on(trainer: type[Trainer], model: Path, given: Sequence[str]) -> Mapping[str, float | str]:
-    """Measure on what the user gives: options `--x value` that are the fields of the trainer's `Evaluation`."""
+    """Measure on what the user gives: a trainer's own `Evaluation`, or else a text where the model is a language's."""
+    if trainer.Evaluation.model_fields:
+        return trainer.evaluate_on(model, _options(trainer.Evaluation, given))
+    if not (model / "config.json").exists():
+        raise UsageError(f"no such option: {given[0]}; this trainer measures on its own held-out data alone")
+    return evaluate_text(model, _options(TextEvaluation, given))
+
+
+def _options(kind: type[C], given: Sequence[str]) -> C:
+    """Return the config that options `--x value` are the fields of."""
     values: dict[str, str] = {}
     words = iter(given)
     for word in words:
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
             raise UsageError(f"got an unexpected argument {word!r}; an option has the form --name VALUE")
-        if not trainer.Evaluation.model_fields:
-            raise UsageError(f"no such option: {name}; this trainer measures on its own held-out data alone")
         if not equals and (value := next(words, None)) is None:
             raise UsageError(f"the option {name} needs a value")
         values[name[2:].replace("-", "_")] = value
     with at(source="the options of axon evaluate"):
-        return trainer.evaluate_on(model, validate(trainer.Evaluation, values))
+        return validate(kind, values)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from axon_core import MODELS
 from axon_core.config import Spec, at, validate
 from axon_core.data import TextConfig, TextData, Windows
 from axon_core.errors import ConfigError, DataError
+from axon_core.evaluating import TextEvaluation, evaluate_text, measure
 from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -31,7 +31,7 @@ class CausalLMTrainer(Trainer):
 
     Works with any registered `CausalLM`, under the role `model`: a new one, or one that was saved, where the recipe's
     table `[model]` is a `Saved`. The loss is next-token cross-entropy as in arXiv 2302.13971, Section 2; evaluation
-    covers the whole held-out part, in windows of the model's context.
+    covers the held-out part, in windows of the model's context.
     """
 
     class Config(Trainer.Config):
@@ -39,7 +39,11 @@ class CausalLMTrainer(Trainer):
 
         prompt: str | None = None
         """What the text shown after training goes on from; left out, the beginning of the held-out part."""
+        eval_tokens: PositiveInt = 250_000
+        """About how many held-out tokens an evaluation reads, the last one too: of a longer held-out part, windows
+        spread evenly over it. `tokens`, beside the loss, says how many were read."""
 
+    Evaluation = TextEvaluation
     config: Config
     unit = "tokens"
     trainable = ("model",)
@@ -66,24 +70,24 @@ class CausalLMTrainer(Trainer):
             DataError: the data cannot be used.
         """
         with at("trainer"):
-            config = validate(cls.Config, recipe.trainer.options)
+            settings = validate(cls.Config, recipe.trainer.options)
         with at("model"):
             start = validate(Saved, recipe.model) if "init" in recipe.model else None
         folder = saved or (start.folder if start else None)  # a run that goes on needs only what it exported itself
         with at("data"):
             data = TextData.load(validate(TextConfig, recipe.data), None if folder is None else Tokenizer.load(folder))
-        if config.prompt is not None:
+        if settings.prompt is not None:
             try:  # before training, not after it
-                data.tokenizer.encode_prompt(config.prompt)
+                data.tokenizer.encode_prompt(settings.prompt)
             except DataError as error:
                 raise ConfigError([(("trainer", "prompt"), f"{error}; or choose another prompt")]) from error
         with at("model"), forked("cpu"):
-            Key((config.seed, "weights")).seed_global()
+            Key((settings.seed, "weights")).seed_global()
             if start and folder:
                 model, _ = load(folder, CausalLM)
             else:
                 model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
-        return cls(config, {"model": model}, data)
+        return cls(settings, {"model": model}, data)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return the windows of a step: `tokens` `(b n+1)`."""
@@ -100,15 +104,18 @@ class CausalLMTrainer(Trainer):
         return {"loss": -token_logprobs(logits, tokens[:, 1:]).sum()}
 
     def evaluate(self) -> dict[str, float]:
-        """Return `loss` in nats per token and `bits_per_byte` over the whole held-out part, and its `tokens`."""
-        total = torch.zeros((), dtype=torch.float64)
-        tokens = 0
-        for batch in self.data.held_out_batches(self.model.config.context, 64):
-            data = {"tokens": batch.to(self.config.device)}
-            total += self.loss(data)["loss"].double().cpu()
-            tokens += batch[:, 1:].numel()
-        bits = total.item() / math.log(2)
-        return {"loss": total.item() / tokens, "bits_per_byte": bits / self.data.held_out_bytes, "tokens": tokens}
+        """Return `loss` in nats per token and `bits_per_byte` of the held-out part, and how many `tokens` were read.
+
+        Where that is not the whole part, `held_out_tokens` says how many it has.
+        """
+        found = measure(self.model, self.data, self.config.eval_tokens)
+        of = len(self.data.held_out) - 1
+        return found if found["tokens"] == of else {**found, "held_out_tokens": of}
+
+    @classmethod
+    def evaluate_on(cls, folder: Path, given: TextEvaluation) -> Mapping[str, float | str]:
+        """Return how likely the model finds a text of the user's; see `axon_core.evaluating.evaluate_text`."""
+        return evaluate_text(folder, given)
 
     def sample(self) -> str:
         """Return a text: the prompt, and how the model goes on from it."""

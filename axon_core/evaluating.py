@@ -1,0 +1,114 @@
+"""How likely a language model finds a text, and how far an evaluation has come."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from axon_core.data import TextData, read_text
+from axon_core.interfaces.model import CausalLM
+from axon_core.interfaces.trainer import Trainer
+from axon_core.likelihood import token_logprobs
+from axon_core.saved import load
+
+__all__ = ["Clock", "Listener", "TextEvaluation", "evaluate_text", "listening", "measure", "tracked"]
+
+T = TypeVar("T")
+Listener = Callable[..., object]
+"""Is told by the keywords `done` and `total` how much of how much is done."""
+
+_listener: ContextVar[Listener | None] = ContextVar("evaluation", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Generator[None]:
+    """Within the block tell `listener` how far each evaluation has come."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def tracked(batches: Iterable[T], total: int, size: Callable[[T], int]) -> Generator[T]:
+    """Yield the batches, and tell the listener after each what part of `total` is done, as `size` counts it."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += size(batch)
+        if listener := _listener.get():
+            listener(done=min(done, total), total=total)
+
+
+class Clock:
+    """Says how far an evaluation has come, at what rate, and how long it will take: `evaluating 3/9  1/s  ETA 0:00:06`.
+
+    Args:
+        seconds: least time between two lines.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._begun = self._shown = time.monotonic()
+
+    def line(self, done: int, total: int) -> str | None:
+        """Return the line, or None where one has just been shown or there is nothing left to wait for."""
+        now = time.monotonic()
+        if now - self._shown < self._seconds or done >= total:
+            return None
+        self._shown, passed = now, max(now - self._begun, 1e-9)
+        left = timedelta(seconds=round(passed / done * (total - done)))
+        return f"evaluating {done:,}/{total:,}  {done / passed:,.0f}/s  ETA {left}"
+
+
+class TextEvaluation(Trainer.Evaluation):
+    """What any causal language model can be measured on: a text."""
+
+    text: str
+    """A UTF-8 text file, or a folder of them; `~` and `$VARIABLES` are filled in."""
+
+
+def evaluate_text(folder: Path, given: TextEvaluation) -> dict[str, float | str]:
+    """Return how likely the saved model in `folder` finds a text.
+
+    These are `loss` in nats per token, `nats_per_byte`, `bits_per_byte`, `perplexity` (a token) and the number of
+    `tokens`. The whole text is read, in windows of the model's context; all tokens but the first count.
+
+    Raises:
+        DataError: the text cannot be read, has fewer than two tokens, or the tokenizer cannot encode it.
+        CheckpointError: there is no intact language model in the folder.
+    """
+    model, tokenizer = load(folder, CausalLM)
+    tokens = torch.tensor(tokenizer.encode(read_text(given.text)), dtype=torch.int32)
+    found = measure(model.eval(), TextData(tokenizer, tokens[:0], tokens))
+    return {
+        **found,
+        "nats_per_byte": found["bits_per_byte"] * math.log(2),
+        "perplexity": math.exp(min(found["loss"], 700.0)),  # what a float can hold of it
+    }
+
+
+@torch.no_grad()
+def measure(model: CausalLM, data: TextData, most: int | None = None) -> dict[str, float]:
+    """Return `loss` in nats per token, `bits_per_byte`, and the number of `tokens`, of a text's held-out part.
+
+    With `most`, about so many tokens are read, in windows spread evenly over the part.
+    """
+    context, device = model.config.context, next(model.parameters()).device
+    total, tokens, length = torch.zeros((), dtype=torch.float64), 0, 0
+    expected = min(len(data.held_out) - 1, most or len(data.held_out))
+    for batch in tracked(data.held_out_batches(context, 64, most), expected, lambda batch: batch[:, 1:].numel()):
+        rows = batch.to(device)
+        total -= token_logprobs(model(rows[:, :-1]), rows[:, 1:]).sum().double().cpu()
+        tokens += batch[:, 1:].numel()
+        length += int(data.piece_lengths[batch[:, 1:]].sum())
+    bits = total.item() / math.log(2)
+    return {"loss": total.item() / tokens, "bits_per_byte": bits / max(1, length), "tokens": tokens}

@@ -1,0 +1,105 @@
+"""Evaluation of text: what is read, what it comes to, and what is told while it lasts."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from axon_core.callbacks.progress import Progress
+from axon_core.cli import main
+from axon_core.data import TextData
+from axon_core.evaluating import Clock, listening, measure
+from axon_core.interfaces.model import CausalLM
+from axon_core.loop import fit
+from axon_core.recipe import Recipe
+from axon_core.saved import load
+
+SMALL = ["model.dim=16", "model.context=8", "model.n_layers=1", "trainer.steps=2", "trainer.precision=fp32"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, short_text: Path) -> Path:
+    recipe = Recipe.load("xllama-tiny", [f"data.path={short_text}", *SMALL, "trainer.eval_tokens=800"])
+    fit(recipe.build(), tmp_path / "run", recipe={"name": recipe.name, **recipe.tables})
+    return tmp_path / "run"
+
+
+def test_a_cap_reads_whole_windows_that_are_spread_over_the_held_out_part():
+    data = TextData.of("".join(chr(97 + i % 7) for i in range(1000)), held_out=0.5)
+    data = TextData(data.tokenizer, data.train, torch.arange(501, dtype=torch.int32))
+    rows = torch.cat(list(data.held_out_batches(10, 4, most=45)))
+    assert rows[:, 0].tolist() == [0, 100, 200, 300, 400] and rows.shape == (5, 11)
+    everything = [rows[:, 1:].numel() for rows in data.held_out_batches(10, 64, most=500)]
+    assert sum(everything) == sum(rows[:, 1:].numel() for rows in data.held_out_batches(10, 64)) == 500
+
+
+def test_a_training_evaluates_the_cap_and_says_so(run: Path):
+    said = json.loads((run / "run.json").read_text())["evaluation"]
+    assert said["step"] == 2 and said["tokens"] == 800 and said["held_out_tokens"] == 1999
+    model, tokenizer = load(run / "model", CausalLM)
+    recipe = Recipe.of(
+        {k: v for k, v in json.loads((run / "run.json").read_text())["recipe"].items() if k != "name"}, "x", "x"
+    )
+    data = recipe.build(run / "model").data
+    total = tokens = size = 0
+    with torch.no_grad():
+        for rows in data.held_out_batches(8, 1, 800):
+            for place, token in enumerate(rows[0, 1:].tolist()):
+                total -= model(rows[:, :-1])[0, place].log_softmax(-1)[token].item()
+                tokens, size = tokens + 1, size + len(tokenizer.decode([token]).encode())
+    assert said["loss"] == pytest.approx(total / tokens, rel=1e-5)
+    assert said["bits_per_byte"] == pytest.approx(total / size / math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("place", ["run", "run/model"])
+def test_a_model_is_measured_on_a_text_of_the_users(run: Path, place: str, short_text: Path, capsys):
+    text = run.parent / "mine.txt"
+    text.write_text(short_text.read_text()[:3000])
+    capsys.readouterr()
+    assert main(["evaluate", str(run.parent / place), "--text", str(text), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model, tokenizer = load(run / "model", CausalLM)
+    ids = torch.tensor(tokenizer.encode(text.read_text()))
+    losses = []
+    with torch.no_grad():
+        for first in range(0, len(ids) - 1, 8):
+            window = ids[first : first + 9][None]
+            losses.append(torch.nn.functional.cross_entropy(model(window[:, :-1])[0], window[0, 1:], reduction="sum"))
+    size = len(text.read_bytes()) - len(tokenizer.decode(ids[:1].tolist()).encode())
+    total = sum(losses).item()
+    assert found["tokens"] == len(ids) - 1
+    assert found["loss"] == pytest.approx(total / found["tokens"], rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert found["nats_per_byte"] == pytest.approx(total / size, rel=1e-5)
+
+
+def test_a_models_folder_needs_a_text(run: Path, capsys):
+    assert main(["evaluate", str(run / "model")]) == 2
+    assert "measure it by --text FILE" in capsys.readouterr().err
+    assert main(["evaluate", str(run / "model"), "--txt", "x"]) == 2
+    assert "unknown field 'txt' (did you mean 'text'?)" in capsys.readouterr().err
+
+
+def test_an_evaluation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, run: Path):
+    now = iter(range(0, 1000, 2))
+    monkeypatch.setattr("axon_core.evaluating.time.monotonic", lambda: next(now))
+    clock = Clock(1.0)
+    assert clock.line(10, 40) == "evaluating 10/40  5/s  ETA 0:00:06"
+    assert clock.line(40, 40) is None
+    told: list[tuple[int, int]] = []
+    model, tokenizer = load(run / "model", CausalLM)
+    data = TextData.of("the " * 400, tokenizer, held_out=0.9)
+    with listening(lambda done, total: told.append((done, total))):
+        measure(model, data)
+    of = len(data.held_out) - 1
+    assert told[-1] == (of, of) and len(told) > 1 and told == sorted(told)
+
+
+def test_progress_shows_the_evaluation_of_a_training(tmp_path: Path, short_text: Path, capsys):
+    recipe = Recipe.load("xllama-tiny", [f"data.path={short_text}", *SMALL])
+    fit(recipe.build(), hooks=[Progress(seconds=0.0)])
+    assert "evaluating 512/1,999  " in capsys.readouterr().err
