@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -17,10 +17,22 @@ from axon_core import provenance
 from axon_core.config import validate
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
+from axon_core.locks import pinned, unpinned
 from axon_core.randomness import forked
 from axon_core.registry import MODELS
 from axon_core.sizes import integer
-from axon_core.storage import TREE, new_folder, read_tree, remove, sha256, sweep, verify, write_tree, writing
+from axon_core.storage import (
+    TREE,
+    new_folder,
+    remove,
+    sha256,
+    sweep,
+    verify,
+    whole_file,
+    write_text,
+    writing,
+)
+from axon_core.trees import read_tree, write_tree
 from axon_core.weights import load_weights, misfit, sizes, weightless
 
 if TYPE_CHECKING:
@@ -61,9 +73,8 @@ def save_model(model: Model, folder: Path) -> None:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".{WEIGHTS}"
-        save_weights(model, str(draft))
-        os.replace(draft, folder / WEIGHTS)  # only once it is complete
+        with whole_file(folder / WEIGHTS) as draft:
+            save_weights(model, str(draft))
         save_config(model, folder)
 
 
@@ -79,9 +90,7 @@ def save_config(model: Model, folder: Path) -> None:
         "axon_core": metadata.version("axon-core"),
         "sha256": sha256(folder / WEIGHTS),
     }
-    draft = folder / f".{_CONFIG}"
-    draft.write_text(to_json(facts, indent=1), encoding="utf-8")
-    os.replace(draft, folder / _CONFIG)
+    write_text(folder / _CONFIG, to_json(facts, indent=1))
 
 
 def load_model(folder: Path, cls: type[M]) -> M:
@@ -202,13 +211,21 @@ class Checkpoints:
             CheckpointError: it could not be written; earlier checkpoints are intact.
         """
         target = self.folder / f"step-{step}"
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)  # in a folder that is there: one that was moved is not made again
         with new_folder(target) as folder:
             write_tree(folder, state)
             (folder / "model").mkdir()
             export(folder / "model")
-        for name in self.names()[: -self._keep]:
-            remove(self.folder / name)
+        self._prune()
         return target
+
+    def _prune(self) -> None:
+        """Drop all but the latest checkpoints; one that is being read stays until the next time."""
+        for name in self.names()[: -self._keep]:
+            with unpinned(self.folder / name) as unread:
+                if unread:
+                    remove(self.folder / name)
 
     def find(self, name: str | None = None) -> Path | None:
         """Return an intact checkpoint by name, `"previous"` for the last but one, or the latest; None if there is none.
@@ -218,14 +235,15 @@ class Checkpoints:
             CheckpointError: it is damaged; the message names the latest one that is not.
         """
         names = self.names()
-        if name == "previous" and len(names) > 1:
-            name = names[-2]
-        if name is not None and name not in names:
-            raise UsageError(f"no checkpoint {name} in {self.folder}; there are: {', '.join(names) or 'none'}")
+        wanted = names[-2] if name == "previous" and len(names) > 1 else name
+        if wanted is not None and wanted not in names:
+            raise UsageError(f"no checkpoint {wanted} in {self.folder}; there are: {', '.join(names) or 'none'}")
         if not names:
             return None
-        folder = self.folder / (name or names[-1])
+        folder = self.folder / (wanted or names[-1])
         if problem := verify(folder):
+            if not folder.exists():  # a training that runs has replaced it by a later one
+                return self.find(name)
             good = self.intact()
             remedy = f"resume with --from {good}" if good else "no other is intact: start the run anew"
             raise CheckpointError(f"checkpoint {folder.name} in {self.folder} is damaged: {problem}; {remedy}")
@@ -240,11 +258,29 @@ class Checkpoints:
         return json.loads((self.folder / name / TREE).read_text(encoding="utf-8-sig"))["lr"]
 
     def clean(self, step: int) -> None:
-        """Remove what a killed process left unfinished, and checkpoints after `step`, which a resumed run rewrites."""
+        """Remove what a killed process left: drafts, checkpoints after `step`, those beyond the number to keep."""
+        if not self.folder.is_dir():
+            return
         sweep(self.folder)
         for name in self.names():
-            if int(name.removeprefix("step-")) > step:
+            if int(name.removeprefix("step-")) > step:  # a resumed run writes it again
                 remove(self.folder / name)
+        self._prune()
+
+    @contextmanager
+    def reading(self, name: str | None = None) -> Generator[Path | None]:
+        """Yield what `find` returns; a training that runs does not remove it within the block.
+
+        Raises:
+            UsageError: there is no checkpoint of that name.
+            CheckpointError: it is damaged; the message names the latest one that is not.
+        """
+        while found := self.find(name):
+            with pinned(found) as there:
+                if there:
+                    yield found
+                    return
+        yield None
 
     @staticmethod
     def read(checkpoint: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from axon_core.errors import AxonError
 from axon_core.json_text import to_json
 from axon_core.paper import Claim, Paper
+from axon_core.storage import whole_file, write_text, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,10 +123,15 @@ def check(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = F
 
 
 def save(results: Iterable[Result], out: Path) -> Path:
-    """Write `results` to `claims.json` in the folder `out`, and return the file."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "claims.json"
-    path.write_text(to_json([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n", "utf-8")
+    """Write `results` to `claims.json` in the folder `out`, and return the file.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / "claims.json"
+        write_text(path, to_json([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n")
     return path
 
 
@@ -177,5 +183,6 @@ def _draw(outcome: Outcome, out: Path | None, name: str) -> str | None:
     figure = Figure(layout="constrained")
     outcome.plot(figure.add_subplot())
     out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / name, dpi=150)  # pyright: ignore[reportUnknownMemberType]
+    with whole_file(out / name) as draft:
+        figure.savefig(draft, dpi=150)  # pyright: ignore[reportUnknownMemberType]
     return name

@@ -20,7 +20,7 @@ from axon_core.callbacks.metrics import MetricsFile
 from axon_core.callbacks.plot import LossPlot
 from axon_core.compiling import compiled_loss
 from axon_core.distributed import share, sum_gradients, sum_numbers
-from axon_core.errors import CheckpointError, ContractError, Interrupted, TrainingError
+from axon_core.errors import AxonError, CheckpointError, ContractError, Interrupted, TrainingError
 from axon_core.evaluating import listening
 from axon_core.hooks import Hooks
 from axon_core.interfaces.model import Model
@@ -86,15 +86,18 @@ def fit(
     for model in trainer.models.values():
         model.to(trainer.config.device)
     state = State(trainer)
-    run = None
-    if out is not None:
-        run = _open(trainer, Path(out), resume, recipe, state)
-        hooks = (MetricsFile(), *hooks, LossPlot())
-    return Fit(trainer, state, run, Hooks(hooks)).run_to(min(stop_at or trainer.config.steps, trainer.config.steps))
+    end = min(stop_at or trainer.config.steps, trainer.config.steps)
+    if out is None:
+        return Fit(trainer, state, None, Hooks(hooks)).run_to(end)
+    with _locked(trainer, Path(out), resume, recipe, state) as run:
+        return Fit(trainer, state, run, Hooks((MetricsFile(), *hooks, LossPlot()))).run_to(end)
 
 
-def _open(trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, Any] | None, state: State) -> RunFolder:
-    """Make the run folder, or take up the one that is there."""
+@contextmanager
+def _locked(
+    trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, Any] | None, state: State
+) -> Generator[RunFolder]:
+    """Make the run folder, or take up the one that is there; within the block no other process writes to it."""
     facts = {
         "recipe": recipe,
         "trainer": trainer.config.model_dump(mode="json"),
@@ -107,19 +110,28 @@ def _open(trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, 
     }
     keep = trainer.config.keep
     if resume is False or (resume is True and not (out / "run.json").exists()):
-        return RunFolder.create(out, facts, keep)
-    run = RunFolder.open(out, keep)
-    checkpoint = run.checkpoints.find(None if resume is True else resume)
+        with RunFolder.created(out, facts, keep) as run:
+            yield run
+        return
+    with RunFolder.open(out, keep).locked() as run:
+        _take_up(run, resume, state)
+        run.facts.update(facts)
+        run.write_facts()
+        yield run
+
+
+def _take_up(run: RunFolder, resume: bool | str, state: State) -> None:
+    """Load a checkpoint, and forget what came after it."""
+    checkpoint = run.checkpoints.find(resume if isinstance(resume, str) else None)
     if checkpoint is None and run.model.exists():
-        raise CheckpointError(f"{out} holds a trained model but no checkpoint to resume from; choose another folder")
+        raise CheckpointError(
+            f"{run.path} holds a trained model but no checkpoint to resume from; choose another folder"
+        )
     if checkpoint is None:
-        _log.warning("%s has no checkpoint yet: training begins anew", out)
+        _log.warning("%s has no checkpoint yet: training begins anew", run.path)
     if checkpoint is not None:
         state.load_state_dict(run.checkpoints.read(checkpoint))
     run.rewind(state.step)
-    run.facts.update(facts)
-    run.write_facts()
-    return run
 
 
 def evaluate(trainer: Trainer) -> dict[str, float]:
@@ -148,6 +160,8 @@ class Fit:
         self.trainer, self.state, self.run = trainer, state, run
         self.units = 0.0
         self._hooks = hooks
+        self._caught: list[int] = []
+        self._ending: BaseException | None = None
         self._config = trainer.config
         self._loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
         self._collects = type(trainer).collect is not Trainer.collect
@@ -166,26 +180,33 @@ class Fit:
             model.train(role in self.trainer.trainable)
             model.zero_grad(set_to_none=True)  # what an earlier backward pass may have left
         with first_signal(self.run is not None) as caught, forked(config.device), self._reported():
-            self._hooks.emit("fit_start", fit=self)
+            self._caught = caught
+            self._tell("fit_start")
             status = self._status(end)
-            while status is None:
-                asked = self._hooks.emit("step_end", fit=self, metrics=self._step())
+            while status is None and self._ending is None:
+                asked = self._tell("step_end", metrics=self._step())
                 if state.step == config.steps or asked & {"eval", "stop"} or _due(state.step, config.eval_every):
                     self._check()
                     with self._rescued():
                         asked |= self._evaluate()
-                status = self._status(end, stop="stop" in asked) or ("interrupted" if caught else None)
+                status = self._status(end, stop="stop" in asked)
+                if status is None and (caught or self._ending is not None):
+                    status = "interrupted"
                 if status or "save" in asked or _due(state.step, config.save_every):
                     self._save()
-            if self.run is not None:  # also when nothing was left to do: the last process may have been killed here
+            # Also when nothing was left to do: the last process may have been killed here.
+            if self.run is not None and state.step:
                 self.run.publish()
+            if self._ending is not None:
+                self._ending.add_note(f"A hook ended the training after step {state.step}. {self._remedy()}")
+                raise self._ending
             if status == "interrupted":
                 raise Interrupted(f"interrupted after step {state.step}; all is saved. {self._remedy()}")
             self._hooks.emit("fit_end", fit=self)
         state.settle()
         for model in self.trainer.models.values():
             model.eval()
-        return Result(state.step, status, state.evaluation, self.run)
+        return Result(state.step, status or "stopped", state.evaluation, self.run)
 
     def _status(self, end: int, stop: bool = False) -> Status | None:
         """Return why training is over, or None."""
@@ -198,6 +219,8 @@ class Fit:
     def _step(self) -> dict[str, float]:
         """Do one step and return its losses, gradient norm and learning rate."""
         config, trainer, step = self._config, self.trainer, self.state.step
+        if self.run is not None:
+            self.run.check()
         key = Key((config.seed, step))
         with self._rescued():
             data = {name: rows.to(config.device) for name, rows in share(trainer.batch(step)).items()}
@@ -263,9 +286,9 @@ class Fit:
         if self.run is not None:
             self.run.facts["evaluation"] = {"step": self.state.step, **metrics}
             self.run.write_facts()
-        return self._hooks.emit("eval_end", fit=self, metrics=metrics)
+        return self._tell("eval_end", metrics=metrics)
 
-    def _check(self, cause: Exception | None = None) -> None:
+    def _check(self, cause: BaseException | None = None) -> None:
         """Raise `TrainingError` where a weight is not finite, or what the optimiser or the average keeps of it."""
         if (name := self.state.not_finite()) is not None:
             raise TrainingError(self._diverged(f"{name} holds a number that is not finite")) from cause
@@ -275,20 +298,33 @@ class Fit:
         self._check()
         if self.run is None:
             return
+        self.run.check()
         state = self.state.state_dict()
         try:
             with self.state.averaged():
                 path = self.run.checkpoints.save(self.state.step, state, self.trainer.export)
         except CheckpointError as error:
             raise CheckpointError(f"{error} {self._remedy()}") from error
-        self._hooks.emit("saved", fit=self, path=path)
+        self._tell("saved", path=path)
+
+    def _tell(self, event: str, **facts: Any) -> set[str]:
+        """Tell the hooks of an event, and return what they ask for; what ends the training waits until all is saved."""
+        try:
+            return self._hooks.emit(event, fit=self, **facts)
+        except (AxonError, SystemExit, KeyboardInterrupt) as error:
+            if self._caught and isinstance(error, KeyboardInterrupt):
+                raise  # the second request, which is to stop at once
+            self._ending = error
+            return set()
 
     @contextmanager
     def _rescued(self) -> Generator[None]:
-        """Save what the steps so far came to where the block, which is between two steps, fails."""
+        """Save what the steps so far came to where the block, which is between two steps, fails or ends the process."""
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
+            if self._caught and isinstance(error, KeyboardInterrupt):
+                raise  # the second request, which is to stop at once
             self._check(error)  # weights that are not finite are the reason, whatever the error says
             if self.run is not None and self.state.step:
                 with suppress(CheckpointError):  # the first error is the one to tell of

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from pydantic import BaseModel
@@ -28,12 +30,13 @@ from axon_core.checkpoint import Checkpoints
 from axon_core.config import validate
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
+from axon_core.locks import Lock, check_unlocked, lock_folder
 from axon_core.recipe import Recipe
-from axon_core.storage import new_folder, sweep, writing
+from axon_core.storage import is_occupied, new_folder, sweep, whole_file, write_text, writing
 
 __all__ = ["RunFolder"]
 
-_FACTS_DRAFT = ".run.json"
+_log = logging.getLogger("axon")
 
 
 class _RunRecipe(BaseModel, extra="allow"):
@@ -58,6 +61,7 @@ class RunFolder:
     def __init__(self, path: Path, facts: dict[str, Any], keep: int = 2) -> None:
         self.path = path
         self.facts = facts
+        self._lock: Lock | None = None
         self.checkpoints = Checkpoints(path / "checkpoints", keep)
 
     @property
@@ -77,12 +81,9 @@ class RunFolder:
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Raise `UsageError` where `path` holds something already."""
-        if path.exists() and (not path.is_dir() or any(file.name != _FACTS_DRAFT for file in path.iterdir())):
-            raise UsageError(
-                f"{path} is not empty, and a run never overwrites another: continue it with --resume, or choose "
-                "another folder with --out"
-            )
+        """Raise `UsageError` where `path` holds something already, or another process trains there."""
+        _check_empty(path)
+        check_unlocked(path)
 
     @staticmethod
     def free_name(name: str, parent: Path = Path("runs")) -> Path:
@@ -90,19 +91,23 @@ class RunFolder:
         return next(path for n in itertools.count(1) if not (path := parent / f"{name}-{n}").exists())
 
     @classmethod
-    def create(cls, path: Path, facts: Mapping[str, Any], keep: int = 2) -> RunFolder:
-        """Make a new run folder; `facts` go into `run.json`, beside what is known of the machine.
+    @contextmanager
+    def created(cls, path: Path, facts: Mapping[str, Any], keep: int = 2) -> Generator[RunFolder]:
+        """Make a new run folder, `locked` in the block; `facts` go into `run.json`, beside those of the machine.
 
         Raises:
-            UsageError: the folder is not empty.
+            UsageError: the folder is not empty, or another process trains there.
             CheckpointError: it cannot be written to.
         """
-        cls.check_free(path)
-        run = cls(path, {**facts, **_environment()}, keep)
+        _check_empty(path)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
+        with cls(path, {**facts, **_environment()}, keep).locked() as run:
+            _check_empty(path)  # another training may have been here just now
+            with writing(path):
+                sweep(path)
             run.write_facts()
-        return run
+            yield run
 
     @classmethod
     def open(cls, path: Path, keep: int = 2) -> RunFolder:
@@ -129,38 +134,88 @@ class RunFolder:
             raise CheckpointError(f"{self.path} was trained from Python, not by a recipe, so it can go on only there")
         return Recipe.of(tables, tables.pop("name"), str(self.path / "run.json"), overrides)
 
+    @contextmanager
+    def locked(self) -> Generator[Self]:
+        """Within the block, keep all other processes from writing to the folder.
+
+        Raises:
+            UsageError: another process trains there; the message names it.
+            CheckpointError: the folder cannot be written to.
+        """
+        with ExitStack() as stack:
+            with writing(self.path):
+                self._lock = stack.enter_context(lock_folder(self.path))
+            try:
+                yield self
+            finally:
+                self._lock = None
+
+    def check(self) -> None:
+        """Check that a `locked` folder is where it was. Raises `CheckpointError` where it was moved or deleted."""
+        if self._lock is not None and self._lock.is_lost():
+            raise CheckpointError(
+                f"the run folder {self.path} was moved or deleted while it was trained in, so training stops. Its "
+                "checkpoints are where it is now: resume with axon train --resume --out and that place"
+            )
+
     def write_facts(self) -> None:
         """Write `run.json`, replacing it at once."""
         with writing(self.path):
-            temporary = self.path / _FACTS_DRAFT
-            temporary.write_text(to_json(self.facts, indent=1, default=str), encoding="utf-8")
-            os.replace(temporary, self.path / "run.json")
+            write_text(self.path / "run.json", to_json(self.facts, indent=1, default=str))
 
     def rewind(self, step: int) -> None:
-        """Forget whatever came after `step`: later checkpoints, and later lines of the metrics."""
+        """Forget whatever came after `step`: later checkpoints, and later lines of the metrics.
+
+        Of the metrics, all other lines stay as they are, damaged ones too; a last line that was cut off goes.
+        """
         with writing(self.path):
             sweep(self.path)
             self.checkpoints.clean(step)
-            if self.metrics.exists():
-                kept = "".join(to_json(line) + "\n" for line in self.read_metrics() if line["step"] <= step)
-                temporary = self.path / ".metrics.jsonl"
-                temporary.write_text(kept, encoding="utf-8")
-                os.replace(temporary, self.metrics)
+            if not self.metrics.exists():
+                return
+            with self.metrics.open("rb") as lines, whole_file(self.metrics) as draft, draft.open("wb") as kept:
+                for line in lines:
+                    if line.endswith(b"\n") and ((metric := _metric(line)) is None or metric["step"] <= step):
+                        kept.write(line)
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of the metrics; one that a kill has cut off ends them."""
-        with self.metrics.open(encoding="utf-8-sig") as lines:
+        """Yield the lines of the metrics; those that are damaged are left out, with a warning that has their number."""
+        damaged = 0
+        with self.metrics.open("rb") as lines:
             for line in lines:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    return
+                if (metric := _metric(line)) is not None:
+                    yield metric
+                elif line.endswith(b"\n"):  # else it is the last one, which a kill has cut off
+                    damaged += 1
+        if damaged:
+            _log.warning("%d damaged lines of %s are left out", damaged, self.metrics)
 
     def publish(self) -> None:
-        """Copy what the latest checkpoint exported to `model/`."""
+        """Copy what the latest checkpoint exported to `model/`. Raises `CheckpointError` where it cannot be written."""
+        self.check()
         latest = self.checkpoints.folder / self.checkpoints.names()[-1]
         with new_folder(self.model) as folder:
             shutil.copytree(latest / "model", folder, dirs_exist_ok=True)
+
+
+def _check_empty(path: Path) -> None:
+    if is_occupied(path):
+        raise UsageError(
+            f"{path} is not empty, and a run never overwrites another: continue it with --resume, or choose another "
+            "folder with --out"
+        )
+
+
+def _metric(line: bytes) -> dict[str, Any] | None:
+    """Return what a line of the metrics says, or None where it is damaged."""
+    try:
+        metric = cast(dict[str, Any], json.loads(line.decode("utf-8-sig")))
+        if words := metric.pop("not_finite", None):
+            metric["value"] = float(words["value"])
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+    kinds = {"step": int, "split": str, "name": str, "value": int | float}
+    return metric if all(isinstance(metric.get(name), kind) for name, kind in kinds.items()) else None
 
 
 def _environment() -> dict[str, Any]:

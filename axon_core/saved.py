@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,11 +14,12 @@ from axon_core import config
 from axon_core.checkpoint import load_config, load_into
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
+from axon_core.locks import pinned
 from axon_core.paths import expanded
 from axon_core.run import RunFolder
 from axon_core.tokenizer import Tokenizer, check_vocabulary
 
-__all__ = ["Saved", "load", "model_folder", "opened", "place", "tokenizer_difference"]
+__all__ = ["Saved", "load", "model_folder", "opened", "place", "reading", "tokenizer_difference"]
 
 M = TypeVar("M", bound=Model)
 
@@ -67,6 +69,21 @@ def model_folder(path: Path) -> Path:
     if checkpoint is None:
         raise CheckpointError(f"{path} has no model yet; train on: axon train --resume --out {path}")
     return checkpoint / "model"
+
+
+@contextmanager
+def reading(path: Path) -> Generator[Path]:
+    """Yield `model_folder(path)`; a training that runs removes no checkpoint that is read within the block.
+
+    Raises:
+        CheckpointError: there is no model, or it is damaged.
+    """
+    while True:
+        folder = model_folder(path)
+        with pinned(folder.parent if folder.parent.name.startswith("step-") else folder) as there:
+            if there:
+                yield folder
+                return
 
 
 def opened(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:

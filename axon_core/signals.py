@@ -1,4 +1,4 @@
-"""Ctrl-C and requests to terminate, put off until work can be saved."""
+"""Ctrl-C, requests to terminate and closed terminals, put off until work can be saved."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ _log = logging.getLogger("axon")
 
 @contextmanager
 def first_signal(listen: bool) -> Generator[list[int]]:
-    """Within the block, collect the first SIGINT or SIGTERM instead of dying of it; a second one acts as ever.
+    """Within the block, collect the first SIGINT, SIGTERM or SIGHUP instead of dying of it; a second one acts as ever.
 
-    Nothing is collected where `listen` is False, and outside the main thread, which alone gets signals.
+    SIGHUP comes when the terminal is closed, from the system and from the shell, so a second one is ignored. A signal
+    that is ignored already, as SIGHUP is under `nohup`, stays so. Nothing is collected where `listen` is False, and
+    outside the main thread, which alone gets signals.
     """
     caught: list[int] = []
     if not listen or threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -33,6 +36,7 @@ def first_signal(listen: bool) -> Generator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         caught.append(number)
         restore()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _log.warning("finishing this step and saving; once more to stop at once")
 
     for number in before:

@@ -1,47 +1,47 @@
-"""Files that are whole or not there: folders renamed into place, checksums, and trees of tensors without pickle."""
+"""Files and folders that are whole or not there, claimed by one writer, and checked by checksums."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import math
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from axon_core.errors import CheckpointError, UsageError
 from axon_core.json_text import to_json
+from axon_core.locks import is_lock, lock_output
 
 __all__ = [
+    "TENSORS",
     "TREE",
-    "check_output",
-    "free_folder",
+    "claimed_file",
+    "claimed_folder",
+    "is_occupied",
     "new_folder",
-    "read_tree",
     "remove",
     "sha256",
     "sweep",
     "verify",
     "whole_file",
     "whole_folder",
-    "write_tree",
+    "write_text",
     "writing",
 ]
 
-TREE = "state.json"
-"""The file of what `write_tree` writes that is no tensor."""
-_TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
-_REFERENCE, _NUMBER = "$tensor", "$number"
+TREE, TENSORS = "state.json", "tensors.safetensors"
+"""The two files of a tree of tensors (`axon_core.trees`), which a checkpoint's manifest must name."""
+_MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished-"
+_DRAFT = re.compile(rf"{re.escape(_UNFINISHED)}[0-9a-f]{{8}}-(?P<name>.+)", re.DOTALL)
 
 
 class _WriteError(CheckpointError):
@@ -67,11 +67,67 @@ def writing(place: Path) -> Generator[None]:
         raise _WriteError(f"cannot write {place}: {reason}; {remedy}. What was saved before is intact.") from error
 
 
-def free_folder(target: Path) -> Path:
-    """Return the absolute path of `target`. Raises `UsageError` where something is there already."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+def is_occupied(folder: Path) -> bool:
+    """Whether something is at `folder` other than a folder that is empty but for a lock and what a kill left."""
+    if not folder.is_dir():
+        return folder.exists()
+    return any(not is_lock(file.name) and not _DRAFT.match(file.name) for file in folder.iterdir())
+
+
+@contextmanager
+def claimed_folder(target: Path) -> Generator[Path]:
+    """Claim, before long work, a new or empty folder for the block: yield its absolute path, with a lock beside it.
+
+    What a killed process left of it is removed.
+
+    Raises:
+        UsageError: something is there already, or another process makes it just now; the message names that process.
+        CheckpointError: the place cannot be written to.
+    """
+    place = target.resolve()
+    _check_free(target)
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with _claimed(place):
+        _check_free(target)  # another process may have finished it just now
+        yield place
+
+
+def _check_free(target: Path) -> None:
+    if is_occupied(target):
         raise UsageError(f"{target} is not empty, and nothing is overwritten; choose another folder with --out")
-    return target.resolve()
+
+
+@contextmanager
+def claimed_file(target: Path, source: Path | None = None) -> Generator[None]:
+    """Claim, before long work, a file that is to be written within the block, with a lock beside it.
+
+    What a killed process left of it is removed. A device, such as the standard output, is not locked.
+
+    Raises:
+        CheckpointError: it cannot be written.
+        UsageError: it is `source`, the file that is read, or another process writes it; the message names that process.
+    """
+    if source is not None and target.exists() and target.samefile(source):
+        raise UsageError(f"--output must be another file than --input, got {target} for both")
+    with writing(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if target.exists() and not target.is_file():
+        yield
+        return
+    with _claimed(target):
+        yield
+
+
+@contextmanager
+def _claimed(target: Path) -> Generator[None]:
+    """Lock an output, whatever links lead to it, and sweep away its drafts."""
+    with ExitStack() as stack:
+        with writing(target):
+            stack.enter_context(lock_output(target.resolve()))
+            sweep(target.parent, target.name)
+        yield
 
 
 @contextmanager
@@ -84,36 +140,26 @@ def whole_file(target: Path) -> Generator[Path]:
         CheckpointError: the disk is full or the place cannot be written to.
     """
     with writing(target):
-        draft = _begun(target)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        draft = _draft(target)
+        # Exclusive: a link of that name, which somebody may have put there, is not followed.
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+        mode = draft.stat().st_mode
     try:
         with writing(target):
             yield draft
+            draft.chmod(mode)  # as the umask has it; some libraries make files for the owner alone
             _flush(draft)
             os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def check_output(target: Path, source: Path | None = None) -> None:
-    """Check, before long work, that `target` can be written, and that it is not the file that is read.
-
-    Raises:
-        CheckpointError: it cannot be written.
-        UsageError: it is `source`.
-    """
-    if source is not None and target.exists() and target.samefile(source):
-        raise UsageError(f"--output must be another file than --input, got {target} for both")
-    with writing(target):
-        _begun(target).unlink()
-
-
-def _begun(target: Path) -> Path:
-    """Make an empty draft of a file beside it."""
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    draft = target.parent / f"{_UNFINISHED}{os.getpid()}-{target.name}"
-    draft.touch()
-    return draft
+def write_text(file: Path, text: str) -> None:
+    """Write a UTF-8 text file, as `whole_file` does. Raises `CheckpointError` where it cannot be written."""
+    with whole_file(file) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -123,14 +169,17 @@ def whole_folder(target: Path) -> Generator[Path]:
     Whatever goes wrong removes the temporary folder; after a kill, `sweep` does.
 
     Raises:
-        CheckpointError: the disk is full or the place cannot be written to.
+        CheckpointError: the disk is full, or the place is missing or cannot be written to.
     """
-    temporary = target.with_name(f"{_UNFINISHED}{os.getpid()}-{target.name}")
+    temporary = _draft(target)
     try:
         with writing(target):
-            temporary.mkdir(parents=True)
+            temporary.mkdir()
+            mode = temporary.stat().st_mode & 0o666
             yield temporary
             for path in (*temporary.rglob("*"), temporary):
+                if path.is_file():
+                    path.chmod(mode)
                 _flush(path)
             if target.exists():
                 remove(target)
@@ -154,8 +203,8 @@ def verify(folder: Path) -> str | None:
     """Return what is wrong with a folder that `new_folder` made, or None."""
     try:
         sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8-sig"))["sha256"]
-        if not {TREE, _TENSORS} <= sums.keys():
-            return f"{_MANIFEST} does not name {TREE} and {_TENSORS}"
+        if not {TREE, TENSORS} <= sums.keys():
+            return f"{_MANIFEST} does not name {TREE} and {TENSORS}"
         for name, checksum in cast(dict[str, str], sums).items():
             if not (folder / name).is_file():
                 return f"{name} is missing"
@@ -170,68 +219,34 @@ def verify(folder: Path) -> str | None:
 
 def remove(folder: Path) -> None:
     """Remove a folder so that, whenever this is killed, it is never there in part."""
-    doomed = folder.with_name(f"{_UNFINISHED}{os.getpid()}-old-{folder.name}")
+    doomed = _draft(folder)
     folder.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left unfinished in `folder`."""
-    for left in folder.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(left, ignore_errors=True)
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left unfinished in `folder`, of all files and folders or of the one of this name.
+
+    Only who holds the lock of these may: it is how others are known to be dead.
+    """
+    for left in folder.iterdir():
+        found = _DRAFT.match(left.name)
+        if found and name in (None, found["name"]):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _draft(target: Path) -> Path:
+    """Return a name beside `target` for what is unfinished: at random, as process ids are equal in two containers."""
+    return target.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}-{target.name}")
 
 
 def sha256(file: Path) -> str:
     """Return the SHA-256 of a file's contents, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_tree(folder: Path, tree: Mapping[str, Any]) -> None:
-    """Write nested dictionaries and lists of tensors, numbers, strings and None as JSON plus safetensors.
-
-    Tensors that are one and the same, such as tied weights, are written once.
-    """
-    tensors: dict[str, Tensor] = {}
-    (folder / TREE).write_text(json.dumps(_detach(tree, "", tensors, {}), allow_nan=False), encoding="utf-8")
-    save_file(tensors, folder / _TENSORS)
-
-
-def read_tree(folder: Path) -> dict[str, Any]:
-    """Read what `write_tree` wrote; check it by `verify` first."""
-    return _attach(json.loads((folder / TREE).read_text(encoding="utf-8-sig")), load_file(folder / _TENSORS))
-
-
-def _detach(node: Any, name: str, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str]) -> Any:
-    """Move the tensors of `node` into `tensors`, and leave references."""
-    if isinstance(node, Mapping):
-        children = cast(Mapping[str, Any], node).items()
-        return {key: _detach(child, f"{name}/{key}", tensors, seen) for key, child in children}
-    if isinstance(node, list | tuple):
-        children = enumerate(cast(list[Any], node))
-        return [_detach(child, f"{name}/{i}", tensors, seen) for i, child in children]
-    if isinstance(node, float) and not math.isfinite(node):  # which JSON has no words for
-        return {_NUMBER: str(node)}
-    if not isinstance(node, Tensor):
-        return node
-    identity = (node.data_ptr(), node.shape, node.stride(), node.dtype) if node.numel() else (name,)
-    if identity not in seen:
-        seen[identity] = name
-        # A copy, so that no two share memory, which safetensors refuses.
-        tensors[name] = node.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    return {_REFERENCE: seen[identity]}
-
-
-def _attach(node: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(node, dict):
-        if node.keys() == {_REFERENCE}:
-            return tensors[node[_REFERENCE]]
-        if node.keys() == {_NUMBER}:
-            return float(node[_NUMBER])
-        return {key: _attach(child, tensors) for key, child in cast(dict[str, Any], node).items()}
-    if isinstance(node, list):
-        return [_attach(child, tensors) for child in cast(list[Any], node)]
-    return node
 
 
 def _flush(path: Path) -> None:

@@ -21,6 +21,7 @@ from axon_core.config import Spec, validate
 from axon_core.errors import CheckpointError, ConfigError, DataError
 from axon_core.json_text import to_json
 from axon_core.pieces import trained_pieces
+from axon_core.storage import whole_file, write_text
 
 __all__ = [
     "PAD",
@@ -129,11 +130,15 @@ class Tokenizer(ABC):
         return self._pieces[token]
 
     def save(self, folder: Path | str) -> None:
-        """Write `tokenizer.json`, and the files it names, into `folder`."""
+        """Write `tokenizer.json`, and the files it names, into `folder`.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {"type": self.type, **self._state(folder)}
-        (folder / _FILE).write_text(to_json(state, ensure_ascii=False), encoding="utf-8")
+        write_text(folder / _FILE, to_json(state, ensure_ascii=False))
 
     @staticmethod
     def load(folder: Path | str) -> Tokenizer:
@@ -343,7 +348,8 @@ class SentencePieceTokenizer(Tokenizer):
         return cast(list[int], self._processor.encode(text.encode()))  # given a lone surrogate, the library fails
 
     def _state(self, folder: Path) -> dict[str, Any]:
-        (folder / self._MODEL).write_bytes(self._model)
+        with whole_file(folder / self._MODEL) as draft:
+            draft.write_bytes(self._model)
         return {"add_bos": self.add_bos}
 
     @classmethod

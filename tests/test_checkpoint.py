@@ -27,7 +27,8 @@ from axon_core.hooks import hook
 from axon_core.interfaces.model import Model
 from axon_core.loop import fit
 from axon_core.run import RunFolder
-from axon_core.storage import new_folder, read_tree, verify, write_tree
+from axon_core.storage import new_folder, verify
+from axon_core.trees import read_tree, write_tree
 
 OPTIONS = {"save_every": 4, "keep": 5, "dropout": 0.3, "optimizer": {"type": "muon"}}
 
@@ -122,12 +123,15 @@ def test_only_the_latest_are_kept_and_the_last_is_always_saved(tmp_path: Path):
 
 
 def test_what_a_kill_left_unfinished_is_swept_away(run: Path):
-    (run / "checkpoints/.unfinished-1-step-99").mkdir()
-    (run / ".unfinished-1-model").mkdir()
+    (run / "checkpoints/.unfinished-0123abcd-step-99").mkdir()
+    (run / ".unfinished-0123abcd-model").mkdir()
+    (run / ".unfinished-0123abcd-loss.png").write_text("")
+    (run / ".unfinished-0123abcd-linked").symlink_to(run / "model")
+    (run / ".lock").write_text("")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 12, "spl')
     fit(Toy.make(**OPTIONS), run, resume=True)
-    assert not list(run.rglob(".unfinished*"))
+    assert not list(run.rglob(".*")) and (run / "model/weights.pt").exists()
     assert all(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
 
 
@@ -240,6 +244,7 @@ def test_a_tree_returns_as_it_was_with_shared_tensors_written_once(tmp_path: Pat
 
 def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path):
     target = tmp_path / "deep/target"
+    target.parent.mkdir()
     for text in ("one", "two"):  # the second replaces the first
         with new_folder(target) as folder:
             (folder / "file").write_text(text)

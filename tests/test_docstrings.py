@@ -37,7 +37,7 @@ SOURCE = re.compile(
 )
 KEPT = {
     # What a block of `axon_core.storage.writing` raises leaves it as a CheckpointError.
-    "axon_core.storage.check_output": {IsADirectoryError},
+    "axon_core.storage.claimed_file": {IsADirectoryError},
     "axon_core.storage.whole_file": {IsADirectoryError},
 }
 """Errors that a function raises and that never reach who calls it."""

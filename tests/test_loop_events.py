@@ -21,6 +21,7 @@ from axon_core.callbacks.progress import Progress
 from axon_core.errors import CheckpointError, Interrupted, UsageError
 from axon_core.hooks import hook
 from axon_core.loop import fit
+from axon_core.run import RunFolder
 
 
 def test_hooks_may_ask_and_a_failing_one_is_switched_off(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -78,7 +79,7 @@ def test_a_misspelt_event_is_an_error():
         fit(Toy.make(), hooks=[Misspelt()])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, number):
     class Interrupting:
         @hook
@@ -158,14 +159,90 @@ def test_a_run_whose_checkpoints_are_gone_does_not_start_over(tmp_path: Path):
     assert (tmp_path / "run" / "model").is_dir() and (tmp_path / "run" / "metrics.jsonl").stat().st_size
 
 
-def test_a_metric_that_cannot_be_written_ends_training_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_metric_that_cannot_be_written_is_said_and_training_saves_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    saves: list[int] = []
+
+    class Watch:
+        @hook
+        def saved(self, fit):
+            saves.append(fit.state.step)
+
     @hook
     def fit_start(self, fit):
-        self._file = open("/dev/full", "a", encoding="utf-8")
+        self._file = os.open("/dev/full", os.O_WRONLY | os.O_APPEND)
 
-    fit(Toy.make(), tmp_path / "run", stop_at=2)
     monkeypatch.setattr(MetricsFile, "fit_start", fit_start)
-    with pytest.raises(CheckpointError, match=r"cannot write /dev/full: No space left on device; free some space"):
-        fit(Toy.make(), tmp_path / "run", resume=True)
-    monkeypatch.undo()
-    assert fit(Toy.make(), tmp_path / "run", resume=True).status == "finished"
+    trainer = Toy.make(dropout=0.3)
+    assert fit(trainer, tmp_path / "run", hooks=[Watch()]).status == "finished"
+    assert saves == [1, 12]  # at once, and as it would have
+    assert caplog.text.count("(No space left on device): training goes on without metrics") == 1
+    assert trainer.digest() == digest_after(dropout=0.3)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, CheckpointError])
+@pytest.mark.parametrize("event", ["step_end", "eval_end", "saved"])
+def test_a_hook_that_ends_the_process_ends_training_saved(tmp_path: Path, kind: type[BaseException], event: str):
+    options = {"dropout": 0.3, "eval_every": 5, "save_every": 5}
+
+    def leave(self, fit):
+        if fit.state.step == 5:
+            raise kind("enough")
+
+    leaving = type("Leaving", (), {event: hook(leave)})
+    leave.__name__ = event
+    with pytest.raises(kind) as caught:
+        fit(Toy.make(**options), tmp_path / "run", hooks=[leaving()])
+    assert "A hook ended the training after step 5. The last checkpoint is step-5." in caught.value.__notes__[0]
+    trainer, whole = Toy.make(**options), Toy.make(**options)
+    fit(trainer, tmp_path / "run", resume=True)
+    fit(whole, tmp_path / "whole")
+    assert trainer.digest() == whole.digest()
+    lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "whole")]
+    assert lines[0] == lines[1]  # the evaluation that was due at that step is there too
+
+
+@pytest.mark.parametrize("where", ["batch", "evaluate"])
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_a_trainer_that_ends_the_process_between_two_steps_is_saved(
+    tmp_path: Path, kind: type[BaseException], where: str, monkeypatch: pytest.MonkeyPatch
+):
+    trainer = Toy.make(eval_every=5)
+    real = getattr(trainer, where)
+
+    def leave(*given):
+        if not given or given == (5,):
+            raise kind
+        return real(*given)
+
+    monkeypatch.setattr(trainer, where, leave)
+    with pytest.raises(kind):
+        fit(trainer, tmp_path / "run")
+    assert RunFolder.open(tmp_path / "run").checkpoints.names() == ["step-5"]
+
+
+def test_the_shells_hangup_after_the_systems_own_changes_nothing(tmp_path: Path):
+    class HangingUp:
+        @hook
+        def step_end(self, fit):
+            if fit.state.step == 5:
+                os.kill(os.getpid(), signal.SIGHUP)
+                os.kill(os.getpid(), signal.SIGHUP)
+
+    with pytest.raises(Interrupted, match="after step 5; all is saved"):
+        fit(Toy.make(), tmp_path / "run", hooks=[HangingUp()])
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path):
+    class HangingUp:
+        @hook
+        def step_end(self):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        assert fit(Toy.make(), tmp_path / "run", hooks=[HangingUp()]).status == "finished"
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -27,7 +27,8 @@ from axon_core.registry import registries
 from axon_core.run import RunFolder
 from axon_core.sampling import Sampling
 from axon_core.state import State
-from axon_core.storage import read_tree, verify, write_tree
+from axon_core.storage import verify
+from axon_core.trees import read_tree, write_tree
 
 ROOT = Path(__file__).parents[1]
 

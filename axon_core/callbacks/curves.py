@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from axon_core.errors import CheckpointError
 from axon_core.run import RunFolder
+from axon_core.storage import whole_file
 
-__all__ = ["draw_curves"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_curves", "save_figure"]
+
+_log = logging.getLogger("axon")
 
 
 def draw_curves(run: RunFolder, panels: Mapping[str, Sequence[str]], file: str) -> None:
@@ -39,4 +49,13 @@ def draw_curves(run: RunFolder, panels: Mapping[str, Sequence[str]], file: str) 
             axes.plot(steps, values, styles[split], linewidth=1, markersize=4, label=label)
         axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
-    figure.savefig(run.path / file, dpi=120)
+    save_figure(figure, run.path / file)
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a matplotlib figure; where the file cannot be written, say so: a training loses nothing by it."""
+    try:
+        with whole_file(file) as draft:
+            figure.savefig(draft, dpi=120)
+    except CheckpointError as error:
+        _log.warning("there is no picture: %s", error)

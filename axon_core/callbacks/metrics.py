@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-from axon_core.hooks import hook
+from axon_core.hooks import Request, hook
 from axon_core.json_text import to_json
 from axon_core.storage import writing
 
@@ -16,35 +16,45 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricsFile"]
 
+_log = logging.getLogger("axon")
+
 
 class MetricsFile:
-    """Appends every number to the run's `metrics.jsonl`, one `{"step", "split", "name", "value"}` a line."""
+    """Appends every number to the run's `metrics.jsonl`, one `{"step", "split", "name", "value"}` a line.
+
+    Where the file can no longer be written, as on a full disk, it asks for a checkpoint, and training goes on without.
+    """
 
     def __init__(self) -> None:
-        self._file: TextIO | None = None
+        self._file: int | None = None
 
     @hook
     def fit_start(self, fit: Fit) -> None:
         """Open the file."""
         if fit.run is not None:
             with writing(fit.run.metrics):
-                self._file = fit.run.metrics.open("a", encoding="utf-8")
+                # Unbuffered, so that a kill after the next checkpoint loses no line before it.
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._file = os.open(fit.run.metrics, flags, 0o666)
 
     @hook
-    def step_end(self, fit: Fit, metrics: dict[str, float]) -> None:
+    def step_end(self, fit: Fit, metrics: dict[str, float]) -> Request:
         """Write the numbers of a step."""
-        self._write(fit.state.step, "train", metrics)
+        return self._write(fit.state.step, "train", metrics)
 
     @hook
-    def eval_end(self, fit: Fit, metrics: dict[str, float]) -> None:
+    def eval_end(self, fit: Fit, metrics: dict[str, float]) -> Request:
         """Write the numbers of an evaluation."""
-        self._write(fit.state.step, "held_out", metrics)
+        return self._write(fit.state.step, "held_out", metrics)
 
     @hook
     def saved(self) -> None:
         """Have the system write the file to the disk."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                self._give_up(error)
 
     @hook
     def error(self) -> None:
@@ -56,16 +66,28 @@ class MetricsFile:
         """Close the file."""
         self._close()
 
-    def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+    def _write(self, step: int, split: str, metrics: dict[str, float]) -> Request:
         if self._file is None:
-            return
-        with writing(Path(self._file.name)):
-            lines = ({"step": step, "split": split, "name": name, "value": metrics[name]} for name in metrics)
-            self._file.write("".join(to_json(line) + "\n" for line in lines))
-            self._file.flush()  # so that a kill after the next checkpoint loses no line before it
+            return None
+        lines = ({"step": step, "split": split, "name": name, "value": metrics[name]} for name in metrics)
+        data = "".join(to_json(line) + "\n" for line in lines).encode()
+        size = os.fstat(self._file).st_size
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, size)  # not a part of a line, which another process would write on
+            self._give_up(error)
+            return "save"
+        return None
+
+    def _give_up(self, error: OSError) -> None:
+        _log.warning("metrics.jsonl cannot be written (%s): training goes on without metrics", error.strerror)
+        self._close()
 
     def _close(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
-            with suppress(OSError):  # on a full disk; the write itself has been reported
-                file.close()
+            with suppress(OSError):
+                os.close(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from axon_core.callbacks.curves import save_figure
 from axon_core.hooks import hook
 from axon_core.printable import printable
 
@@ -39,4 +40,4 @@ class LossPlot:
             axes.plot(steps, losses, marker=marker, linewidth=1, label=split.replace("_", " "))
         axes.legend()
         axes.grid(alpha=0.3)
-        figure.savefig(fit.run.plot, dpi=120)
+        save_figure(figure, fit.run.plot)

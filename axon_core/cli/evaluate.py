@@ -55,7 +55,7 @@ def command(run: Path, given: tuple[str, ...], checkpoint: str | None, overrides
             metrics = evaluate_text(run, _options(TextEvaluation, given))
         else:
             folder = RunFolder.open(run)
-            found = folder.checkpoints.find(checkpoint)
+            found = click.get_current_context().with_resource(folder.checkpoints.reading(checkpoint))
             if found is None:
                 raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {run}")
             recipe = _kept(folder.recipe(), folder.recipe(overrides))

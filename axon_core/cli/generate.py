@@ -18,7 +18,7 @@ from axon_core.decoding import check_prompt
 from axon_core.errors import UsageError
 from axon_core.generation import Request, chunks, complete, warn_beyond
 from axon_core.sampling import Sampling
-from axon_core.storage import check_output
+from axon_core.storage import claimed_file
 
 
 @click.command("generate")
@@ -73,7 +73,7 @@ def command(
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": stop}
     if source is not None and target is not None:
         prompts = prompts_by_id(source)
-        check_output(target, source)
+        click.get_current_context().with_resource(claimed_file(target, source))
         found = open_run(run)
         todo = plan(
             found.model,

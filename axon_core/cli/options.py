@@ -99,10 +99,10 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
             from axon_core.checkpoint import WEIGHTS, fingerprint, load_into
             from axon_core.interfaces.model import CausalLM
             from axon_core.quantization import quantize
-            from axon_core.saved import model_folder, opened
+            from axon_core.saved import opened, reading
             from axon_core.weights import dtypes
 
-            folder = model_folder(run)
+            folder = click.get_current_context().with_resource(reading(run))
             bare, tokenizer = opened(folder, CausalLM)
 
             def load() -> CausalLM:

@@ -10,8 +10,9 @@ import click
 
 from axon_core.claims import Result, check, save
 from axon_core.cli.output import echo, json_option, print_json, print_table
+from axon_core.locks import lock_folder
 from axon_core.paper import Paper, card, cards
-from axon_core.storage import writing
+from axon_core.storage import sweep, writing
 
 
 @click.command("reproduce")
@@ -31,6 +32,8 @@ def command(
     out = out or Path("runs") / f"reproduce-{name or 'all'}".replace(":", "-")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)  # before the work, which takes minutes
+        ctx.with_resource(lock_folder(out))
+        sweep(out)
     damaged = [c for c in found if c.paper is None]
     results: list[Result] = []
     try:

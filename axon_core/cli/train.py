@@ -15,6 +15,7 @@ from axon_core.cli.output import echo, echo_generated
 from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
+from axon_core.locks import check_unlocked
 from axon_core.loop import Result, evaluation, fit
 from axon_core.recipe import Recipe
 from axon_core.run import RunFolder
@@ -73,6 +74,7 @@ def _continued(
         echo(f"{out} holds no run to resume; starting it", err=True)
         return Recipe.load(recipe, overrides), None
     run = RunFolder.open(out)
+    check_unlocked(out)  # before the data are read
     before = run.recipe()
     plan = Recipe.load(recipe, overrides) if recipe else run.recipe(overrides)
     for table in ("model", "data"):

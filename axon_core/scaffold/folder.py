@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from axon_core.errors import UsageError
+from axon_core.storage import claimed_folder, whole_folder
 
 __all__ = ["place", "write"]
 
@@ -36,16 +36,17 @@ def place(distribution: str, out: Path | None, here: Path) -> tuple[Path, bool]:
 
 
 def write(files: Mapping[str, str], target: Path) -> None:
-    """Write `files`, by their paths within it, to the new folder `target`; whatever goes wrong leaves nothing there."""
-    temporary = target.with_name(f".unfinished-{os.getpid()}-{target.name}")
-    try:
+    """Write `files`, by their paths within it, to the new folder `target`; whatever goes wrong leaves nothing there.
+
+    Raises:
+        UsageError: something is there already, or another process makes it just now.
+        CheckpointError: the place cannot be written to.
+    """
+    with claimed_folder(target), whole_folder(target) as temporary:
         for path, text in files.items():
             file = temporary / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8", newline="\n")
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _plugins(folder: Path) -> Path | None:

@@ -17,8 +17,8 @@ from axon_core.config import validate
 from axon_core.errors import ContractError, UsageError
 from axon_core.recipe import override
 from axon_core.run import RunFolder
-from axon_core.saved import model_folder
-from axon_core.storage import check_output, writing
+from axon_core.saved import reading
+from axon_core.storage import claimed_file, writing
 from axon_ddpm.dali import Dali
 from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
@@ -98,7 +98,8 @@ def command(
         raise UsageError(f"--guidance 0 ignores the class, so --class {label} would do nothing; leave one of them out")
     how = override({"type": sampler}, options)
     settings = {"sampler": how, "steps": steps, "spacing": spacing, "guidance": guidance}
-    dali = Dali.load(model_folder(run), seed=seed, **settings)
+    context = click.get_current_context()
+    dali = Dali.load(context.with_resource(reading(run)), seed=seed, **settings)
     dali.model.to(device)
     share = 1.0 if image is None or mask else 0.5 if strength is None else strength
     batch, steps_back = _batch(dali, n, label, image, mask, other, share), dali.steps_back(share)
@@ -107,7 +108,7 @@ def command(
         if path is not None:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            check_output(path)
+            context.with_resource(claimed_file(path))
     every = -(-steps_back // _ANIMATED) if gif is not None else steps_back
     animation = _paint(batch, n, batch_size, steps_back, every)
     save_png(grid(animation[-1], columns), out)

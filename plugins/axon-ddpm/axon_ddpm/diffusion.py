@@ -14,7 +14,7 @@ from axon_core import config
 from axon_core.config import Spec, at, validate
 from axon_core.errors import CheckpointError, ConfigError
 from axon_core.json_text import to_json
-from axon_core.storage import writing
+from axon_core.storage import write_text, writing
 from axon_ddpm.losses import bound_term
 from axon_ddpm.parameterisation import Parameterisation, Variance, log_variance, target, unmix
 from axon_ddpm.process import Process
@@ -124,7 +124,7 @@ class Diffusion:
     def save(self, folder: Path) -> None:
         """Write the settings beside a model. Raises `CheckpointError` where the folder cannot be written to."""
         with writing(folder):
-            (folder / _FILE).write_text(to_json(self.config.model_dump(mode="json"), indent=1), encoding="utf-8")
+            write_text(folder / _FILE, to_json(self.config.model_dump(mode="json"), indent=1))
 
     @classmethod
     def build(cls, **values: object) -> Self:

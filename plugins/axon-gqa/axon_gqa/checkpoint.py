@@ -10,8 +10,8 @@ import tomli_w
 from axon_core.interfaces.model import CausalLM
 from axon_core.recipe import Recipe
 from axon_core.run import RunFolder
-from axon_core.saved import model_folder
-from axon_core.storage import free_folder, whole_folder
+from axon_core.saved import reading
+from axon_core.storage import claimed_folder, whole_folder
 from axon_core.tokenizer import Tokenizer
 from axon_gqa.conversion import convert_model
 from axon_gqa.uptraining import uptraining
@@ -43,15 +43,14 @@ def convert_checkpoint(run: Path, out: Path, n_kv_heads: int) -> Converted:
         CheckpointError: there is no language model in `run`, or it is damaged, or `out` cannot be written to.
         UsageError: `out` is not empty, or the model's attention cannot be converted so (see `convert_model`).
     """
-    place = free_folder(out)
-    folder = model_folder(run)
-    recipe = _recipe(run, out, n_kv_heads)
-    before, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
-    after = convert_model(before, n_kv_heads)
-    with whole_folder(place) as new:
-        after.save(new, tokenizer)
-        if recipe:
-            (new / f"{recipe.name}.toml").write_text(tomli_w.dumps(recipe.tables), encoding="utf-8")
+    with claimed_folder(out) as place, reading(run) as folder:
+        recipe = _recipe(run, out, n_kv_heads)
+        before, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
+        after = convert_model(before, n_kv_heads)
+        with whole_folder(place) as new:
+            after.save(new, tokenizer)
+            if recipe:
+                (new / f"{recipe.name}.toml").write_text(tomli_w.dumps(recipe.tables), encoding="utf-8")
     return Converted(before, after, recipe)
 
 

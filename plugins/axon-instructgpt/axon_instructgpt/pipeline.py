@@ -16,11 +16,11 @@ data = { path = "rankings.jsonl" }
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -28,15 +28,15 @@ from typing import Any, Self, cast
 from axon_core.config import Spec, at
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
+from axon_core.locks import Lock, lock_folder
 from axon_core.paper import recipe
 from axon_core.recipe import override
-from axon_core.storage import sweep, writing
+from axon_core.storage import is_occupied, sweep, write_text, writing
 from axon_instructgpt.stage import STAGES, Stage
 
 __all__ = ["Pipeline", "align"]
 
 _RECORD = "align.json"
-_DRAFT = f".{_RECORD}"
 _TRAINING = "training"
 
 
@@ -118,10 +118,19 @@ def align(pipeline: Pipeline, out: Path, tell: Callable[[str], None]) -> None:
         tell: is told which stage begins, and which are done.
 
     Raises:
-        UsageError: `out` holds something else, or a stage was begun with another table.
-        CheckpointError: the folder cannot be written to, or its record is damaged.
+        UsageError: `out` holds something else, a stage was begun with another table, or another process works there.
+        CheckpointError: the folder cannot be written to, is moved or deleted meanwhile, or its record is damaged.
     """
-    record = _Record.open(out, pipeline)
+    _Record.open(out, pipeline)  # a folder that is another's is not touched
+    with ExitStack() as stack:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(lock_folder(out))
+            sweep(out)
+        _stages(pipeline, out, _Record.open(out, pipeline), lock, tell)
+
+
+def _stages(pipeline: Pipeline, out: Path, record: _Record, lock: Lock, tell: Callable[[str], None]) -> None:
     total = len(pipeline.stages)
     for number, (name, table) in enumerate(pipeline.stages.items(), 1):
         if record.finished(name):
@@ -133,6 +142,10 @@ def align(pipeline: Pipeline, out: Path, tell: Callable[[str], None]) -> None:
         stage = pipeline.build(name, out)
         with at(name, source=pipeline.source):
             stage.run(out / name)
+        if lock.is_lost():
+            raise CheckpointError(
+                f"{out} was moved or deleted meanwhile; go on by axon align --out and where it is now"
+            )
         record.note(name, table, round(time.monotonic() - begun, 1))
 
 
@@ -148,14 +161,13 @@ class _Record:
         try:
             stages = cast(dict[str, dict[str, Any]], json.loads(file.read_text(encoding="utf-8-sig"))["stages"])
         except (FileNotFoundError, NotADirectoryError):
-            if out.exists() and (not out.is_dir() or any(left.name != _DRAFT for left in out.iterdir())):
+            if is_occupied(out):
                 raise UsageError(f"{out} is not empty, and no pipeline's folder; choose another with --out") from None
             return cls(file, {})
         except OSError as error:
             raise CheckpointError(f"cannot read {file}: {error.strerror}; choose another folder with --out") from None
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} is damaged: {error!r}; choose another folder with --out") from None
-        sweep(out)
         names = [*pipeline.stages]
         for i, (name, table) in enumerate(pipeline.stages.items()):
             known = stages.get(name)
@@ -181,11 +193,7 @@ class _Record:
 
     def note(self, name: str, table: dict[str, Any], seconds: float | None) -> None:
         self._stages[name] = {"table": table, "seconds": seconds}
-        with writing(self._file):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._file.with_name(_DRAFT)
-            draft.write_text(to_json({"stages": self._stages}, indent=1), encoding="utf-8")
-            os.replace(draft, self._file)
+        write_text(self._file, to_json({"stages": self._stages}, indent=1))
 
 
 def _kind(table: dict[str, Any]) -> type[Stage]:

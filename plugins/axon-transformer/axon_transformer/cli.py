@@ -17,8 +17,8 @@ from axon_core.errors import AxonError, UsageError
 from axon_core.json_text import to_json
 from axon_core.printable import printable_json
 from axon_core.run import RunFolder
-from axon_core.saved import model_folder
-from axon_core.storage import check_output, whole_file
+from axon_core.saved import reading
+from axon_core.storage import claimed_file, whole_file
 from axon_transformer.averaging import latest_models
 from axon_transformer.corpus import read_lines, split_lines
 from axon_transformer.heatmap import check_picture, cross_attention, draw, label
@@ -64,18 +64,20 @@ def command(
         raise UsageError("give either TEXT or --input")
     if output and not source:
         raise UsageError("--output needs --input")
+    context = click.get_current_context()
     if output:
-        check_output(output, source)
+        context.with_resource(claimed_file(output, source))
     if attention and (len(texts) != 1 or not texts[0].strip()):
         raise UsageError(f"--attention draws one TEXT that is not empty, got {list(texts)}")
     if attention:
         check_picture(attention)
+        context.with_resource(claimed_file(attention))
     search = validate(Search, {"beam": beam, "length_penalty": length_penalty, "n_best": n_best})
     lines = list(texts) if source is None else read_lines(source)  # before the model, so that errors come at once
     if not lines and not sys.stdin.isatty():
         lines, source = split_lines(sys.stdin.buffer.read(), "the standard input"), Path("the standard input")
     show = _as_json if as_json else _texts if n_best == 1 else _numbered
-    translator = Translator.load(*_models(run, average))
+    translator = Translator.load(*_models(run, average, context))
     if not lines:
         _converse(translator, search, show)
         return
@@ -95,11 +97,11 @@ def command(
         _draw(translator, lines[0], found[0][0], attention)
 
 
-def _models(run: Path, average: int) -> list[Path]:
-    """Return the model folders that are to be averaged."""
+def _models(run: Path, average: int, context: click.Context) -> list[Path]:
+    """Return the model folders that are to be averaged; a training that runs removes none while the command lasts."""
     if average == 1:
-        return [model_folder(run)]
-    last = RunFolder.open(run).checkpoints.find(None)
+        return [context.with_resource(reading(run))]
+    last = context.with_resource(RunFolder.open(run).checkpoints.reading())
     if last is None:
         raise UsageError(f"cannot average {average} checkpoints: {run} has none")
     return latest_models(last / "model", average)

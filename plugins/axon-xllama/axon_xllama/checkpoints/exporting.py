@@ -15,8 +15,8 @@ from axon_core.checkpoint import WEIGHTS, check_weights, load_config
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.rotary_embedding import Layout
 from axon_core.json_text import to_json
-from axon_core.saved import model_folder
-from axon_core.storage import free_folder, whole_folder
+from axon_core.saved import reading
+from axon_core.storage import claimed_folder, whole_folder
 from axon_core.tokenizer import SentencePieceTokenizer, Tokenizer
 from axon_core.weights import read_tensor
 from axon_xllama.checkpoints import hugging_face, meta
@@ -55,9 +55,12 @@ def export_checkpoint(
             cannot be written to.
         UsageError: `out` is not empty.
     """
+    with claimed_folder(out) as place, reading(run) as folder:
+        return _export(folder, place, format, progress)
+
+
+def _export(folder: Path, out: Path, format: Format, progress: Progress) -> XLlama:
     names, layout, rotaries = _FORMATS[format]
-    out = free_folder(out)
-    folder = model_folder(run)
     model = load_config(folder, XLlama)
     _check_parts(model, format, rotaries)
     stored = stored_in(folder / WEIGHTS)

@@ -9,7 +9,7 @@ from typing import Literal
 from axon_core.checkpoint import WEIGHTS, save_config
 from axon_core.config import validate
 from axon_core.errors import CheckpointError
-from axon_core.storage import free_folder, whole_folder
+from axon_core.storage import claimed_folder, whole_folder
 from axon_core.tokenizer import SentencePieceTokenizer
 from axon_xllama.checkpoints import hugging_face, llama2c, meta
 from axon_xllama.checkpoints.layout import Names, Stored, checked
@@ -45,7 +45,11 @@ def import_checkpoint(
         UsageError: `out` is not empty.
         ConfigError: the context is no positive number.
     """
-    out = free_folder(out)
+    with claimed_folder(out) as place:
+        return _import(path, place, tokenizer, context, progress)
+
+
+def _import(path: Path, out: Path, tokenizer: Path | None, context: int | None, progress: Progress) -> XLlama:
     kind = _kind(path)
     file = tokenizer or (path.parent if kind == "llama2.c" else path) / "tokenizer.model"
     words = _tokenizer(file, hugging_face.add_bos(path) if kind == "Hugging Face" else True)
