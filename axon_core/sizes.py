@@ -80,8 +80,9 @@ def _numbers_made(func: Any, args: tuple[Any, ...]) -> int:
         return prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
     if tensors or not args:
         return 0
-    if isinstance(args[0], list | torch.Size):  # empty, zeros, randn, …
-        return prod(cast(Sequence[int], args[0]))
+    if isinstance(args[0], list | torch.Size):  # a shape, of empty, zeros, randn, …; or the tensors that stack takes
+        numbers = cast(Sequence[Any], args[0])
+        return 0 if any(isinstance(number, Tensor) for number in numbers) else prod(numbers)
     if "arange" in func.name():
         bounds = [argument for argument in args if isinstance(argument, int | float)]
         start, end, step = (0, bounds[0], 1) if len(bounds) == 1 else (*bounds, 1)[:3]

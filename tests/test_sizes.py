@@ -54,3 +54,9 @@ def test_an_integer_beyond_64_bits_is_no_size(text):
     with pytest.raises(ValueError, match=f"an integer must fit 64 bits, got {text[:19]}"):
         json.loads(f"[{text}]", parse_int=integer)
     assert json.loads("[9223372036854775807, -12]", parse_int=integer) == [(1 << 63) - 1, -12]
+
+
+def test_a_model_may_join_tensors_while_it_is_built():
+    with weightless(HELD):
+        table = torch.stack((torch.arange(2.0), torch.arange(2.0)), -1)
+        assert torch.cat([table, table]).shape == (4, 2)
