@@ -9,18 +9,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import save_model as save_weights
 
 from axon_core import provenance
 from axon_core.config import validate
+from axon_core.discovery import DIST_NAME
+from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
 from axon_core.locks import pinned, unpinned
 from axon_core.randomness import forked
 from axon_core.registry import MODELS
-from axon_core.sizes import integer
 from axon_core.storage import (
     TREE,
     new_folder,
@@ -56,12 +57,21 @@ WEIGHTS = "model.safetensors"
 M = TypeVar("M", bound="Model")
 
 
+class _Part(BaseModel):
+    """A part by its names, none of which is anything else in a line that a user is to paste."""
+
+    group: str
+    key: str
+    distribution: str = Field(pattern=rf"^(\(this session\)|{DIST_NAME})$")
+    version: str = Field(pattern=r"^[A-Za-z0-9.!+_-]*$")
+
+
 class _Saved(BaseModel):
     """What `config.json` holds."""
 
     type: str | None
     config: dict[str, Any]
-    parts: list[dict[str, str]]
+    parts: list[_Part]
     sha256: str
 
 
@@ -129,7 +139,7 @@ def load_config(folder: Path, cls: type[M]) -> M:
         CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
     """
     saved = _saved(folder)
-    provenance.require(saved.parts, f"the model in {folder}")
+    provenance.require([part.model_dump() for part in saved.parts], f"the model in {folder}")
     found: type[Model] = cls if saved.type is None else MODELS[saved.type]
     if not issubclass(found, cls):
         raise CheckpointError(f"{folder} holds a {found.__name__}, which is no {cls.__name__}")
@@ -165,7 +175,7 @@ def _saved(folder: Path) -> _Saved:
     if not folder.is_dir():
         raise CheckpointError(f"no model folder {folder}")
     try:
-        facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8-sig"), parse_int=integer)
+        facts = parse_json((folder / _CONFIG).read_text(encoding="utf-8-sig"))
         if isinstance(facts, dict) and "sha256" not in facts:
             raise CheckpointError(f"{folder} holds no model that Axon saved; import what another project saved first")
         return validate(_Saved, facts)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "API",
+    "DIST_NAME",
     "GROUPS",
     "Discovered",
     "Entry",
@@ -48,7 +49,9 @@ GROUPS = (
 """The core's own groups; a plugin adds one by naming a registry of its own in group `registry`."""
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(\s*:\s*[^\W\d]\w*(\.[^\W\d]\w*)*)?")
-_DIST_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", re.IGNORECASE)
+DIST_NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+"""The names that a distribution may have (PEP 508)."""
+_DIST_NAME = re.compile(DIST_NAME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import Field, PositiveFloat, StringConstraints, model_validator
 
 from axon_core.config import Config, at, validate
 from axon_core.discovery import Entry, discover
+from axon_core.documents import parse_toml
 from axon_core.errors import AmbiguousKey, ConfigError, PluginLoadError, UnknownKey
 from axon_core.suggest import unknown_name
 
@@ -189,8 +189,8 @@ def _summary(path: Path) -> tuple[str, str]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return parse_toml(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise ConfigError([((), f"cannot be read as TOML: {error}")]) from error
 
 

@@ -14,8 +14,11 @@ def expanded(path: Path | str, error: type[AxonError] = DataError) -> Path:
     """Return a path with `~` and `$VARIABLES` filled in; a `$` that is part of an existing file's name stays.
 
     Raises:
-        AxonError: the path names a variable that is not set; of the kind `error`, by default a `DataError`.
+        AxonError: the path names a variable that is not set, or holds a zero byte; of the kind `error`, by default a
+            `DataError`.
     """
+    if "\0" in str(path):
+        raise error(f"path {str(path)!r} holds a zero byte, which no file's name has")
     place = Path(os.path.expanduser(os.path.expandvars(path)))
     if "$" in str(place) and not place.exists():
         raise error(f"path {str(path)!r} names an environment variable that is not set; set it, or give a path")

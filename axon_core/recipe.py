@@ -22,6 +22,7 @@ from pydantic import Field
 
 from axon_core import config
 from axon_core.config import Spec, at, validate
+from axon_core.documents import parse_toml
 from axon_core.errors import ConfigError, UsageError
 from axon_core.interfaces.trainer import Trainer
 from axon_core.registry import TRAINERS
@@ -65,7 +66,7 @@ class Recipe(config.Config):
 
             path = recipe(str(name)).path
         try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            tables = parse_toml(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
         except ValueError as error:  # not TOML, or not UTF-8
@@ -210,9 +211,11 @@ def _parse(text: str) -> tuple[list[str], Any, str]:
     if not equals or not all(names):
         raise UsageError(f"--set takes table.field=value, got {text!r}")
     try:
-        parsed = tomllib.loads(f"value = {value}")
+        parsed = parse_toml(f"value = {value}")
     except tomllib.TOMLDecodeError:
         parsed = {}
+    except ValueError as error:
+        raise UsageError(f"--set {path}: the value cannot be read: {error}") from None
     return names, parsed["value"] if parsed.keys() == {"value"} else value.strip(), text
 
 

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from axon_core.config import Config, validate
+from axon_core.documents import gunzipped
 from axon_core.errors import ConfigError, DataError
 from axon_core.paths import expanded
 
@@ -172,15 +173,16 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the JSON object in each line of a file, or of a `.gz` file, after what to call the line in a message.
 
     Raises:
-        DataError: the file cannot be read, or a line is no UTF-8 text, no JSON object, or has a field twice.
+        DataError: the file cannot be read or unpacks to far more than it is, or a line is no UTF-8 text, no JSON
+            object, or has a field twice.
     """
     file, number = expanded(path), 0
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+        with io.BytesIO(gunzipped(file)) if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 place = f"line {number} of {file}"
                 yield place, _object(line, place)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise DataError(f"cannot read {file} after line {number}: {reason}") from None
 

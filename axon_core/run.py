@@ -28,6 +28,7 @@ from pydantic import BaseModel
 
 from axon_core.checkpoint import Checkpoints
 from axon_core.config import validate
+from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
 from axon_core.locks import Lock, check_unlocked, lock_folder
@@ -118,7 +119,7 @@ class RunFolder:
         """
         file = path / "run.json"
         try:
-            return cls(path, validate(_Facts, json.loads(file.read_text(encoding="utf-8-sig"))).model_dump(), keep)
+            return cls(path, validate(_Facts, parse_json(file.read_text(encoding="utf-8-sig"))).model_dump(), keep)
         except (FileNotFoundError, NotADirectoryError):
             what = f"{file} is missing" if path.is_dir() else "it is a file" if path.exists() else "no such folder"
             raise CheckpointError(

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from axon_core.errors import CheckpointError
 
-__all__ = ["Bound", "integer"]
+__all__ = ["Bound"]
 
 _SLACK = 4  # a constructor may draw a matrix that it then replaces by a tied one
 _FEW, _SMALL = (
@@ -60,17 +60,6 @@ class Bound(TorchDispatchMode):
         return CheckpointError(
             f"the sizes in the config are those of a much larger model than the file holds ({self._held:,} numbers)"
         )
-
-
-def integer(digits: str) -> int:
-    """Read an integer of a JSON file (`json.loads(text, parse_int=integer)`), in which a size may stand.
-
-    Raises:
-        ValueError: it is beyond 64 bits, and so the size of nothing.
-    """
-    if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 63:
-        raise ValueError(f"an integer must fit 64 bits, got {digits[:20]}{'…' * (len(digits) > 20)}")
-    return int(digits)
 
 
 def _numbers_made(func: Any, args: tuple[Any, ...]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -16,6 +15,7 @@ from typing import cast
 
 from safetensors import SafetensorError
 
+from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, UsageError
 from axon_core.json_text import to_json
 from axon_core.locks import is_lock, lock_output
@@ -202,7 +202,7 @@ def new_folder(target: Path) -> Generator[Path]:
 def verify(folder: Path) -> str | None:
     """Return what is wrong with a folder that `new_folder` made, or None."""
     try:
-        sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8-sig"))["sha256"]
+        sums = parse_json((folder / _MANIFEST).read_text(encoding="utf-8-sig"))["sha256"]
         if not {TREE, TENSORS} <= sums.keys():
             return f"{_MANIFEST} does not name {TREE} and {TENSORS}"
         for name, checksum in cast(dict[str, str], sums).items():

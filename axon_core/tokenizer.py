@@ -7,7 +7,6 @@ for all of them: join the bytes and read them as UTF-8.
 from __future__ import annotations
 
 import codecs
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field
 
 from axon_core import config
 from axon_core.config import Spec, validate
+from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, DataError
 from axon_core.json_text import to_json
 from axon_core.pieces import trained_pieces
@@ -149,7 +149,7 @@ class Tokenizer(ABC):
         """
         file = Path(folder) / _FILE
         try:
-            state = json.loads(file.read_text(encoding="utf-8-sig"))
+            state = parse_json(file.read_text(encoding="utf-8-sig"))
             return TOKENIZERS[state["type"]]._restore(state, file.parent)  # pyright: ignore[reportPrivateUsage]
         except FileNotFoundError as error:
             raise CheckpointError(f"no tokenizer in {folder}: {error.filename} is missing") from None

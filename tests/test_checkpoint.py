@@ -395,3 +395,25 @@ def test_a_model_of_another_class_or_nowhere(tmp_path: Path):
 
         with pytest.raises(CheckpointError, match="holds a Square, which is no Other"):
             Other.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"distribution": "x; rm -rf ~"},
+        {"distribution": "--index-url=http://evil"},
+        {"distribution": None},
+        {"version": "1 --pre evil"},
+        {"version": "1;x"},
+    ],
+)
+def test_parts_are_names_before_they_stand_in_a_line_to_paste(change: dict, tmp_path: Path) -> None:
+    import json
+
+    part = {"group": "norm", "key": "x", "distribution": "axon-x", "version": "1.0", **change}
+    part = {name: value for name, value in part.items() if value is not None}
+    facts = {"type": "x", "config": {}, "parts": [part], "sha256": ""}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged: parts\.0") as caught:
+        load_config(tmp_path, Model)
+    assert "pip install" not in str(caught.value)

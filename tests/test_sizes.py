@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from axon_core.documents import integer
 from axon_core.errors import CheckpointError
-from axon_core.sizes import integer
 from axon_core.weights import weightless
 
 HELD = [16 * 16] * 4

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from axon_core import config
+from axon_core.documents import check_unpacked
 from axon_core.errors import DataError
 from axon_core.paths import expanded
 from axon_core.randomness import Key
@@ -26,15 +25,7 @@ __all__ = ["PictureConfig", "PictureData"]
 
 _log = logging.getLogger("axon")
 
-_DAMAGED = (
-    OSError,
-    ValueError,
-    EOFError,
-    AttributeError,
-    TypeError,
-    NotImplementedError,
-    MemoryError,
-)  # how numpy says that an .npz file is damaged
+_MEMBERS = ("images.npy", "labels.npy")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -172,14 +163,20 @@ def _npz(file: Path, *, classes: bool) -> _Raw:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             if not hasattr(arrays, "files") or "images" not in arrays:
                 raise DataError(f"{file} must be an .npz file with an array `images`")
+            sizes = [info.file_size for info in arrays.zip.infolist() if info.filename in _MEMBERS]
+            check_unpacked(sum(sizes), file.stat().st_size, file)
             images = arrays["images"]
             labels = arrays["labels"] if classes and "labels" in arrays else None
-    except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except Exception as error:  # numpy and zipfile say in a dozen ways that a file is damaged
         raise DataError(
             f"cannot read {file}: {str(error) or 'it is damaged'}; give an .npz file with an array `images`, or a "
             "folder"
         ) from None
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
+    if not all(isinstance(array, np.ndarray) for array in (images, labels) if array is not None):
+        raise DataError(f"cannot read {file}: a member is damaged; give an .npz file with an array `images`")
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         raise DataError(
             f"`images` of {file} must be uint8 of shape (n, h, w) or (n, h, w, c), got {images.dtype} {images.shape}"
         )
@@ -193,7 +190,7 @@ def _npz(file: Path, *, classes: bool) -> _Raw:
         raise DataError(
             f"`labels` of {file} must be {len(images)} integers from 0 up, got {labels.dtype} {labels.shape}"
         )
-    if (known := len(np.unique(labels))) != labels.max() + 1:
+    if (known := len(np.unique(labels))) != int(labels.max()) + 1:
         raise DataError(
             f"`labels` of {file} must be numbered from 0 up without gaps, got {known} different ones up to "
             f"{labels.max()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from axon_core import config
 from axon_core.config import Spec, at, validate
+from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError
 from axon_core.json_text import to_json
 from axon_core.storage import write_text, writing
@@ -135,7 +135,7 @@ class Diffusion:
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises `CheckpointError` where it is missing or damaged."""
         try:
-            return cls.build(**json.loads((folder / _FILE).read_text(encoding="utf-8-sig")))
+            return cls.build(**parse_json((folder / _FILE).read_text(encoding="utf-8-sig")))
         except OSError as error:
             raise CheckpointError(
                 f"{folder} holds no model of a diffusion: {_FILE} cannot be read ({error.strerror})"

@@ -18,6 +18,8 @@ from axon_core.interfaces.rotary_embedding import RotaryEmbedding
 from axon_core.linear import Linear
 from axon_core.scope import Scope
 
+_MOST = 65_536  # heads that an attention may have
+
 
 class GroupedQueryAttention(Attention):
     """Grouped-query attention `(b n d) -> (b n d)`: query head i reads key/value head i // (h / k).
@@ -104,8 +106,8 @@ class MultiQueryAttention(GroupedQueryAttention):
 
 
 def _divisors(n: int) -> list[int]:
-    return [divisor for divisor in range(1, n + 1) if n % divisor == 0]
+    return [divisor for divisor in range(1, min(n, _MOST) + 1) if n % divisor == 0]
 
 
 def _largest_proper_divisor(n: int) -> int:
-    return _divisors(n)[-2] if n > 1 else 1
+    return next((n // divisor for divisor in range(2, min(n, _MOST) + 1) if n % divisor == 0), 1)

@@ -15,10 +15,8 @@ data = { path = "rankings.jsonl" }
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
-import tomllib
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from axon_core.config import Spec, at
+from axon_core.documents import parse_json, parse_toml
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
 from axon_core.locks import Lock, lock_folder
@@ -64,7 +63,7 @@ class Pipeline:
         if path.suffix != ".toml" and not path.is_file():
             path = recipe(name).path
         try:
-            tables = override(tomllib.loads(path.read_text(encoding="utf-8-sig")), overrides)
+            tables = override(parse_toml(path.read_text(encoding="utf-8-sig")), overrides)
         except OSError as error:
             raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
         except ValueError as error:
@@ -159,7 +158,7 @@ class _Record:
     def open(cls, out: Path, pipeline: Pipeline) -> _Record:
         file = out / _RECORD
         try:
-            stages = cast(dict[str, dict[str, Any]], json.loads(file.read_text(encoding="utf-8-sig"))["stages"])
+            stages = cast(dict[str, dict[str, Any]], parse_json(file.read_text(encoding="utf-8-sig"))["stages"])
         except (FileNotFoundError, NotADirectoryError):
             if is_occupied(out):
                 raise UsageError(f"{out} is not empty, and no pipeline's folder; choose another with --out") from None

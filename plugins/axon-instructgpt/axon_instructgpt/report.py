@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from axon_core.config import Spec, at
+from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, DataError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.json_text import to_json
@@ -186,7 +186,7 @@ def _rankings(folder: Path) -> tuple[list[Ranking], Path, float]:
     """Return the rankings that a stage `comparisons` wrote, their file, and the Bayes accuracy."""
     file, facts = folder / "rankings.jsonl", folder / "facts.json"
     try:
-        bayes = float(json.loads(facts.read_text(encoding="utf-8-sig"))["bayes_accuracy"])
+        bayes = float(parse_json(facts.read_text(encoding="utf-8-sig"))["bayes_accuracy"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read {facts}: {error}; give the folder of a stage of type comparisons") from None
     return read_records(file, Ranking), file, bayes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from axon_core import config
+from axon_core.documents import gunzipped
 from axon_core.errors import DataError
 from axon_core.paths import expanded
 from axon_core.randomness import Key
@@ -88,10 +88,10 @@ def read_lines(path: str | Path) -> list[str]:
     try:
         data = place.read_bytes()
         if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
+            data = gunzipped(place)
     except FileNotFoundError:
         raise DataError(f"no such file: {place} (current folder: {Path.cwd()})") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"cannot read {place}: {getattr(error, 'strerror', None) or error}") from None
     return split_lines(data, place)
 

@@ -5,7 +5,6 @@ It rotates feature pairs (i, i + d/2) (layout `half`), as X-Llama does by defaul
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError
-from axon_core.sizes import integer
 from axon_core.tokenizer import Tokenizer
 from axon_xllama.checkpoints.layout import Names, Settings, Stored, checked, configured, parts_of, skeleton
 from axon_xllama.checkpoints.safetensors_files import stored_in
@@ -174,7 +173,7 @@ def to_hugging_face(state: Mapping[str, Tensor], config: XLlama.Config) -> dict[
 def read_json(file: Path) -> dict[str, Any]:
     """Return what a JSON file says. Raises `CheckpointError` where it is missing, or no JSON object."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"), parse_int=integer)
+        values = parse_json(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -1,0 +1,107 @@
+"""JSON and TOML from files, and files that are packed: of any content, but of bounded depth and size."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+__all__ = ["DEPTH", "RATIO", "check_unpacked", "gunzipped", "integer", "parse_json", "parse_toml"]
+
+DEPTH = 64
+"""How deep lists and tables may lie in each other."""
+RATIO = 100
+"""How many times its own size a packed file may become, where that is more than 64 MiB."""
+_FREE = 64 << 20
+
+
+def integer(digits: str) -> int:
+    """Read an integer of a JSON file , in which a size may stand.
+
+    Raises:
+        ValueError: it is beyond 64 bits, and so the size of nothing.
+    """
+    if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 63:
+        raise ValueError(f"an integer must fit 64 bits, got {digits[:20]}{'…' * (len(digits) > 20)}")
+    return int(digits)
+
+
+def parse_json(text: str) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: it is no JSON, holds an integer that no size can be, or is nested more than `DEPTH` deep.
+    """
+    try:
+        return _shallow(json.loads(text, parse_int=integer))
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return what TOML says.
+
+    Raises:
+        ValueError: it is no TOML, or is nested more than `DEPTH` deep.
+    """
+    try:
+        return _shallow(tomllib.loads(text))
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def check_unpacked(size: int, packed: int, file: Path) -> None:
+    """Raise `ValueError` where a file of `packed` bytes would become `size` bytes, and that is too many to be data."""
+    if size > max(_FREE, RATIO * packed):
+        raise ValueError(
+            f"{file.name} has {packed:,} bytes and would unpack to more than {RATIO} times as many; unpack it yourself "
+            "if it is to be used"
+        )
+
+
+def gunzipped(file: Path) -> bytes:
+    """Return the contents of a gzip file, of one part or several.
+
+    Raises:
+        OSError: it cannot be read.
+        EOFError: it is cut off.
+        zlib.error: it is damaged.
+        ValueError: it would unpack to far more than it is (`check_unpacked`).
+    """
+    packed = file.read_bytes()
+    if not packed.startswith(b"\x1f\x8b"):
+        raise OSError("Not a gzipped file")
+    found, size, rest = list[bytes](), 0, packed
+    while rest:
+        reader = zlib.decompressobj(wbits=31)
+        while not reader.eof:
+            piece = reader.decompress(rest, 1 << 20)
+            rest = reader.unconsumed_tail
+            size += len(piece)
+            check_unpacked(size, len(packed), file)
+            found.append(piece)
+            if not piece and not rest and not reader.eof:
+                raise EOFError("it is cut off before its end")
+        rest = reader.unused_data.lstrip(b"\0")  # which some programs fill up the last block with
+    return b"".join(found)
+
+
+def _shallow(value: Any) -> Any:
+    level = [value]
+    for _ in range(DEPTH + 1):
+        inner: list[Any] = []
+        for node in level:
+            if isinstance(node, Mapping):
+                inner += cast(Mapping[str, Any], node).values()
+            elif isinstance(node, list):
+                inner += cast(list[Any], node)
+        if not (level := inner):
+            return value
+    raise _too_deep()
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"it is nested more than {DEPTH} deep, lists in lists or tables in tables")

@@ -1,0 +1,82 @@
+"""Files of any content are refused with a message: deep or huge JSON and TOML, packed files that are bombs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from axon_core.cli import main
+from axon_core.documents import DEPTH, gunzipped, parse_json, parse_toml
+from axon_core.errors import DataError
+from axon_core.paths import expanded
+from axon_core.records import read_json_lines
+
+DEEP = [2 * DEPTH, 900, 5_000, 100_000]
+
+
+@pytest.mark.parametrize("depth", DEEP)
+def test_deep_json_and_toml_are_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match="deep"):
+        parse_json("[" * depth + "]" * depth)
+    with pytest.raises(ValueError, match="deep"):
+        parse_toml("a = " + "[" * depth + "]" * depth)
+
+
+def test_what_is_as_deep_as_allowed_is_read() -> None:
+    assert parse_json("[" * DEPTH + "]" * DEPTH)
+    assert parse_toml("a = " + "[" * (DEPTH - 1) + "]" * (DEPTH - 1))
+    with pytest.raises(ValueError, match="64 deep"):
+        parse_json("[" * (DEPTH + 1) + "1" + "]" * (DEPTH + 1))
+
+
+@pytest.mark.parametrize("text", ["9" * 30, "9" * 5_000, "[-" + "9" * 30 + "]"])
+def test_integers_beyond_64_bits_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="64 bits"):
+        parse_json(text)
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 5_000, "[" * 5_000 + "]" * 5_000, "9" * 5_000, "{a=" * 3_000 + "1" + "}" * 3_000], ids=range(4)
+)
+@pytest.mark.parametrize("command", ["train xllama-tiny", "align align-tiny"])
+def test_set_values_of_any_size_are_refused_in_words(command: str, value: str, tmp_path: Path, capsys) -> None:
+    assert main([*command.split(), "--set", f"trainer.steps={value}", "--out", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Error: ") and "fault of Axon" not in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5_000, "a = " + "9" * 5_000, "\ud800"], ids=range(3))
+def test_a_recipe_of_any_content_is_refused_in_words(text: str, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    for command in ("train", "align"):
+        assert main([command, str(file)]) == 2
+        assert "not valid TOML" in capsys.readouterr().err
+
+
+def test_a_file_that_unpacks_to_far_more_is_refused_and_others_are_read(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.jsonl.gz"
+    bomb.write_bytes(gzip.compress(b" " * (200 << 20), 9))
+    with pytest.raises(ValueError, match="100 times"):
+        gunzipped(bomb)
+    with pytest.raises(DataError, match="100 times"):
+        list(read_json_lines(bomb))
+    lines = [json.dumps({"prompt": "x" * 100}) + "\n"] * 10_000
+    packed = tmp_path / "fine.jsonl.gz"
+    packed.write_bytes(gzip.compress("".join(lines[:5_000]).encode()) + gzip.compress("".join(lines[5_000:]).encode()))
+    assert len(list(read_json_lines(packed))) == 10_000
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(DataError, match="cannot read"):
+        list(read_json_lines(packed))
+    empty = tmp_path / "empty.gz"
+    empty.write_bytes(gzip.compress(b""))
+    assert gunzipped(empty) == b""
+
+
+def test_a_path_with_a_zero_byte_is_refused() -> None:
+    with pytest.raises(DataError, match="zero byte"):
+        expanded("a\0b")
