@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ _FREE = 64 << 20
 
 
 def integer(digits: str) -> int:
-    """Read an integer of a JSON file , in which a size may stand.
+    """Read an integer of a JSON file, in which a size may stand.
 
     Raises:
         ValueError: it is beyond 64 bits, and so the size of nothing.
@@ -29,14 +29,14 @@ def integer(digits: str) -> int:
     return int(digits)
 
 
-def parse_json(text: str) -> Any:
-    """Return what JSON says.
+def parse_json(text: str, parse_int: Callable[[str], int] = integer) -> Any:
+    """Return what JSON says; files of other projects may hold integers that are no sizes (`parse_int=int`).
 
     Raises:
         ValueError: it is no JSON, holds an integer that no size can be, or is nested more than `DEPTH` deep.
     """
     try:
-        return _shallow(json.loads(text, parse_int=integer))
+        return _shallow(json.loads(text, parse_int=parse_int))
     except RecursionError:
         raise _too_deep() from None
 

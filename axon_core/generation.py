@@ -37,7 +37,7 @@ __all__ = [
 _log = logging.getLogger("axon")
 
 Finish = Literal["stop", "length", "eos"]
-"""Why a text ended: at a stop string, at its `max_new_tokens`, or with the tokenizer's end-of-text token."""
+"""Why a text ended: at a stop string, at its `max_new_tokens`, or with a token that ends texts (`Tokenizer.ends`)."""
 
 
 class Request(Config):
@@ -268,7 +268,7 @@ class _Text:
     """The text of one row: tokens to characters, up to where the request says it ends."""
 
     def __init__(self, tokenizer: Tokenizer, request: Request, prompt: Sequence[int]) -> None:
-        self._eos = tokenizer.eos
+        self._ends = tokenizer.ends
         self._left = request.max_new_tokens
         self._stop = StopStrings(request.stop)
         self._pieces = DecodeStream(tokenizer, prompt)
@@ -276,7 +276,7 @@ class _Text:
     def push(self, token: int) -> tuple[str, Finish | None]:
         """Return what the token adds, and why the text ends with it."""
         self._left -= 1
-        finish: Finish | None = "eos" if token == self._eos else "length" if not self._left else None
+        finish: Finish | None = "eos" if token in self._ends else "length" if not self._left else None
         text = self._stop.push(self._pieces.push(token))
         if finish and not self._stop.stopped:
             text += self._stop.push(self._pieces.finish())

@@ -56,6 +56,8 @@ class Tokenizer(ABC):
     eos: int | None = None
     add_bos: bool = False
     """Whether `bos` comes before a prompt, as a model expects whose training texts all began with it."""
+    other_ends: frozenset[int] = frozenset()
+    """Ids beside `eos` that the model was trained to end a text with."""
     drops_spaces: int = 0
     """How many of a text's first pieces may begin with the encoder's own space; the first with text is the last."""
     spaced: frozenset[int] = frozenset()
@@ -79,6 +81,11 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self: ...
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids that end a generated text: `eos` and `other_ends`."""
+        return self.other_ends if self.eos is None else self.other_ends | {self.eos}
 
     @property
     def vocab_size(self) -> int:
@@ -273,6 +280,7 @@ class SentencePieceTokenizer(Tokenizer):
     for each of them, a `DecodeStream` for each character that is broken, and one that a marker divides is whole.
     A model trained here, with `path` left out, decodes the ids of every text without `▁` and NUL to that text; one from
     a file may normalise a text first, and does not.
+    Ids of `other_ends` beyond the vocabulary are left out.
 
     Raises:
         ValueError: the model is empty, or prompts are to begin with the marker `bos` and it has none.
@@ -293,14 +301,15 @@ class SentencePieceTokenizer(Tokenizer):
     type = "sentencepiece"
     _MODEL = "tokenizer.model"
 
-    def __init__(self, model: bytes, *, add_bos: bool = False) -> None:
+    def __init__(self, model: bytes, *, add_bos: bool = False, other_ends: Iterable[int] = ()) -> None:
         if not model:
             raise ValueError("it is empty")  # the library would make an unusable processor of it
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._model = model
+        self.model = model
         super().__init__([self._bytes_of(token) for token in range(processor.get_piece_size())])
         self.bos = self._marker(processor.bos_id())
         self.eos = self._marker(processor.eos_id())
+        self.other_ends = frozenset(other_ends) & {*range(self.vocab_size)} - {self.eos}
         if add_bos and self.bos is None:
             raise ValueError("add_bos needs a sentencepiece model with a bos marker, and this one has none")
         self.add_bos = add_bos
@@ -349,12 +358,13 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _state(self, folder: Path) -> dict[str, Any]:
         with whole_file(folder / self._MODEL) as draft:
-            draft.write_bytes(self._model)
-        return {"add_bos": self.add_bos}
+            draft.write_bytes(self.model)
+        return {"add_bos": self.add_bos, "other_ends": sorted(self.other_ends)}
 
     @classmethod
     def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
-        return cls((folder / cls._MODEL).read_bytes(), add_bos=state.get("add_bos") is True)
+        model, ends = (folder / cls._MODEL).read_bytes(), state.get("other_ends", [])
+        return cls(model, add_bos=state.get("add_bos") is True, other_ends=ends)
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:

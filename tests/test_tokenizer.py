@@ -138,7 +138,7 @@ def test_markers_written_in_a_text_are_no_markers(published: Tokenizer):
 def test_a_prompt_begins_with_bos_where_the_model_expects_it(pieces: Tokenizer, tmp_path: Path):
     assert isinstance(pieces, SentencePieceTokenizer)
     assert pieces.encode_prompt("The fox") == pieces.encode("The fox")
-    tokenizer = SentencePieceTokenizer(pieces._model, add_bos=True)
+    tokenizer = SentencePieceTokenizer(pieces.model, add_bos=True)
     tokenizer.save(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text())["add_bos"] is True
     for one in (tokenizer, Tokenizer.load(tmp_path)):

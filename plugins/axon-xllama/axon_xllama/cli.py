@@ -16,6 +16,7 @@ from axon_core.tokenizer import Tokenizer
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.exporting import Format
 from axon_xllama.checkpoints.importing import Progress, is_metas
+from axon_xllama.checkpoints.layout import Notice
 
 
 @click.command("import")
@@ -33,12 +34,12 @@ from axon_xllama.checkpoints.importing import Progress, is_metas
     "1e-6, as in Llama 1, and 4096 otherwise, as in Llama 2.",
 )
 def import_command(path: Path, out: Path, tokenizer: Path | None, context: int | None) -> None:
-    """Make a model folder of a Llama checkpoint: Hugging Face's, Meta's, or llama2.c's.
+    """Make a model folder of a Llama or Qwen3 checkpoint: Hugging Face's, Meta's, or llama2.c's.
 
     PATH is a folder with config.json and safetensors, one with params.json and consolidated.*.pth, or a .bin file.
     """
-    with _progress("importing") as progress:
-        model = import_checkpoint(path, out, tokenizer=tokenizer, context=context, progress=progress)
+    with _progress("importing") as progress, _notices() as notice:
+        model = import_checkpoint(path, out, tokenizer=tokenizer, context=context, progress=progress, notice=notice)
     assumed = " (assumed: Meta's files do not tell; --context sets it)" if context is None and is_metas(path) else ""
     echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context{assumed}, in {out}")
     if unused := model.config.vocab_size - Tokenizer.load(out).vocab_size:
@@ -56,15 +57,22 @@ def import_command(path: Path, out: Path, tokenizer: Path | None, context: int |
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make, new or empty.")
 def export_command(run: Path, format: Format, out: Path) -> None:
     """Write the X-Llama in RUN, a run's folder or a model's, for other programs."""
-    with _progress("exporting") as progress:
-        model = export_checkpoint(run, out, format=format, progress=progress)
+    with _progress("exporting") as progress, _notices() as notice:
+        model = export_checkpoint(run, out, format=format, progress=progress, notice=notice)
     echo(f"{model.n_parameters:,} parameters, in {out}")
     if format == "meta":
         echo(
             f"Meta's params.json does not tell the context; import it with --context {model.config.context}.", err=True
         )
-    if not (out / "tokenizer.model").exists():
-        echo("Its tokenizer is no sentencepiece model, so the folder has none: other programs get ids.", err=True)
+
+
+@contextmanager
+def _notices() -> Generator[Notice]:
+    """Show on the standard error, once the work is done, what it had to say."""
+    texts: list[str] = []
+    yield texts.append
+    for text in texts:
+        echo(f"Note: {text}.", err=True)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def edit(file: Path, **changes) -> None:
         ({"num_key_value_heads": 0}, "n_kv_heads"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1, got 0.5"),
-        ({"model_type": "mistral"}, "model_type must be 'llama'.*'mistral'"),
+        ({"model_type": "mistral"}, "model_type must be 'llama' or 'qwen3' .*'mistral'"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
         ({"attention_bias": True}, "attention_bias must be false"),
         ({"quantization_config": {"bits": 4}}, "quantization_config must be absent"),
@@ -73,6 +73,12 @@ def edit(file: Path, **changes) -> None:
         ({"intermediate_size": 96}, r"shape of 'model.layers.0.mlp.gate_proj.weight' must be \(96, 64\).*\(112, 64\)"),
         ({"vocab_size": 399}, "399 and the tokenizer 400"),
         ({"vocab_size": 401}, r"shape of 'model.embed_tokens.weight' must be \(401, 64\)"),
+        (
+            {"model_type": "qwen3", "use_sliding_window": True},
+            "use_sliding_window must be false: X-Llama's attention sees",
+        ),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types must all be 'full_attention'"),
+        ({"max_position_embeddings": ...}, "must give max_position_embeddings, but does not; --context sets it"),
     ],
     ids=str,
 )
@@ -87,7 +93,9 @@ def test_config(llama, hf_folder, changes, message):
     [
         ({"num_hidden_layers": 10**9}, "no tensor 'model.layers.2.self_attn.q_proj.weight'"),
         ({"num_attention_heads": 10**18 + 1}, "n_heads: must be less than or equal to 65536, got 1000000000000000001"),
-        ({"num_attention_heads": 10**26}, "config.json cannot be read: an integer must fit 64 bits, got 1000000000000"),
+        ({"num_attention_heads": 10**26}, "n_heads must fit 64 bits, got 10000000000000000000…"),
+        ({"max_position_embeddings": 10**26}, "context must fit 64 bits, got 10000000000000000000…"),
+        ({"num_hidden_layers": 10**26}, "n_layers must fit 64 bits"),
         ({"head_dim": 10**11}, r"shape of 'model.layers.0.self_attn.o_proj.weight' must be \(64, 400000000000\)"),
         ({"hidden_size": 10**11}, r"shape of 'model.embed_tokens.weight' must be \(400, 100000000000\)"),
         ({"intermediate_size": 10**11}, r"shape of 'model.layers.0.mlp.gate_proj.weight' must be \(100000000000, 64\)"),
@@ -199,8 +207,7 @@ def test_folders_without_weights(llama, hf_folder):
         ("model.norm.weight", torch.ones(63), r"shape of 'model.norm.weight' must be \(64,\).*is \(63,\)"),
         ("model.norm.weight", torch.ones(64, 1), r"must be \(64,\)"),
         ("model.norm.weight", torch.ones(64, dtype=torch.int8), "'model.norm.weight'.* is I8.*before quantisation"),
-        ("model.norm.weight", torch.ones(64, dtype=torch.float64), "'model.norm.weight' is float64, but"),
-        ("model.layers.0.self_attn.k_proj.weight", torch.ones(32, 64).half(), "is float16, but must be float32"),
+        ("model.norm.weight", torch.ones(64, dtype=torch.float64), r"is float64, but .*model.float\(\).save_pre"),
         ("model.layers.0.self_attn.k_proj.bias", torch.ones(32), "k_proj.bias', which is no part of a Llama"),
     ],
 )
@@ -217,13 +224,26 @@ def test_tokenizer(llama, hf_folder, words, more_words, tmp_path):
     (source / "tokenizer.model").write_bytes(b"")
     refused(source, "tokenizer.model .*it is empty")
     (source / "tokenizer.model").unlink()
-    refused(source, "tokenizer .*tokenizer.model is missing; name .* with --tokenizer")
     refused(source, "400 and the tokenizer 450", tokenizer=more_words)
+    refused(source, "tokenizer .*tokenizer.model is missing; name .* with --tokenizer.$")
+    (source / "tokenizer.json").write_text("{}")
+    refused(
+        source, r"tokenizer.model is missing; name .*tokenizer.json lies there unused: only sentencepiece models can"
+    )
+    refused(source, "no sentencepiece model, and tokenizers saved as JSON cannot", tokenizer=source / "tokenizer.json")
+    (source / "tokenizer.json").unlink()
     import_checkpoint(source, tmp_path / "ours", tokenizer=words)
     (source / "tokenizer_config.json").write_text('{"add_bos_token": "no"}')
     refused(source, "add_bos_token must be true or false in .*tokenizer_config.json, got 'no'", tokenizer=words)
     (source / "tokenizer_config.json").write_text("no JSON")
     refused(source, "tokenizer_config.json cannot be read", tokenizer=words)
+
+
+@pytest.mark.parametrize("ids", ["2", [2, "3"], True, {}])
+def test_ends_that_are_no_ids(llama, hf_folder, ids):
+    source = hf_folder(llama())
+    edit(source / "generation_config.json", eos_token_id=ids)
+    refused(source, "eos_token_id must be an id or a list of ids in .*generation_config.json, got ")
 
 
 def test_places(llama, hf_folder, tmp_path):
@@ -335,6 +355,7 @@ def test_metas_shards(llama, meta_folder, tmp_path):
         ({"n_layers": 3}, "no tensor 'layers.2"),
         ({"n_kv_heads": 4}, "shape of 'layers.0.attention.wk.weight' must be"),
         ({"vocab_size": 399}, "399 and the tokenizer 400"),
+        ({"vocab_size": 32000}, r"shape of 'tok_embeddings.weight' must be \(32000, 64\)"),
     ],
     ids=str,
 )

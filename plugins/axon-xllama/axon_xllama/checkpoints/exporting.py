@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
 from axon_core.checkpoint import WEIGHTS, check_weights, load_config
+from axon_core.config import Spec
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.rotary_embedding import Layout
 from axon_core.json_text import to_json
@@ -21,34 +23,45 @@ from axon_core.tokenizer import SentencePieceTokenizer, Tokenizer
 from axon_core.weights import read_tensor
 from axon_xllama.checkpoints import hugging_face, meta
 from axon_xllama.checkpoints.importing import Progress
-from axon_xllama.checkpoints.layout import Names, Part, Settings, Stored, parts_of, relayout
+from axon_xllama.checkpoints.layout import Notice, Part, Settings, Stored, parts_of, relayout
 from axon_xllama.checkpoints.safetensors_files import nbytes, stored_in, write_safetensors
+from axon_xllama.checkpoints.tokenizer_files import InexpressibleError, tokenizer_files
 from axon_xllama.model import XLlama
 
 Format = Literal["hf", "meta"]
 
 _ROTARY = "axon-roformer:rotary"
-_FORMATS: dict[str, tuple[Names, Layout, tuple[str, ...]]] = {
-    "hf": (hugging_face.NAMES, "half", (_ROTARY, "axon-roformer:linear", "axon-roformer:dynamic")),
-    "meta": (meta.NAMES, "interleaved", (_ROTARY,)),
+_RMS_NORM = "axon-rmsnorm:rmsnorm"
+_ATTENTIONS = ("axon-gqa:GQA", "axon-gqa:MQA", "axon-transformer:MHA")
+_FORMATS: dict[str, tuple[Layout, tuple[str, ...]]] = {
+    "hf": ("half", (_ROTARY, "axon-roformer:linear", "axon-roformer:dynamic")),
+    "meta": ("interleaved", (_ROTARY,)),
 }
 
 
 def export_checkpoint(
-    run: Path, out: Path, *, format: Format, progress: Progress = lambda written, total: None
+    run: Path,
+    out: Path,
+    *,
+    format: Format,
+    progress: Progress = lambda written, total: None,
+    notice: Notice = warnings.warn,
 ) -> XLlama:
     """Write an X-Llama for other programs, weights bit for bit; return the model without its weights.
 
-    `hf` is what `transformers.LlamaForCausalLM.from_pretrained` loads; its weights pass through memory one tensor at a
-    time. `meta` is Meta's own layout, in one file, whose weights are in memory all at once. A format that rotates
-    features in another order than the model has the rows of its queries and keys permuted. A sentencepiece tokenizer
-    goes along; other kinds are unknown to both formats.
+    `hf` is what `transformers.AutoModelForCausalLM.from_pretrained` loads: a Qwen3 where every query and key head is
+    normalised, else a Llama; multi-head attention has as many key/value heads as heads. Its weights pass through memory
+    one tensor at a time. With its `tokenizer.json`, `AutoTokenizer` gives the ids that Axon's tokenizer gives.
+
+    `meta` is Meta's own layout, in one file, whose weights are in memory all at once. A format that rotates features in
+    another order than the model has the rows of its queries and keys permuted. A sentencepiece model goes along.
 
     Args:
         run: a run's folder or a model's.
         out: the folder to be made; it must be new or empty.
         format: `hf` or `meta`.
         progress: is told how far it has come.
+        notice: is told what the format has no place for.
 
     Raises:
         CheckpointError: there is no X-Llama in `run`, it has a part the format does not know, or `out`
@@ -56,13 +69,14 @@ def export_checkpoint(
         UsageError: `out` is not empty.
     """
     with claimed_folder(out) as place, reading(run) as folder:
-        return _export(folder, place, format, progress)
+        return _export(folder, place, format, progress, notice)
 
 
-def _export(folder: Path, out: Path, format: Format, progress: Progress) -> XLlama:
-    names, layout, rotaries = _FORMATS[format]
+def _export(folder: Path, out: Path, format: Format, progress: Progress, notice: Notice) -> XLlama:
+    layout, rotaries = _FORMATS[format]
     model = load_config(folder, XLlama)
     _check_parts(model, format, rotaries)
+    names = meta.NAMES if format == "meta" else hugging_face.family_of(model).names
     stored = stored_in(folder / WEIGHTS)
     permuted = layout if Settings.of(model).layout != layout else None
     parts = {part.theirs: _piece(folder / WEIGHTS, part, stored, permuted) for part in parts_of(model, names)}
@@ -76,7 +90,7 @@ def _export(folder: Path, out: Path, format: Format, progress: Progress) -> XLla
     with whole_folder(out) as new:
         if format == "hf":
             write_safetensors(new / WEIGHTS, {name: [part] for name, part in parts.items()}, advance)
-            _describe(new, model, parts, tokenizer)
+            _describe(new, model, parts, tokenizer, notice)
         else:
             tensors: dict[str, Tensor] = {}
             for name, part in parts.items():
@@ -85,25 +99,28 @@ def _export(folder: Path, out: Path, format: Format, progress: Progress) -> XLla
             if model.config.tie_embeddings:  # which Meta's layout cannot tell
                 tensors["output.weight"] = tensors["tok_embeddings.weight"]
             meta.write_folder(new, model, tensors)
+            if not isinstance(tokenizer, SentencePieceTokenizer):
+                notice(f"Meta's layout has no place for a {tokenizer.type} tokenizer: other programs get ids alone")
         if isinstance(tokenizer, SentencePieceTokenizer):
             shutil.copyfile(folder / "tokenizer.model", new / "tokenizer.model")
     return model
 
 
-def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: Tokenizer) -> None:
+def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: Tokenizer, notice: Notice) -> None:
     """Write the JSON files of a Hugging Face folder."""
     dtype = parts["model.embed_tokens.weight"].dtype
     files: dict[str, dict[str, Any]] = {
         "config.json": hugging_face.config_to_hugging_face(model, dtype, tokenizer),
         "generation_config.json": hugging_face.marker_ids(tokenizer),
     }
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        files["tokenizer_config.json"] = {
-            "tokenizer_class": "LlamaTokenizer",
-            "add_bos_token": tokenizer.add_bos,
-            "add_eos_token": False,
-            "model_max_length": model.config.context,
-        }
+    try:
+        files |= tokenizer_files(tokenizer, model.config.context)
+    except InexpressibleError as error:
+        notice(
+            f"the folder has no tokenizer.json, as {error}: transformers may give other ids for the same text, so "
+            "encode it with Axon's tokenizer and hand over the ids"
+        )
+        files["tokenizer_config.json"] = {"add_bos_token": tokenizer.add_bos}
     for name, values in files.items():
         (folder / name).write_text(to_json(values, indent=2), encoding="utf-8")
 
@@ -116,18 +133,31 @@ def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> No
     if type(model) is not XLlama:  # another's model may be derived from it
         raise CheckpointError(f"the model must be an XLlama for the format {format!r}, but is a {type(model).__name__}")
     c = model.config
+    qk_norm = Spec.of(given) if (given := c.attention.options.get("qk_norm")) else None
     for registry, spec, known in (
-        (ATTENTIONS, c.attention, ("axon-gqa:GQA", "axon-gqa:MQA")),
+        (ATTENTIONS, c.attention, _ATTENTIONS),
         (ROTARY_EMBEDDINGS, c.rotary, rotaries),
-        (NORMS, c.norm, ("axon-rmsnorm:rmsnorm",)),
+        (NORMS, c.norm, (_RMS_NORM,)),
+        *([(NORMS, qk_norm, (_RMS_NORM,))] if qk_norm else []),
     ):
         if (found := registry.entry(spec.type).qualified) not in known:
             raise CheckpointError(
                 f"the {registry.name} must be {' or '.join(known)} for the format {format!r}, but is {found}"
             )
-    if (share := c.norm.options.get("partial", 1)) != 1:
-        raise CheckpointError(f"the norm's partial must be 1 in a Llama, but is {share}")
-    if format == "meta" and (head_dim := Settings.of(model).head_dim) * c.n_heads != c.dim:
+    for norm in (c.norm, qk_norm):
+        if norm and (share := norm.options.get("partial", 1)) != 1:
+            raise CheckpointError(f"the norm's partial must be 1 in a Llama, but is {share}")
+    settings = Settings.of(model)
+    if settings.qk_eps not in (None, settings.eps):
+        raise CheckpointError(
+            f"the ε of qk_norm must be that of the norm for the format {format!r}, which has one for all, but they are "
+            f"{settings.qk_eps} and {settings.eps}"
+        )
+    if ROTARY_EMBEDDINGS.entry(c.rotary.type).qualified == "axon-roformer:dynamic" and settings.head_dim == 2:
+        raise CheckpointError(
+            "head_dim must be above 2 for a dynamic rotary embedding: transformers divides by head_dim - 2"
+        )
+    if format == "meta" and (head_dim := settings.head_dim) * c.n_heads != c.dim:
         raise CheckpointError(f"head_dim must be dim / n_heads for the format 'meta', but is {head_dim}")
 
 

@@ -1,6 +1,6 @@
-"""`transformers.LlamaForCausalLM`: its folders, its config and its tensors, as X-Llama's and back.
+"""Folders of Hugging Face transformers, their config and tensors (`FAMILIES`), as X-Llama's and back.
 
-It rotates feature pairs (i, i + d/2) (layout `half`), as X-Llama does by default: rows are only stacked, not permuted.
+They rotate feature pairs (i, i + d/2) (layout `half`), as X-Llama does by default: rows are only stacked, not permuted.
 """
 
 from __future__ import annotations
@@ -15,124 +15,198 @@ from torch import Tensor
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError
 from axon_core.tokenizer import Tokenizer
-from axon_xllama.checkpoints.layout import Names, Settings, Stored, checked, configured, parts_of, skeleton
+from axon_xllama.checkpoints.families import FAMILIES, SIZES, Family
+from axon_xllama.checkpoints.layout import Names, Notice, Settings, Stored, checked, configured, parts_of, skeleton
 from axon_xllama.checkpoints.safetensors_files import stored_in
 from axon_xllama.model import XLlama
 
-_LAYER = "model.layers.{}."
-NAMES: Names = {
-    "embedding": ["model.embed_tokens.weight"],
-    "attention.qkv.projection": [f"{_LAYER}self_attn.{part}_proj.weight" for part in "qkv"],
-    "attention.out": [f"{_LAYER}self_attn.o_proj.weight"],
-    "attention_norm": [f"{_LAYER}input_layernorm.weight"],
-    "feed_forward.gate_up": [f"{_LAYER}mlp.gate_proj.weight", f"{_LAYER}mlp.up_proj.weight"],
-    "feed_forward.down": [f"{_LAYER}mlp.down_proj.weight"],
-    "feed_forward_norm": [f"{_LAYER}post_attention_layernorm.weight"],
-    "norm": ["model.norm.weight"],
-    "head": ["lm_head.weight"],
-}
 _WEIGHTS = "model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
-def open_folder(folder: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
-    """Return the config and the tensors of a folder that `save_pretrained` wrote.
+def open_folder(folder: Path, context: int | None, notice: Notice) -> tuple[XLlama.Config, dict[str, Stored], Names]:
+    """Return the config, the tensors and their names, of a folder that `save_pretrained` wrote.
+
+    Args:
+        folder: where it is.
+        context: the sequence length, where `config.json` does not tell it.
+        notice: is told what is taken otherwise than the folder says.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or it is no Llama that X-Llama can be.
+        CheckpointError: a file is missing or damaged, or it is no model that X-Llama can be.
     """
-    config = config_from_hugging_face(read_json(folder / "config.json"))
-    if (folder / _INDEX).exists():
-        places = read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
-            raise CheckpointError(f"{folder / _INDEX} is damaged: it has no weight_map of file names")
-        files = sorted(set(places.values()))
-        for name in files:
-            # By its letters alone: files in a download cache are links to elsewhere, and may be.
-            if PurePath(name).name != name or name in ("", "..") or "\\" in name:
-                raise CheckpointError(f"{folder / _INDEX} names {name!r}, which is no file in that folder; refused")
-        tensors = {name: tensor for file in files for name, tensor in stored_in(folder / file).items()}
-        if missing := sorted(places.keys() - tensors.keys()):
-            raise CheckpointError(f"{folder / places[missing[0]]} should hold {missing[0]!r}, but does not")
-    elif (folder / _WEIGHTS).exists():
-        tensors = stored_in(folder / _WEIGHTS)
-    else:
+    values = read_json(folder / "config.json")
+    if not any(name in values for name in SIZES["context"]) and context is not None:
+        values["max_position_embeddings"] = context
+    config = config_from_hugging_face(values)
+    tensors = _whole(_tensors(folder))
+    if config.tie_embeddings and not _same(tensors.get(_HEAD), tensors.get(_EMBEDDING)):
+        notice(
+            f"tie_word_embeddings is true in {folder / 'config.json'}, but its head and its embedding differ: both are "
+            "kept, as transformers does"
+        )
+        config = config.model_copy(update={"tie_embeddings": False})
+    return config, _known(tensors, config), FAMILIES[values["model_type"]].names
+
+
+def _tensors(folder: Path) -> dict[str, Stored]:
+    """Return what the safetensors of a folder hold: of one file, which comes first, or of all that its index names."""
+    if (folder / _WEIGHTS).exists():
+        return stored_in(folder / _WEIGHTS)
+    if not (folder / _INDEX).exists():
         pickled = any(folder.glob("pytorch_model*.bin"))
         remedy = "; convert its pytorch_model.bin to safetensors first" if pickled else ""
         raise CheckpointError(f"{folder} has no weights: neither {_WEIGHTS} nor {_INDEX}{remedy}")
-    return config, _known(tensors, config)
+    places = read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise CheckpointError(f"{folder / _INDEX} is damaged: it has no weight_map of file names")
+    files = sorted(set(places.values()))
+    for name in files:
+        # By its letters alone: files in a download cache are links to elsewhere, and may be.
+        if PurePath(name).name != name or name in ("", "..") or "\\" in name:
+            raise CheckpointError(f"{folder / _INDEX} names {name!r}, which is no file in that folder; refused")
+    tensors = {name: tensor for file in files for name, tensor in stored_in(folder / file).items()}
+    if missing := sorted(places.keys() - tensors.keys()):
+        raise CheckpointError(f"{folder / places[missing[0]]} should hold {missing[0]!r}, but does not")
+    return tensors
+
+
+def _whole(tensors: dict[str, Stored]) -> dict[str, Stored]:
+    """Name the tensors of a model that was saved without its head (`LlamaModel`) as those of the whole."""
+    if any(name.startswith("model.") for name in tensors):
+        return tensors
+    return {name if name == _HEAD else f"model.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _same(head: Stored | None, embedding: Stored | None) -> bool:
+    """Whether a head is the embedding, or is not there."""
+    if head is None or embedding is None:
+        return True
+    return head.shape == embedding.shape and bool(head.read().eq(embedding.read()).all())
 
 
 def add_bos(folder: Path) -> bool:
-    """Return whether a text begins with `bos`, as Llama's do unless `tokenizer_config.json` says otherwise.
+    """Return whether a text begins with `bos`, as Llama's do unless the folder says otherwise.
+
+    It does so by `add_bos_token` in `tokenizer_config.json`. Where that is silent, as in what transformers 5 saves,
+    it does so by the steps after encoding in `tokenizer.json`.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: a file is damaged.
     """
-    file = folder / "tokenizer_config.json"
-    added = read_json(file).get("add_bos_token", True) if file.exists() else True
+    file, pipeline = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    values = read_json(file) if file.exists() else {}
+    added = values.get("add_bos_token")
+    if added is None and pipeline.exists():
+        return _puts_first(read_json(pipeline).get("post_processor"))
+    added = True if added is None else added
     if not isinstance(added, bool):
         raise CheckpointError(f"add_bos_token must be true or false in {file}, got {added!r}")
     return added
 
 
-def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
-    """Return the X-Llama config that a `config.json` of a Llama describes.
+def _puts_first(step: Any) -> bool:
+    """Whether a post-processor of the tokenizers library puts a special token before a text."""
+    if not isinstance(step, dict):
+        return False
+    if step.get("type") == "Sequence":
+        return any(_puts_first(inner) for inner in step.get("processors") or [])
+    single = step.get("single")
+    return isinstance(single, list) and bool(single) and isinstance(single[0], dict) and "SpecialToken" in single[0]
+
+
+def ends(folder: Path) -> list[int]:
+    """Return the ids that end a text, by `generation_config.json` or, where that is silent, by `config.json`.
 
     Raises:
-        CheckpointError: the model is no Llama, or has a setting X-Llama does not know, such as another rope scaling.
+        CheckpointError: a file is damaged, or they are no ids.
     """
-    if values.get("model_type") != "llama":
-        raise CheckpointError(f"model_type must be 'llama' to become an X-Llama, got {values.get('model_type')!r}")
-    if values.get("hidden_act", "silu") != "silu":
+    for file in (folder / "generation_config.json", folder / "config.json"):
+        found: Any = read_json(file).get("eos_token_id") if file.exists() else None
+        if found is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+            raise CheckpointError(f"eos_token_id must be an id or a list of ids in {file}, got {found!r:.60}")
+        return ids
+    return []
+
+
+def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
+    """Return the X-Llama config that a `config.json` describes.
+
+    What the first conversions of Llama left out is as in transformers: `rms_norm_eps` is 1e-6.
+
+    Raises:
+        CheckpointError: the model is of no known family, or has a setting X-Llama does not know, such as another rope
+            scaling.
+    """
+    family = FAMILIES.get(str(values.get("model_type")))
+    if family is None:
+        known = " or ".join(map(repr, FAMILIES))
+        raise CheckpointError(f"model_type must be {known} to become an X-Llama, got {values.get('model_type')!r}")
+    _check_computes(values, family)
+    sizes = {ours: _size(values, names) for ours, names in SIZES.items()}
+    eps = values.get("rms_norm_eps", 1e-6)
+    given = values.get("num_key_value_heads")
+    attention: dict[str, Any] = {"type": "GQA", "n_kv_heads": sizes["n_heads"] if given is None else given}
+    if head_dim := values.get("head_dim") or family.head_dim:
+        attention["head_dim"] = head_dim
+    if family.qk_norm:
+        attention["qk_norm"] = {"type": "rmsnorm", "eps": eps}
+    return configured(
+        "config.json",
+        **sizes,
+        attention=attention,
+        rotary=_rotary(values),
+        norm={"type": "rmsnorm", "eps": eps},
+        tie_embeddings=values.get("tie_word_embeddings", False),
+    )
+
+
+def _check_computes(values: Mapping[str, Any], family: Family) -> None:
+    """Check the settings that change what a model computes, and that X-Llama has no option for."""
+    if values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
         raise CheckpointError(f"hidden_act must be 'silu', got {values['hidden_act']!r}")
-    for field in ("attention_bias", "mlp_bias"):
+    for field, reason in (family.off or {}).items():
         if values.get(field):
-            raise CheckpointError(f"{field} must be false: X-Llama's projections have no bias")
+            raise CheckpointError(f"{field} must be false: {reason}")
+    kinds: Any = values.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        raise CheckpointError(f"layer_types must all be 'full_attention', got {kinds!r:.100}")
     if values.get("quantization_config"):
         raise CheckpointError("quantization_config must be absent; take the checkpoint before quantisation")
-    head_dim = {"head_dim": values["head_dim"]} if values.get("head_dim") else {}
-    try:
-        n_heads = values["num_attention_heads"]
-        given = values.get("num_key_value_heads")
-        n_kv_heads = n_heads if given is None else given
-        sizes = {
-            "vocab_size": values["vocab_size"],
-            "context": values["max_position_embeddings"],
-            "dim": values["hidden_size"],
-            "n_layers": values["num_hidden_layers"],
-            "n_heads": n_heads,
-            "hidden_dim": values["intermediate_size"],
-            "attention": {"type": "GQA", "n_kv_heads": n_kv_heads, **head_dim},
-            "rotary": _rotary(values),
-            "norm": {"type": "rmsnorm", "eps": values["rms_norm_eps"]},
-            "tie_embeddings": values.get("tie_word_embeddings", False),
-        }
-    except KeyError as error:
-        raise CheckpointError(f"config.json must give {error.args[0]}, but does not") from None
-    return configured("config.json", **sizes)
+
+
+def _size(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """Return the first of the settings `names` that is there."""
+    for name in names:
+        if values.get(name) is not None:
+            return values[name]
+    remedy = "; --context sets it" if names == SIZES["context"] else ""
+    raise CheckpointError(f"config.json must give {names[0]}, but does not{remedy}")
+
+
+def family_of(model: XLlama) -> Family:
+    """Return the family that computes what `model` does, with the parts that `Settings.of` knows."""
+    return next(family for family in FAMILIES.values() if family.qk_norm == (Settings.of(model).qk_eps is not None))
 
 
 def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """Return the `config.json` of a Llama like `model`, with the parts that `Settings.of` knows."""
-    c, settings = model.config, Settings.of(model)
+    """Return the `config.json` of `family_of(model)`."""
+    c, settings, family = model.config, Settings.of(model), family_of(model)
     kind = c.rotary.type.rpartition(":")[2]
     scaling = None if kind == "rotary" else {"rope_type": kind, "type": kind, "factor": settings.factor}
     dtype_name = str(dtype).removeprefix("torch.")
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": c.vocab_size,
-        "max_position_embeddings": c.context,
-        "hidden_size": c.dim,
-        "intermediate_size": c.hidden_dim,
-        "num_hidden_layers": c.n_layers,
-        "num_attention_heads": c.n_heads,
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **{theirs: getattr(c, ours) for ours, (theirs, *_) in SIZES.items()},
         "num_key_value_heads": settings.n_kv_heads,
         "head_dim": settings.head_dim,
         "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
+        **dict.fromkeys(family.off or (), False),
         "rms_norm_eps": settings.eps,
         "tie_word_embeddings": c.tie_embeddings,
         # transformers 5 reads `rope_parameters` and `dtype`; earlier ones, and other programs, what follows them.
@@ -145,20 +219,22 @@ def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokeniz
     }
 
 
-def marker_ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
+def marker_ids(tokenizer: Tokenizer | None) -> dict[str, int | list[int] | None]:
     """Return the ids of a text's begin and end, and that there is no padding token."""
-    bos, eos = (None, None) if tokenizer is None else (tokenizer.bos, tokenizer.eos)
-    return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": None}
+    bos = None if tokenizer is None else tokenizer.bos
+    first, *more = [None] if tokenizer is None else [tokenizer.eos, *sorted(tokenizer.ends - {tokenizer.eos})]
+    ends = [token for token in (first, *more) if token is not None]
+    return {"bos_token_id": bos, "eos_token_id": ends if len(ends) > 1 else first, "pad_token_id": None}
 
 
 def from_hugging_face(tensors: Mapping[str, Tensor], config: XLlama.Config) -> dict[str, Tensor]:
-    """Return X-Llama's state dict for the tensors of a `LlamaForCausalLM`.
+    """Return X-Llama's state dict for the tensors of one of `FAMILIES`.
 
     Raises:
         CheckpointError: a tensor is missing, or does not fit the config.
     """
     known = _known({name: Stored.of(tensor) for name, tensor in tensors.items()}, config)
-    _, stacks = checked(known, config, NAMES)
+    _, stacks = checked(known, config, family_of(skeleton(config)).names)
     state = {name: torch.cat([part.read() for part in parts]) for name, parts in stacks.items()}
     if config.tie_embeddings:
         state["head.weight"] = state["embedding.weight"]
@@ -166,14 +242,16 @@ def from_hugging_face(tensors: Mapping[str, Tensor], config: XLlama.Config) -> d
 
 
 def to_hugging_face(state: Mapping[str, Tensor], config: XLlama.Config) -> dict[str, Tensor]:
-    """Return the tensors of a `LlamaForCausalLM` for X-Llama's state dict: the inverse of `from_hugging_face`."""
-    return {part.theirs: state[part.ours][part.rows] for part in parts_of(skeleton(config), NAMES)}
+    """Return the tensors of `family_of` the model for X-Llama's state dict: the inverse of `from_hugging_face`."""
+    model = skeleton(config)
+    return {part.theirs: state[part.ours][part.rows] for part in parts_of(model, family_of(model).names)}
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Return what a JSON file says. Raises `CheckpointError` where it is missing, or no JSON object."""
     try:
-        values = parse_json(file.read_text(encoding="utf-8-sig"))
+        # `model_max_length` is 10³⁰ where transformers knows none
+        values = parse_json(file.read_text(encoding="utf-8-sig"), parse_int=int)
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -188,7 +266,7 @@ def _known(tensors: dict[str, Stored], config: XLlama.Config) -> dict[str, Store
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if not (name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_embeddings))
+        if not (name.endswith("rotary_emb.inv_freq") or (name == _HEAD and config.tie_embeddings))
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from axon_core.errors import CheckpointError
 from axon_core.storage import claimed_folder, whole_folder
 from axon_core.tokenizer import SentencePieceTokenizer
 from axon_xllama.checkpoints import hugging_face, llama2c, meta
-from axon_xllama.checkpoints.layout import Names, Stored, checked
+from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked
 from axon_xllama.checkpoints.safetensors_files import nbytes, write_safetensors
 from axon_xllama.model import XLlama
 
@@ -28,6 +29,7 @@ def import_checkpoint(
     tokenizer: Path | None = None,
     context: int | None = None,
     progress: Progress = lambda written, total: None,
+    notice: Notice = warnings.warn,
 ) -> XLlama:
     """Write the model folder of somebody else's Llama, weights bit for bit; return the model without its weights.
 
@@ -39,6 +41,7 @@ def import_checkpoint(
         tokenizer: the sentencepiece model; by default `tokenizer.model` beside the weights.
         context: the sequence length the model was trained with, instead of what the checkpoint says.
         progress: is told how far it has come.
+        notice: is told what lies in the folder and is not taken as it stands.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged, unsafe or no Llama, or `out` cannot be written to.
@@ -46,14 +49,15 @@ def import_checkpoint(
         ConfigError: the context is no positive number.
     """
     with claimed_folder(out) as place:
-        return _import(path, place, tokenizer, context, progress)
+        return _import(path, place, tokenizer, context, progress, notice)
 
 
-def _import(path: Path, out: Path, tokenizer: Path | None, context: int | None, progress: Progress) -> XLlama:
+def _import(
+    path: Path, out: Path, tokenizer: Path | None, context: int | None, progress: Progress, notice: Notice
+) -> XLlama:
     kind = _kind(path)
-    file = tokenizer or (path.parent if kind == "llama2.c" else path) / "tokenizer.model"
-    words = _tokenizer(file, hugging_face.add_bos(path) if kind == "Hugging Face" else True)
-    config, tensors, names = _open(path, kind, words)
+    words = _tokenizer(path, kind, tokenizer)
+    config, tensors, names = _open(path, kind, words, context, notice)
     if words.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"the model's vocabulary must have a row for each of the tokenizer's tokens, but it has "
@@ -96,7 +100,9 @@ def _kind(path: Path) -> Kind:
     )
 
 
-def _open(path: Path, kind: Kind, tokenizer: SentencePieceTokenizer) -> tuple[XLlama.Config, dict[str, Stored], Names]:
+def _open(
+    path: Path, kind: Kind, tokenizer: SentencePieceTokenizer, context: int | None, notice: Notice
+) -> tuple[XLlama.Config, dict[str, Stored], Names]:
     """Return the config, the tensors and their naming."""
     match kind:
         case "llama2.c":
@@ -104,15 +110,30 @@ def _open(path: Path, kind: Kind, tokenizer: SentencePieceTokenizer) -> tuple[XL
         case "Meta":
             return *meta.open_folder(path, tokenizer), meta.NAMES
         case "Hugging Face":
-            return *hugging_face.open_folder(path), hugging_face.NAMES
+            return hugging_face.open_folder(path, context, notice)
 
 
-def _tokenizer(file: Path, add_bos: bool) -> SentencePieceTokenizer:
+def _tokenizer(path: Path, kind: Kind, named: Path | None) -> SentencePieceTokenizer:
+    """Return the tokenizer that is `named`, or lies beside the weights, with what the folder says of its use."""
+    folder = path.parent if kind == "llama2.c" else path
+    file = named or folder / "tokenizer.model"
+    pipeline = folder / "tokenizer.json"
+    own = kind == "Hugging Face"
     try:
-        return SentencePieceTokenizer(file.read_bytes(), add_bos=add_bos)
+        return SentencePieceTokenizer(
+            file.read_bytes(),
+            add_bos=hugging_face.add_bos(folder) if own else True,
+            other_ends=hugging_face.ends(folder) if own else (),
+        )
     except FileNotFoundError:
+        only = f" {pipeline} lies there unused: only sentencepiece models can be read." if pipeline.exists() else ""
         raise CheckpointError(
-            f"the tokenizer {file} is missing; name its sentencepiece model with --tokenizer"
+            f"the tokenizer {file} is missing; name its sentencepiece model, a tokenizer.model, with --tokenizer.{only}"
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
+        if file.suffix == ".json":
+            raise CheckpointError(
+                f"{file} is no sentencepiece model, and tokenizers saved as JSON cannot be read yet; name the "
+                "tokenizer.model that the model was published with"
+            ) from None
         raise CheckpointError(f"{file} is no sentencepiece model of a Llama: {error}") from None

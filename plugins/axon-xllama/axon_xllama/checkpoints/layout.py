@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import Any, cast
 
@@ -30,6 +31,9 @@ from axon_xllama.model import XLlama
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
+Notice = Callable[[str], object]
+"""Is told, in a sentence, what a checkpoint holds that is not taken as it stands."""
+
 Names = Mapping[str, Sequence[str]]
 """X-Llama's modules, those of a block without `blocks.<i>.`, and the tensors that their weight consists of in another
 format; `{}` stands for the layer."""
@@ -48,6 +52,10 @@ class Stored:
         """Return a tensor that is in memory already."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
+    def to(self, dtype: torch.dtype) -> Stored:
+        """Return the tensor in another dtype."""
+        return Stored(self.shape, dtype, lambda: self.read().to(dtype))
+
 
 @dataclass(frozen=True)
 class Part:
@@ -61,7 +69,7 @@ class Part:
     """Its rows there."""
     shape: tuple[int, ...]
     heads: int | None
-    """The number of heads, where it is a projection whose rows the rotary layout orders."""
+    """The number of heads, where the rotary layout orders its rows: of a projection, or of its norm, which is one."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +82,26 @@ class Settings:
     base: float
     factor: float
     layout: Layout
+    qk_eps: float | None
+    """ε of the norm of query and key heads, where there is one."""
 
     @classmethod
     def of(cls, model: XLlama) -> Settings:
-        """Return the settings of a model whose parts are GQA or MQA, RMSNorm and a rotary embedding."""
+        """Return the settings of a model whose parts are MHA, GQA or MQA, RMSNorm and a rotary embedding."""
         attention, norm, rotary = (
             cast(Any, model.get_submodule(name)).config for name in ("blocks.0.attention", "norm", "rotary")
         )
-        factor = getattr(rotary, "factor", 1.0)
-        return cls(attention.n_kv_heads, attention.head_dim, norm.eps, rotary.base, factor, rotary.layout)
+        return cls(
+            n_kv_heads=getattr(attention, "n_kv_heads", attention.n_heads),
+            head_dim=attention.head_dim,
+            eps=norm.eps,
+            base=rotary.base,
+            factor=getattr(rotary, "factor", 1.0),
+            layout=rotary.layout,
+            qk_eps=cast(Any, model.get_submodule("blocks.0.attention.q_norm")).config.eps
+            if attention.qk_norm
+            else None,
+        )
 
 
 def skeleton(config: XLlama.Config, within: Collection[int] | None = None) -> XLlama:
@@ -100,6 +119,11 @@ def skeleton(config: XLlama.Config, within: Collection[int] | None = None) -> XL
 
 def configured(source: str, **values: object) -> XLlama.Config:
     """Return the config with `values`, which come from `source`. Raises `CheckpointError` where one is wrong."""
+    for name, value in values.items():
+        if isinstance(value, int) and value >= 1 << 63:
+            raise CheckpointError(
+                f"{source} does not describe a Llama: {name} must fit 64 bits, got {str(value)[:20]}…"
+            )
     try:
         return validate(XLlama.Config, values)
     except ConfigError as error:
@@ -125,6 +149,8 @@ def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
             raise CheckpointError(f"the model has a tensor {name!r}, for which a Llama checkpoint has no place")
         theirs, start = [pattern.format(layer) for pattern in names[inner]], 0
         rotated: list[int | None] = [*heads[module][:2], None] if module in heads else [None] * len(theirs)
+        if inner in ("attention.q_norm", "attention.k_norm"):  # one gain for each feature of a head
+            rotated = [1]
         for part, rows, n_heads in zip(theirs, stacks.get(module) or [tensor.shape[0]], rotated, strict=True):
             yield Part(part, name, slice(start, start + rows), (rows, *tensor.shape[1:]), n_heads)
             start += rows
@@ -147,30 +173,30 @@ def checked(
         tensor = _shaped(tensors, part.theirs, part.shape)
         if tensor.dtype not in DTYPES:
             raise CheckpointError(
-                f"{part.theirs!r} is {_name(tensor.dtype)}, but weights must be float32, float16 or bfloat16; "
-                "take the checkpoint before quantisation"
+                f"{part.theirs!r} is {_name(tensor.dtype)}, but weights must be float32, float16 or bfloat16; save the "
+                "model in float32 first (in transformers: model.float().save_pretrained(…))"
             )
-        stack = found.setdefault(part.ours, [])
-        stack.append(tensor)
-        if stack[0].dtype != tensor.dtype:
-            raise CheckpointError(
-                f"{part.theirs!r} is {_name(tensor.dtype)}, but must be {_name(stack[0].dtype)} as the other "
-                "projections of its layer are: X-Llama keeps them in one matrix"
-            )
+        found.setdefault(part.ours, []).append(tensor)
         known.add(part.theirs)
     if unknown := sorted(tensors.keys() - known):
         raise CheckpointError(f"the checkpoint has a tensor {unknown[0]!r}, which is no part of a Llama")
-    return model, found
+    return model, {name: _alike(parts) for name, parts in found.items()}
 
 
-def relayout(weight: Float[Tensor, "hr d"], n_heads: int, layout: Layout) -> Float[Tensor, "hr d"]:
-    """Return a query or key projection, in the other rotary layout so far, with its rows ordered for `layout`.
+def relayout(weight: Float[Tensor, "hr ..."], n_heads: int, layout: Layout) -> Float[Tensor, "hr ..."]:
+    """Return a query or key projection, or its norm's gain, of the other rotary layout with its rows in that order.
 
     `half` rotates the features (i, i + r/2) of a head, `interleaved` (2i, 2i + 1): row 2i + j of a head goes to row
     j · r/2 + i, or back. For keys `n_heads` is the number of key/value heads.
     """
     split = (n_heads, -1, 2) if layout == "half" else (n_heads, 2, weight.shape[0] // n_heads // 2)
     return weight.unflatten(0, split).transpose(1, 2).flatten(0, 2)
+
+
+def _alike(parts: list[Stored]) -> list[Stored]:
+    """Return parts of one matrix in the narrowest dtype that holds all their numbers exactly."""
+    dtype = reduce(torch.promote_types, (part.dtype for part in parts))
+    return [part if part.dtype == dtype else part.to(dtype) for part in parts]
 
 
 def _check_sizes(tensors: Mapping[str, Stored], config: XLlama.Config, names: Names) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,7 @@ def _shards(folder: Path) -> list[dict[str, Tensor]]:
         raise CheckpointError(f"{folder} has no weights: no {_SHARDS}")
     shards = []
     for file in files:
+        _check_sums(file)
         try:
             shard = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # the bytes of a damaged pickle decide what torch raises: IndexError, KeyError, …
@@ -112,6 +114,22 @@ def _shards(folder: Path) -> list[dict[str, Tensor]]:
             raise CheckpointError(f"{file} must hold tensors by name, got a {type(shard).__name__} of other things")
         shards.append(shard)
     return shards
+
+
+def _check_sums(file: Path) -> None:
+    """Compare what a zip file holds with its checksums, which torch does not look at. A damaged zip is left to it."""
+    try:
+        with zipfile.ZipFile(file) as entries:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.infolist()):
+                return  # torch refuses it
+            wrong = entries.testzip()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError):
+        return
+    if wrong is not None:
+        raise CheckpointError(
+            f"{file} is damaged: {wrong} in it does not match its checksum; copy the file again (or, if it was saved "
+            "with torch.serialization.set_crc32_options(False), save it with checksums)"
+        )
 
 
 def _whole(tensor: Tensor) -> bool:
@@ -130,7 +148,7 @@ def _refused(error: Exception) -> str:
 
 def _same_names(shards: list[dict[str, Tensor]]) -> Iterable[str]:
     """Return the names of the tensors; tables of the rotation, which some files hold, are computed anew."""
-    first, *others = ({name for name in shard if name != "rope.freqs"} for shard in shards)
+    first, *others = ({name for name in shard if not name.endswith("rope.freqs")} for shard in shards)
     for i, names in enumerate(others, 1):
         if names != first:
             odd = min(names ^ first)

@@ -1,0 +1,70 @@
+"""Hugging Face architectures that an X-Llama can be: what they call its tensors and settings.
+
+A family says in data how an X-Llama's options stand in `config.json`; `hugging_face` reads and writes by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from axon_xllama.checkpoints.layout import Names
+
+_LAYER = "model.layers.{}."
+_LLAMA: Names = {
+    "embedding": ["model.embed_tokens.weight"],
+    "attention.qkv.projection": [f"{_LAYER}self_attn.{part}_proj.weight" for part in "qkv"],
+    "attention.out": [f"{_LAYER}self_attn.o_proj.weight"],
+    "attention_norm": [f"{_LAYER}input_layernorm.weight"],
+    "feed_forward.gate_up": [f"{_LAYER}mlp.gate_proj.weight", f"{_LAYER}mlp.up_proj.weight"],
+    "feed_forward.down": [f"{_LAYER}mlp.down_proj.weight"],
+    "feed_forward_norm": [f"{_LAYER}post_attention_layernorm.weight"],
+    "norm": ["model.norm.weight"],
+    "head": ["lm_head.weight"],
+}
+_NO_BIAS = "X-Llama's projections have no bias"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture."""
+
+    model_type: str
+    """Its name in `config.json`."""
+    architecture: str
+    """The class of transformers that computes it."""
+    names: Names
+    """Its tensors."""
+    qk_norm: bool = False
+    """Whether every query and key head is normalised, with the ε of the other norms."""
+    head_dim: int | None = None
+    """Features of a head where `config.json` is silent; None for dim / n_heads."""
+    off: Mapping[str, str] | None = None
+    """Settings that must be false, each with the reason."""
+
+
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family
+    for family in (
+        Family("llama", "LlamaForCausalLM", _LLAMA, off={"attention_bias": _NO_BIAS, "mlp_bias": _NO_BIAS}),
+        Family(
+            "qwen3",
+            "Qwen3ForCausalLM",
+            {**_LLAMA, **{f"attention.{part}_norm": [f"{_LAYER}self_attn.{part}_norm.weight"] for part in "qk"}},
+            qk_norm=True,
+            head_dim=128,
+            off={"attention_bias": _NO_BIAS, "use_sliding_window": "X-Llama's attention sees the whole text"},
+        ),
+    )
+}
+"""The families by their `model_type`."""
+
+SIZES: Mapping[str, tuple[str, ...]] = {
+    "vocab_size": ("vocab_size",),
+    "context": ("max_position_embeddings", "max_sequence_length"),  # the latter in conversions of early 2023
+    "dim": ("hidden_size",),
+    "n_layers": ("num_hidden_layers",),
+    "n_heads": ("num_attention_heads",),
+    "hidden_dim": ("intermediate_size",),
+}
+"""X-Llama's sizes, and what `config.json` calls them; the first is written."""
