@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from axon_xllama.checkpoints.hugging_face import NAMES
+from axon_xllama.checkpoints.families import FAMILIES
 from axon_xllama.checkpoints.layout import parts_of, skeleton
 from axon_xllama.model import XLlama
 
@@ -55,7 +55,9 @@ def write(folder: Path, words: Path, **sizes: int) -> int:
     folder.mkdir(parents=True)
     attention = {"type": "GQA", "n_kv_heads": 2}
     model = skeleton(XLlama.Config(vocab_size=400, context=64, n_heads=4, attention=attention, **sizes))
-    tensors = {part.theirs: torch.zeros(part.shape, dtype=torch.float16) for part in parts_of(model, NAMES)}
+    tensors = {
+        part.theirs: torch.zeros(part.shape, dtype=torch.float16) for part in parts_of(model, FAMILIES["llama"].names)
+    }
     names = sorted(tensors)
     places = {}
     for i, half in enumerate((names[: len(names) // 2], names[len(names) // 2 :])):

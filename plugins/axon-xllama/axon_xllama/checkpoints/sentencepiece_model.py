@@ -47,7 +47,11 @@ class SentencePieceModel:
 
     @classmethod
     def read(cls, data: bytes) -> SentencePieceModel:
-        """Return what a file that the library has accepted says; what it leaves out has the format's defaults."""
+        """Return what a file that the library has accepted says; what it leaves out has the format's defaults.
+
+        Raises:
+            ValueError: it is no such file.
+        """
         model = cls()
         for number, value in _fields(data):
             if number == 1 and isinstance(value, bytes):
