@@ -108,7 +108,9 @@ def _report(result: Result, trainer: Trainer, out: Path, seconds: float) -> None
     echo(f"Run folder: {out}")
     if result.run is not None and result.run.plot.exists():
         echo(f"Loss plot:  {result.run.plot}")
-    if any(isinstance(trainer.models[role], CausalLM) for role in trainer.trainable):
+    if trainer.next_command is not None:
+        echo(f"Next:       {trainer.next_command.replace('{run}', folder)}")
+    elif any(isinstance(trainer.models[role], CausalLM) for role in trainer.trainable):
         echo(f'Next:       axon generate {folder} --prompt "The "')
     else:
         echo(f"Next:       axon evaluate {folder}")

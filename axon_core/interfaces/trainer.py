@@ -109,6 +109,9 @@ class Trainer(ABC):
         """What a trained model can be measured on; its fields are options of `axon evaluate`. By default nothing."""
 
     unit: ClassVar[str] = "examples"
+    next_command: ClassVar[str | None] = None
+    """What a user does with a finished run, for instance `axon sample {run}`, where `{run}` stands for its folder.
+    Left out, a language model generates and any other one is evaluated."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Recipes the conformance kit builds it from, as small as can be; one variant each."""
     trainable: tuple[str, ...]

@@ -98,6 +98,7 @@ class DDPMTrainer(Trainer):
 
     config: Config
     unit = "pictures"
+    next_command = "axon sample {run}"
     trainable = ("model",)
     examples = tuple(
         {

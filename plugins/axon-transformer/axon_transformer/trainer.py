@@ -76,6 +76,7 @@ class TranslationTrainer(Trainer):
 
     config: Config
     unit = "tokens"
+    next_command = "axon translate {run}"
     trainable = ("model",)
     examples = (
         {
