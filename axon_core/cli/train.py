@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import click
 
 from axon_core.callbacks.progress import Progress
 from axon_core.cli.output import echo, echo_generated
-from axon_core.errors import UsageError
+from axon_core.errors import AxonError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.locks import check_unlocked
 from axon_core.loop import Result, evaluation, fit
 from axon_core.recipe import Recipe
 from axon_core.run import RunFolder
+from axon_core.tokenizer import Tokenizer
 
 
 @click.command("train")
@@ -108,12 +110,25 @@ def _report(result: Result, trainer: Trainer, out: Path, seconds: float) -> None
     echo(f"Run folder: {out}")
     if result.run is not None and result.run.plot.exists():
         echo(f"Loss plot:  {result.run.plot}")
+    echo(f"Next:       {_next(trainer, out, sample or '')}")
+
+
+def _next(trainer: Trainer, out: Path, sample: str) -> str:
+    """Return the command that a user goes on with: the trainer's own, or what its kind of model is for."""
+    folder = shlex.quote(str(out))
     if trainer.next_command is not None:
-        echo(f"Next:       {trainer.next_command.replace('{run}', folder)}")
-    elif any(isinstance(trainer.models[role], CausalLM) for role in trainer.trainable):
-        echo(f'Next:       axon generate {folder} --prompt "The "')
-    else:
-        echo(f"Next:       axon evaluate {folder}")
+        return trainer.next_command.replace("{run}", folder)
+    if any(isinstance(trainer.models[role], CausalLM) for role in trainer.trainable):
+        return f"axon generate {folder} --prompt {shlex.quote(_prompt(out / 'model', sample))}"
+    return f"axon evaluate {folder}"
+
+
+def _prompt(model: Path, sample: str) -> str:
+    """Return a prompt that the tokenizer in `model` can encode: an English one, or else the sample's first word."""
+    with suppress(AxonError):
+        Tokenizer.load(model).encode_prompt("The ")
+        return "The "
+    return next(iter(sample.split()), "The ")
 
 
 def described(metrics: Mapping[str, float | str]) -> str:

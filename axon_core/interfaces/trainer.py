@@ -48,6 +48,7 @@ class Trainer(ABC):
         models: the modules by role, for instance `{"policy": …, "reference": …}`.
         trainable: the roles that are trained; the others are frozen.
         unit: what the first count counts, for the rate in the progress line.
+        next_command: what `axon train` proposes at its end.
     """
 
     class Config(config.Config):
@@ -110,8 +111,8 @@ class Trainer(ABC):
 
     unit: ClassVar[str] = "examples"
     next_command: ClassVar[str | None] = None
-    """What a user does with a finished run, for instance `axon sample {run}`, where `{run}` stands for its folder.
-    Left out, a language model generates and any other one is evaluated."""
+    """The command to go on with after training, such as `axon sample {run}`; `{run}` stands for the run's folder.
+    Left out, a language model generates, and any other model is evaluated."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Recipes the conformance kit builds it from, as small as can be; one variant each."""
     trainable: tuple[str, ...]
