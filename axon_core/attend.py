@@ -29,6 +29,13 @@ def attend(
     Query head i reads key/value head i // (h / k). The keys are the last m of the scope's keys, so that a cache with
     a window may hand over fewer. `scale` defaults to d^−½. `narrow` hides further keys from a query, and must leave
     it itself; `bias` is added to the scores (b h n m). The softmax is computed in float32 at least.
+
+    Both are evaluated once for all layers that pass an equal function, and kept until the pass ends (`Scope.once`). One
+    that depends on data, as a forget gate of the tokens does, is therefore a function made in each call:
+
+        bias=lambda query, key: gate        # gate `(b h n m)`, computed in this call from this layer's tokens
+
+    A method, a module or a dataclass that holds the data may be equal to an earlier one, whose values would be taken.
     """
     if narrow is None and bias is None and scope.triangular(k.shape[1]) and pays(q, k, v):
         return causal_attention(q, k, v, scale)

@@ -178,17 +178,19 @@ class Cache:
 
         Raises:
             ContextError: more tokens than the cache was made for.
-            UsageError: more than one token, or padding, for a fixed cache.
+            UsageError: padding after a row's first token; or more than one token, or padding, for a fixed cache.
         """
         start, n = self.length, tokens.shape[1]
         if self.fixed and (n > 1 or valid is not None):
             raise UsageError(f"a fixed cache takes one token a row, and no padding; got {n}")
+        steps = torch.arange(n, device=tokens.device) if valid is None else valid.cumsum(1) - 1
+        positions = self._next + steps
+        if valid is not None:
+            _refuse_padding_inside(positions, valid)
         self.make_room(n)
         if self._slot is not None:
             return self._extend_fixed(tokens, self._slot)
         self.length += n
-        steps = torch.arange(n, device=tokens.device) if valid is None else valid.cumsum(1) - 1
-        positions = self._next + steps
         if valid is not None:
             self._padded = True
             positions = positions.masked_fill(~valid, -1)
@@ -269,6 +271,17 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes of all layers' states."""
         return sum(buffer.nbytes for layer in self.layers for buffer in layer.buffers.values())
+
+
+def _refuse_padding_inside(positions: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"]) -> None:
+    """Refuse padding at positions that count up from a token: a window or a recurrent state would take it for one."""
+    inside = ~valid & (positions >= 0)
+    if inside.any():
+        row, column = (int(i) for i in inside.nonzero()[0])
+        raise UsageError(
+            f"a cache takes padding before a row's first token only, but token {column} of row {row} is padding after "
+            "one; pad the rows on the left"
+        )
 
 
 def _slots(state: State, capacity: int) -> tuple[int, ...]:

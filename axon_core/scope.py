@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -94,8 +95,11 @@ class Scope:
         return self.positions >= 0 if self.padded else None
 
     def rotation(self, rotary: RotaryEmbedding, dtype: torch.dtype) -> Rotation:
-        """Return `rotary`'s rotation at this scope's positions, computed once for all layers."""
-        return self.once((rotary, dtype), lambda: rotary(self.positions).to(dtype))
+        """Return `rotary`'s rotation at this scope's positions, computed once for all layers.
+
+        A document of a packed row is rotated as if it were a row of its own, whatever its length is.
+        """
+        return self.once((rotary, dtype), lambda: self._rotation(rotary).to(dtype))
 
     def rotate(
         self, rotary: RotaryEmbedding | None, *heads: Float[Tensor, "b n h d"]
@@ -124,12 +128,29 @@ class Scope:
         return self.once(("bias", m, between, dtype), lambda: between(*self._pairs(m)).to(dtype))
 
     def once(self, key: object, make: Callable[[], Any]) -> Any:
-        """Return what `make` made for an equal `key` the first time; later layers get the same object."""
+        """Return what `make` made for an equal `key` the first time; later layers get the same object.
+
+        The key must hold all that the result depends on. What depends on the tokens of a layer is not for here: nothing
+        in a key can stand for data, since tensors do not compare to one truth value, and a module that is called twice
+        in one pass, or a method of it, is equal to itself. All that is made is kept until the pass ends.
+        """
         for known, made in self._once:  # not by hash, which would make a constant of a compiled length
             if known == key:
                 return made
         self._once.append((key, make()))
         return self._once[-1][1]
+
+    def _rotation(self, rotary: RotaryEmbedding) -> Rotation:
+        if self.documents is None or rotary.constant_until is None:
+            return rotary(self.positions)
+        # Angles depend on a token's position and its row's length alone: each token is given as a row of two, itself
+        # and the last of its document, so that shapes do not depend on how the documents are cut.
+        positions, documents = torch.broadcast_tensors(self.positions, self.documents)
+        number = (documents.diff(dim=1, prepend=documents[:, :1]) != 0).cumsum(1)
+        last = torch.full_like(positions, -1).scatter_reduce(1, number, positions, "amax").gather(1, number)
+        table = rotary(torch.stack((positions, last), -1).flatten(0, 1))
+        cos, sin = (part[:, 0].unflatten(0, positions.shape) for part in (table.cos, table.sin))
+        return replace(table, cos=cos, sin=sin)
 
     def _pairs(self, m: int) -> tuple[Int[Tensor, "b 1 n 1"], Int[Tensor, "b 1 1 m"]]:
         return self.positions[:, None, :, None], self.keys[:, None, None, self.keys.shape[1] - m :]

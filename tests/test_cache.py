@@ -12,7 +12,7 @@ from torch import Tensor
 
 from axon_core.attend import attend
 from axon_core.cache import Cache, LayerCache, State, Step
-from axon_core.errors import ContextError
+from axon_core.errors import ContextError, UsageError
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
 from axon_core.scope import Scope
 
@@ -114,14 +114,36 @@ def test_a_left_padded_batch_equals_each_row_alone(window: int | None, horizon: 
             torch.testing.assert_close(out[row : row + 1], toy(own[:, :i])[:, -1:])
 
 
-def test_later_chunks_may_be_padded_too() -> None:
-    toy, text = Toy(), tokens(2, 6)
+@pytest.mark.parametrize(
+    ("chunks", "at"),
+    [
+        ([[[1, 1, 0]]], "token 2 of row 0"),
+        ([[[1, 1], [0, 1]], [[1, 1], [1, 0]]], "token 1 of row 1"),
+        ([[[0, 1, 1], [1, 1, 1]], [[1, 1, 1], [0, 0, 1]]], "token 0 of row 1"),
+        ([[[0, 1, 0, 1]]], "token 2 of row 0"),
+    ],
+)
+def test_padding_after_a_rows_first_token_is_refused_and_changes_nothing(chunks: list[list], at: str) -> None:
+    """What a window holds and what a recurrent state forgets count slots: they would be wrong by the padding."""
+    *before, wrong = (torch.tensor(chunk).bool() for chunk in chunks)
+    toy, fresh = Toy(window=2), Toy(window=2)
+    cache, other = toy.cache(len(wrong)), fresh.cache(len(wrong))
+    for valid in before:
+        text = tokens(*valid.shape)
+        toy(text, cache, valid), fresh(text, other, valid)
+    with pytest.raises(UsageError, match=rf"{at} is padding after one; pad the rows on the left"):
+        toy(tokens(*wrong.shape), cache, wrong)
+    more = tokens(len(wrong), 3, seed=1)
+    torch.testing.assert_close(toy(more, cache), fresh(more, other), rtol=0, atol=0)
+
+
+def test_a_row_may_begin_in_a_later_chunk() -> None:
+    toy, text = Toy(window=3), tokens(2, 6)
     cache = toy.cache(2)
-    first, second = torch.tensor([[0, 1, 1], [1, 1, 1]]).bool(), torch.tensor([[1, 1, 1], [0, 0, 1]]).bool()
-    toy(text[:, :3], cache, first)
-    out = toy(text[:, 3:], cache, second)
-    torch.testing.assert_close(out[:1], toy(text[:1, 1:])[:, 2:])
-    torch.testing.assert_close(out[1:, -1:], toy(text[1:, [0, 1, 2, 5]])[:, -1:])
+    toy(text[:, :2], cache, torch.tensor([[0, 0], [1, 1]]).bool())
+    out = toy(text[:, 2:], cache, torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]).bool())
+    torch.testing.assert_close(out[:1, 1:], toy(text[:1, 3:]))
+    torch.testing.assert_close(out[1:], toy(text[1:])[:, 2:])
 
 
 def test_past_the_horizon_all_pieceare_run_again() -> None:
@@ -174,15 +196,14 @@ def test_rows_that_are_kept_go_on_and_the_others_memory_is_freed(
 
 
 def test_the_last_row_is_one_without_padding() -> None:
-    for later in (True, False):
-        toy, text = Toy(), tokens(2, 5)
-        cache = toy.cache(2)
-        toy(text[:, :3], cache, torch.tensor([[0, 0, 1], [1, 1, 1]]).bool())
-        toy(text[:, 3:4], cache, torch.tensor([[later], [True]]))
-        cache.keep(torch.tensor([0]))
-        scope = cache.extend(text[:1, 4:]).scope
-        assert scope.padded is not later  # padding between its tokens is still there
-        assert scope.keys.tolist() == ([[0, 1, 2]] if later else [[0, -1, 1]])
+    toy, text = Toy(), tokens(2, 5)
+    cache = toy.cache(2)
+    toy(text[:, :3], cache, torch.tensor([[0, 0, 1], [1, 1, 1]]).bool())
+    toy(text[:, 3:4], cache, torch.ones(2, 1).bool())
+    cache.keep(torch.tensor([0]))
+    scope = cache.extend(text[:1, 4:]).scope
+    assert not scope.padded
+    assert scope.keys.tolist() == [[0, 1, 2]]
 
 
 def test_a_reset_cache_is_a_new_one() -> None:

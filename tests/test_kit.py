@@ -126,9 +126,49 @@ class CutsByItsKey(Guess):
         return [{name: rows[i] for name, rows in data.items()} for i in order.split(2)]
 
 
+class Forgets(Healthy):
+    """The weight of a token fades with the slots since; padding inside a row, which caches refuse, would count."""
+
+    cross = False
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        m, n = k.shape[1], q.shape[1]
+        slots = torch.arange(m)
+        faded = 0.3 * (slots - slots[m - n :, None]).to(q.dtype)
+        return attend(q, k, v, scope, bias=lambda query, key: -faded.abs())
+
+
+class RotatesThreeLayersOfFour(Healthy):
+    """Layer 1 has no positions on purpose, and is handed the rotary embedding all the same."""
+
+    def rotate(self, scope: Scope, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        return (q, k) if self.config.layer % 4 == 1 else super().rotate(scope, q, k)
+
+
+class KeepsNothing(Healthy):
+    """A state of size zero, such as that of an option that is off."""
+
+    def state(self) -> Mapping[str, State]:
+        return {**super().state(), "shared": State((0, 4)), "sum": State((0,), per_token=False)}
+
+
+class Steep(Healthy):
+    """A right gradient of a function that is far from linear over a long step."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        return 3 * (4 * super().mix(3 * q, k, v, scope)).sin()
+
+
+class SquashesInFloat32(RootMeanSquare):
+    """Computes in float32 whatever it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.float() * self.scale(x.float())).tanh().to(x.dtype) * self.weight
+
+
 HEALTHY = [Healthy, DropsOut, KeepsZeros, GatesItsMemory, HasAWindow, Plain, WithBase, Stretched, StretchesEarly]
 HEALTHY += [RootMeanSquare, Tiny, Rotating, DropsFeatures, KnowsFewWords, Guess, Unmoved, KeepsAList]
-HEALTHY += [CutsByItsKey]
+HEALTHY += [CutsByItsKey, Forgets, RotatesThreeLayersOfFour, KeepsNothing, Steep, SquashesInFloat32]
 
 
 @pytest.mark.parametrize("healthy", HEALTHY)

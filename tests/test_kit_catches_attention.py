@@ -40,6 +40,16 @@ class SeesOtherDocuments(Healthy):
         return attend(q, k, v, Scope(scope.positions, scope.keys, causal=scope.causal, padded=scope.padded))
 
 
+class RotatesRowsWhole(Healthy):
+    """Takes the rotation at the scope's positions, not the scope's rotation."""
+
+    def rotate(self, scope: Scope, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        if self.rotary is None:
+            return q, k
+        rotation = self.rotary(scope.positions).to(q.dtype)
+        return rotation(q), rotation(k)
+
+
 class UsesBatchStatistics(Healthy):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
         return super().mix(q, k, v - v.mean(0, keepdim=True), scope)
@@ -132,6 +142,7 @@ ROWS: list[Row] = [
     (SeesTheFutureInTraining, "causal", set()),
     (SeesPadding, "padding", {"documents", "cached_ragged", "cross"}),
     (SeesOtherDocuments, "documents", set()),
+    (RotatesRowsWhole, "documents", set()),
     (UsesBatchStatistics, "neighbours", {"padding", "cached_ragged", "cross"}),
     (UsesBatchStatisticsInTraining, "neighbours", set()),
     (SoftmaxOverNothing, "padded_rows_finite", set()),

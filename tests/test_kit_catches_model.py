@@ -37,6 +37,15 @@ class IgnoresDocuments(Tiny):
         return super().scope(tokens, valid, None)
 
 
+class RotatesRowsWhole(Rotating):
+    """Looks at the whole row's length, not the document's."""
+
+    def scope(self, tokens: Tensor, valid: Tensor | None, documents: Tensor | None) -> Scope:
+        scope = super().scope(tokens, valid, documents)
+        scope.rotation = lambda rotary, dtype: rotary(scope.positions).to(dtype)
+        return scope
+
+
 class IgnoresCache(Tiny):
     def features(self, tokens: Tensor, *, cache: Cache | None = None, **more: Any) -> Tensor:
         return super().features(tokens, **more)
@@ -173,6 +182,7 @@ ROWS: list[Row] = [
     (SeesTheFutureInTraining, "causal", set()),
     (EmbedsPadding, "padding", {"cached_ragged"}),
     (IgnoresDocuments, "documents", set()),
+    (RotatesRowsWhole, "documents", set()),
     (IgnoresCache, "cached", {"cached_ragged", "caches_apart", "bfloat16"}),
     (LeavesPaddingOutOfTheCache, "cached_ragged", set()),
     (ForgetsTheHorizon, "horizon", set()),

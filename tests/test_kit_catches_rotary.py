@@ -101,6 +101,18 @@ class StretchesAllRows(Stretched):
         return positions.max().reshape(1, 1) + 1
 
 
+class TakesColumnsForLength(Stretched):
+    """Which rows padded in a batch, and rows cut into chunks, do not have as many of as tokens."""
+
+    def length(self, positions: Tensor) -> Tensor:
+        return torch.full((len(positions), 1), positions.shape[1])
+
+
+class TakesTheFirstColumnForLength(Stretched):
+    def length(self, positions: Tensor) -> Tensor:
+        return positions[:, :1] + 1
+
+
 class RemembersTheLongest(Stretched):
     longest = torch.zeros(1, 1)
 
@@ -195,13 +207,15 @@ ROWS: list[Row] = [
     (LetsAutocastRound, "float32_angles", set()),
     (ReturnsHalfTables, "shape", {"norm_preserving", "relative", "float32_angles"}),
     (RotatesNothing, "positions_differ", set()),
-    (CountsColumns, "positions_differ", {"constant_until"}),
+    (CountsColumns, "positions_differ", {"constant_until", "documents"}),
     (SquaresPositions, "relative", {"positions_differ", "float32_angles"}),
     (ScalesTheTables, "norm_preserving", {"float32_angles"}),
     (MislabelsItsLayout, "layout", {"norm_preserving", "relative", "float32_angles", "positions_differ"}),
     (KnowsOneLayout, "layout", set()),
-    (StretchesSilently, "constant_until", {"relative", "norm_preserving"}),
-    (StretchesAllRows, "rows_apart", set()),
+    (StretchesSilently, "constant_until", {"relative", "norm_preserving", "documents"}),
+    (StretchesAllRows, "rows_apart", {"documents"}),
+    (TakesColumnsForLength, "documents", {"positions_differ"}),
+    (TakesTheFirstColumnForLength, "documents", set()),
     (RemembersTheLongest, "no_memory", {"rows_apart", "float32_angles", "instances_apart"}),
     (SharesABuffer, "instances_apart", set()),
     (RemembersByLength, "instances_apart", set()),

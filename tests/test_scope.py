@@ -134,6 +134,40 @@ def test_a_packed_row_equals_its_documents_alone() -> None:
         torch.testing.assert_close(out[:, part], attend(q_own, k_own, v[:, part], own), rtol=1e-5, atol=1e-6)
 
 
+def test_a_function_made_in_each_call_is_evaluated_anew_and_an_equal_one_is_not() -> None:
+    """The documented way to a bias that depends on data: two layers, or one twice, with other data each."""
+    x = torch.zeros(1, 3, 1, 2)
+    v = torch.eye(3)[None, :, None]
+    scope = Scope.over(x[:, :, 0], causal=False)
+
+    def layer(data: Tensor) -> Tensor:
+        return attend(x, x, v, scope, bias=lambda query, key: data)
+
+    one, two = torch.tensor([9.0, 0, 0]).expand(1, 1, 3, 3), torch.tensor([0, 0, 9.0]).expand(1, 1, 3, 3)
+    torch.testing.assert_close(layer(one)[0, 0, 0], one[0, 0, 0].softmax(-1))
+    torch.testing.assert_close(layer(two)[0, 0, 0], two[0, 0, 0].softmax(-1))
+    calls: list[str] = []
+    assert [scope.once(("key", 1), lambda: calls.append("made") or len(calls)) for _ in range(2)] == [1, 1]
+
+
+class Longest(Turn):
+    """Turns by the position, the more slowly the longer the row is past 2 tokens."""
+
+    constant_until = 2
+
+    def forward(self, positions: Tensor) -> Rotation:
+        return Rotation.of(positions.unsqueeze(-1) * 2 / (positions.amax(1) + 1).clamp(min=2)[:, None, None], "half")
+
+
+def test_each_document_of_a_packed_row_has_the_rotation_of_its_own_length() -> None:
+    documents = torch.tensor([[7, 7, 7, 1, 1, 7], [2, 2, 2, 2, 2, 2]])
+    valid = torch.tensor([[True] * 6, [False, False] + [True] * 4])
+    table = Scope.over(documents, documents=documents, valid=valid).rotation(Longest(Turn.Config(dim=2)), torch.float32)
+    angles = torch.atan2(table.sin[..., 1], table.cos[..., 1])
+    assert angles[0].tolist() == pytest.approx([0, 2 / 3, 4 / 3, 0, 1, 0])
+    assert angles[1, 2:].tolist() == pytest.approx([0, 0.5, 1, 1.5])
+
+
 def test_no_token_sees_what_comes_later_or_is_padding() -> None:
     torch.manual_seed(0)
     valid = torch.tensor([[False, True, True, True, False]])

@@ -120,10 +120,10 @@ class CausalLM(Model):
         """Return the features of each token, ready for `logits`.
 
         `valid` is False for padding, whatever id stands there; `documents` number the documents of packed rows; with
-        a `cache` the tokens follow those already in it.
+        a `cache` the tokens follow those already in it, and padding stands before a row's first token only.
 
         Raises:
-            UsageError: documents are given and a cache too, which holds one document a row.
+            UsageError: with a cache, documents are given, or padding after a row's first token.
         """
 
     @abstractmethod

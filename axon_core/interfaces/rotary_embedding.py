@@ -61,8 +61,9 @@ class Rotation:
 class RotaryEmbedding(nn.Module, ABC):
     """Positions to the rotation of queries and keys: `(b n) -> Rotation`.
 
-    The angles are computed in float32 whatever the module's dtype, and depend on positions only, never on what was
-    computed before; a row's rotation never depends on its neighbours in the batch.
+    The angles are computed in float32 whatever the module's dtype. A token's angles depend on its position and on its
+    row's length, which is the row's largest position + 1; never on how many columns the row has, on its neighbours in
+    the batch or on what was computed before. The length matters only past `constant_until`.
     """
 
     class Config(config.Config):

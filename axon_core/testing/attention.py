@@ -15,16 +15,21 @@ from axon_core.interfaces.attention import Attention
 from axon_core.scope import Scope
 from axon_core.testing import modules
 from axon_core.testing.kit import Part, Suite, expect, finite, same
-from axon_core.testing.modules import LENGTHS, PlainRotary, normal, ragged
+from axon_core.testing.modules import LENGTHS, PlainRotary, SqueezedRotary, normal, ragged
 
 SUITE = Suite(Attention)
 N = LENGTHS[0]
+PACKED = modules.PACKED
+LAYERS = (1, 0, 2, 3, 4, 5, 6, 7)
+"""Layers in which an attention may use its rotary embedding; the one that all checks build comes first."""
 
 
-def build(part: Part, seed: int = 0, base: float = 10000.0) -> Attention:
-    """Build a small attention, with a plain rotary embedding where it takes one."""
-    config: Any = modules.config_of(part, dim=32, n_heads=4, layer=1)
-    rotary = PlainRotary(PlainRotary.Config(dim=config.rotary_dim), base) if config.rotary_dim else None
+def build(
+    part: Part, seed: int = 0, base: float = 10000.0, layer: int = 1, kind: type[PlainRotary] = PlainRotary
+) -> Attention:
+    """Build a small attention, with a rotary embedding of this `kind` where it takes one."""
+    config: Any = modules.config_of(part, dim=32, n_heads=4, layer=layer)
+    rotary = kind(kind.Config(dim=config.rotary_dim), base) if config.rotary_dim else None
     return modules.built(lambda: part.cls(config, rotary), seed)
 
 
@@ -100,16 +105,16 @@ def padding(part: Part) -> None:
                 same(out[row, valid[row]], alone[0], on)
 
 
-@SUITE.check("the scope's mask passed over, or positions counted across documents")
+@SUITE.check("the scope's mask passed over, positions counted across documents, or `scope.rotate` passed over")
 def documents(part: Part) -> None:
-    """Documents packed into one row do not see each other."""
-    attention = build(part)
-    x = tokens(attention)
-    sizes = (4, 2, 3)
-    number = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes)).expand(len(x), N)
-    pieces = at_once(attention, x, documents=number).split(sizes, 1)
-    for i, (got, alone) in enumerate(zip(pieces, x.split(sizes, 1), strict=True)):
-        same(got, at_once(attention, alone), f"document {i + 1} of three packed into one row")
+    """Documents packed into one row give what each gives alone, whether or not rotations depend on the length."""
+    for kind, on in ((PlainRotary, ""), (SqueezedRotary, f", angles changing past {SqueezedRotary.UNTIL} tokens")):
+        attention = build(part, kind=kind)
+        x = tokens(attention)
+        number = modules.packed(PACKED).expand(len(x), N)
+        pieces = at_once(attention, x, documents=number).split(PACKED, 1)
+        for i, (got, alone) in enumerate(zip(pieces, x.split(PACKED, 1), strict=True)):
+            same(got, at_once(attention, alone), f"document {i + 1} of {PACKED} tokens packed into one row{on}")
 
 
 @SUITE.check("a statistic over the batch, or positions taken from the first row")
@@ -168,11 +173,11 @@ def autocast(part: Part) -> None:
 
 @SUITE.check("a parameter that is not used, or a tensor detached from the graph")
 def gradient(part: Part) -> None:
-    """A gradient reaches every parameter, and agrees with finite differences there and at the inputs."""
-    attention = build(part)
-    inputs = {"x": tokens(attention)}
+    """In float64 a gradient reaches every parameter, and agrees with finite differences there and at the inputs."""
+    attention = modules.in_float64(build(part))
+    inputs = {"x": tokens(attention).double()}
     if attention.cross:  # some parameters may be for this alone
-        inputs["memory"] = tokens(attention, seed=2)
+        inputs["memory"] = tokens(attention, seed=2).double()
 
     def run() -> Tensor:
         x, memory = inputs["x"], inputs.get("memory")
@@ -195,13 +200,18 @@ def deterministic(part: Part) -> None:
 
 @SUITE.check("rotary_dim not overridden by an attention that takes no rotary embedding, or a rotation left out")
 def rotary(part: Part) -> None:
-    """The rotary embedding it asks for by `rotary_dim` makes a difference."""
-    attention = build(part)
-    if attention.rotary is None:
-        return
-    x, dim = tokens(attention), attention.config.rotary_dim
-    difference = (at_once(build(part, base=10.0), x) - at_once(attention, x)).abs().max()
-    expect(float(difference) > 1e-4, f"rotary_dim {dim}, with other angles", "the result is the same")
+    """The rotary embedding it asks for by `rotary_dim` makes a difference, in one of the first layers at least."""
+    asked = 0
+    for layer in LAYERS:  # some may leave it out on purpose
+        attention = build(part, layer=layer)
+        if attention.rotary is None:
+            continue
+        x, asked = tokens(attention), attention.config.rotary_dim
+        difference = (at_once(build(part, base=10.0, layer=layer), x) - at_once(attention, x)).abs().max()
+        if float(difference) > 1e-4:
+            return
+    layers = f"in layers 0 to {max(LAYERS)}"
+    expect(not asked, f"rotary_dim {asked}, with other angles", f"the result is the same {layers}")
 
 
 @SUITE.check("queries taken from the memory, keys from the input, or the memory's padding passed over")

@@ -15,21 +15,31 @@ from torch import Tensor, nn
 from axon_core import ROTARY_EMBEDDINGS
 from axon_core.cache import Cache
 from axon_core.config import Spec
+from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM, Model
 from axon_core.testing import modules
 from axon_core.testing.kit import Broken, Part, Suite, expect, same
-from axon_core.testing.modules import LENGTHS, ragged
+from axon_core.testing.modules import LENGTHS, SqueezedRotary, ragged
 
 MODEL = Suite(Model)
 CAUSAL_LM = Suite(CausalLM)
 SUITES = (CAUSAL_LM, MODEL)
-N = LENGTHS[0]
+N, PACKED = LENGTHS[0], modules.PACKED
+SQUEEZED = f"a rotary embedding whose angles change past {SqueezedRotary.UNTIL} tokens"
 SIZES = {"vocab_size": 61, "context": 16, "dim": 32, "n_layers": 2, "n_heads": 4}
 
 
 def build(part: Part, seed: int = 0) -> Any:
     """Build a small model."""
     return modules.built(lambda: part.cls(modules.config_of(part, **SIZES)), seed)
+
+
+def squeezed(part: Part) -> Any:
+    """Build a small model with a `SqueezedRotary`, or return None where its config names no rotary embedding."""
+    if not isinstance(getattr(modules.config_of(part, **SIZES), "rotary", None), Spec):
+        return None
+    with ROTARY_EMBEDDINGS.override(squeezed=SqueezedRotary):
+        return build(replace(part, options={**part.options, "rotary": Spec(type="squeezed")}))
 
 
 def text(model: CausalLM, seed: int = 1) -> Int[Tensor, "b n"]:
@@ -102,16 +112,16 @@ def padding(part: Part) -> None:
             same(out[row, valid[row]], alone[0], f"a row of {length} tokens padded on the {side} to {N}")
 
 
-@CAUSAL_LM.check("`documents` not passed on")
+@CAUSAL_LM.check("`documents` not passed on, or a rotation taken at positions instead of by `scope.rotate`")
 def documents(part: Part) -> None:
-    """Documents packed into one row do not see each other."""
-    model = build(part)
-    tokens = text(model)
-    sizes = [4, 2, 3]
-    number = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes)).expand_as(tokens)
-    pieces = scores(model, tokens, documents=number).split(sizes, 1)
-    for i, (got, alone) in enumerate(zip(pieces, tokens.split(sizes, 1), strict=True)):
-        same(got, scores(model, alone), f"document {i + 1} of three packed into one row")
+    """Documents packed into one row give what each gives alone, whether or not rotations depend on the length."""
+    for model, on in ((build(part), ""), (squeezed(part), f"; {SQUEEZED}")):
+        if model is None:
+            continue
+        tokens = text(model)
+        pieces = scores(model, tokens, documents=modules.packed(PACKED).expand_as(tokens)).split(PACKED, 1)
+        for i, (got, alone) in enumerate(zip(pieces, tokens.split(PACKED, 1), strict=True)):
+            same(got, scores(model, alone), f"document {i + 1} of {PACKED} tokens packed into one row{on}")
 
 
 @CAUSAL_LM.check("a statistic over the batch")
@@ -137,9 +147,15 @@ def cached(part: Part) -> None:
 
 @CAUSAL_LM.check("`valid` not passed to the cache")
 def cached_ragged(part: Part) -> None:
-    """In a batch padded on the left every row is decoded as if it were alone."""
+    """In a batch padded on the left every row is decoded as if it were alone; other padding is refused."""
     model, valid = build(part), ragged("left")
     tokens = text(model)
+    try:
+        decode(model, tokens, [N], ragged("right"))
+    except UsageError:
+        pass
+    else:
+        raise Broken("rows padded on the right, with a cache", "they are taken; `cache.extend` is to be given `valid`")
     for sizes in ([6, 1, 1, 1], [2, 3, 4]):
         out = decode(model, tokens.masked_fill(~valid, -1), sizes, valid)
         for row, length in enumerate(LENGTHS):
@@ -152,12 +168,10 @@ def cached_ragged(part: Part) -> None:
 @CAUSAL_LM.check("a cache with no horizon, or results of whole rows where those of the new tokens are asked for")
 def horizon(part: Part) -> None:
     """Past the rotary embedding's `constant_until` too, decoding gives what one pass over the text so far gives."""
-    if not isinstance(getattr(modules.config_of(part, **SIZES), "rotary", None), Spec):
+    model = squeezed(part)
+    if model is None:
         return
-    with ROTARY_EMBEDDINGS.override(squeezed=modules.SqueezedRotary):
-        model = build(replace(part, options={**part.options, "rotary": Spec(type="squeezed")}))
     tokens = text(model)
-    on = f"a rotary embedding whose angles change past {modules.SqueezedRotary.UNTIL} tokens"
     whole, left = torch.ones_like(tokens, dtype=torch.bool), ragged("left")
     for kept, rows in ((whole, "no padding"), (left, "rows padded on the left")):
         given, valid = tokens.masked_fill(~kept, -1), None if kept is whole else kept
@@ -167,7 +181,7 @@ def horizon(part: Part) -> None:
                 new, so_far = slice(start, start + size), slice(start + size)
                 got = decode(model, given[:, new], [size], None if valid is None else valid[:, new], cache)
                 want = scores(model, given[:, so_far], valid=None if valid is None else valid[:, so_far])[:, new]
-                at = f"{on}; {rows}, chunks of {sizes}, the chunk from token {start} on"
+                at = f"{SQUEEZED}; {rows}, chunks of {sizes}, the chunk from token {start} on"
                 expect(got.shape == want.shape, at, f"shape {tuple(got.shape)} instead of {tuple(want.shape)}")
                 same(got[kept[:, new]], want[kept[:, new]], at)
                 start += size
@@ -201,8 +215,8 @@ def bfloat16(part: Part) -> None:
 
 @CAUSAL_LM.check("a parameter that is not used, or a tensor detached from the graph")
 def gradient(part: Part) -> None:
-    """A gradient reaches every parameter, and agrees with finite differences."""
-    model = build(part)
+    """In float64 a gradient reaches every parameter, and agrees with finite differences."""
+    model = modules.in_float64(build(part))
     tokens = text(model)
     modules.gradients(model, lambda: model(tokens), f"tokens {tuple(tokens.shape)}", {})
 

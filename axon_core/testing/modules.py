@@ -16,11 +16,17 @@ from axon_core.config import Config, validate
 from axon_core.errors import ConfigError
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
 from axon_core.json_text import to_json
-from axon_core.testing.kit import Broken, Part, finite, same
+from axon_core.testing.kit import Broken, Part, expect, finite, same
 
 LENGTHS = (9, 6, 3)
 """Valid tokens of the rows in ragged batches."""
-_DIRECTIONS, _STEP = 4, 2e-3
+PACKED = (6, 1, 2)
+"""Tokens of the documents packed into one row."""
+_DIRECTIONS = 4
+_STEP, _SHRINK, _LEVELS, _ENOUGH = 0.1, 4, 8, 1e-6
+"""Finite differences: the first step, by how much each is shorter, how many at most, and the relative error sought."""
+_TOLERANCE, _NOISE = 1e-3, 0.1
+"""How far a gradient may be off, of the largest; and how much of the measurement's own error is granted beyond that."""
 
 
 class PlainRotary(RotaryEmbedding):
@@ -113,6 +119,11 @@ def ragged(side: str) -> Bool[Tensor, "b n"]:
     return index < lengths if side == "right" else index >= LENGTHS[0] - lengths
 
 
+def packed(sizes: Sequence[int]) -> Int[Tensor, "1 n"]:
+    """Return the number of each token's document in a row of documents of the given sizes."""
+    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).unsqueeze(0)
+
+
 def config_round_trip(config: Config) -> None:
     """Raise `Broken` unless a config written as JSON and read again is the same."""
     text = to_json(config.model_dump(mode="json"))
@@ -152,22 +163,27 @@ def state_round_trip(make: Callable[[int], nn.Module], run: Callable[[Any], Tens
     same(got, want, "a second instance, from another seed, with the state dict of the first", tolerance=0)
 
 
+def in_float64(module: Any) -> Any:
+    """Return a copy of the module in float64."""
+    return copy.deepcopy(module).double()
+
+
 def gradients(
     module: nn.Module, run: Callable[[], Float[Tensor, ...]], on: str, inputs: Mapping[str, Float[Tensor, ...]]
 ) -> None:
     """Raise `Broken` unless the gradient of a random weighting of what `run` returns is as it should be.
 
     It is finite and other than zero for every parameter; and for all parameters together, and each of the named
-    `inputs`, it agrees with finite differences, which a detached path does not.
+    `inputs`, it agrees with finite differences, which a detached path does not. Module and inputs are in float64.
     """
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     for leaf in (*trained.values(), *inputs.values()):
         leaf.grad = None
         leaf.requires_grad_()
-    weight = normal(*run().shape, seed=7)
+    weight = normal(*run().shape, seed=7).double()
 
     def weighted() -> Float[Tensor, ""]:
-        return (run() * weight).double().sum()
+        return (run() * weight).sum()
 
     if (total := weighted()).requires_grad:
         total.backward()
@@ -182,24 +198,56 @@ def gradients(
 
 
 def _directions(total: Callable[[], Float[Tensor, ""]], leaves: Sequence[Tensor], on: str) -> None:
-    """Check the gradients of `leaves` against central differences of `total`, along random directions."""
-    got: list[Tensor] = []
-    want: list[Tensor] = []
+    """Check the gradients of `leaves` against derivatives of `total` that are measured along random directions."""
+    got: list[float] = []
+    measured: list[tuple[float, float]] = []
     before = [leaf.detach().clone() for leaf in leaves]
     for seed in range(_DIRECTIONS):
-        ways = [normal(*leaf.shape, seed=100 * seed + i) for i, leaf in enumerate(leaves)]
-        slopes = [(way * leaf.grad).sum() for leaf, way in zip(leaves, ways, strict=True) if leaf.grad is not None]
-        got.append(sum(slopes, torch.zeros(())).double())
-        values: list[Tensor] = []
-        with torch.no_grad():
-            for sign in (1, -1):
+        ways = [normal(*leaf.shape, seed=100 * seed + i).double() for i, leaf in enumerate(leaves)]
+        size = float(torch.stack([way.square().sum() for way in ways]).sum().sqrt())
+        ways = [way / size for way in ways]
+        got.append(
+            sum(float((way * leaf.grad).sum()) for leaf, way in zip(leaves, ways, strict=True) if leaf.grad is not None)
+        )
+
+        def along(step: float, ways: Sequence[Tensor] = ways) -> float:
+            with torch.no_grad():
                 for leaf, start, way in zip(leaves, before, ways, strict=True):
-                    leaf.copy_(start + sign * _STEP * way)
-                values.append(total())
-            for leaf, start in zip(leaves, before, strict=True):
-                leaf.copy_(start)
-        want.append((values[0] - values[1]) / (2 * _STEP))
-    same(torch.stack(got), torch.stack(want), f"{on}, against finite differences", tolerance=0.02)
+                    leaf.copy_(start + step * way)
+                return float(total())
+
+        measured.append(derivative(along))
+    with torch.no_grad():
+        for leaf, start in zip(leaves, before, strict=True):
+            leaf.copy_(start)
+    largest = max(abs(value) for value, _ in measured)
+    for i, (slope, (value, error)) in enumerate(zip(got, measured, strict=True)):
+        allowed = _TOLERANCE * largest + min(error, _NOISE * largest) + 1e-9
+        found = f"{slope:.6g} instead of {value:.6g} in direction {i}; allowed {allowed:.3g}"
+        expect(abs(slope - value) <= allowed, f"{on}, against finite differences", found)
+
+
+def derivative(function: Callable[[float], float]) -> tuple[float, float]:
+    """Return f′(0) and an estimate of its error: central differences, extrapolated to a step of zero (Richardson).
+
+    The error of a central difference is a series in the square of its step, so that each pair of steps cancels one
+    more term. Among all extrapolations the one that changes least is returned, and by how much: smaller steps add
+    rounding where the function is computed in a lower precision than float64.
+    """
+    best, least = 0.0, float("inf")
+    earlier: list[float] = []
+    for level in range(_LEVELS):
+        step = _STEP / _SHRINK**level
+        row = [(function(step) - function(-step)) / (2 * step)]
+        for order, coarser in enumerate(earlier, 1):
+            row.append(row[-1] + (row[-1] - coarser) / (_SHRINK ** (2 * order) - 1))
+            error = max(abs(row[-1] - row[-2]), abs(row[-1] - coarser))
+            if error < least:
+                best, least = row[-1], error
+        if least <= _ENOUGH * abs(best):
+            break
+        earlier = row
+    return best, least
 
 
 def apart(first: nn.Module, second: nn.Module) -> None:

@@ -75,8 +75,8 @@ def zero(part: Part) -> None:
 
 @SUITE.check("a parameter that is not used, or a statistic detached from the graph")
 def gradient(part: Part) -> None:
-    """A gradient reaches every parameter, and agrees with finite differences there and at the input."""
-    norm, x = build(part), normal(5, DIM)
+    """In float64 a gradient reaches every parameter, and agrees with finite differences there and at the input."""
+    norm, x = modules.in_float64(build(part)), normal(5, DIM).double()
     modules.gradients(norm, lambda: norm(x), f"(5, {DIM})", {"x": x})
 
 

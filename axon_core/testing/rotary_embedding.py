@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from axon_core.interfaces.rotary_embedding import Layout, RotaryEmbedding, Rotation
+from axon_core.scope import Scope
 from axon_core.testing import modules
 from axon_core.testing.kit import Broken, Part, Suite, expect, same
 from axon_core.testing.modules import normal
@@ -126,6 +127,18 @@ def rows_apart(part: Part) -> None:
     short, long = list(range(8)), list(range(4 * CONTEXT, 4 * CONTEXT + 8))
     both, alone = rotation(rotary, short, long), rotation(rotary, short)
     _same_tables(Rotation(both.cos[:1], both.sin[:1], both.layout), alone, "a short row beside a long one", 1e-6)
+
+
+@SUITE.check("a length taken from the number of columns, or from the first or the last of them")
+def documents(part: Part) -> None:
+    """A document packed into a row with others, or a token beside its row's last one, is rotated as in a row alone."""
+    rotary = build(part)
+    for sizes in ((5, 3 * CONTEXT, 8), (4 * CONTEXT, 1, CONTEXT + 1)):
+        number = modules.packed(sizes)
+        table = Scope.over(number, documents=number).rotation(rotary, torch.float32)
+        for i, (cos, sin) in enumerate(zip(table.cos.split(sizes, 1), table.sin.split(sizes, 1), strict=True)):
+            on = f"document {i + 1} of {sizes} positions packed into one row"
+            _same_tables(Rotation(cos, sin, table.layout), rotation(rotary, range(sizes[i])), on, 1e-5)
 
 
 @SUITE.check("a table or a base kept from a longer sequence")

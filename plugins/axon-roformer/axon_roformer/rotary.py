@@ -101,9 +101,9 @@ class DynamicRotary(_Extended):
 
         base' = base · (factor · L / L₀ − (factor − 1))^(dim / (dim − 2)),
 
-    and base otherwise. It needs no fine-tuning and leaves short rows as they were. The documents of a packed row
-    share its base. Source: the rope type `dynamic` of Hugging Face transformers, which credits bloc97 and emozilla
-    (2023); the idea is described in YaRN, arXiv 2309.00071, section "Dynamic Scaling".
+    and base otherwise. It needs no fine-tuning and leaves short rows as they were. Source: the rope type `dynamic` of
+    Hugging Face transformers, which credits bloc97 and emozilla (2023); the idea is described in YaRN,
+    arXiv 2309.00071, section "Dynamic Scaling".
     """
 
     @property

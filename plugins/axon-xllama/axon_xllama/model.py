@@ -122,7 +122,7 @@ class XLlama(CausalLM):
         """Return each token's normalised features after the last layer; arguments as for `CausalLM.features`.
 
         Raises:
-            UsageError: documents are given and a cache too, which holds one document a row.
+            UsageError: with a cache, documents are given, or padding after a row's first token.
         """
         n = tokens.shape[1]
         if cache is not None and documents is not None:
