@@ -20,15 +20,13 @@ from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
 from axon_core.locks import pinned, unpinned
+from axon_core.manifest import new_folder, note, read_checked, sha256, verify
 from axon_core.randomness import forked
 from axon_core.registry import MODELS
 from axon_core.storage import (
     TREE,
-    new_folder,
     remove,
-    sha256,
     sweep,
-    verify,
     whole_file,
     write_text,
     writing,
@@ -101,6 +99,7 @@ def save_config(model: Model, folder: Path) -> None:
         "sha256": sha256(folder / WEIGHTS),
     }
     write_text(folder / _CONFIG, to_json(facts, indent=1))
+    note(folder, _CONFIG, WEIGHTS)
 
 
 def load_model(folder: Path, cls: type[M]) -> M:
@@ -175,7 +174,7 @@ def _saved(folder: Path) -> _Saved:
     if not folder.is_dir():
         raise CheckpointError(f"no model folder {folder}")
     try:
-        facts = parse_json((folder / _CONFIG).read_text(encoding="utf-8-sig"))
+        facts = parse_json(read_checked(folder / _CONFIG).decode("utf-8-sig"))
         if isinstance(facts, dict) and "sha256" not in facts:
             raise CheckpointError(f"{folder} holds no model that Axon saved; import what another project saved first")
         return validate(_Saved, facts)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from axon_core import config
 from axon_core.config import Spec, at
+from axon_core.digests import digest
 from axon_core.errors import DataError
 from axon_core.order import across_epochs
 from axon_core.paths import expanded
@@ -164,6 +165,11 @@ class TextData:
         cut = int(len(text) * (1 - held_out))
         train, rest = (torch.tensor(tokenizer.encode(part), dtype=torch.int32) for part in (text[:cut], text[cut:]))
         return cls(tokenizer, train, rest)
+
+    @property
+    def digest(self) -> str:
+        """A checksum of the text as tokens, by which another one is told apart."""
+        return digest(self.train, self.held_out)
 
     @property
     def held_out_bytes(self) -> int:

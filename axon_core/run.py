@@ -9,6 +9,7 @@ model/            what the trainer exported at the end
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
@@ -32,12 +33,14 @@ from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
 from axon_core.locks import Lock, check_unlocked, lock_folder
+from axon_core.manifest import new_folder
 from axon_core.recipe import Recipe
-from axon_core.storage import is_occupied, new_folder, sweep, whole_file, write_text, writing
+from axon_core.storage import is_occupied, sweep, whole_file, write_text, writing
 
 __all__ = ["RunFolder"]
 
 _log = logging.getLogger("axon")
+_SUM = "sha256"  # the field of `run.json` with the checksum of the others
 
 
 class _RunRecipe(BaseModel, extra="allow"):
@@ -115,11 +118,18 @@ class RunFolder:
         """Return an existing run folder.
 
         Raises:
-            CheckpointError: there is none, or its `run.json` is unreadable.
+            CheckpointError: there is none, or its `run.json` is unreadable or was changed.
         """
         file = path / "run.json"
         try:
-            return cls(path, validate(_Facts, parse_json(file.read_text(encoding="utf-8-sig"))).model_dump(), keep)
+            facts = parse_json(file.read_text(encoding="utf-8-sig"))
+            expected = facts.pop(_SUM, None) if isinstance(facts, dict) else None
+            if expected not in (None, _checksum(facts)):
+                raise CheckpointError(
+                    f"{file} was changed after it was written: it does not match its own checksum. Put it back as it "
+                    f"was, and change settings with --set; or, to use it as it is, remove its line {_SUM!r}"
+                )
+            return cls(path, validate(_Facts, facts).model_dump(), keep)
         except (FileNotFoundError, NotADirectoryError):
             what = f"{file} is missing" if path.is_dir() else "it is a file" if path.exists() else "no such folder"
             raise CheckpointError(
@@ -162,7 +172,8 @@ class RunFolder:
     def write_facts(self) -> None:
         """Write `run.json`, replacing it at once."""
         with writing(self.path):
-            write_text(self.path / "run.json", to_json(self.facts, indent=1, default=str))
+            facts = json.loads(to_json(self.facts, default=str))
+            write_text(self.path / "run.json", to_json({**facts, _SUM: _checksum(facts)}, indent=1))
 
     def rewind(self, step: int) -> None:
         """Forget whatever came after `step`: later checkpoints, and later lines of the metrics.
@@ -217,6 +228,11 @@ def _metric(line: bytes) -> dict[str, Any] | None:
         return None
     kinds = {"step": int, "split": str, "name": str, "value": int | float}
     return metric if all(isinstance(metric.get(name), kind) for name, kind in kinds.items()) else None
+
+
+def _checksum(facts: Any) -> str:
+    """Return the SHA-256 of what `run.json` says, however it is laid out."""
+    return hashlib.sha256(to_json(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _environment() -> dict[str, Any]:

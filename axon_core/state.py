@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from axon_core.checkpoint import first_mismatch
+from axon_core.digests import digest
 from axon_core.errors import CheckpointError, ContractError
 from axon_core.interfaces.trainer import Trainer
 
@@ -122,6 +123,11 @@ class State:
         finite = torch.stack(extremes).tolist()
         return next((name for name, fine in zip(names, finite, strict=True) if not fine), None)
 
+    @cached_property
+    def _data(self) -> str:
+        """The checksum of all data, made once: they do not change while they are in memory."""
+        return self.trainer.data_digest()
+
     def _moments(self) -> dict[str, dict[str, Any]]:
         """Return what the optimisers keep of each parameter, by its name."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
@@ -131,7 +137,8 @@ class State:
         """Return everything as nested dictionaries, by the names of the parameters."""
         return {
             "step": self.step,
-            "first_batch": _digest(self.trainer.batch(0)),
+            "data": self._data,
+            "first_batch": digest(self.trainer.batch(0)),
             "evaluation": self.evaluation,
             "best": self.best,
             "worse": self.worse,
@@ -147,7 +154,7 @@ class State:
         """Take over what `state_dict` returned.
 
         Raises:
-            CheckpointError: it belongs to another model or optimiser.
+            CheckpointError: it belongs to another model or optimiser, or to other data.
         """
         kind = self.trainer.config.optimizer.type
         if state["optimizer"] != kind:
@@ -160,8 +167,13 @@ class State:
         except (RuntimeError, KeyError) as error:
             reason = first_mismatch(error)
             raise CheckpointError(f"the checkpoint is of another model than the recipe describes: {reason}") from None
-        if state["first_batch"] != _digest(self.trainer.batch(0)):
-            _log.warning("data, seed or batch size differ from those the run began with: it goes on, but not exactly")
+        if state["data"] != self._data:
+            raise CheckpointError(
+                "the data are not those that the run began with; put them back as they were, or start a new run, which "
+                "may begin with this one's model (model.init)"
+            )
+        if state["first_batch"] != digest(self.trainer.batch(0)):
+            _log.warning("seed or batch size differ from those the run began with: it goes on, but not exactly")
         self.step, self.evaluation = state["step"], state["evaluation"]
         self.best, self.worse = state["best"], state["worse"]
         for optimizer in self.optimizers:
@@ -175,11 +187,3 @@ class State:
         for name, average in (self.average or {}).items():
             average.copy_(state["average"][name])
         self.trainer.load_state_dict(state["trainer"])
-
-
-def _digest(batch: Mapping[str, Tensor]) -> str:
-    """Return a checksum by which another run's data are told apart."""
-    total = hashlib.sha256()
-    for name in sorted(batch):
-        total.update(name.encode() + batch[name].cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

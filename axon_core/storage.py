@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import secrets
@@ -11,13 +10,10 @@ import shutil
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
 
 from safetensors import SafetensorError
 
-from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, UsageError
-from axon_core.json_text import to_json
 from axon_core.locks import is_lock, lock_output
 
 __all__ = [
@@ -26,11 +22,8 @@ __all__ = [
     "claimed_file",
     "claimed_folder",
     "is_occupied",
-    "new_folder",
     "remove",
-    "sha256",
     "sweep",
-    "verify",
     "whole_file",
     "whole_folder",
     "write_text",
@@ -39,7 +32,6 @@ __all__ = [
 
 TREE, TENSORS = "state.json", "tensors.safetensors"
 """The two files of a tree of tensors (`axon_core.trees`), which a checkpoint's manifest must name."""
-_MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished-"
 _DRAFT = re.compile(rf"{re.escape(_UNFINISHED)}[0-9a-f]{{8}}-(?P<name>.+)", re.DOTALL)
 
@@ -189,34 +181,6 @@ def whole_folder(target: Path) -> Generator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def new_folder(target: Path) -> Generator[Path]:
-    """Do what `whole_folder` does, and add a manifest with the SHA-256 of every file for `verify`."""
-    with whole_folder(target) as temporary:
-        yield temporary
-        files = sorted(file for file in temporary.rglob("*") if file.is_file())
-        sums = {file.relative_to(temporary).as_posix(): sha256(file) for file in files}
-        (temporary / _MANIFEST).write_text(to_json({"sha256": sums}, indent=1), encoding="utf-8")
-
-
-def verify(folder: Path) -> str | None:
-    """Return what is wrong with a folder that `new_folder` made, or None."""
-    try:
-        sums = parse_json((folder / _MANIFEST).read_text(encoding="utf-8-sig"))["sha256"]
-        if not {TREE, TENSORS} <= sums.keys():
-            return f"{_MANIFEST} does not name {TREE} and {TENSORS}"
-        for name, checksum in cast(dict[str, str], sums).items():
-            if not (folder / name).is_file():
-                return f"{name} is missing"
-            if sha256(folder / name) != checksum:
-                return f"{name} does not match its checksum"
-    except FileNotFoundError as error:
-        return f"{Path(str(error.filename)).name} is missing"
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return f"{_MANIFEST} is unreadable"
-    return None
-
-
 def remove(folder: Path) -> None:
     """Remove a folder so that, whenever this is killed, it is never there in part."""
     doomed = _draft(folder)
@@ -241,12 +205,6 @@ def sweep(folder: Path, name: str | None = None) -> None:
 def _draft(target: Path) -> Path:
     """Return a name beside `target` for what is unfinished: at random, as process ids are equal in two containers."""
     return target.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}-{target.name}")
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file's contents, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

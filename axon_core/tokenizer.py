@@ -20,6 +20,7 @@ from axon_core.config import Spec, validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, DataError
 from axon_core.json_text import to_json
+from axon_core.manifest import note, read_checked
 from axon_core.pieces import trained_pieces
 from axon_core.storage import whole_file, write_text
 
@@ -58,6 +59,7 @@ class Tokenizer(ABC):
     """Whether `bos` comes before a prompt, as a model expects whose training texts all began with it."""
     other_ends: frozenset[int] = frozenset()
     """Ids beside `eos` that the model was trained to end a text with."""
+    _files: ClassVar[tuple[str, ...]] = ()  # what `_state` writes
     drops_spaces: int = 0
     """How many of a text's first pieces may begin with the encoder's own space; the first with text is the last."""
     spaced: frozenset[int] = frozenset()
@@ -146,6 +148,7 @@ class Tokenizer(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         state = {"type": self.type, **self._state(folder)}
         write_text(folder / _FILE, to_json(state, ensure_ascii=False))
+        note(folder, _FILE, *self._files)
 
     @staticmethod
     def load(folder: Path | str) -> Tokenizer:
@@ -156,7 +159,7 @@ class Tokenizer(ABC):
         """
         file = Path(folder) / _FILE
         try:
-            state = parse_json(file.read_text(encoding="utf-8-sig"))
+            state = parse_json(read_checked(file).decode("utf-8-sig"))
             return TOKENIZERS[state["type"]]._restore(state, file.parent)  # pyright: ignore[reportPrivateUsage]
         except FileNotFoundError as error:
             raise CheckpointError(f"no tokenizer in {folder}: {error.filename} is missing") from None
@@ -300,6 +303,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     type = "sentencepiece"
     _MODEL = "tokenizer.model"
+    _files = (_MODEL,)
 
     def __init__(self, model: bytes, *, add_bos: bool = False, other_ends: Iterable[int] = ()) -> None:
         if not model:
@@ -363,7 +367,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
-        model, ends = (folder / cls._MODEL).read_bytes(), state.get("other_ends", [])
+        model, ends = read_checked(folder / cls._MODEL), state.get("other_ends", [])
         return cls(model, add_bos=state.get("add_bos") is True, other_ends=ends)
 
 

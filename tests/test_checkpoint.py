@@ -26,8 +26,8 @@ from axon_core.errors import CheckpointError, UsageError
 from axon_core.hooks import hook
 from axon_core.interfaces.model import Model
 from axon_core.loop import fit
+from axon_core.manifest import new_folder, verify
 from axon_core.run import RunFolder
-from axon_core.storage import new_folder, verify
 from axon_core.trees import read_tree, write_tree
 
 OPTIONS = {"save_every": 4, "keep": 5, "dropout": 0.3, "optimizer": {"type": "muon"}}

@@ -22,12 +22,12 @@ from axon_core.errors import ConfigError, DataError, TrainingError
 from axon_core.hooks import hook
 from axon_core.json_text import to_json
 from axon_core.loop import fit
+from axon_core.manifest import verify
 from axon_core.records import read_json_lines
 from axon_core.registry import registries
 from axon_core.run import RunFolder
 from axon_core.sampling import Sampling
 from axon_core.state import State
-from axon_core.storage import verify
 from axon_core.trees import read_tree, write_tree
 
 ROOT = Path(__file__).parents[1]

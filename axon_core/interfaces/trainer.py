@@ -147,6 +147,14 @@ class Trainer(ABC):
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return the examples of a step, over all processes: a pure function of `step`, so that a run may resume."""
 
+    def data_digest(self) -> str:
+        """Return a checksum of all that is learned from and measured on: a run goes on only with the same data.
+
+        It depends on nothing that may change when a run is resumed, such as seed or batch size. By default it is the
+        `digest` of the attribute `data`, and where there is none it is empty: then only the first batch is compared.
+        """
+        return str(getattr(getattr(self, "data", None), "digest", ""))
+
     def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
         """Return what the step learns from: roll-outs, noise, all that is drawn before the loss. By default the batch.
 

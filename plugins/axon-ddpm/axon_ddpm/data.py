@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from axon_core import config
+from axon_core.digests import digest
 from axon_core.documents import check_unpacked
 from axon_core.errors import DataError
 from axon_core.paths import expanded
@@ -93,6 +94,12 @@ class PictureData:
     def channels(self) -> int:
         """Channels of a picture."""
         return self.train.images.shape[1]
+
+    @property
+    def digest(self) -> str:
+        """A checksum by which other pictures, or other classes of the same, are told apart."""
+        parts = ((part.images, part.labels) for part in (self.train, self.held_out))
+        return digest(*parts, self.names, self.levels)
 
     @classmethod
     def load(cls, config: PictureConfig) -> Self:

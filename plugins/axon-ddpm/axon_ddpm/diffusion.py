@@ -14,6 +14,7 @@ from axon_core.config import Spec, at, validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError
 from axon_core.json_text import to_json
+from axon_core.manifest import note, read_checked
 from axon_core.storage import write_text, writing
 from axon_ddpm.losses import bound_term
 from axon_ddpm.parameterisation import Parameterisation, Variance, log_variance, target, unmix
@@ -125,6 +126,7 @@ class Diffusion:
         """Write the settings beside a model. Raises `CheckpointError` where the folder cannot be written to."""
         with writing(folder):
             write_text(folder / _FILE, to_json(self.config.model_dump(mode="json"), indent=1))
+            note(folder, _FILE)
 
     @classmethod
     def build(cls, **values: object) -> Self:
@@ -135,7 +137,7 @@ class Diffusion:
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises `CheckpointError` where it is missing or damaged."""
         try:
-            return cls.build(**parse_json((folder / _FILE).read_text(encoding="utf-8-sig")))
+            return cls.build(**parse_json(read_checked(folder / _FILE).decode("utf-8-sig")))
         except OSError as error:
             raise CheckpointError(
                 f"{folder} holds no model of a diffusion: {_FILE} cannot be read ({error.strerror})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -12,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from axon_core import config
+from axon_core.digests import digest
 from axon_core.errors import DataError
 from axon_core.likelihood import Sequences, encode_completion
 from axon_core.records import Comparison, read_records
@@ -111,7 +111,7 @@ class PreferenceData:
     @property
     def digest(self) -> str:
         """A checksum by which other comparisons, or the same with other tokens, are told apart."""
-        return hashlib.sha256(repr([pair[1:] for pair in (*self.train, *self.held_out)]).encode()).hexdigest()
+        return digest(*([pair[1:] for pair in part] for part in (self.train, self.held_out)))
 
 
 def _encoded(record: Comparison, tokenizer: Tokenizer, name: str) -> Pair:

@@ -167,24 +167,18 @@ class DPOTrainer(Trainer):
         self.policy.save(folder, self.data.tokenizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the reference's log-probabilities, as far as they are known, and which comparisons they are of."""
+        """Return the reference's log-probabilities, as far as they are known, and whether there is one."""
         return {
             "reference": dict(self._reference),
             "reference_free": self.config.reference_free,
-            "comparisons": self.data.digest,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned.
 
         Raises:
-            CheckpointError: it belongs to other comparisons, or to a run with a reference where this has none.
+            CheckpointError: it belongs to a run with a reference where this has none.
         """
-        if state["comparisons"] != self.data.digest:
-            raise CheckpointError(
-                "the comparisons must be those the run began with, since the reference's log-probabilities of them are "
-                "in the checkpoint, and they have changed; restore the file, or start a new run"
-            )
         if (before := state["reference_free"]) != self.config.reference_free:
             raise CheckpointError(f"trainer.reference_free must stay {before}, as the run began, or start a new run")
         self._reference = dict(state["reference"])

@@ -15,11 +15,11 @@ from axon_core.config import Spec, at
 from axon_core.errors import DataError
 from axon_core.interfaces.model import CausalLM
 from axon_core.json_text import to_json
+from axon_core.manifest import new_folder
 from axon_core.randomness import Key
 from axon_core.registry import registry_of
 from axon_core.saved import load, place
 from axon_core.scoring import scored
-from axon_core.storage import whole_folder
 from axon_instructgpt.excerpts import write_lines
 from axon_instructgpt.responses import asked, ended, sampled, texts
 from axon_instructgpt.stage import Stage
@@ -116,7 +116,7 @@ class Comparisons(Stage):
             "unfinished": sum(not end for these in ends for end in these),
             "bayes_accuracy": bayes_accuracy(utilities),
         }
-        with whole_folder(out) as folder:
+        with new_folder(out) as folder:
             write_lines(folder / "rankings.jsonl", rankings)
             write_lines(folder / "comparisons.jsonl", comparisons)
             (folder / "facts.json").write_text(to_json(facts, indent=1), encoding="utf-8")

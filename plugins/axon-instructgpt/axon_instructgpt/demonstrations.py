@@ -12,6 +12,7 @@ from pydantic import Field
 from axon_core import config
 from axon_core.chat_template import ChatTemplate
 from axon_core.config import Spec, at
+from axon_core.digests import digest
 from axon_core.errors import AxonError, ContextError, DataError
 from axon_core.likelihood import encode_completion
 from axon_core.records import Completion, Dialogue, read_json_lines, read_records
@@ -94,6 +95,11 @@ class Demonstrations:
                 )
             examples.append(example)
         return cls(tokenizer, *split(examples, settings.held_out, "demonstrations"))
+
+    @property
+    def digest(self) -> str:
+        """A checksum by which other demonstrations, or the same with other tokens, are told apart."""
+        return digest(self.train, self.held_out)
 
 
 def read_demonstrations(path: str) -> Sequence[Completion | Dialogue]:

@@ -11,8 +11,8 @@ from pydantic import Field, PositiveInt
 from axon_core.data import read_text
 from axon_core.errors import DataError
 from axon_core.json_text import to_json
+from axon_core.manifest import new_folder
 from axon_core.randomness import Key
-from axon_core.storage import whole_folder
 from axon_instructgpt.stage import Stage
 
 __all__ = ["Excerpts", "write_lines"]
@@ -50,7 +50,7 @@ class Excerpts(Stage):
         c = self.config
         text = read_text(c.path)
         cut = int(len(text) * (1 - c.end))
-        with whole_folder(out) as folder:
+        with new_folder(out) as folder:
             for name, part, n in (("train", text[:cut], c.train), ("held_out", text[cut:], c.held_out)):
                 write_lines(folder / f"{name}.jsonl", self._excerpts(part, n, Key((c.seed, name))))
 

@@ -28,6 +28,7 @@ from axon_core.documents import parse_json, parse_toml
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
 from axon_core.locks import Lock, lock_folder
+from axon_core.manifest import check_folder
 from axon_core.paper import recipe
 from axon_core.recipe import override
 from axon_core.storage import is_occupied, sweep, write_text, writing
@@ -118,7 +119,8 @@ def align(pipeline: Pipeline, out: Path, tell: Callable[[str], None]) -> None:
 
     Raises:
         UsageError: `out` holds something else, a stage was begun with another table, or another process works there.
-        CheckpointError: the folder cannot be written to, is moved or deleted meanwhile, or its record is damaged.
+        CheckpointError: the folder cannot be written to, is moved or deleted meanwhile, its record is damaged,
+            or what a stage wrote was changed.
     """
     _Record.open(out, pipeline)  # a folder that is another's is not touched
     with ExitStack() as stack:
@@ -133,6 +135,8 @@ def _stages(pipeline: Pipeline, out: Path, record: _Record, lock: Lock, tell: Ca
     total = len(pipeline.stages)
     for number, (name, table) in enumerate(pipeline.stages.items(), 1):
         if record.finished(name):
+            for folder in (out / name, out / name / "model"):  # of a stage of its own kind, and of a training
+                check_folder(folder)
             tell(f"[{number}/{total}] {name}: done already")
             continue
         tell(f"[{number}/{total}] {name}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from axon_core import config
 from axon_core.data import Windows, read_text
+from axon_core.digests import digest
 from axon_core.errors import ContextError
 from axon_core.interfaces.model import CausalLM
 from axon_core.likelihood import token_logprobs
@@ -31,6 +32,9 @@ class Pretraining:
         tokenizer: the policy's.
         context: the policy's.
         seed: what the order of the text's windows depends on.
+
+    Attributes:
+        digest: a checksum of the text as tokens.
 
     Raises:
         ContextError: `length` is more than the context.
@@ -60,6 +64,7 @@ class Pretraining:
             )
         text = read_text(config.path)
         tokens = torch.tensor(tokenizer.encode(text[: int(len(text) * (1 - config.held_out))]), dtype=torch.int32)
+        self.digest = digest(tokens)
         self._windows = Windows(tokens, length, Key((seed, "pretraining")))
 
     def batch(self, step: int, size: int) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from axon_core import config
 from axon_core.config import Spec
+from axon_core.digests import digest
 from axon_core.errors import DataError
 from axon_core.likelihood import Sequences, encode_completion
 from axon_core.records import Comparison, Completion, Ranking, read_json_lines, read_records
@@ -95,6 +96,12 @@ class RankedData:
         if given:
             Sequences.of(given, context=context, names=names)
         return cls(tokenizer, train, held_out, tuple(given or best))
+
+    @property
+    def digest(self) -> str:
+        """A checksum by which other rankings and demonstrations, or the same with other tokens, are told apart."""
+        rankings = ([ranked[1:] for ranked in part] for part in (self.train, self.held_out))
+        return digest(*rankings, self.demonstrations)
 
 
 def read_rankings(path: str) -> Sequence[Comparison | Ranking]:

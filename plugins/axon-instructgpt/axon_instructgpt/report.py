@@ -14,6 +14,7 @@ from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, DataError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.json_text import to_json
+from axon_core.manifest import new_folder
 from axon_core.paths import expanded
 from axon_core.prompts import check_room
 from axon_core.randomness import Key
@@ -21,7 +22,6 @@ from axon_core.records import Ranking, read_records
 from axon_core.registry import registry_of
 from axon_core.run import RunFolder
 from axon_core.saved import load, model_folder, place, tokenizer_difference
-from axon_core.storage import whole_folder
 from axon_core.tokenizer import Tokenizer
 from axon_instructgpt.bench import Bench
 from axon_instructgpt.frontier import best_of_n, optimum
@@ -106,7 +106,7 @@ class Report(Stage):
             TrainingError: a reward fails, or is no finite number; the message names the prompt.
         """
         facts = self._measure()
-        with whole_folder(out) as folder:
+        with new_folder(out) as folder:
             (folder / "report.json").write_text(to_json(facts, indent=1, ensure_ascii=False), encoding="utf-8")
             (folder / "report.md").write_text(page(facts), encoding="utf-8")
             draw(facts, folder / "frontier.png")

@@ -18,6 +18,7 @@ class AuxiliaryLoss(Protocol):
     """Further terms of the policy's loss, such as that of the texts it was pre-trained on.
 
     Its class has a `Config` where it is registered, and is built as `cls(config, tokenizer=…, context=…, seed=…)`.
+    Where it has an attribute `digest`, a checksum of its data, a run goes on only with the same data.
     """
 
     def batch(self, step: int, size: int) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from axon_core import config
 from axon_core.config import Spec
+from axon_core.digests import digest
 from axon_core.prompts import Prompt, encode_prompts
 from axon_core.records import Text, read_prompts
 from axon_core.tokenizer import Tokenizer
@@ -62,3 +63,8 @@ class PromptData:
         prompts = encode_prompts(named, tokenizer)
         kept = len(prompts) - int(len(prompts) * held_out)
         return cls(tokenizer, prompts[:kept], prompts[kept:])
+
+    @property
+    def digest(self) -> str:
+        """A checksum by which other prompts, or the same with other tokens, are told apart."""
+        return digest(*([[prompt.text, prompt.tokens] for prompt in part] for part in (self.train, self.held_out)))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from axon_core import MODELS, config
 from axon_core.config import Spec, at, validate
+from axon_core.digests import digest
 from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM, Model
 from axon_core.prompts import check_room
@@ -146,7 +145,4 @@ def check(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, res
 
 def checksum(model: nn.Module) -> str:
     """Return the SHA-256 of a model's weights and their names, by which another model is told apart."""
-    total = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        total.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    return digest(model.state_dict())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from axon_core.config import at, validate
 from axon_core.decoding import evaluating
+from axon_core.digests import digest
 from axon_core.distributed import sum_numbers
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import CausalLM
@@ -152,6 +153,11 @@ class PPOTrainer(PPOBase):
         if self.auxiliary is not None:
             batch |= {_AUXILIARY + name: rows for name, rows in self.auxiliary.batch(step, size).items()}
         return batch
+
+    def data_digest(self) -> str:
+        """Return a checksum of the prompts, of what the auxiliary loss learns, and of a reward model's weights."""
+        judge = checksum(self.reward.model) if isinstance(self.reward, ModelReward) else ""
+        return digest(self.data.digest, getattr(self.auxiliary, "digest", ""), judge)
 
     def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
         """Respond to the prompts, and return what each action is to be credited with.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from axon_core import MODELS, config
 from axon_core.config import Spec, at, validate
+from axon_core.digests import digest
 from axon_core.errors import ContractError
 from axon_core.interfaces.trainer import Trainer
 from axon_core.randomness import Key, forked
@@ -113,6 +114,10 @@ class TranslationTrainer(Trainer):
             Key((config.seed, "weights")).seed_global()
             model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
         return cls(config, {"model": model}, data)
+
+    def data_digest(self) -> str:
+        """Return a checksum of all pairs, as texts and as tokens."""
+        return digest(*((part.pairs, part.sources, part.targets) for part in (self.train, self.valid)))
 
     @property
     def steps_per_epoch(self) -> int:
