@@ -24,6 +24,7 @@ from axon_core.interfaces.model import CausalLM
 from axon_core.loop import fit
 from axon_core.manifest import MANIFEST, check_folder, note, read_checked, write_manifest
 from axon_core.recipe import Recipe
+from axon_core.registry import TRAINERS
 from axon_core.run import RunFolder
 from axon_core.saved import load
 from axon_core.tokenizer import CharTokenizer, SentencePieceTokenizer, Tokenizer
@@ -196,3 +197,16 @@ def test_digests_tell_type_shape_order_and_length_apart():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) and digest((1, 2)) == digest([1, 2])
     with pytest.raises(TypeError, match="checksum of a object"):
         digest(object())
+
+
+def test_every_trainer_knows_its_data_again_and_other_data_apart():
+    """The parts of a trainer's data all count; those of an environment have none."""
+    for kind in TRAINERS.values():
+        if not kind.examples or "environment" in kind.examples[0].get("data", {}):
+            continue
+        first, again = (Recipe.of(dict(kind.examples[0]), "example", "a test").build() for _ in range(2))
+        assert first.data_digest() and first.data_digest() == again.data_digest(), kind
+        tables = dict(kind.examples[0])
+        share = "valid" if "valid" in tables["data"] else "held_out"
+        other = {**tables["data"], share: {"reverse": 5} if share == "valid" else 0.5}
+        assert first.data_digest() != Recipe.of({**tables, "data": other}, "other", "a test").build().data_digest()

@@ -28,5 +28,6 @@ def test_sizes_that_the_weights_do_not_bear_out(tmp_path, changes):
     XLlama.build(vocab_size=50, context=16, dim=16, n_layers=2, n_heads=2).save(tmp_path)
     facts = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**facts, "config": facts["config"] | changes}))
+    (tmp_path / "manifest.json").unlink()
     with pytest.raises(AxonError, match=r"than the file holds|fit 64 bits|less than or equal to 65536"):
         load_config(tmp_path, XLlama)
