@@ -377,8 +377,7 @@ def _cut(data: dict[str, Tensor], pieces: int) -> Generator[dict[str, Tensor]]:
     if pieces == 1:
         yield data
         return
-    cuts = [rows.tensor_split(min(pieces, size)) for rows in data.values()]
-    for piece in zip(*cuts, strict=True):
+    for piece in zip(*(rows.tensor_split(min(pieces, size)) for rows in data.values()), strict=True):
         yield dict(zip(data, piece, strict=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from axon_core import config
 from axon_core.checkpoint import load_config, load_into
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
+from axon_core.json_text import to_json
 from axon_core.locks import pinned
 from axon_core.paths import expanded
 from axon_core.run import RunFolder
@@ -36,7 +36,7 @@ class Saved(config.Config):
         if isinstance(table, Mapping) and "init" in table and "type" in table:
             fields = cast("Mapping[str, Any]", table)
             strange = ", ".join(name for name in fields if name not in cls.model_fields)
-            whole = f"{{init={json.dumps(str(fields['init']), ensure_ascii=False)}}}"
+            whole = f"{{init={to_json(str(fields['init']), ensure_ascii=False)}}}"
             raise ValueError(
                 f"init names a saved model, whose type and sizes are in its folder; remove {strange} from this table, "
                 f"or replace the whole of it, as by --set 'TABLE={whole}' with the table's name"

@@ -59,7 +59,6 @@ class Tokenizer(ABC):
     """Whether `bos` comes before a prompt, as a model expects whose training texts all began with it."""
     other_ends: frozenset[int] = frozenset()
     """Ids beside `eos` that the model was trained to end a text with."""
-    _files: ClassVar[tuple[str, ...]] = ()  # what `_state` writes
     drops_spaces: int = 0
     """How many of a text's first pieces may begin with the encoder's own space; the first with text is the last."""
     spaced: frozenset[int] = frozenset()
@@ -148,7 +147,7 @@ class Tokenizer(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         state = {"type": self.type, **self._state(folder)}
         write_text(folder / _FILE, to_json(state, ensure_ascii=False))
-        note(folder, _FILE, *self._files)
+        note(folder, _FILE)
 
     @staticmethod
     def load(folder: Path | str) -> Tokenizer:
@@ -303,7 +302,6 @@ class SentencePieceTokenizer(Tokenizer):
 
     type = "sentencepiece"
     _MODEL = "tokenizer.model"
-    _files = (_MODEL,)
 
     def __init__(self, model: bytes, *, add_bos: bool = False, other_ends: Iterable[int] = ()) -> None:
         if not model:
@@ -363,6 +361,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _state(self, folder: Path) -> dict[str, Any]:
         with whole_file(folder / self._MODEL) as draft:
             draft.write_bytes(self.model)
+        note(folder, self._MODEL)
         return {"add_bos": self.add_bos, "other_ends": sorted(self.other_ends)}
 
     @classmethod
@@ -398,5 +397,4 @@ def train_tokenizer(spec: Spec | str | Mapping[str, Any], text: str) -> Tokenize
     spec = Spec.of(spec)
     if spec.type not in TOKENIZERS:
         raise ConfigError([(("type",), f"must be one of {', '.join(TOKENIZERS)}, got {spec.type!r}")])
-    kind = TOKENIZERS[spec.type]
-    return kind.train(text, validate(kind.Config, spec.options))
+    return (kind := TOKENIZERS[spec.type]).train(text, validate(kind.Config, spec.options))
