@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["available"]
+__all__ = ["AUTO", "choose_device", "describe_device"]
+
+AUTO = "auto"
+"""The best device there is: `cuda`, else `mps` where it works, else `cpu`."""
 
 
-def available(device: str) -> str:
-    """Return `device`, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`.
+def choose_device(device: str = AUTO) -> str:
+    """Return a device that computes here, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    `auto` becomes `cuda` where a GPU works, else `mps` where that has float64, which probabilities are computed in,
+    else `cpu`.
 
     Raises:
         ValueError: PyTorch has no such device here, or it holds no numbers.
     """
+    if device == AUTO:
+        return next((kind for kind in ("cuda", "mps") if _is_there(kind) and _works(kind)), "cpu")
     try:
         if torch.empty(0, device=device).is_meta:
             raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device must be one that PyTorch has here, got {device!r} ({reason})") from None
+        raise ValueError(f"device must be auto or one that PyTorch has here, got {device!r} ({reason})") from None
     return device
+
+
+def describe_device(device: str) -> str:
+    """Return a device in words: `cpu`, `cuda (NVIDIA H200)`."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if torch.device(device).type == "cuda" else device
+
+
+def _is_there(kind: str) -> bool:
+    return torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available()
+
+
+def _works(kind: str) -> bool:
+    """Return whether a device adds float64 numbers: a GPU too old for this PyTorch is there, and does not."""
+    try:
+        return (torch.ones(2, device=kind, dtype=torch.float64) + 1).sum().item() == 4
+    except (RuntimeError, TypeError):  # MPS raises a TypeError for float64
+        return False

@@ -76,8 +76,8 @@ class TextEvaluation(Trainer.Evaluation):
     """A UTF-8 text file, or a folder of them; `~` and `$VARIABLES` are filled in."""
 
 
-def evaluate_text(folder: Path, given: TextEvaluation) -> dict[str, float | str]:
-    """Return how likely the saved model in `folder` finds a text.
+def evaluate_text(folder: Path, given: TextEvaluation, device: str = "cpu") -> dict[str, float | str]:
+    """Return how likely the saved model in `folder`, computing on `device`, finds a text.
 
     These are `loss` in nats per token, `nats_per_byte`, `bits_per_byte`, `perplexity` (a token) and the number of
     `tokens`. The whole text is read, in windows of the model's context; all tokens but the first count.
@@ -88,7 +88,7 @@ def evaluate_text(folder: Path, given: TextEvaluation) -> dict[str, float | str]
     """
     model, tokenizer = load(folder, CausalLM)
     tokens = torch.tensor(tokenizer.encode(read_text(given.text)), dtype=torch.int32)
-    found = measure(model.eval(), TextData(tokenizer, tokens[:0], tokens))
+    found = measure(model.eval().to(device), TextData(tokenizer, tokens[:0], tokens))
     return {
         **found,
         "nats_per_byte": found["bits_per_byte"] * math.log(2),
@@ -107,7 +107,7 @@ def measure(model: CausalLM, data: TextData, most: int | None = None) -> dict[st
     expected = min(len(data.held_out) - 1, most or len(data.held_out))
     for batch in tracked(data.held_out_batches(context, 64, most), expected, lambda batch: batch[:, 1:].numel()):
         rows = batch.to(device)
-        total -= token_logprobs(model(rows[:, :-1]), rows[:, 1:]).sum().double().cpu()
+        total -= token_logprobs(model(rows[:, :-1]), rows[:, 1:]).sum().cpu().double()
         tokens += batch[:, 1:].numel()
         length += int(data.piece_lengths[batch[:, 1:]].sum())
     bits = total.item() / math.log(2)

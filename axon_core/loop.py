@@ -83,8 +83,7 @@ def fit(
         ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
         Interrupted: by Ctrl-C or a request to terminate; all is saved.
     """
-    for model in trainer.models.values():
-        model.to(trainer.config.device)
+    _place(trainer)
     state = State(trainer)
     end = min(stop_at or trainer.config.steps, trainer.config.steps)
     if out is None:
@@ -140,7 +139,8 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
 
 
 def evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
-    """Return `measure()`, computed in evaluation mode, in the trainer's precision, and without gradients."""
+    """Return `measure()`, computed in evaluation mode, on the trainer's device, in its precision, without gradients."""
+    _place(trainer)
     with _resting(trainer), _autocast(trainer.config), forked(trainer.config.device):
         Key((trainer.config.seed, "evaluate")).seed_global()
         return measure()
@@ -365,6 +365,12 @@ class Fit:
             command += f" --set trainer.optimizer.lr={before if before < now else now / 10:g}"
         last = f"The last checkpoint is {intact}" if intact else "There is no checkpoint yet"
         return f"{last}. Resume with: {command}"
+
+
+def _place(trainer: Trainer) -> None:
+    """Move the models to the trainer's device."""
+    for model in trainer.models.values():
+        model.to(trainer.config.device)
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -67,7 +67,7 @@ def test_a_model_saved_with_its_tokenizer_in_python(tmp_path: Path, capsys):
         (["--prompt", "a", "--stop", ""], "stop: a stop string needs at least one character"),
         (["--prompt", "a", "--min-p", "2"], "min_p: must be less than or equal to 1, got 2.0"),
         (["--prompt", ""], "the prompt is empty"),
-        (["--prompt", "a", "--device", "moon"], "device must be one that PyTorch has here, got 'moon'"),
+        (["--prompt", "a", "--device", "moon"], "device must be auto or one that PyTorch has here, got 'moon'"),
         (["--prompt", "a", "--device", "meta"], "got 'meta' (it holds no numbers)"),
         (["--input", "in.txt", "--output", "in.txt"], "--output must be another file than --input"),
         (

@@ -100,7 +100,7 @@ def test_a_trainer_may_be_measured_on_what_the_user_gives(recipe: str, capsys, m
         text: Path
         half_size: bool = False
 
-    def evaluate_on(folder: Path, given: Evaluation) -> dict[str, float | str]:
+    def evaluate_on(folder: Path, given: Evaluation, device: str) -> dict[str, float | str]:
         assert (folder / "weights.pt").exists()
         return {"characters": len(given.text.read_text()) / (1 + given.half_size), "kind": "by hand"}
 

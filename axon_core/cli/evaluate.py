@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import click
 
+from axon_core.cli.options import device_option, tell_device
 from axon_core.cli.output import echo, json_option, print_json
 from axon_core.cli.train import described
 from axon_core.config import Config, at, validate
@@ -36,8 +37,16 @@ C = TypeVar("C", bound=Config)
     multiple=True,
     help="Change a field of the trainer while it measures; repeatable.",
 )
+@device_option
 @json_option
-def command(run: Path, given: tuple[str, ...], checkpoint: str | None, overrides: Sequence[str], as_json: bool) -> None:
+def command(
+    run: Path,
+    given: tuple[str, ...],
+    checkpoint: str | None,
+    overrides: Sequence[str],
+    device: str,
+    as_json: bool,
+) -> None:
     """Measure the model in the folder RUN on the held-out part of its data.
 
     With --text FILE any language model, in a run's folder or a model's, is measured on that text: nats per token and
@@ -47,21 +56,22 @@ def command(run: Path, given: tuple[str, ...], checkpoint: str | None, overrides
         raise UsageError(
             f"--set changes how the run's own held-out data are measured, and {given[0]} asks for others; leave one out"
         )
+    tell_device(device)
     place = f"{run}"
     with listening(_told()):
         if (run / "config.json").exists() and not (run / "run.json").exists():  # a model's folder
             if not given:
                 raise UsageError(f"{run} is a model without held-out data of its own; measure it by --text FILE")
-            metrics = evaluate_text(run, _options(TextEvaluation, given))
+            metrics = evaluate_text(run, _options(TextEvaluation, given), device)
         else:
             folder = RunFolder.open(run)
             found = click.get_current_context().with_resource(folder.checkpoints.reading(checkpoint))
             if found is None:
                 raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {run}")
-            recipe = _kept(folder.recipe(), folder.recipe(overrides))
+            recipe = _kept(folder.recipe(), folder.recipe([f"trainer.device={device}", *overrides]))
             place = f"{run} at {found.name}"
             kind = TRAINERS[recipe.trainer.type]
-            metrics = _on(kind, found / "model", given) if given else _held_out(recipe, folder, found)
+            metrics = _on(kind, found / "model", given, device) if given else _held_out(recipe, folder, found)
     if as_json:
         print_json(metrics)
     else:
@@ -92,21 +102,19 @@ def _kept(before: Recipe, plan: Recipe) -> Recipe:
 
 def _held_out(recipe: Recipe, folder: RunFolder, checkpoint: Path) -> Mapping[str, float | str]:
     trainer = recipe.build(checkpoint / "model")
-    for model in trainer.models.values():
-        model.to(trainer.config.device)
     state = State(trainer)
     state.load_state_dict(folder.checkpoints.read(checkpoint))
     with state.averaged():
         return evaluate(trainer)
 
 
-def _on(trainer: type[Trainer], model: Path, given: Sequence[str]) -> Mapping[str, float | str]:
+def _on(trainer: type[Trainer], model: Path, given: Sequence[str], device: str) -> Mapping[str, float | str]:
     """Measure on what the user gives: a trainer's own `Evaluation`, or else a text where the model is a language's."""
     if trainer.Evaluation.model_fields:
-        return trainer.evaluate_on(model, _options(trainer.Evaluation, given))
+        return trainer.evaluate_on(model, _options(trainer.Evaluation, given), device)
     if not (model / "config.json").exists():
         raise UsageError(f"no such option: {given[0]}; this trainer measures on its own held-out data alone")
-    return evaluate_text(model, _options(TextEvaluation, given))
+    return evaluate_text(model, _options(TextEvaluation, given), device)
 
 
 def _options(kind: type[C], given: Sequence[str]) -> C:

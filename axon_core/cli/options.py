@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from axon_core.interfaces.model import CausalLM
     from axon_core.tokenizer import Tokenizer
 
-__all__ = ["Opened", "device_option", "generation_options", "inference_options"]
+__all__ = [
+    "Opened",
+    "device_option",
+    "generation_options",
+    "inference_options",
+    "tell_device",
+    "training_device_option",
+]
 
 _SAMPLING = {
     "temperature": click.option(
@@ -40,19 +47,27 @@ _SAMPLING = {
 }
 
 
-def _available(context: click.Context, parameter: click.Parameter, device: str) -> str:
-    from axon_core.devices import available
+def _chosen(context: click.Context, parameter: click.Parameter, device: str) -> str:
+    from axon_core.devices import choose_device
 
     try:
-        return available(device)
+        return choose_device(device)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
-device_option = click.option(
-    "--device", default="cpu", show_default=True, callback=_available, help="Where to compute: cpu, cuda, cuda:1."
-)
-"""Gives a command `device`, one that PyTorch has here."""
+_DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1; auto takes a GPU where there is one."
+device_option = click.option("--device", default="auto", show_default=True, callback=_chosen, help=_DEVICE_HELP)
+"""Gives a command `device`, one that computes here; the command says by `tell_device` which."""
+training_device_option = click.option("--device", help=f"{_DEVICE_HELP} By default as the recipe says, which is auto.")
+"""Gives a command that trains by a recipe `device`, which is None where the recipe decides."""
+
+
+def tell_device(device: str) -> None:
+    """Say on stderr where a command computes; its first line."""
+    from axon_core.devices import describe_device
+
+    echo(f"on {describe_device(device)}", err=True)
 
 
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,6 +121,7 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
             bare, tokenizer = opened(folder, CausalLM)
 
             def load() -> CausalLM:
+                tell_device(device)
                 model = quantize(bare, quantization) if quantization else bare
                 load_into(bare, folder, model)
                 if dtype:  # after the quantisation, whose scales are of the weights as they were saved

@@ -12,7 +12,9 @@ from pathlib import Path
 import click
 
 from axon_core.callbacks.progress import Progress
+from axon_core.cli.options import training_device_option
 from axon_core.cli.output import echo, echo_generated
+from axon_core.devices import describe_device
 from axon_core.errors import AxonError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -31,6 +33,7 @@ from axon_core.tokenizer import Tokenizer
 @click.option(
     "--from", "checkpoint", metavar="NAME", help="With --resume: the checkpoint to continue from, step-100 or previous."
 )
+@training_device_option
 @click.option("--stop-at", type=click.IntRange(min=1), help="Save and stop after this step; resume later.")
 def command(
     recipe: str | None,
@@ -38,10 +41,13 @@ def command(
     out: Path | None,
     resume: bool,
     checkpoint: str | None,
+    device: str | None,
     stop_at: int | None,
 ) -> None:
     """Train by RECIPE: the name of an installed recipe, or a TOML file."""
     begun = time.monotonic()
+    if device is not None:
+        overrides = [*overrides, f"trainer.device={device}"]
     if checkpoint and not resume:
         raise UsageError("--from needs --resume")
     if resume:
@@ -55,7 +61,8 @@ def command(
         out = out or RunFolder.free_name(plan.name)
         RunFolder.check_free(out)
     trainer = plan.build(saved)
-    echo(f"{plan.name}: {_size(trainer):,} parameters, into {out}", err=True)
+    where = describe_device(trainer.config.device)
+    echo(f"{plan.name}: {_size(trainer):,} parameters, on {where}, into {out}", err=True)
     result = fit(
         trainer,
         out,

@@ -19,7 +19,7 @@ from pydantic import (
 from torch import Tensor, nn
 
 from axon_core import config
-from axon_core.devices import available
+from axon_core.devices import AUTO, choose_device
 from axon_core.optim import AdamW, Optimizer
 from axon_core.randomness import Key
 
@@ -88,13 +88,13 @@ class Trainer(ABC):
         """How many of the latest checkpoints are kept."""
         patience: PositiveInt | None = None
         """Stop after so many evaluations in a row without a lower `loss`; left out, never."""
-        device: str = "cpu"
-        """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`."""
+        device: str = Field(default=AUTO, validate_default=True)
+        """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
 
         @field_validator("device")
         @classmethod
-        def _available(cls, device: str) -> str:
-            return available(device)
+        def _computes(cls, device: str) -> str:
+            return choose_device(device)
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:
@@ -185,10 +185,11 @@ class Trainer(ABC):
         return {}
 
     @classmethod
-    def evaluate_on(cls, folder: Path, given: Any) -> Mapping[str, float | str]:
+    def evaluate_on(cls, folder: Path, given: Any, device: str) -> Mapping[str, float | str]:
         """Return what the model that `export` wrote into `folder` achieves on what a user gave, and how measured.
 
-        `given` is an `Evaluation`. The data that the run was trained on need not be there.
+        `given` is an `Evaluation`; `device` is where to compute. The data that the run was trained on need not be
+        there.
         """
         return {}
 

@@ -26,7 +26,8 @@ _ROUNDING = 1e-9  # a sum that is smaller may be zero, such as the KL of a polic
 def build(part: Part, saved: Path | None = None) -> Trainer:
     """Build the trainer of an example recipe, its models in evaluation mode and moved away from their start."""
     torch.manual_seed(0)
-    trainer = part.cls.from_recipe(Recipe.of(part.options, "example", f"the example of {part.name}"), saved)
+    recipe = Recipe.of(part.options, "example", f"the example of {part.name}", ["trainer.device=cpu"])
+    trainer = part.cls.from_recipe(recipe, saved)
     for model in trainer.models.values():
         modules.stirred(model.eval())
     return trainer

@@ -50,7 +50,7 @@ def held_out(trainer: DDPMTrainer) -> dict[str, float]:
         data = [tensor.to(config.device) for tensor in (x0, noise, t[pick], part.labels[rows[pick]])]
         losses, output, x_t = trainer.losses(*data)
         terms = diffusion.bound(output, data[0], x_t, data[2], clip=diffusion.config.clip)
-        loss += (losses.double().cpu() * weight[pick]).sum().item()
-        bits += (terms.double().cpu() * weight[pick]).sum().item() * total
+        loss += (losses.cpu().double() * weight[pick]).sum().item()
+        bits += (terms.cpu().double() * weight[pick]).sum().item() * total
     prior = prior_term(diffusion.process, trainer.data.unit(part.images)).double().mean().item()
     return {"loss": loss / len(part), "bits_per_dim": bits / len(part) + prior}

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from axon_core.cli.options import device_option
+from axon_core.cli.options import device_option, tell_device
 from axon_core.cli.output import echo
 from axon_core.config import validate
 from axon_core.errors import ContractError, UsageError
@@ -98,6 +98,7 @@ def command(
         raise UsageError(f"--guidance 0 ignores the class, so --class {label} would do nothing; leave one of them out")
     how = override({"type": sampler}, options)
     settings = {"sampler": how, "steps": steps, "spacing": spacing, "guidance": guidance}
+    tell_device(device)
     context = click.get_current_context()
     dali = Dali.load(context.with_resource(reading(run)), seed=seed, **settings)
     dali.model.to(device)

@@ -179,7 +179,7 @@ def test_only_frames_that_are_shown_are_kept(each, every):
         (["--nearest", "folder.png"], "cannot write folder.png: Is a directory"),
         (["--out", "folder.png"], "cannot write folder.png: Is a directory"),
         (["--gif", "folder.gif"], "cannot write folder.gif: Is a directory"),
-        (["--device", "moon"], "device must be one that PyTorch has here, got 'moon'"),
+        (["--device", "moon"], "device must be auto or one that PyTorch has here, got 'moon'"),
         (["--guidance", "nan"], "guidance: must be a finite number, got nan"),
     ],
 )

@@ -28,7 +28,7 @@ class Converted(NamedTuple):
     """The recipe that was written, at `recipe.source`."""
 
 
-def convert_checkpoint(run: Path, out: Path, n_kv_heads: int) -> Converted:
+def convert_checkpoint(run: Path, out: Path, n_kv_heads: int, device: str = "cpu") -> Converted:
     """Write the model of `run` with `n_kv_heads` mean-pooled key and value heads, its tokenizer, and a recipe.
 
     The recipe up-trains it (`uptraining`). There is none for what no recipe for one model trained: a model's folder,
@@ -38,6 +38,7 @@ def convert_checkpoint(run: Path, out: Path, n_kv_heads: int) -> Converted:
         run: a run's folder or a model's.
         out: the folder to be made; it must be new or empty.
         n_kv_heads: key/value heads of each attention, the groups G.
+        device: where the means are computed.
 
     Raises:
         CheckpointError: there is no language model in `run`, or it is damaged, or `out` cannot be written to.
@@ -46,7 +47,7 @@ def convert_checkpoint(run: Path, out: Path, n_kv_heads: int) -> Converted:
     with claimed_folder(out) as place, reading(run) as folder:
         recipe = _recipe(run, out, n_kv_heads)
         before, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
-        after = convert_model(before, n_kv_heads)
+        after = convert_model(before.to(device), n_kv_heads)
         with whole_folder(place) as new:
             after.save(new, tokenizer)
             if recipe:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from axon_core.cli.options import device_option, tell_device
 from axon_core.cli.output import echo, json_option, print_json
 from axon_core.json_text import to_json
 from axon_gqa.checkpoint import convert_checkpoint
@@ -22,8 +23,9 @@ def convert() -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--groups", required=True, type=click.IntRange(1), help="Key/value heads to be left; 1 makes it MQA.")
 @click.option("--out", type=click.Path(path_type=Path), help="Model folder, new or empty; by default RUN-gqa<groups>.")
+@device_option
 @json_option
-def gqa(run: Path, groups: int, out: Path | None, as_json: bool) -> None:
+def gqa(run: Path, groups: int, out: Path | None, device: str, as_json: bool) -> None:
     """Pool the key and value heads of the model in RUN, a run's folder or a model's, into groups.
 
     It then predicts worse, until it is trained a little further: the recipe for that is written beside it.
@@ -31,7 +33,8 @@ def gqa(run: Path, groups: int, out: Path | None, as_json: bool) -> None:
     if out is None:
         named = run if run.name.strip(".") else run.resolve()
         out = named.with_name(f"{named.name}-gqa{groups}")
-    models = convert_checkpoint(run, out, groups)
+    tell_device(device)
+    models = convert_checkpoint(run, out, groups, device)
     parameters = [model.n_parameters for model in models[:2]]
     cache = [model.new_cache(1, 1).nbytes for model in models[:2]]
     recipe = models.recipe and models.recipe.source

@@ -22,7 +22,7 @@ from axon_core.saved import load, place
 from axon_core.scoring import scored
 from axon_instructgpt.excerpts import write_lines
 from axon_instructgpt.responses import asked, ended, sampled, texts
-from axon_instructgpt.stage import Stage
+from axon_instructgpt.stage import Computing
 
 __all__ = ["Comparisons", "bayes_accuracy", "noisy_ranking"]
 
@@ -43,7 +43,7 @@ def bayes_accuracy(utilities: Float[Tensor, "b k"]) -> float:
     return (utilities[:, i] - utilities[:, j]).double().abs().sigmoid().mean().item()
 
 
-class Comparisons(Stage):
+class Comparisons(Computing):
     """Samples responses of a model, and ranks them by a reward with Bradley–Terry noise.
 
     Writes `rankings.jsonl`, all responses to a prompt in order; `comparisons.jsonl`, of each prompt its first two
@@ -52,7 +52,7 @@ class Comparisons(Stage):
     `unfinished`, so that nobody learns that it ends there; `facts.json` has their number.
     """
 
-    class Config(Stage.Config):
+    class Config(Computing.Config):
         """Whose responses, to what, and who ranks them how."""
 
         policy: str
@@ -87,7 +87,7 @@ class Comparisons(Stage):
         model, tokenizer = load(place(c.policy), CausalLM)
         prompts = asked(c.prompts, tokenizer, model, c.response_tokens)
         sizes: dict[str, Any] = {"response_tokens": c.response_tokens, "temperature": c.temperature}
-        drawn = sampled(model.eval(), prompts, tokenizer, n=c.responses, key=key("respond"), **sizes)
+        drawn = sampled(model.eval().to(c.device), prompts, tokenizer, n=c.responses, key=key("respond"), **sizes)
         written = [texts(tokenizer, *each) for each in zip(prompts, drawn, strict=True)]
         kept = [i for i, found in enumerate(written) if len(set(found)) == c.responses and all(found)]
         if not kept:

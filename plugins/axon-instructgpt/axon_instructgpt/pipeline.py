@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from axon_core.config import Spec, at
+from axon_core.devices import describe_device
 from axon_core.documents import parse_json, parse_toml
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
@@ -50,10 +51,14 @@ class Pipeline:
     """Where it was read from, for messages."""
     stages: dict[str, dict[str, Any]]
     """Each stage's table, by its name."""
+    device: str | None = None
+    """Where all stages compute; left out, where their tables say. A stage may go on on another device."""
 
     @classmethod
-    def load(cls, name: str, overrides: Iterable[str] = ()) -> Self:
+    def load(cls, name: str, overrides: Iterable[str] = (), device: str | None = None) -> Self:
         """Read an installed recipe by name, or a TOML file by path, and apply `overrides` like `"ppo.trainer.steps=9"`.
+
+        All stages compute on `device`, if it is given.
 
         Raises:
             UnknownKey: no installed plugin brings a recipe of that name.
@@ -78,7 +83,7 @@ class Pipeline:
         for words in ("summary", "command"):
             tables.pop(words, None)
         seed = tables.pop("seed", 0)
-        pipeline = cls(path.stem, str(path), tables)
+        pipeline = cls(path.stem, str(path), tables, device)
         pipeline._check()
         return pipeline.reseeded(seed) if seed != 0 else pipeline
 
@@ -106,7 +111,10 @@ class Pipeline:
         """
         before = [*self.stages][: [*self.stages].index(name)]
         with at(name, source=self.source):
-            return STAGES.build(Spec.of({"type": _TRAINING, **_placed(self.stages[name], out, before, ())}))
+            table = _placed(self.stages[name], out, before, ())
+            if self.device is not None:
+                table = _kind(table).on_device(table, self.device)
+            return STAGES.build(Spec.of({"type": _TRAINING, **table}))
 
 
 def align(pipeline: Pipeline, out: Path, tell: Callable[[str], None]) -> None:
@@ -139,10 +147,11 @@ def _stages(pipeline: Pipeline, out: Path, record: _Record, lock: Lock, tell: Ca
                 check_folder(folder)
             tell(f"[{number}/{total}] {name}: done already")
             continue
-        tell(f"[{number}/{total}] {name}")
+        stage = pipeline.build(name, out)
+        where = "" if stage.device is None else f", on {describe_device(stage.device)}"
+        tell(f"[{number}/{total}] {name}{where}")
         record.note(name, table, None)
         begun = time.monotonic()
-        stage = pipeline.build(name, out)
         with at(name, source=pipeline.source):
             stage.run(out / name)
         if lock.is_lost():

@@ -28,14 +28,14 @@ from axon_instructgpt.frontier import best_of_n, optimum
 from axon_instructgpt.page import draw, page
 from axon_instructgpt.responses import asked, texts
 from axon_instructgpt.selection import best_of_n_kl
-from axon_instructgpt.stage import Stage
+from axon_instructgpt.stage import Computing
 
 __all__ = ["Report"]
 
 _TAKEN = ("reference", "prompt", "exact", "best_of_n", "optimum")  # what else stands where policies' names do
 
 
-class Report(Stage):
+class Report(Computing):
     """Compares policies with the model they began as, on prompts that no stage has seen.
 
     Writes `report.json`, `report.md` and, where matplotlib is installed, `frontier.png`: reward against KL divergence
@@ -43,7 +43,7 @@ class Report(Stage):
     where all responses can be enumerated, and otherwise those of a sample.
     """
 
-    class Config(Stage.Config):
+    class Config(Computing.Config):
         """What is compared, and how thoroughly."""
 
         reference: str
@@ -127,10 +127,10 @@ class Report(Stage):
         frontier: dict[str, Any] = {}
         first = {"reference": base}
         for name, folder in folders.items():
-            policy, _ = _causal(model_folder(folder))
+            policy, _ = _causal(model_folder(folder), c.device)
             first[name] = bench.draw(policy)
             policies[name] = asdict(bench.measure(policy, first[name], base))
-            frontier[name] = [_point(bench, step, model) for step, model in _checkpoints(folder)]
+            frontier[name] = [_point(bench, step, _causal(model, c.device)[0]) for step, model in _checkpoints(folder)]
         rewards, probabilities, exact = bench.reference_distribution(c.pool)
         betas = sorted({*c.betas, *([c.target_beta] if c.target_beta else [])}, reverse=True)
         for kind, find, label, values in (
@@ -163,11 +163,12 @@ class Report(Stage):
         c, rewards = self.config, registry_of("reward")
         with at("reward"):
             reward = rewards.build(c.reward)
-        reference, tokenizer = _causal(place(c.reference))
+        reference, tokenizer = _causal(place(c.reference), c.device)
         prompts = asked(c.prompts, tokenizer, reference, c.response_tokens)
         judge = None
         if c.reward_model is not None:
             judge = rewards.build({"type": "reward_model", "path": c.reward_model})
+            judge.model.to(c.device)
             _same("reward_model", judge.tokenizer, tokenizer)
             if judge.context is not None:
                 check_room(prompts, c.response_tokens, judge.context, "reward_model")
@@ -175,9 +176,8 @@ class Report(Stage):
         return Bench(reference, tokenizer, prompts, reward, judge, c.responses, c.response_tokens, key)
 
 
-def _point(bench: Bench, step: int, folder: Path) -> dict[str, float]:
+def _point(bench: Bench, step: int, policy: CausalLM) -> dict[str, float]:
     """Return where a checkpoint stands."""
-    policy, _ = _causal(folder)
     drawn = bench.draw(policy)
     return {"step": step, "reward": drawn.rewards.mean().item(), "kl": bench.kl(policy, drawn).mean().item()}
 
@@ -216,9 +216,9 @@ def _same(name: str, tokenizer: Tokenizer, reference: Tokenizer) -> None:
         raise UsageError(f"{name} and the reference must have the same tokenizer, but {problem}")
 
 
-def _causal(folder: Path) -> tuple[CausalLM, Tokenizer]:
+def _causal(folder: Path, device: str = "cpu") -> tuple[CausalLM, Tokenizer]:
     model, tokenizer = load(folder, CausalLM)
-    return model.eval(), tokenizer
+    return model.eval().to(device), tokenizer
 
 
 def _checkpoints(path: Path) -> list[tuple[int, Path]]:

@@ -91,7 +91,7 @@ def logprobs(
         )
         for first in range(0, len(pairs), rows)
     ]
-    return torch.cat(parts).double().cpu()
+    return torch.cat(parts).cpu().double()
 
 
 def texts(tokenizer: Tokenizer, prompt: Prompt, responses: Sequence[Sequence[int]]) -> list[str]:

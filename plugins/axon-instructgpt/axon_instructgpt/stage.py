@@ -6,21 +6,29 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from axon_core import TRAINERS, config
 from axon_core.callbacks.progress import Progress
-from axon_core.config import Spec, at
+from axon_core.config import Spec, at, validate
+from axon_core.devices import AUTO, choose_device
 from axon_core.loop import fit
 from axon_core.recipe import Recipe
 from axon_core.registry import Registry
 from axon_core.run import RunFolder
 
-__all__ = ["STAGES", "Stage", "Training"]
+__all__ = ["STAGES", "Computing", "Stage", "Training"]
 
 
 class Stage(ABC):
-    """One step of a pipeline, which leaves all it brings in a folder."""
+    """One step of a pipeline, which leaves all it brings in a folder.
+
+    Attributes:
+        config: the stage's table.
+        device: where it computes; None where it only moves files.
+    """
+
+    device: str | None = None
 
     class Config(config.Config):
         """The stage's table in the pipeline's recipe."""
@@ -32,6 +40,11 @@ class Stage(ABC):
     def reseeded(cls, table: dict[str, Any], seed: int) -> dict[str, Any]:
         """Return the stage's valid table with `seed` added to its own, if it has one."""
         return {**table, "seed": int(table.get("seed", 0)) + seed} if "seed" in cls.Config.model_fields else table
+
+    @classmethod
+    def on_device(cls, table: dict[str, Any], device: str) -> dict[str, Any]:
+        """Return the stage's valid table with its computation on `device`, if it has one."""
+        return {**table, "device": device} if "device" in cls.Config.model_fields else table
 
     @abstractmethod
     def run(self, out: Path) -> None:
@@ -58,13 +71,19 @@ class Training(Stage):
         with at("trainer"):
             kind = TRAINERS[config.trainer.type]
         kind.check_recipe(self._recipe("stage"))  # before the stages that come first
+        with at("trainer"):
+            self.device = validate(kind.Config, config.trainer.options).device
 
     @classmethod
     def reseeded(cls, table: dict[str, Any], seed: int) -> dict[str, Any]:
         """Return the table with `seed` added to the trainer's own."""
-        trainer = Spec.of(table["trainer"])
-        options = {"type": trainer.type, **trainer.options}
-        return {**table, "trainer": {**options, "seed": int(options.get("seed", 0)) + seed}}
+        before = Spec.of(table["trainer"]).options.get("seed", 0)
+        return _with_option(table, "seed", int(before) + seed)
+
+    @classmethod
+    def on_device(cls, table: dict[str, Any], device: str) -> dict[str, Any]:
+        """Return the table with the trainer on `device`."""
+        return _with_option(table, "device", device)
 
     def run(self, out: Path) -> None:
         """Train, or train on."""
@@ -77,6 +96,35 @@ class Training(Stage):
 
     def _recipe(self, name: str) -> Recipe:
         return Recipe.of(self.config.model_dump(mode="json"), name, f"stage {name}")
+
+
+def _with_option(table: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Return a training's table with an option of its trainer set; one without a trainer is refused later."""
+    if "trainer" not in table:
+        return table
+    trainer = Spec.of(table["trainer"])
+    return {**table, "trainer": {"type": trainer.type, **trainer.options, name: value}}
+
+
+class Computing(Stage):
+    """A stage that computes with models."""
+
+    class Config(Stage.Config):
+        """What such a stage has in its table."""
+
+        device: str = Field(default=AUTO, validate_default=True)
+        """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
+
+        @field_validator("device")
+        @classmethod
+        def _computes(cls, device: str) -> str:
+            return choose_device(device)
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.device = config.device
 
 
 STAGES: Registry[Stage] = Registry("stage", Stage)

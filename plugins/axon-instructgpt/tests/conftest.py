@@ -24,7 +24,7 @@ def tiny(tmp_path_factory):
     (folder / "tiny.toml").write_text(TINY.replace("TEXT", str(folder / "text.txt")))
     told = []
     align(Pipeline.load(str(folder / "tiny.toml")), folder / "out", told.append)
-    assert told == [f"[{i}/6] {name}" for i, name in enumerate(STAGE_NAMES, 1)]
+    assert told == [f"[{i}/6] {name}" + ", on cpu" * (name != "excerpts") for i, name in enumerate(STAGE_NAMES, 1)]
     return folder
 
 

@@ -120,7 +120,7 @@ def test_a_changed_recipe_is_refused_before_anything_is_done(tiny, done):
     shutil.rmtree(done / "report")
     told = []
     align(changed, done, told.append)
-    assert told[-2:] == ["[5/6] ppo", "[6/6] report"]
+    assert told[-2:] == ["[5/6] ppo, on cpu", "[6/6] report, on cpu"]
 
 
 def test_a_folder_with_something_else_is_left_alone(tiny, tmp_path):

@@ -39,7 +39,7 @@ def test_the_pipeline_runs_and_ends_with_a_policy(files):
     Path("pipeline.toml").write_text(text)
     pipeline, told = Pipeline.load("pipeline.toml", [*TINY, *SMALL]), []
     align(pipeline, Path("out"), told.append)
-    assert told == ["[1/3] sft", "[2/3] reward", "[3/3] ppo"]
+    assert told == [f"[{i}/3] {name}, on cpu" for i, name in enumerate(("sft", "reward", "ppo"), 1)]
     names = {json.loads(line)["name"] for line in Path("out/ppo/metrics.jsonl").read_text().splitlines()}
     assert {"loss/ptx_avg", "objective/kl", "objective/scores"} <= names
     assert (Path("out/ppo/model/config.json")).exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import torch
 
+from axon_core.cli.options import device_option, tell_device
 from axon_core.cli.output import echo, echo_generated, echo_renewed
 from axon_core.config import validate
 from axon_core.errors import AxonError, UsageError
@@ -39,6 +40,7 @@ from axon_transformer.translate import Translation, Translator
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each sentence: all there is to know.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Sentences at once.")
 @click.option("--average", default=1, show_default=True, type=click.IntRange(1), help="Average the last checkpoints.")
+@device_option
 @click.option(
     "--attention", type=click.Path(path_type=Path), help="With one TEXT: draw what each layer and head looks at."
 )
@@ -53,6 +55,7 @@ def command(
     as_json: bool,
     batch_size: int,
     average: int,
+    device: str,
     attention: Path | None,
 ) -> None:
     """Translate with the model in RUN, a run's folder or a model's.
@@ -77,7 +80,9 @@ def command(
     if not lines and not sys.stdin.isatty():
         lines, source = split_lines(sys.stdin.buffer.read(), "the standard input"), Path("the standard input")
     show = _as_json if as_json else _texts if n_best == 1 else _numbered
-    translator = Translator.load(*_models(run, average, context))
+    folders = _models(run, average, context)
+    tell_device(device)
+    translator = Translator.load(*folders, device=device)
     if not lines:
         _converse(translator, search, show)
         return

@@ -69,6 +69,7 @@ def cross_attention(
         UsageError: the model's cross-attention does not.
     """
     recorder = _Recorder()
+    source, target = (tokens.to(model.embedding.weight.device) for tokens in (source, target))
     layers = list(cast("Iterable[DecoderLayer]", model.decoder))
 
     def switch(on: bool) -> Callable[..., None]:
@@ -88,7 +89,7 @@ def cross_attention(
             f"the cross-attention {model.config.cross_attention.type!r} has no one map a head, so there is none to draw"
         )
     # For a single query, the heads of a group come as that many queries (`attend`): the order is the same.
-    return torch.stack([weights.reshape(-1, len(target), m) for weights in recorder.weights]).float()
+    return torch.stack([weights.reshape(-1, len(target), m) for weights in recorder.weights]).float().cpu()
 
 
 def label(piece: bytes) -> str:

@@ -149,7 +149,7 @@ class TranslationTrainer(Trainer):
         tokens = 0.0
         for batch in self.valid.batches(128):
             data = {name: rows.to(self.config.device) for name, rows in batch.items()}
-            total += self.loss(data)["nll"].double().cpu()
+            total += self.loss(data)["nll"].cpu().double()
             tokens += self.counts(data)["nll"]
         return total.item() / tokens
 
@@ -165,7 +165,7 @@ class TranslationTrainer(Trainer):
         }
 
     @classmethod
-    def evaluate_on(cls, folder: Path, given: Evaluation) -> Mapping[str, float | str]:
+    def evaluate_on(cls, folder: Path, given: Evaluation, device: str) -> Mapping[str, float | str]:
         """Return `bleu` of a file's translations against references, sacrebleu's `signature`, and what was counted.
 
         Raises:
@@ -174,7 +174,7 @@ class TranslationTrainer(Trainer):
         """
         sources, references = read_lines(given.src), read_lines(given.ref)
         check_aligned(sources, given.src, references, given.ref)
-        translator = Translator.load(*latest_models(folder, given.average))
+        translator = Translator.load(*latest_models(folder, given.average), device=device)
         search = Search(beam=given.beam, length_penalty=given.length_penalty)
         found = translator.translate(sources, search, place=f"line {{:,}} of {given.src}".format)
         score, signature = bleu([best.text for best, *_ in found], references)

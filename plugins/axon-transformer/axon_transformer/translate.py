@@ -57,13 +57,13 @@ class Translator:
         self.bos, self.eos = markers(tokenizer)
 
     @classmethod
-    def load(cls, *folders: Path | str) -> Self:
-        """Read model and tokenizer from a folder; of several, the mean of the models.
+    def load(cls, *folders: Path | str, device: str = "cpu") -> Self:
+        """Read model and tokenizer from a folder; of several, the mean of the models. It computes on `device`.
 
         Raises:
             CheckpointError: a folder has no model or tokenizer, it is damaged, or the models are not of one size.
         """
-        return cls(average([Transformer.load(folder) for folder in folders]), Tokenizer.load(folders[0]))
+        return cls(average([Transformer.load(folder) for folder in folders]).to(device), Tokenizer.load(folders[0]))
 
     def encode(self, texts: Sequence[str], place: Callable[[int], str] = "sentence {}".format) -> list[list[int]]:
         """Return the source tokens of each text; of an empty one, none.

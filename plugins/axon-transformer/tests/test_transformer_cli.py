@@ -233,7 +233,9 @@ def test_evaluation_on_files_is_bleu_with_its_signature_and_counts(
     )
     reference.write_text("\n".join([*references[:-1], ""]) + "\n", encoding="utf-8")
     loaded, load = [], Translator.load
-    monkeypatch.setattr(Translator, "load", lambda *folders: loaded.append(folders) or load(*folders))
+    monkeypatch.setattr(
+        Translator, "load", lambda *folders, device: loaded.append(folders) or load(*folders, device=device)
+    )
     given = ("--src", source, "--ref", reference, "--average", 2)
     assert json.loads(said("evaluate", small_run, *given, "--json")[0])["empty_references"] == 1
     assert loaded == [tuple(small_run / f"checkpoints/step-{step}/model" for step in (6, 4))]

@@ -59,7 +59,13 @@ def _losses(data: TextData, context: int, seed: int) -> Float[Tensor, " n"]:
         model = _model(4, data.tokenizer.vocab_size, context)
     optimizer = Muon(lr=0.02, momentum=0.9, embedding_lr=0.1, iteration="polar", iterations=3)
     config = CausalLMTrainer.Config(
-        seed=seed, steps=400, batch_size=512 // context, optimizer=optimizer, schedule="linear", precision="bf16"
+        seed=seed,
+        steps=400,
+        batch_size=512 // context,
+        optimizer=optimizer,
+        schedule="linear",
+        precision="bf16",
+        device="cpu",
     )
     fit(CausalLMTrainer(config, {"model": model}, data))
     held_out = torch.cat(list(data.held_out_batches(16, 512))[:-1])

@@ -113,9 +113,9 @@ class CausalLMTrainer(Trainer):
         return found if found["tokens"] == of else {**found, "held_out_tokens": of}
 
     @classmethod
-    def evaluate_on(cls, folder: Path, given: TextEvaluation) -> Mapping[str, float | str]:
+    def evaluate_on(cls, folder: Path, given: TextEvaluation, device: str) -> Mapping[str, float | str]:
         """Return how likely the model finds a text of the user's; see `axon_core.evaluating.evaluate_text`."""
-        return evaluate_text(folder, given)
+        return evaluate_text(folder, given, device)
 
     def sample(self) -> str:
         """Return a text: the prompt, and how the model goes on from it."""
