@@ -77,17 +77,12 @@ def claimed_folder(target: Path) -> Generator[Path]:
         CheckpointError: the place cannot be written to.
     """
     place = target.resolve()
-    _check_free(target)
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-    with _claimed(place):
-        _check_free(target)  # another process may have finished it just now
+    with _claimed(place):  # before the check: another process may finish it, or its lock be left by one that was killed
+        if is_occupied(target):
+            raise UsageError(f"{target} is not empty, and nothing is overwritten; choose another folder with --out")
         yield place
-
-
-def _check_free(target: Path) -> None:
-    if is_occupied(target):
-        raise UsageError(f"{target} is not empty, and nothing is overwritten; choose another folder with --out")
 
 
 @contextmanager

@@ -170,6 +170,15 @@ def test_the_next_writer_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path
     assert {path.name for path in tmp_path.iterdir()} == others
 
 
+def test_the_lock_of_one_that_was_killed_when_it_had_finished_goes_too(tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("whole")
+    (tmp_path / ".model.lock").write_text("{}")
+    with pytest.raises(UsageError, match="nothing is overwritten"), claimed_folder(tmp_path / "model"):
+        raise AssertionError("it is overwritten")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 @pytest.mark.parametrize("what", ["moved", "deleted", "replaced"])
 def test_a_run_folder_that_goes_away_ends_training_and_no_half_folder_comes(tmp_path: Path, what: str):
     class Away:
