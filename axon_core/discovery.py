@@ -184,22 +184,41 @@ def scan(*, thorough: bool = False) -> Discovered:
 
     entries: list[Entry] = []
     problems: list[Problem] = []
-    folders: dict[str, str] = {}  # name -> metadata folder of the copy in use: the first on sys.path, as in an import
+    copies: dict[str, dict[str, Distribution]] = {}  # by name and metadata folder, in the order of sys.path
     for dist in metadata.distributions():
         folder = str(getattr(dist, "_path", ""))  # no public name for it; only needed for messages and duplicates
         name = normalised(os.path.basename(folder).rpartition(".")[0].partition("-")[0])
-        try:
-            used = folders.setdefault(name, folder)
-            points = [point for point in dist.entry_points if point.group.startswith("axon.")]
-            if used != folder:
-                if points and os.path.realpath(used) != os.path.realpath(folder):
-                    problems.append(_duplicate(name, used, folder))
-            elif points or thorough:
-                _examine(dist, name, folder, points, entries, problems)
-        except Exception as error:
-            problems.append(_unreadable(dist, name, folder, error))
-            os.environ.update(_UNPLUGGED)
+        copies.setdefault(name, {}).setdefault(folder, dist)
+    for name, found in copies.items():
+        used = _used(found)
+        for folder, dist in found.items():
+            try:
+                points = [point for point in dist.entry_points if point.group.startswith("axon.")]
+                if folder == used:
+                    if points or thorough:
+                        _examine(dist, name, folder, points, entries, problems)
+                elif os.path.realpath(used) != os.path.realpath(folder):
+                    if not _is_whole(dist):
+                        problems.append(_hollow(name, folder))
+                    elif points:
+                        problems.append(_duplicate(name, used, folder))
+            except Exception as error:
+                problems.append(_unreadable(dist, name, folder, error))
+                os.environ.update(_UNPLUGGED)
     return _sorted_out(entries, problems)
+
+
+def _used(copies: Mapping[str, Distribution]) -> str:
+    """Return the folder of the copy in use: the first on `sys.path`, as in an import, that has its metadata."""
+    first = next(iter(copies))
+    return first if len(copies) == 1 else next((folder for folder, dist in copies.items() if _is_whole(dist)), first)
+
+
+def _is_whole(dist: Distribution) -> bool:
+    try:
+        return _header(dist, "Version") is not None
+    except Exception:  # whatever bytes are there
+        return False
 
 
 # A file that importlib.metadata cannot parse fails everybody's call of its `entry_points`, and torch and pydantic call
@@ -221,9 +240,7 @@ def _examine(
         problems.append(Problem(name, f"{folder} is left over from an interrupted pip run", remedy))
         return
     if (version := _header(dist, "Version")) is None or not (name := name or _header(dist, "Name") or ""):
-        what = f"{folder} has no METADATA, as after an interrupted install or uninstall; what it offers is not used"
-        remedy = f"Reinstall it (pip install --force-reinstall {name}) or delete that folder"
-        problems.append(Problem(name, what, remedy))
+        problems.append(_hollow(name, folder))
         return
     seen: set[tuple[str, str]] = set()
     for point in points:
@@ -252,6 +269,11 @@ def _header(dist: Distribution, name: str) -> str | None:
             found = re.search(rf"^{name}:[ \t]*(\S+)", text.partition("\n\n")[0], re.MULTILINE | re.IGNORECASE)
             return found and found[1]
     return None
+
+
+def _hollow(name: str, folder: str) -> Problem:
+    what = f"{folder} has no METADATA, as after an interrupted install or uninstall; what it offers is not used"
+    return Problem(name, what, f"Reinstall it (pip install --force-reinstall {name}) or delete that folder")
 
 
 def _duplicate(name: str, used: str, folder: str) -> Problem:

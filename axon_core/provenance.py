@@ -52,7 +52,6 @@ def _by_hand(part: Mapping[str, str]) -> bool:
 
 
 def _installed(part: Mapping[str, str]) -> bool:
-    try:
-        return _by_hand(part) or bool(metadata.version(part["distribution"]))
-    except metadata.PackageNotFoundError:
-        return False
+    """Whether a distribution is here; a folder of metadata that an interrupted installation left empty is none."""
+    copies = metadata.distributions(name=part["distribution"])
+    return _by_hand(part) or any(copy.read_text("METADATA") or copy.read_text("PKG-INFO") for copy in copies)

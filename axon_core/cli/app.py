@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from axon_core.cli.output import Warnings, echo
 from axon_core.discovery import Entry, discover
@@ -47,6 +48,8 @@ class _Commands(click.Group):
         if cmd_name in COMMANDS:
             return import_module(f"axon_core.cli.{cmd_name}").command
         found = [e for e in commands if cmd_name in (e.key, e.qualified)]
+        if found and ctx.resilient_parsing:  # completion, which runs no plugin's code
+            return click.Command(cmd_name, params=[click.Argument(["files"], nargs=-1, type=click.Path())])
         if len(found) > 1:
             names = " or ".join(entry.qualified for entry in found)
             raise AmbiguousKey(f"the command {cmd_name!r} is in {len(found)} plugins; say which: {names}")
@@ -62,6 +65,12 @@ class _Commands(click.Group):
             hint = f"did you mean {' or '.join(near)}?" if near else "`axon --help` lists the commands"
             raise UnknownKey(f"there is no command {args[0]!r}; {hint}")
         return command.name, command, args[1:]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name from metadata alone: no command is imported."""
+        about = {entry.key: f"From {entry.source}." for entry in discover().entries("command")} | COMMANDS
+        names = [CompletionItem(name, help=about[name]) for name in sorted(about) if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def get_help(self, ctx: click.Context) -> str:
         return printable(super().get_help(ctx))  # names of commands and plugins are those of installed files
