@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +12,7 @@ from axon_core.config import Config, at, validate
 from axon_core.discovery import Entry, discover
 from axon_core.documents import parse_toml
 from axon_core.errors import AmbiguousKey, ConfigError, PluginLoadError, UnknownKey
+from axon_core.packages import CARD, package_folders
 from axon_core.suggest import unknown_name
 
 __all__ = ["Card", "Claim", "Paper", "Recipe", "card", "cards", "read_card", "recipe", "recipes"]
@@ -58,6 +57,8 @@ class Paper(Config):
     """What it shows, in one sentence."""
     claim: tuple[Claim, ...] = ()
     """The claims that can be checked."""
+    command: dict[str, Text] = Field(default_factory=dict)
+    """What `axon --help` says of the plugin's commands, one sentence each, by name."""
 
     @model_validator(mode="after")
     def _distinct_claims(self) -> Self:
@@ -127,8 +128,8 @@ def read_card(entry: Entry) -> Paper:
         PluginLoadError: the package or the card is not there.
         ConfigError: the card breaks a rule; the message names file and field.
     """
-    for folder in _package_folders(entry):
-        path = folder / "paper.toml"
+    for folder in package_folders(entry):
+        path = folder / CARD
         if path.is_file():
             with at(source=str(path)):
                 paper = validate(Paper, _toml(path))
@@ -168,7 +169,7 @@ def _card(entry: Entry) -> Card:
 
 def _recipes_of(entry: Entry) -> list[Recipe]:
     try:
-        folders = _package_folders(entry)
+        folders = package_folders(entry)
     except PluginLoadError:
         return []  # `axon papers` and `axon doctor` name it
     return [
@@ -192,26 +193,3 @@ def _toml(path: Path) -> dict[str, Any]:
         return parse_toml(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError([((), f"cannot be read as TOML: {error}")]) from error
-
-
-def _package_folders(entry: Entry) -> list[Path]:
-    """Find the folders of a package, also of an editable install, without running any of its code.
-
-    `importlib.util.find_spec("a.b")` would import `a`; asking the finders part by part does not.
-    """
-    name, folders = "", None
-    for part in entry.target.split("."):
-        name = f"{name}.{part}" if name else part
-        if (spec := _find_spec(name, folders)) is None or spec.submodule_search_locations is None:
-            raise PluginLoadError(
-                f"the paper {entry.key!r} of {entry.source} names the package {entry.target}, but "
-                f"{'there is none' if spec is None else f'{name} is a module and no package'}. "
-                f"Reinstall it: pip install --force-reinstall {entry.distribution}"
-            )
-        folders = list(spec.submodule_search_locations)
-    return [Path(folder) for folder in folders or ()]
-
-
-def _find_spec(name: str, path: list[str] | None) -> ModuleSpec | None:
-    finders = (finder.find_spec(name, path) for finder in sys.meta_path)
-    return next((spec for spec in finders if spec is not None), None)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import axon_core
+from axon_core.discovery import discover
 
 HEAVY = {"torch", "numpy", "pydantic", "jaxtyping", "matplotlib", "sentencepiece", "safetensors"}
 TRAP = "raise RuntimeError('a plugin was imported')"
@@ -37,6 +38,12 @@ def test_listing_imports_neither_torch_nor_a_plugin(site, arguments: list[str]) 
     site.install("axon-trap", groups, {"axon_trap.py": TRAP})
     modules = imported(f"from axon_core.cli import main; assert main({arguments!r}) == 0", site.folder)
     assert not modules & {*HEAVY, "axon_trap"}
+
+
+def test_help_of_plugins_commands_imports_neither_pydantic_nor_a_plugin() -> None:
+    help_of_all = "from axon_core.cli import main; assert main(['--help']) == 0"
+    modules = imported(help_of_all, Path())
+    assert not modules & {*HEAVY, *(entry.target.partition(".")[0] for entry in discover().entries("command"))}
 
 
 @pytest.mark.parametrize("command", ["papers", "recipes", "search"])

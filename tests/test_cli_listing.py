@@ -185,6 +185,38 @@ def test_a_command_of_a_plugin(capsys, site) -> None:
     assert "fly  From axon-kites 1.0." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("table", "shown"),
+    [
+        ('[command]\nfly = "Fly a kite."', "Fly a kite."),
+        ('[command]\nfly = """\n Fly\n\ta kite. """', "Fly a kite."),
+        ('[command]\nfly = "Fly \\u001b[31ma kite."', "Fly \\x1b[31ma kite."),
+        ('[command]\nfly = "  "', "From axon-kites 1.0."),
+        ("[command]\nfly = 3", "From axon-kites 1.0."),
+        ('command = "fly"', "From axon-kites 1.0."),
+        ('[command]\nflee = "Fly a kite."', "From axon-kites 1.0."),
+        ('[command]\nfly = "Fly a kite', "From axon-kites 1.0."),
+        (f"deep = {'[' * 5000}", "From axon-kites 1.0."),
+        (f"long = {'9' * 5000}", "From axon-kites 1.0."),
+    ],
+)
+def test_the_line_of_a_plugins_command_is_its_cards(capsys, site, table: str, shown: str) -> None:
+    (site.folder / "axon_kites" / "parts.py").write_text("raise RuntimeError")
+    (site.folder / "axon_kites" / "__init__.py").write_text("raise RuntimeError")
+    (site.folder / "axon_kites" / "paper.toml").write_text(CARD + table + "\n")
+    assert main(["--help"]) == 0
+    assert f"  fly  {shown}\n" in capsys.readouterr().out
+    assert not any(name.startswith("axon_kites") for name in sys.modules)
+
+
+def test_a_command_of_a_plugin_without_a_card(capsys, site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AXON_PLUGINS", "axon-kites,axon-bare")
+    (site.folder / "axon_kites" / "paper.toml").write_text(CARD + '[command]\nswim = "Swim with a kite."\n')
+    site.install("axon-bare", {"axon.v1.command": {"swim": "axon_bare:swim"}})
+    assert main(["--help"]) == 0
+    assert "  swim  From axon-bare 1.0.\n" in capsys.readouterr().out  # another plugin's card says nothing of it
+
+
 def test_an_unknown_command(capsys) -> None:
     assert failure(capsys, 2, "fyl", "high") == "Error: there is no command 'fyl'; did you mean fly?\n"
     assert failure(capsys, 2, "zzz") == "Error: there is no command 'zzz'; `axon --help` lists the commands\n"

@@ -10,6 +10,7 @@ import pytest
 
 from axon_core.discovery import discover
 from axon_core.errors import AmbiguousKey, ConfigError, PluginLoadError, UnknownKey
+from axon_core.packages import command_line
 from axon_core.paper import Paper, card, cards, read_card, recipe, recipes
 
 CARD = """
@@ -91,6 +92,7 @@ def test_a_card_of_an_editable_install_is_read(site, tmp_path: Path) -> None:
         ('scale = "exact"', 'scale = "small"', "claim.0.scale: must be 'exact', 'scaled' or 'full', got 'small'"),
         ("budget_s = 5", "budget_s = 0", "claim.0.budget_s: must be greater than 0, got 0"),
         ("kites.claims:flight", "kites.claims", "claim.0.check: "),
+        ("budget_s = 5", "budget_s = 5\n[command]\nfly = 3", "command.fly: must be a valid string"),
         ('id = "kites"', 'id = "kits"', "id: must be 'kites', as in the entry point; got 'kits'"),
         ("year = 2020", "year = ", "cannot be read as TOML: Invalid value (at line 4, column 8)"),
     ],
@@ -171,3 +173,14 @@ def test_every_installed_card_is_readable() -> None:
     unreadable = {c.entry.key: str(c.error) for c in cards() if c.error}
     assert not unreadable
     assert len(cards()) == len(discover().entries("paper"))
+
+
+@pytest.mark.parametrize("entry", discover().entries("command"), ids=lambda entry: entry.key)
+def test_every_installed_command_has_its_line(entry) -> None:
+    assert not command_line(entry).startswith("From ")
+
+
+def test_cards_name_commands_that_there_are() -> None:
+    commands = {(entry.distribution, entry.key) for entry in discover().entries("command")}
+    named = {(c.entry.distribution, name) for c in cards() if c.paper is not None for name in c.paper.command}
+    assert named == commands and commands

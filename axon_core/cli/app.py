@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 from axon_core.cli.output import Warnings, echo
 from axon_core.discovery import Entry, discover
 from axon_core.errors import AmbiguousKey, AxonError, ContractError, UnknownKey
+from axon_core.packages import command_line
 from axon_core.printable import printable
 
 # Name -> the line `axon --help` shows. The module `axon_core.cli.<name>` holds the click command, as `command`; it is
@@ -80,7 +81,7 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
         if entries := [e for e in discover().entries("command") if e.key not in COMMANDS]:
             with formatter.section("Commands of plugins"):
-                formatter.write_dl([(e.key, f"From {e.source}.") for e in entries])
+                formatter.write_dl([(e.key, command_line(e)) for e in entries])
 
 
 def load_command(entry: Entry) -> click.Command:
