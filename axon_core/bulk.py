@@ -16,6 +16,7 @@ from axon_core import records
 from axon_core.config import validate
 from axon_core.decoding import check_prompt
 from axon_core.errors import CheckpointError, DataError, Interrupted, UsageError
+from axon_core.folders import refuse_folder
 from axon_core.generation import Completion, Request, chunks
 from axon_core.interfaces.model import CausalLM
 from axon_core.json_text import to_json
@@ -92,6 +93,7 @@ def prompts_by_id(path: Path) -> dict[Id, str]:
 
 
 def _plain(path: Path) -> dict[Id, str]:
+    refuse_folder(path, "a file of prompts")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

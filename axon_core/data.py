@@ -17,19 +17,24 @@ from axon_core import config
 from axon_core.config import Spec, at
 from axon_core.digests import digest
 from axon_core.errors import DataError
+from axon_core.folders import data_files
 from axon_core.order import across_epochs
 from axon_core.paths import expanded
 from axon_core.randomness import Key
 from axon_core.tokenizer import Tokenizer, train_tokenizer
 
-__all__ = ["TextConfig", "TextData", "Windows", "read_text"]
+__all__ = ["TEXT_SUFFIXES", "TextConfig", "TextData", "Windows", "read_text"]
+
+TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".utf-8", ".utf8", ""})
+"""How the names of text files in a folder end, in any case; "" for those without a suffix."""
 
 
 class TextConfig(config.Config):
     """The `[data]` table of a recipe whose data is one long text."""
 
     path: str | None = None
-    """A UTF-8 text file, or a folder of them; `~` and `$VARIABLES` are filled in. Left out: Python's own reference."""
+    """A UTF-8 text file, or a folder of them (`TEXT_SUFFIXES`); `~` and `$VARIABLES` are filled in. Left out: Python's
+    own reference."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """Which part of the text, at its end, is kept from training and used for evaluation."""
     tokenizer: Spec = Field(default_factory=lambda: Spec(type="char"), validate_default=True)
@@ -37,9 +42,11 @@ class TextConfig(config.Config):
 
 
 def read_text(path: str | Path | None = None) -> str:
-    """Return the text of a UTF-8 file, or of all files in a folder in the order of their names, joined by newlines.
+    """Return the text of a UTF-8 file, or of a folder's text files in the order of their paths, joined by newlines.
 
-    Without a path it is the English reference text that every CPython carries in `pydoc_data.topics`.
+    In a folder, text files are those with a suffix of `TEXT_SUFFIXES`; one warning names what else is there
+    (`data_files`). A file given by its own name may have any suffix. Without a path it is the English reference text
+    that every CPython carries in `pydoc_data.topics`.
 
     Raises:
         DataError: the path names an unset variable, does not exist, cannot be read, is not UTF-8, or holds no text.
@@ -51,10 +58,7 @@ def read_text(path: str | Path | None = None) -> str:
     place = expanded(path)
     if not place.exists():
         raise DataError(f"no such file or folder: {place} (current folder: {Path.cwd()})")
-    files = [place]
-    if place.is_dir():
-        found = (file for file in place.rglob("*") if file.is_file())
-        files = sorted(f for f in found if not any(part.startswith(".") for part in f.relative_to(place).parts))
+    files = data_files(place, "text", TEXT_SUFFIXES) if place.is_dir() else [place]
     text = "\n".join(_read_file(file) for file in files)
     if not text.strip():
         raise DataError(f"{place} holds no text; give a UTF-8 text file or a folder of them")

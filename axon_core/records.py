@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from axon_core.config import Config, validate
 from axon_core.documents import gunzipped
 from axon_core.errors import ConfigError, DataError
+from axon_core.folders import refuse_folder
 from axon_core.paths import expanded
 
 __all__ = [
@@ -173,10 +174,11 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the JSON object in each line of a file, or of a `.gz` file, after what to call the line in a message.
 
     Raises:
-        DataError: the file cannot be read or unpacks to far more than it is, or a line is no UTF-8 text, no JSON
-            object, or has a field twice.
+        DataError: the path is a folder's, the file cannot be read or unpacks to far more than it is, or a line is no
+            UTF-8 text, no JSON object, or has a field twice.
     """
     file, number = expanded(path), 0
+    refuse_folder(file, "a file of JSON lines")
     try:
         with io.BytesIO(gunzipped(file)) if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(lines, 1):

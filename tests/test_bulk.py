@@ -197,6 +197,7 @@ WRONG = [
     ("in.txt", b"", "in.txt holds no prompt"),
     ("in.txt", b"\xff\xfe", "cannot read the prompts in in.txt: it is not UTF-8 text"),
     ("nowhere.txt", None, "cannot read the prompts in nowhere.txt: No such file"),
+    (".", None, "cannot read .: it is a folder; give a file of prompts"),
     ("in.jsonl", b'{"prompt": "a"}\n{"prompt', "line 2 of in.jsonl is no JSON"),
     ("in.jsonl", b'{"id": 1}\n', "line 1 of in.jsonl is no Prompt: prompt: this field is required"),
     ("in.jsonl", b'"text"\n', "line 1 of in.jsonl must be a JSON object"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -110,8 +111,62 @@ def test_files_that_cannot_be_used(tmp_path: Path, content, message):
         read_text(file)
 
 
-def test_an_empty_folder_holds_no_text(tmp_path: Path):
-    with pytest.raises(DataError, match="holds no text"):
+def put(folder: Path, **files: str | bytes):
+    for name, content in files.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def test_of_a_folder_text_files_are_read_and_one_line_names_the_others(tmp_path: Path, caplog):
+    kept = {"B.TXT": "1", "LICENSE": "2", "a/z.rst": "3", "a.md": "4", "b.utf-8": "5"}
+    others = {"z.json": "{}", "a/cover.png": b"\x89PNG", "zz.py": "x = 1", "zzz.npy": b"\x93", ".DS_Store": b"\xff"}
+    put(tmp_path, **kept, **others)
+    (tmp_path / "old").symlink_to(tmp_path / "a", target_is_directory=True)  # read once, not twice
+    assert read_text(tmp_path) == "1\n2\n3\n4\n5"
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path}: a/cover.png, old, z.json and 2 more left out, as the suffix of text is .markdown, .md, .rst, "
+        ".text, .txt, .utf-8, .utf8, none"
+    )
+    assert record.levelname == "WARNING"
+
+
+def test_a_folder_of_text_alone_says_nothing_and_a_file_given_by_its_name_may_have_any_suffix(tmp_path: Path, caplog):
+    put(tmp_path, **{"a.txt": "text", ".hidden/b.json": "{}", "sub/.c.json": "{}"})
+    assert read_text(tmp_path) == "text"
+    put(tmp_path, **{"code.py": "x = 1"})
+    assert read_text(tmp_path / "code.py") == "x = 1"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no text, .*; there is no visible file; rename the files, or give another folder"),
+        ({".git/x.txt": "no"}, "there is no visible file"),
+        ({"a.json": "", "sub/b\n.png": ""}, r"the suffix .*\.txt.*; there is only a.json, sub/b\\n.png; rename"),
+        ({f"{i}.json": "" for i in range(9)}, r"there is only 0.json, 1.json, 2.json and 6 more"),
+        ({"a.txt": " \n"}, "holds no text; give a UTF-8 text file"),
+    ],
+)
+def test_a_folder_without_text_is_refused_with_what_is_there(tmp_path: Path, files, message):
+    put(tmp_path, **files)
+    with pytest.raises(DataError, match=message):
+        read_text(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put(tmp_path, **{"a.txt": "text", "sub/b.txt": "more"})
+    scandir = os.scandir
+
+    def denied(place):
+        if Path(place).name == "sub":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", denied)  # the superuser may read whatever the mode says
+    with pytest.raises(DataError, match=r"cannot read the folder .*sub: Permission denied"):
         read_text(tmp_path)
 
 

@@ -139,6 +139,7 @@ def test_files_that_cannot_be_read(tmp_path: Path):
         "short.gz": r"cannot read .*short\.gz after line \d+: ",
         "empty.jsonl": r"empty\.jsonl holds no record; write one a line: 'prompt', 'completion'",
         "gone.jsonl": r"cannot read .*gone\.jsonl after line 0: No such file",
+        ".": r"cannot read .*: it is a folder; give a file of JSON lines",
         "$AXON_NO_SUCH_VARIABLE/x.jsonl": r"names an environment variable that is not set",
     }
     for name, message in expected.items():

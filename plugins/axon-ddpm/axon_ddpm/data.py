@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,6 +17,7 @@ from axon_core import config
 from axon_core.digests import digest
 from axon_core.documents import check_unpacked
 from axon_core.errors import DataError
+from axon_core.folders import data_files
 from axon_core.paths import expanded
 from axon_core.randomness import Key
 from axon_ddpm.pictures import read_picture, resized, to_unit
@@ -27,7 +27,7 @@ __all__ = ["PictureConfig", "PictureData"]
 _log = logging.getLogger("axon")
 
 _MEMBERS = ("images.npy", "labels.npy")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 class PictureConfig(config.Config):
@@ -207,9 +207,7 @@ def _npz(file: Path, *, classes: bool) -> _Raw:
 
 
 def _folder(folder: Path, config: PictureConfig) -> _Raw:
-    files = sorted(_pictures(folder))
-    if not files:
-        raise DataError(f"{folder} holds no pictures; known are {', '.join(sorted(_SUFFIXES))}")
+    files = data_files(folder, "pictures", _SUFFIXES)
     images: list[Tensor] = []
     for file in files:
         image = read_picture(file, config.channels, config.size)
@@ -225,13 +223,6 @@ def _folder(folder: Path, config: PictureConfig) -> _Raw:
         return _Raw(torch.stack(images))
     names = tuple(sorted({str(name) for name in parents}))
     return _Raw(torch.stack(images), torch.tensor([names.index(str(name)) for name in parents]), names)
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    for file in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if file.suffix.lower() in _SUFFIXES and not hidden and file.is_file():
-            yield file
 
 
 def _shape(image: Tensor) -> str:

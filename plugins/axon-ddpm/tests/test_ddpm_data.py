@@ -38,13 +38,14 @@ def test_digits():
     assert data.held_out.labels.bincount(minlength=10).min() > 5
 
 
-def test_a_folder_with_a_subfolder_for_each_class(tmp_path):
+def test_a_folder_with_a_subfolder_for_each_class(tmp_path, caplog):
     for i in range(4):
         put(tmp_path, f"cats/{i}.png", colour=10 + i)
         put(tmp_path, f"dogs/{i}.jpg", colour=200 + i)
     put(tmp_path, ".hidden/x.png", (3, 3))
     (tmp_path / "notes.txt").write_text("not a picture")
     data = load(tmp_path, classes=True)
+    assert [record.getMessage().partition(" left")[0] for record in caplog.records] == [f"{tmp_path}: notes.txt"]
     assert data.names == ("cats", "dogs") and len(data.train) == 6 and len(data.held_out) == 2
     bright = data.train.images.float().mean(dim=(1, 2, 3)) > 100
     assert torch.equal(bright.long(), data.train.labels)
@@ -67,7 +68,10 @@ def test_bad_pictures_are_named(tmp_path):
         load(tmp_path / "none")
     with pytest.raises(DataError, match="environment variable that is not set"):
         load("$NO_SUCH_VARIABLE/x.npz")
-    with pytest.raises(DataError, match="holds no pictures; known are"):
+    with pytest.raises(DataError, match=r"holds no pictures, .*\.png.*; there is no visible file"):
+        load(tmp_path)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    with pytest.raises(DataError, match=r"there is only notes\.txt"):
         load(tmp_path)
     put(tmp_path, "a.png")
     put(tmp_path, "b.png", (6, 8))

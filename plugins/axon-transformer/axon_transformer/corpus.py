@@ -13,6 +13,7 @@ from pydantic import PositiveInt, model_validator
 from axon_core import config
 from axon_core.documents import gunzipped
 from axon_core.errors import DataError
+from axon_core.folders import refuse_folder
 from axon_core.paths import expanded
 from axon_core.randomness import Key
 
@@ -85,6 +86,7 @@ def read_lines(path: str | Path) -> list[str]:
         DataError: there is no such file, it cannot be read, is not UTF-8, or holds no line.
     """
     place = expanded(path)
+    refuse_folder(place, "a file of sentences, one a line")
     try:
         data = place.read_bytes()
         if data.startswith(b"\x1f\x8b"):

@@ -63,7 +63,7 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
     cases = [
         ({**given, "source": str(tmp_path / "none.de")}, f"no such file: {tmp_path}/none.de"),
         ({**given, "source": "$NOT_SET/x"}, r"'\$NOT_SET/x' names an environment variable that is not set"),
-        ({**given, "source": str(tmp_path)}, f"cannot read {tmp_path}: Is a directory"),
+        ({**given, "source": str(tmp_path)}, f"cannot read {tmp_path}: it is a folder; give a file of sentences"),
         ({**given, "source": bad(file, b"a\nb\xff\nc\n")}, "bad is not UTF-8 text: line 2 holds the byte 0xff"),
         (
             {**given, "source": bad(tmp_path / "bom", b"\xef\xbb\xbfab\nc\xffd")},
