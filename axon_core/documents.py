@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["DEPTH", "RATIO", "check_unpacked", "gunzipped", "integer", "parse_json", "parse_toml"]
+__all__ = ["DEPTH", "RATIO", "check_unpacked", "gunzipped", "integer", "parse_json", "parse_toml", "to_toml"]
 
 DEPTH = 64
 """How deep lists and tables may lie in each other."""
@@ -51,6 +52,43 @@ def parse_toml(text: str) -> dict[str, Any]:
         return _shallow(tomllib.loads(text))
     except RecursionError:
         raise _too_deep() from None
+
+
+def to_toml(tables: Mapping[str, Any]) -> str:
+    """Return tables of numbers, strings, lists and tables as TOML, which has no None: what is None is left out.
+
+    >>> print(to_toml({"summary": "small", "trainer": {"lr": 0.1, "clip": None, "betas": [0.9, 0.99]}}))
+    summary = "small"
+    <BLANKLINE>
+    [trainer]
+    lr = 0.1
+    betas = [0.9, 0.99]
+    """
+    plain = {name: value for name, value in tables.items() if not isinstance(value, Mapping)}
+    blocks = [plain, *(cast(Mapping[str, Any], tables[name]) for name in tables if name not in plain)]
+    titles = ["", *(f"[{_toml_key(name)}]" for name in tables if name not in plain)]
+    texts = (
+        "\n".join([*([title] if title else []), *_assigned(block)]) for title, block in zip(titles, blocks, strict=True)
+    )
+    return "\n\n".join(text for text in texts if text)
+
+
+def _assigned(table: Mapping[str, Any]) -> list[str]:
+    return [f"{_toml_key(name)} = {_toml_value(value)}" for name, value in table.items() if value is not None]
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml_value(name)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = ", ".join(_assigned(cast(Mapping[str, Any], value)))
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml_value, cast(list[Any], value)))}]"
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def check_unpacked(size: int, packed: int, file: Path) -> None:

@@ -17,7 +17,7 @@ from axon_core.config import Spec, at, validate
 from axon_core.errors import ConfigError
 from axon_core.linear import StackedLinear
 
-__all__ = ["OPTIMIZERS", "AdamW", "Muon", "MuonOptimizer", "Optimizer", "orthogonalise", "schedule"]
+__all__ = ["OPTIMIZERS", "AdamW", "Muon", "MuonOptimizer", "Optimizer", "moment_bytes", "orthogonalise", "schedule"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ScheduleKind = Literal["constant", "linear", "cosine", "inverse_sqrt"]
@@ -131,6 +131,17 @@ class Muon(_Optimizer):
 
 OPTIMIZERS: Mapping[str, type[_Optimizer]] = {"adamw": AdamW, "muon": Muon}
 """Optimisers by type."""
+
+
+def moment_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes an optimiser of `OPTIMIZERS` keeps of its parameters after its first update.
+
+    AdamW keeps two moments and a float32 counter a parameter, Muon one momentum.
+    """
+    parameters = [cast(Tensor, p) for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, MuonOptimizer):
+        return sum(p.nbytes for p in parameters)
+    return sum(2 * p.nbytes + torch.float32.itemsize for p in parameters)
 
 
 def _parse(value: Any, info: ValidationInfo) -> Any:

@@ -13,13 +13,14 @@ import click
 
 from axon_core.callbacks.progress import Progress
 from axon_core.cli.options import training_device_option
-from axon_core.cli.output import echo, echo_generated
+from axon_core.cli.output import echo, echo_generated, json_option, print_json
 from axon_core.devices import describe_device
 from axon_core.errors import AxonError, UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.locks import check_unlocked
 from axon_core.loop import Result, evaluation, fit
+from axon_core.planning import Plan
 from axon_core.recipe import Recipe
 from axon_core.run import RunFolder
 from axon_core.tokenizer import Tokenizer
@@ -34,6 +35,10 @@ from axon_core.tokenizer import Tokenizer
     "--from", "checkpoint", metavar="NAME", help="With --resume: the checkpoint to continue from, step-100 or previous."
 )
 @training_device_option
+@click.option(
+    "--dry-run", is_flag=True, help="Print the recipe as it would run, with sizes, steps and memory; end there."
+)
+@json_option
 @click.option("--stop-at", type=click.IntRange(min=1), help="Save and stop after this step; resume later.")
 def command(
     recipe: str | None,
@@ -43,11 +48,17 @@ def command(
     checkpoint: str | None,
     device: str | None,
     stop_at: int | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Train by RECIPE: the name of an installed recipe, or a TOML file."""
     begun = time.monotonic()
     if device is not None:
         overrides = [*overrides, f"trainer.device={device}"]
+    if as_json and not dry_run:
+        raise UsageError("--json needs --dry-run; what a training comes to is in run.json and metrics.jsonl")
+    if dry_run and resume:
+        raise UsageError("--dry-run shows a training that is to begin; leave --resume out")
     if checkpoint and not resume:
         raise UsageError("--from needs --resume")
     if resume:
@@ -61,6 +72,9 @@ def command(
         out = out or RunFolder.free_name(plan.name)
         RunFolder.check_free(out)
     trainer = plan.build(saved)
+    if dry_run:
+        _show(Plan.of(plan, trainer, out), as_json)
+        return
     where = describe_device(trainer.config.device)
     echo(f"{plan.name}: {_size(trainer):,} parameters, on {where}, into {out}", err=True)
     result = fit(
@@ -72,6 +86,14 @@ def command(
         recipe={"name": plan.name, **plan.tables},
     )
     _report(result, trainer, out, time.monotonic() - begun)
+
+
+def _show(plan: Plan, as_json: bool) -> None:
+    """Print what a training would do."""
+    if as_json:
+        print_json({**plan.model_dump(mode="json"), "memory": {**plan.memory.model_dump(), "total": plan.memory.total}})
+    else:
+        echo("\n".join(plan.lines()))
 
 
 def _continued(
