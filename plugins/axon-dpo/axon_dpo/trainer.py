@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from axon_core.config import Spec, at, validate
 from axon_core.errors import CheckpointError, TrainingError
+from axon_core.evaluating import tracked
 from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -148,7 +149,7 @@ class DPOTrainer(Trainer):
             TrainingError: the reference gives a text no probability.
         """
         pairs, totals = self.data.held_out, dict.fromkeys(_NAMES, 0.0)
-        for picks in torch.arange(len(pairs)).split(self._rows):
+        for picks in tracked(torch.arange(len(pairs)).split(self._rows), len(pairs), len):
             batch = {**pairs.rows(picks.tolist()), "number": picks}
             data = self._with_reference({name: rows.to(self.config.device) for name, rows in batch.items()}, "held_out")
             for name, values in self._terms(data).items():

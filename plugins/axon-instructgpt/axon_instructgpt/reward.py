@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from axon_core.config import at, validate
 from axon_core.decoding import evaluating
 from axon_core.errors import ContractError
+from axon_core.evaluating import tracked
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import Sequences
@@ -128,7 +129,8 @@ class RewardTrainer(Trainer):
         """Return means of the loss and the metrics over all held-out prompts."""
         held_out = self.data.held_out
         totals: dict[str, float] = dict.fromkeys(_NAMES, 0.0)
-        for first in range(0, len(held_out), self.config.batch_size):
+        firsts = range(0, len(held_out), self.config.batch_size)
+        for first in tracked(firsts, len(held_out), lambda _: self.config.batch_size):
             batch = collate_ranked(held_out[first : first + self.config.batch_size])
             for name, total in self.loss({k: part.to(self.config.device) for k, part in batch.items()}).items():
                 totals[name] += total.double().item()

@@ -10,6 +10,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from axon_core.config import at, validate
+from axon_core.evaluating import tracked
 from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -112,7 +113,8 @@ class SFTTrainer(Trainer):
         """Return `loss` in nats per token, its `perplexity`, `accuracy`, and `tokens`, over all held-out examples."""
         rows, totals = _packed(self.data.held_out, self.model.context), {"loss": 0.0, "accuracy": 0.0}
         tokens = 0.0
-        for first in range(0, len(rows), self.config.batch_size):
+        firsts = range(0, len(rows), self.config.batch_size)
+        for first in tracked(firsts, len(rows), lambda _: self.config.batch_size):
             batch = collate(rows[first : first + self.config.batch_size])
             data = {name: part.to(self.config.device) for name, part in batch.items()}
             tokens += self.counts(data)["loss"]
