@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from axon_core.errors import ConfigError, RegistryError
+from axon_core.printable import shortened
 
 __all__ = ["Config", "Spec", "at", "validate"]
 
@@ -136,4 +137,4 @@ def _message(error: ErrorDetails) -> str:
             return f"{error['msg'].removeprefix('Value error, ')}"
         case _:
             rule = error["msg"].partition(" should ")[2] or f"be {error['msg']}"
-            return f"must {rule}, got {error['input']!r}"
+            return f"must {rule}, got {shortened(repr(error['input']), 200)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-__all__ = ["in_markdown", "printable", "printable_json"]
+__all__ = ["in_markdown", "printable", "printable_json", "shortened"]
 
 # Control characters but newline and tab (carriage return too, which overwrites a line), separators that some terminals
 # break lines at, marks that reverse the order of what follows, and halves of surrogate pairs, which no encoding has.
@@ -37,6 +37,18 @@ def printable_json(text: str) -> str:
     '"\\u202e"'
     """
     return _UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return `text` with its middle left out where it has more than `most` characters.
+
+    >>> shortened("a message of many words", 15)
+    'a messag… words'
+    """
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 2]}… {text[len(text) - end :].lstrip()}"
 
 
 def in_markdown(text: str) -> str:

@@ -24,6 +24,7 @@ from axon_core.documents import gunzipped
 from axon_core.errors import ConfigError, DataError
 from axon_core.folders import refuse_folder
 from axon_core.paths import expanded
+from axon_core.printable import shortened
 
 __all__ = [
     "Comparison",
@@ -83,7 +84,7 @@ class Comparison(_Record):
     @model_validator(mode="after")
     def _different(self) -> Self:
         if self.chosen == self.rejected:
-            raise ValueError(f"chosen and rejected must differ, both are {_short(self.chosen)}")
+            raise ValueError(f"chosen and rejected must differ, both are {shortened(repr(self.chosen), 60)}")
         return self
 
 
@@ -107,7 +108,7 @@ class Ranking(_Record):
         if unknown := [i for i in self.unfinished if i not in self.ranking]:
             raise ValueError(f"unfinished must hold numbers of responses, 0 … {k - 1}, got {unknown[0]}")
         if twice := next((text for text in self.responses if self.responses.count(text) > 1), None):
-            raise ValueError(f"responses must differ, two are {_short(twice)}")
+            raise ValueError(f"responses must differ, two are {shortened(repr(twice), 60)}")
         return self
 
     def pairs(self) -> list[tuple[int, int]]:
@@ -203,7 +204,7 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place} is no JSON: {error}; write one object a line, and leave no line empty") from None
     if not isinstance(value, dict):
-        raise DataError(f'{place} must be a JSON object such as {{"prompt": …}}, got {_short(value)}')
+        raise DataError(f'{place} must be a JSON object such as {{"prompt": …}}, got {shortened(repr(value), 60)}')
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -223,8 +224,3 @@ def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _Twice(name)
         fields[name] = value
     return fields
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -18,7 +18,7 @@ from axon_core.cli.output import Warnings, echo
 from axon_core.discovery import Entry, discover
 from axon_core.errors import AmbiguousKey, AxonError, ContractError, UnknownKey
 from axon_core.packages import command_line
-from axon_core.printable import printable
+from axon_core.printable import printable, shortened
 
 # Name -> the line `axon --help` shows. The module `axon_core.cli.<name>` holds the click command, as `command`; it is
 # not imported for the help, because several need torch.
@@ -140,7 +140,7 @@ def _run(argv: list[str]) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        echo(shown.getvalue(), err=True, nl=False)
+        echo(shortened(shown.getvalue(), _MOST), err=True, nl=False)
         return error.exit_code
     except BrokenPipeError:
         raise
@@ -148,10 +148,12 @@ def _run(argv: list[str]) -> int:
         if debug:
             echo(traceback.format_exc(), err=True, nl=False)
         else:
-            echo("\n".join([f"Error: {_explained(error)}", *getattr(error, "__notes__", [])]), err=True)
+            message = f"Error: {shortened(_explained(error), _MOST)}"  # it quotes what may be of any length
+            echo("\n".join([message, *getattr(error, "__notes__", [])]), err=True)
         return error.exit_code if isinstance(error, AxonError) else 1
 
 
+_MOST = 4000  # characters of a message
 _NO_MEMORY = ("OutOfMemoryError", "DefaultCPUAllocator")  # how torch says so, on a GPU and on a CPU
 
 

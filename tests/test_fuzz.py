@@ -1,0 +1,52 @@
+"""Whatever a file or an option holds, a command ends with a result or a message.
+
+Valid inputs are changed a little: 2,000 cases by default, of all subjects together, and always the same; as many as the
+variable AXON_FUZZ says, as in `AXON_FUZZ=50000 python -m pytest tests/test_fuzz.py`. No case may end in a traceback or
+in words about a fault of Axon, take more than 20 seconds or 1 GB, leave half a file, or use a file that is not the one
+that was written. A failure shows the smallest case that was found; `subject.run(Case(…))` repeats it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from fuzz import bases
+from fuzz.running import in_child
+from fuzz.subjects import SUBJECTS, Options, Subject
+from hypothesis import HealthCheck, Phase, given, settings
+
+CASES = int(os.environ.get("AXON_FUZZ", 2000))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """A folder of valid inputs."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    in_child(lambda: bases.make(folder), folder.with_name("log"))
+    return folder
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def test_every_change_ends_in_a_result_or_a_message(subject: Subject | Options, inputs: Path, tmp_path: Path):
+    log = tmp_path / "case"
+
+    @settings(
+        max_examples=CASES * subject.share // 100,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(case=subject.cases())
+    def every_case(case):
+        log.write_text(repr(case))
+        subject.run(case)
+
+    def work() -> None:
+        os.chdir(inputs)
+        every_case()
+
+    in_child(work, log)
