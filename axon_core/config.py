@@ -19,14 +19,23 @@ C = TypeVar("C", bound=BaseModel)
 
 
 class Config(BaseModel):
-    """Base of every configuration: immutable, keyword only; unknown fields and numbers that are not finite are errors.
+    """Base of every configuration: immutable, keyword only.
 
-    Every field carries a description; a field that stands for a constant of a paper cites the section.
+    Unknown fields, numbers that are not finite and integers beyond 64 bits are errors. Every field
+    carries a description; a field that stands for a constant of a paper cites the section.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
     )
+
+    @model_validator(mode="after")
+    def _integers_fit(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+                raise ValueError(f"{name} must fit 64 bits, got {shortened(str(value), 24)}")
+        return self
 
 
 class Spec(BaseModel):

@@ -21,6 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from axon_core.errors import PluginLoadError
+from axon_core.printable import shortened
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -245,7 +246,7 @@ def _examine(
     seen: set[tuple[str, str]] = set()
     for point in points:
         group = point.group.removeprefix(f"{API}.")
-        spot = f"[{point.group}] {point.name} = {point.value!r}"
+        spot = shortened(f"[{point.group}] {point.name} = {point.value!r}", 200)
         edit = f"Correct the entry points of {name} and reinstall it"
         if group == point.group:
             what = f"{spot} is not for {API}, the plugin interface of this axon-core; it is not used"

@@ -10,10 +10,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["DEPTH", "RATIO", "check_unpacked", "gunzipped", "integer", "parse_json", "parse_toml", "to_toml"]
+__all__ = [
+    "DEPTH",
+    "JSON_CHARACTERS",
+    "RATIO",
+    "TOML_CHARACTERS",
+    "check_unpacked",
+    "gunzipped",
+    "integer",
+    "parse_json",
+    "parse_toml",
+    "to_toml",
+]
 
 DEPTH = 64
 """How deep lists and tables may lie in each other."""
+TOML_CHARACTERS, JSON_CHARACTERS = 1 << 20, 1 << 26
+"""How much may be in a TOML file, which people write, and in a JSON file, which may hold a vocabulary."""
 RATIO = 100
 """How many times its own size a packed file may become, where that is more than 64 MiB."""
 _FREE = 64 << 20
@@ -34,10 +47,11 @@ def parse_json(text: str, parse_int: Callable[[str], int] = integer) -> Any:
     """Return what JSON says; files of other projects may hold integers that are no sizes (`parse_int=int`).
 
     Raises:
-        ValueError: it is no JSON, holds an integer that no size can be, or is nested more than `DEPTH` deep.
+        ValueError: it is no JSON, holds an integer that no size can be, is nested more than `DEPTH` deep, or has more
+            than `JSON_CHARACTERS`.
     """
     try:
-        return _shallow(json.loads(text, parse_int=parse_int))
+        return _shallow(json.loads(_bounded(text, JSON_CHARACTERS), parse_int=parse_int))
     except RecursionError:
         raise _too_deep() from None
 
@@ -46,10 +60,10 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Return what TOML says.
 
     Raises:
-        ValueError: it is no TOML, or is nested more than `DEPTH` deep.
+        ValueError: it is no TOML, is nested more than `DEPTH` deep, or has more than `TOML_CHARACTERS`.
     """
     try:
-        return _shallow(tomllib.loads(text))
+        return _shallow(tomllib.loads(_bounded(text, TOML_CHARACTERS)))
     except RecursionError:
         raise _too_deep() from None
 
@@ -125,6 +139,12 @@ def gunzipped(file: Path) -> bytes:
                 raise EOFError("it is cut off before its end")
         rest = reader.unused_data.lstrip(b"\0")  # which some programs fill up the last block with
     return b"".join(found)
+
+
+def _bounded(text: str, most: int) -> str:
+    if len(text) > most:
+        raise ValueError(f"it has {len(text):,} characters, and at most {most:,} are read")
+    return text
 
 
 def _shallow(value: Any) -> Any:

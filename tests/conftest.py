@@ -14,7 +14,15 @@ import pytest
 from axon_core.registry import Registry, refresh, registry_of
 
 # Looked through for doctests, they would be imported a second time under another name.
-collect_ignore = ["caught.py", "fuzz", "healthy_parts.py", "kill_server.py", "kill_subjects.py", "new_user.py", "toy_trainer.py"]
+collect_ignore = [
+    "caught.py",
+    "fuzz",
+    "healthy_parts.py",
+    "kill_server.py",
+    "kill_subjects.py",
+    "new_user.py",
+    "toy_trainer.py",
+]
 
 
 @pytest.fixture(scope="session")

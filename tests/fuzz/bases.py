@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -132,8 +133,9 @@ def make(folder: Path) -> None:
     ]
     plain += ["--set", "model.context=32"]
     succeed("train", "text.toml", "--out", "words", *plain)
-    os.rename("words/model", "model")  # as one that was imported
-    Path("model/manifest.json").unlink(missing_ok=True)
+    os.rename("words/model", "model")
+    shutil.copytree("model", "bare")
+    Path("bare/manifest.json").unlink()  # as somebody does who changes a model on purpose
     succeed("export", "model", "--format", "hf", "--out", "hf")
     succeed("export", "model", "--format", "meta", "--out", "meta")
     for name in ("preferences", "ranks", "pictures", "control", "translation", "vowels"):

@@ -153,9 +153,11 @@ def _nothing(file: str, outcome: Outcome) -> None:
     """Require nothing more: the changed file may be as good as it was."""
 
 
-def _weights_refused(file: str, outcome: Outcome) -> None:
-    """Require that weights which the config has the sum of are refused."""
-    if file.endswith(".safetensors") and outcome.code == 0:
+def _refused(file: str, outcome: Outcome) -> None:
+    """Require that a file is refused of which a manifest has the sum, or a config, or the file itself."""
+    bare = file.startswith("bare/") and not file.endswith(".safetensors")
+    covered = not bare and not file.endswith(("metrics.jsonl", "manifest.json", "run.json"))
+    if covered and not outcome.code:
         raise Broken(f"{file} was changed, and is accepted:\n{outcome.text}")
 
 
@@ -249,9 +251,13 @@ SUBJECTS: list[Subject | Options] = [
     Subject(
         "models",
         12,
-        {f"model/{name}": form for name, form in {**_MODEL, "tokenizer.model": None}.items()},
+        {
+            f"{folder}/{name}": form
+            for folder in ("bare", "model")
+            for name, form in {**_MODEL, "tokenizer.model": None}.items()
+        },
         _model,
-        _weights_refused,
+        _refused,
     ),
     Subject(
         "runs",
@@ -267,7 +273,7 @@ SUBJECTS: list[Subject | Options] = [
             f"{_CHECKPOINT}model/model.safetensors": formats.SAFETENSORS,
         },
         _run,
-        _nothing,
+        _refused,
     ),
     Subject(
         "imports",
