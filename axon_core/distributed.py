@@ -1,4 +1,4 @@
-"""Every reduction across processes, in one place; with a single process each function is the identity."""
+"""Everything that several processes share, in one place; with a single one each reduction is the identity."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["share", "sum_gradients", "sum_numbers"]
+__all__ = ["is_first", "share", "sum_gradients", "sum_numbers"]
 
 
 def _active() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_first() -> bool:
+    """Return whether this process speaks for all: the one of rank 0."""
+    return not _active() or dist.get_rank() == 0
 
 
 def share(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from axon_core import provenance
-from axon_core.callbacks.metrics import MetricsFile
-from axon_core.callbacks.plot import LossPlot
+from axon_core.callbacks.usual import usual_hooks
 from axon_core.compiling import compiled_loss
 from axon_core.distributed import share, sum_gradients, sum_numbers
 from axon_core.errors import AxonError, CheckpointError, ContractError, Interrupted, TrainingError
@@ -60,6 +59,7 @@ def fit(
     resume: bool | str = False,
     stop_at: int | None = None,
     hooks: Iterable[object] = (),
+    progress: bool = True,
     recipe: Mapping[str, Any] | None = None,
 ) -> Result:
     """Train, and leave the result in the trainer's models and in the run folder `out`.
@@ -74,6 +74,8 @@ def fit(
             none yet.
         stop_at: save and return after this step though more are to come, as when a machine is lent for an hour.
         hooks: what is to be told of the events; those of installed plugins are added.
+        progress: show on the standard error, or in a notebook's cell, how far it has come; a `Progress` among `hooks`
+            takes the place of the usual line.
         recipe: what the trainer was built from, for `run.json`.
 
     Raises:
@@ -86,10 +88,11 @@ def fit(
     _place(trainer)
     state = State(trainer)
     end = min(stop_at or trainer.config.steps, trainer.config.steps)
+    hooks = usual_hooks(hooks, saved=out is not None, progress=progress)
     if out is None:
         return Fit(trainer, state, None, Hooks(hooks)).run_to(end)
     with _locked(trainer, Path(out), resume, recipe, state) as run:
-        return Fit(trainer, state, run, Hooks((MetricsFile(), *hooks, LossPlot()))).run_to(end)
+        return Fit(trainer, state, run, Hooks(hooks)).run_to(end)
 
 
 @contextmanager

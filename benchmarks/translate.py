@@ -135,7 +135,7 @@ def trained(run: Path | None) -> Translator:
         translator = Translator.load(model_folder(run))
     else:
         trainer: Any = Recipe.load("multi30k-de-en", ["trainer.steps=300", "trainer.eval_every=300"]).build()
-        fit(trainer)
+        fit(trainer, progress=False)
         translator = Translator(trainer.model, trainer.tokenizer)
     translator.model.eval()
     return translator

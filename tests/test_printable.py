@@ -168,7 +168,7 @@ def test_warnings_are_text_too(capsys) -> None:
     assert "is odd" in err and is_plain(err)
 
 
-ALLOWED = {"axon_core/cli/output.py", "axon_core/callbacks/progress.py"}
+ALLOWED = {"axon_core/cli/output.py", "axon_core/callbacks/surfaces.py"}
 
 
 def test_everything_is_printed_in_one_place() -> None:

@@ -69,7 +69,9 @@ class _Commands(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete a command's name from metadata alone: no command is imported."""
-        about = {entry.key: f"From {entry.source}." for entry in discover().entries("command")} | COMMANDS
+        about = {
+            entry.key: printable(command_line(entry), line=True) for entry in discover().entries("command")
+        } | COMMANDS
         names = [CompletionItem(name, help=about[name]) for name in sorted(about) if name.startswith(incomplete)]
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 

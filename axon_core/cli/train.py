@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from axon_core.callbacks.progress import Progress
 from axon_core.cli.options import training_device_option
 from axon_core.cli.output import echo, echo_generated, json_option, print_json
 from axon_core.devices import describe_device
@@ -82,7 +81,6 @@ def command(
         out,
         resume=checkpoint or resume,
         stop_at=stop_at,
-        hooks=[Progress()],
         recipe={"name": plan.name, **plan.tables},
     )
     _report(result, trainer, out, time.monotonic() - begun)

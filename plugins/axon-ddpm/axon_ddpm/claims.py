@@ -114,4 +114,4 @@ def _distance(seed: int, loss: str, chain: dict[str, Any]) -> float:
         trainer = Recipe.of(tables, "table-2", "the claim's recipe").build()
     except DataError as error:
         raise NotRun(str(error)) from None
-    return fit(trainer).metrics[FRECHET]
+    return fit(trainer, progress=False).metrics[FRECHET]

@@ -158,7 +158,7 @@ def _trained(seed: int, gamma: float | None) -> _Run:
     _pretrain(policy, torch.tensor(ByteTokenizer().encode(text[:200_000])), seed)
     trainer.models["reference"].load_state_dict(policy.state_dict())
     before = state()
-    fit(trainer)
+    fit(trainer, progress=False)
     return _Run(before, state())
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from axon_core import TRAINERS, config
-from axon_core.callbacks.progress import Progress
 from axon_core.config import Spec, at, validate
 from axon_core.devices import AUTO, choose_device
 from axon_core.loop import fit
@@ -92,7 +91,7 @@ class Training(Stage):
         if (out / "run.json").exists():
             checkpoint = RunFolder.open(out).checkpoints.find()
             saved = checkpoint and checkpoint / "model"
-        fit(recipe.build(saved), out, resume=True, hooks=[Progress()], recipe={"name": recipe.name, **recipe.tables})
+        fit(recipe.build(saved), out, resume=True, recipe={"name": recipe.name, **recipe.tables})
 
     def _recipe(self, name: str) -> Recipe:
         return Recipe.of(self.config.model_dump(mode="json"), name, f"stage {name}")

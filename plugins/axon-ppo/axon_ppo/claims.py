@@ -74,4 +74,4 @@ def _returns(seed: int, clip: str) -> tuple[float, float]:
     """Return what an episode earns before and after training."""
     overrides = (f"seed={seed}", f"clip_range={clip}", *_HARD)
     trainer = Recipe.load("steering", [f"trainer.{override}" for override in overrides]).build()
-    return evaluate(trainer)["return"], fit(trainer).metrics["return"]
+    return evaluate(trainer)["return"], fit(trainer, progress=False).metrics["return"]

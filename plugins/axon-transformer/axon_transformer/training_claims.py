@@ -90,7 +90,7 @@ def _trained(smoothing: float, seed: int) -> tuple[TranslationTrainer, list[dict
             if left % 6 == 0 and left < 30:
                 latest.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
 
-    fit(trainer, hooks=[Snapshots()])
+    fit(trainer, hooks=[Snapshots()], progress=False)
     return trainer, latest
 
 

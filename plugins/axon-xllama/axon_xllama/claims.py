@@ -67,7 +67,7 @@ def _losses(data: TextData, context: int, seed: int) -> Float[Tensor, " n"]:
         precision="bf16",
         device="cpu",
     )
-    fit(CausalLMTrainer(config, {"model": model}, data))
+    fit(CausalLMTrainer(config, {"model": model}, data), progress=False)
     held_out = torch.cat(list(data.held_out_batches(16, 512))[:-1])
     pieces = held_out.unfold(1, context + 1, context).flatten(0, 1)
     with torch.inference_mode():
