@@ -240,7 +240,7 @@ _MODEL = {"config.json": formats.JSON, "model.safetensors": formats.SAFETENSORS}
 _CHECKPOINT = "run/checkpoints/step-3/"
 
 SUBJECTS: list[Subject | Options] = [
-    Options("settings", 14),
+    Options("settings", 20),
     Subject(
         "recipes",
         12,
@@ -306,7 +306,7 @@ SUBJECTS: list[Subject | Options] = [
     ),
     Plugins(
         "plugins",
-        9,
+        3,  # each scans every installed distribution anew
         {
             "site/fuzz_nonsense-1.0.dist-info/entry_points.txt": formats.ENTRY_POINTS,
             "site/fuzz_nonsense-1.0.dist-info/METADATA": formats.METADATA,
