@@ -102,6 +102,12 @@ class Recipe:
         """The name no other plugin can claim, `"distribution:name"`."""
         return f"{self.distribution}:{self.name}"
 
+    @property
+    def tables(self) -> dict[str, Any]:
+        """What the file says. Raises `ConfigError` where it cannot be read."""
+        with at(source=str(self.path)):
+            return _toml(self.path)
+
 
 def cards() -> tuple[Card, ...]:
     """Return the card of every installed paper; a damaged one hurts no other."""

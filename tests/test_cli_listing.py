@@ -178,6 +178,22 @@ def test_info(capsys) -> None:
     assert "pip install axon-ddpm" in error and "Installed components: plain (axon-kites 1.0)" in error
 
 
+def test_info_of_a_recipe(capsys, site, tmp_path) -> None:
+    shown = '[model]\ntype = "plain"\n\n[trainer]\nsteps = 3\n'
+    file = site.folder / "axon_kites" / "recipes" / "glide.toml"
+    file.write_text(f'summary = "Kites glide"\n{shown}')
+    for name, origin in (("glide", ": axon-kites 1.0"), ("axon-kites:glide", ": axon-kites 1.0"), (str(file), "")):
+        assert main(["info", name]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"recipe glide{origin}\nfile: {file}\n\nKites glide\n\n{shown}")
+        assert "--dry-run" in out
+    (record,) = records(capsys, "info", "glide")
+    assert (record["summary"], record["command"], record["tables"]["trainer"]) == ("Kites glide", "train", {"steps": 3})
+    assert "nowhere.toml" in failure(capsys, 2, "info", str(tmp_path / "nowhere.toml"))
+    file.write_text("[model\n")
+    assert str(file) in failure(capsys, 2, "info", "glide")
+
+
 def test_a_command_of_a_plugin(capsys, site) -> None:
     assert lines(capsys, "fly", "high") == [["flying", "high"]]
     (site.folder / "axon_kites" / "parts.py").write_text("raise RuntimeError")

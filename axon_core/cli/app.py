@@ -27,7 +27,7 @@ COMMANDS = {
     "doctor": "Examine every installed plugin and say how to repair what is broken.",
     "evaluate": "Measure a trained model on the held-out data.",
     "generate": "Continue a text with a trained model.",
-    "info": "Describe a component and its options.",
+    "info": "Describe a component and its options, or a recipe.",
     "list": "List what the installed plugins offer.",
     "new": "Start a plugin for a paper.",
     "papers": "List the installed papers.",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import shlex
+from pathlib import Path
 from typing import Any
 
 import click
 
 from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.discovery import Entry, discover, normalised
+from axon_core.documents import to_toml
 from axon_core.errors import UnknownKey
-from axon_core.paper import cards
+from axon_core.paper import Recipe, cards, recipes
 from axon_core.registry import registry_of
 from axon_core.suggest import known_papers, unknown_name
 
@@ -21,24 +24,66 @@ _NO_COMPONENTS = ("paper", "command", "hooks", "registry")
 @click.argument("key")
 @json_option
 def command(key: str, as_json: bool) -> None:
-    """Describe the component KEY (or PLUGIN:KEY): what it is, its options and its paper. Imports the plugin."""
-    records = [_record(entry) for entry in _entries(key)]
+    """Describe KEY (or PLUGIN:KEY): a component, with its options and its paper, or a recipe, also as a TOML file.
+
+    A component's plugin is imported; a recipe is only read.
+    """
+    described = _recipes(key)
+    records = [_recipe_record(recipe) for recipe in described]
+    records += [_record(entry) for entry in _entries(key, needed=not described)]
     if as_json:
         print_json(records)
         return
     for record in records:
-        _print(record)
+        (_print_recipe if record["kind"] == "recipe" else _print)(record)
 
 
-def _entries(key: str) -> list[Entry]:
-    """Every entry of that key, in whatever registry and plugin."""
+def _recipes(key: str) -> list[Recipe]:
+    """Every installed recipe of that name, or the file that `key` is the path of."""
+    path = Path(key)
+    if path.suffix == ".toml":
+        return [Recipe(path.stem, "", "", path, "")]
+    return [recipe for recipe in recipes() if key in (recipe.name, recipe.qualified)]
+
+
+def _recipe_record(recipe: Recipe) -> dict[str, Any]:
+    tables = recipe.tables
+    about = {name: tables.pop(name, default) for name, default in (("summary", ""), ("command", "train"))}
+    return {
+        "kind": "recipe",
+        "key": recipe.name,
+        "distribution": recipe.distribution,
+        "version": recipe.version,
+        "path": str(recipe.path),
+        **about,
+        "tables": tables,
+    }
+
+
+def _print_recipe(record: dict[str, Any]) -> None:
+    origin = f": {record['distribution']} {record['version']}" if record["distribution"] else ""
+    echo(f"recipe {record['key']}{origin}\nfile: {record['path']}")
+    if record["summary"]:
+        echo(f"\n{record['summary']}")
+    echo(f"\n{to_toml(record['tables'])}")
+    name = shlex.quote(record["key"] if record["distribution"] else record["path"])
+    shows = f"; with --dry-run it says what that comes to: axon train {name} --dry-run"
+    echo(f"Run it:  axon {record['command']} {name}{shows if record['command'] == 'train' else ''}\n")
+
+
+def _entries(key: str, needed: bool) -> list[Entry]:
+    """Every entry of that key, in whatever registry and plugin; where it is `needed`, there must be one."""
     distribution, qualified, bare = key.rpartition(":")
     components = [e for g, entries in discover().groups.items() if g not in _NO_COMPONENTS for e in entries]
     found = [e for e in components if e.key == bare and (not qualified or e.distribution == normalised(distribution))]
-    if not found:
+    if not found and needed:
         brings = [p for p in known_papers() if any(bare in keys for keys in p.offers.values())]
         hints = [f"{p.title} (arXiv {p.arxiv}) offers it: pip install {p.distribution}" for p in brings]
-        raise UnknownKey(unknown_name("component", key, {e.key: e.source for e in components}, *hints))
+        raise UnknownKey(
+            unknown_name(
+                "component", key, {e.key: e.source for e in components}, *hints, "`axon recipes` lists recipes"
+            )
+        )
     return found
 
 
