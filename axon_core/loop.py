@@ -287,7 +287,7 @@ class Fit:
             return set()
         self.state.judge(metrics)
         if self.run is not None:
-            self.run.facts["evaluation"] = {"step": self.state.step, **metrics}
+            self.run.facts["evaluation"] = {"step": self.state.step, **metrics, **self.trainer.evaluation_facts()}
             self.run.write_facts()
         return self._tell("eval_end", metrics=metrics)
 

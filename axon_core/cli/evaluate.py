@@ -105,7 +105,7 @@ def _held_out(recipe: Recipe, folder: RunFolder, checkpoint: Path) -> Mapping[st
     state = State(trainer)
     state.load_state_dict(folder.checkpoints.read(checkpoint))
     with state.averaged():
-        return evaluate(trainer)
+        return {**evaluate(trainer), **trainer.evaluation_facts()}
 
 
 def _on(trainer: type[Trainer], model: Path, given: Sequence[str], device: str) -> Mapping[str, float | str]:

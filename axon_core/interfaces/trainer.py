@@ -184,6 +184,10 @@ class Trainer(ABC):
         """
         return {}
 
+    def evaluation_facts(self) -> Mapping[str, str]:
+        """Return in words how `evaluate` measures, to stand beside its numbers in `run.json`; by default nothing."""
+        return {}
+
     @classmethod
     def evaluate_on(cls, folder: Path, given: Any, device: str) -> Mapping[str, float | str]:
         """Return what the model that `export` wrote into `folder` achieves on what a user gave, and how measured.

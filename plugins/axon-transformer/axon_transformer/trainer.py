@@ -21,7 +21,7 @@ from axon_core.recipe import Recipe
 from axon_core.tokenizer import PAD, Tokenizer
 from axon_transformer.averaging import latest_models
 from axon_transformer.batches import TokenBatches
-from axon_transformer.bleu import bleu
+from axon_transformer.bleu import Tokenize, bleu, tokenizer_of
 from axon_transformer.corpus import check_aligned, read_lines
 from axon_transformer.data import Encoded, ParallelConfig, ParallelData, valid_tokens
 from axon_transformer.loss import linear_cross_entropy
@@ -50,6 +50,8 @@ class TranslationTrainer(Trainer):
         """ε, the probability that the target distribution spreads over the whole vocabulary (Section 5.4)."""
         search: Search = Search(beam=1)
         """How the validation set is translated for BLEU; by default greedily, which is fastest."""
+        tokenize: Tokenize | None = None
+        """sacrebleu's tokenizer for BLEU: `13a`, `zh`, `char`, …; left out, it is chosen by the references' script."""
 
         @field_validator("compile")
         @classmethod
@@ -74,6 +76,8 @@ class TranslationTrainer(Trainer):
         """α of the length penalty."""
         average: PositiveInt = 1
         """The mean of how many latest checkpoints is measured."""
+        tokenize: Tokenize | None = None
+        """sacrebleu's tokenizer for BLEU: `13a`, `zh`, `char`, …; left out, it is chosen by the references' script."""
 
     config: Config
     unit = "tokens"
@@ -99,6 +103,7 @@ class TranslationTrainer(Trainer):
             for role, pairs in (("train", data.train), ("valid", data.valid))
         )
         lengths = [len(row) for row in self.train.sources], [len(row) - 1 for row in self.train.targets]
+        self._tokenize = config.tokenize or tokenizer_of([target for _, target in self.valid.pairs])
         with at("trainer"):
             self._batches = TokenBatches(*lengths, config.batch_size, Key((config.seed, "batches")))
 
@@ -161,8 +166,13 @@ class TranslationTrainer(Trainer):
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),  # what a float can hold of it
-            "bleu": bleu([translations[0].text for translations in found], references).score,
+            "bleu": bleu([translations[0].text for translations in found], references, self._tokenize).score,
         }
+
+    def evaluation_facts(self) -> dict[str, str]:
+        """Return sacrebleu's `signature` of the `bleu` in evaluations."""
+        reference = [self.valid.pairs[0][1]]
+        return {"signature": bleu(reference, reference, self._tokenize).signature}  # whatever the texts are
 
     @classmethod
     def evaluate_on(cls, folder: Path, given: Evaluation, device: str) -> Mapping[str, float | str]:
@@ -177,7 +187,7 @@ class TranslationTrainer(Trainer):
         translator = Translator.load(*latest_models(folder, given.average), device=device)
         search = Search(beam=given.beam, length_penalty=given.length_penalty)
         found = translator.translate(sources, search, place=f"line {{:,}} of {given.src}".format)
-        score, signature = bleu([best.text for best, *_ in found], references)
+        score, signature = bleu([best.text for best, *_ in found], references, given.tokenize)
         counts = {
             "sentences": len(sources),
             "empty_lines": sum(not source.strip() for source in sources),

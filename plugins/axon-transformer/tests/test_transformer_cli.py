@@ -242,7 +242,7 @@ def test_evaluation_on_files_is_bleu_with_its_signature_and_counts(
     out, _ = said("evaluate", small_run, "--src", source, "--ref", reference, "--average", 2, "--beam", 1)
     assert "sentences 7, empty lines 2" in out and "signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp" in out
     held_out = json.loads(said("evaluate", small_run, "--json")[0])
-    assert held_out.keys() == {"loss", "perplexity", "bleu"}
+    assert held_out.keys() == {"loss", "perplexity", "bleu", "signature"}
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
