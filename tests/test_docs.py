@@ -22,6 +22,7 @@ sys.path.insert(0, str(DOCS))
 import generate  # noqa: E402
 from new_user import environment_of_its_own  # noqa: E402
 
+from axon_core.paper import recipes  # noqa: E402
 from axon_core.recipe import Recipe  # noqa: E402
 from axon_docs import docstrings, names, papers, reference  # noqa: E402
 
@@ -132,6 +133,14 @@ x = "[code](d.md)"
     known = {"x/a.md", "x/b.md", "x/c.svg"}
     found = broken("x/a.md", {"x/a.md": text, "x/b.md": other}, known.__contains__)
     assert found == ["d.md#", "b.md#three", "#two", "b.md#code"]
+
+
+def test_the_page_on_data_has_every_recipe():
+    named = re.findall(
+        r"^\| (`.*?) \|", (DOCS / "data.md").read_text("utf-8").partition("## The folder")[0], re.MULTILINE
+    )
+    listed = {name for cell in named for name in re.findall(r"`([\w-]+)`", cell)} - {"axon align"}
+    assert listed == {recipe.name for recipe in recipes()}
 
 
 def test_names_the_pages_refer_to_are_in_the_reference(made):

@@ -98,7 +98,7 @@ def writing_of(texts: Sequence[str]) -> Writing:
     """
     counts = Counter[Writing]()
     for word, times in Counter(word for text in texts for word in text.split()).items():
-        found = Counter(writing for character in word if (writing := _script(character)) is not None)
+        found: Counter[Writing] = Counter(writing for character in word if (writing := _script(character)) is not None)
         if found.keys() - {"spaced"}:
             del found["spaced"]
         for writing, count in found.items():
