@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar, cast, get_args
 
@@ -32,10 +32,22 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _integers_fit(self) -> Self:
         for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-                raise ValueError(f"{name} must fit 64 bits, got {shortened(str(value), 24)}")
+            for value in _integers(getattr(self, name)):
+                if not -(1 << 63) <= value < 1 << 63:
+                    raise ValueError(f"{name} must fit 64 bits, got {shortened(str(value), 24)}")
         return self
+
+
+def _integers(value: Any) -> Generator[int]:
+    """Yield an integer, or those in a collection; a config in it has looked at its own."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, Mapping):
+        for inside in cast(Mapping[Any, Any], value).values():
+            yield from _integers(inside)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inside in cast("Collection[Any]", value):
+            yield from _integers(inside)
 
 
 class Spec(BaseModel):

@@ -268,7 +268,8 @@ def _header(dist: Distribution, name: str) -> str | None:
     for file in ("METADATA", "PKG-INFO", ""):  # the last where the .egg-info is itself the file
         if text := dist.read_text(file):
             found = re.search(rf"^{name}:[ \t]*(\S+)", text.partition("\n\n")[0], re.MULTILINE | re.IGNORECASE)
-            return found and found[1]
+            # A name stands in lines to paste, so that one which is none is as good as missing.
+            return found and (found[1] if name != "Name" or _DIST_NAME.fullmatch(found[1]) else None)
     return None
 
 

@@ -26,6 +26,7 @@ from axon_core.documents import parse_toml
 from axon_core.errors import ConfigError, UsageError
 from axon_core.interfaces.trainer import Trainer
 from axon_core.registry import TRAINERS
+from axon_core.sizes import within_memory
 from axon_core.swapping import Swap, default_part, report, swap
 
 __all__ = ["Recipe", "override"]
@@ -108,8 +109,9 @@ class Recipe(config.Config):
         Raises:
             ConfigError: a table breaks a rule; the message names the file and the place in it.
             DataError: the data cannot be used.
+            UsageError: its models are larger than this machine's memory.
         """
-        with at(source=self.source):
+        with at(source=self.source), within_memory():
             return TRAINERS[self.trainer.type].from_recipe(self, saved)
 
 

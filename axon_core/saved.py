@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ def model_folder(path: Path) -> Path:
         return run.model
     checkpoint = run.checkpoints.find(None)
     if checkpoint is None:
-        raise CheckpointError(f"{path} has no model yet; train on: axon train --resume --out {path}")
+        raise CheckpointError(f"{path} has no model yet; train on: axon train --resume --out {shlex.quote(str(path))}")
     return checkpoint / "model"
 
 

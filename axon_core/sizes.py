@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from axon_core.errors import CheckpointError
+from axon_core.errors import CheckpointError, UsageError
 
-__all__ = ["Bound"]
+__all__ = ["Bound", "within_memory"]
 
 _SLACK = 4  # a constructor may draw a matrix that it then replaces by a tied one
 _FEW, _SMALL = (
     64,
     1 << 20,
 )  # tensors, and numbers in all, that any model may have: what is wrong with them is then named
+_MOST = 1 << 13  # tensors of all models that are trained together
 _TABLE = 1 << 26  # numbers of a table that no file holds, such as one of positions: 256 MiB in float32
 
 
@@ -60,6 +64,34 @@ class Bound(TorchDispatchMode):
         return CheckpointError(
             f"the sizes in the config are those of a much larger model than the file holds ({self._held:,} numbers)"
         )
+
+
+@contextmanager
+def within_memory() -> Generator[None]:
+    """Refuse modules that this machine cannot hold, as they are built and before numbers are drawn for them.
+
+    Raises:
+        UsageError: in the block, where parameters take more than the machine's memory, or there are more than 8,192.
+    """
+    memory, held, tensors = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 0, 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal held, tensors
+        if parameter is None or parameter.is_meta:
+            return
+        held, tensors = held + parameter.nbytes, tensors + 1
+        if held > memory:
+            raise UsageError(
+                f"the models need more than the memory of this machine, {memory:,} bytes; make their sizes smaller"
+            )
+        if tensors > _MOST:
+            raise UsageError(f"the models have more than {_MOST:,} tensors; make them of fewer layers")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _numbers_made(func: Any, args: tuple[Any, ...]) -> int:

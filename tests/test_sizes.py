@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from axon_core.cli import main
+from axon_core.config import Config, validate
 from axon_core.documents import integer
-from axon_core.errors import CheckpointError
+from axon_core.errors import CheckpointError, ConfigError
 from axon_core.weights import weightless
 
 HELD = [16 * 16] * 4
@@ -53,3 +55,25 @@ def test_a_model_may_join_tensors_while_it_is_built():
     with weightless(HELD):
         table = torch.stack((torch.arange(2.0), torch.arange(2.0)), -1)
         assert torch.cat([table, table]).shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "rule"),
+    [
+        ("model.n_layers=1000000000000", "more than 8,192 tensors"),
+        ("model.dim=2147483648", "memory"),
+        ("model.hidden_dim=1000000000", "memory"),
+    ],
+)
+def test_a_recipe_beyond_the_machine_is_refused_before_it_is_built(capsys, tmp_path, setting, rule):
+    assert main(["train", "xllama-tiny", "--set", setting, "--out", str(tmp_path / "run")]) in (1, 2)
+    assert rule in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_integer_inside_a_list_fits_64_bits_too():
+    class Layers(Config):
+        hidden: tuple[int, ...] = ()
+
+    with pytest.raises(ConfigError, match="hidden must fit 64 bits"):
+        validate(Layers, {"hidden": [3, 10**30]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -67,7 +68,8 @@ def command(
             folder = RunFolder.open(run)
             found = click.get_current_context().with_resource(folder.checkpoints.reading(checkpoint))
             if found is None:
-                raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {run}")
+                place = shlex.quote(str(run))
+                raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {place}")
             recipe = _kept(folder.recipe(), folder.recipe([f"trainer.device={device}", *overrides]))
             place = f"{run} at {found.name}"
             kind = TRAINERS[recipe.trainer.type]
