@@ -19,6 +19,7 @@ from axon_core.recipe import override
 from axon_core.run import RunFolder
 from axon_core.saved import reading
 from axon_core.storage import claimed_file, writing
+from axon_ddpm.classes import Classes, class_number, listed
 from axon_ddpm.dali import Dali
 from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
@@ -44,7 +45,13 @@ Batch = Callable[[int, int], Generator[Frame]]
     "which are shorter in the middle; by default as the sampler.",
 )
 @click.option("--guidance", default=1.0, show_default=True, help="How much to exaggerate the class; 1 does not.")
-@click.option("--class", "label", metavar="N", type=int, help="The class of all pictures; by default all in turn.")
+@click.option(
+    "--class",
+    "label",
+    metavar="NAME",
+    help="The class of all pictures, by name or, where no name is itself a number, by number; by default all in turn. "
+    "The output names the classes, and so does the answer to an unknown name.",
+)
 @click.option("--image", type=click.Path(path_type=Path), help="A picture to vary.")
 @click.option("--mask", type=click.Path(path_type=Path), help="With --image: a picture, white where to paint anew.")
 @click.option("--to", "other", type=click.Path(path_type=Path), help="With --image: a picture to go over to.")
@@ -66,7 +73,7 @@ def command(
     options: Sequence[str],
     spacing: str | None,
     guidance: float,
-    label: int | None,
+    label: str | None,
     image: Path | None,
     mask: Path | None,
     other: Path | None,
@@ -113,7 +120,7 @@ def command(
     every = -(-steps_back // _ANIMATED) if gif is not None else steps_back
     animation = _paint(batch, n, batch_size, steps_back, every)
     save_png(grid(animation[-1], columns), out)
-    echo(f"{_counted(n, 'picture')} in {out}")
+    echo(f"{_counted(n, 'picture')} in {out}{_of_classes(dali, n, label, in_turn=other is None)}")
     if nearest is not None and train is not None:
         save_png(grid(beside(to_unit(animation[-1]), train), together=2), nearest)
         echo(f"{_counted(n, 'picture')} beside the nearest training pictures in {nearest}")
@@ -126,13 +133,21 @@ def _counted(n: int, what: str) -> str:
     return f"{n} {what}{'s' if n > 1 else ''}"
 
 
+def _of_classes(dali: Dali, n: int, label: str | None, *, in_turn: bool) -> str:
+    """Return the names of the classes that were painted, to follow what they are in."""
+    names = dali.class_names
+    if label is not None:
+        return f", of class {names[class_number(label, names)]}"
+    return f", row by row of the classes {listed(names[:n])} in turn" if names and in_turn else ""
+
+
 def _batch(
-    dali: Dali, n: int, label: int | None, image: Path | None, mask: Path | None, other: Path | None, strength: float
+    dali: Dali, n: int, label: str | None, image: Path | None, mask: Path | None, other: Path | None, strength: float
 ) -> Batch:
     """Return what is to be painted, batch by batch."""
     known = dali.model.config.n_classes
 
-    def classes(first: int, count: int) -> int | list[int] | None:
+    def classes(first: int, count: int) -> Classes | None:
         in_turn = label is None and known and other is None
         return [number % known for number in range(first, first + count)] if in_turn else label
 

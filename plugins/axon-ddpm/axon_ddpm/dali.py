@@ -15,6 +15,7 @@ from axon_core import config
 from axon_core.config import Spec, at, validate
 from axon_core.errors import UsageError
 from axon_core.randomness import Key
+from axon_ddpm.classes import Classes, class_number, listed
 from axon_ddpm.denoiser import Denoiser
 from axon_ddpm.diffusion import Diffusion, Prediction
 from axon_ddpm.process import Process, Spacing, spaced
@@ -103,7 +104,8 @@ class Dali:
 
     Raises:
         UnknownKey: there is no such sampler.
-        UsageError: there are more steps than the chain has, or the model cannot be guided.
+        UsageError: there are more steps than the chain has, the model cannot be guided, or as many classes are named as
+            the model does not have.
     """
 
     class Config(config.Config):
@@ -123,6 +125,11 @@ class Dali:
         self._key = Key((seed, "sample"))
         with at("sampler"):
             self._sampler = SAMPLERS.build(config.sampler)
+        names, n_classes = diffusion.config.class_names, model.config.n_classes
+        if names and len(names) != n_classes:
+            raise UsageError(
+                f"the diffusion must name as many classes as the model has, {n_classes}, got {len(names)} class_names"
+            )
         if config.guidance != 1 and self._always_classed:
             raise UsageError(
                 f"{_ALWAYS}, which guidance {config.guidance:g} compares with; set it to 1, or train with "
@@ -171,8 +178,13 @@ class Dali:
         c = self.model.config
         return c.channels, c.size, c.size
 
-    def sample(self, n: int, classes: int | Sequence[int] | None = None, *, first: int = 0) -> Generator[Frame]:
-        """Paint n new pictures, of given classes where the model knows any.
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the model's classes by number; numbers where they were never named."""
+        return self.diffusion.config.class_names or tuple(map(str, range(self.model.config.n_classes)))
+
+    def sample(self, n: int, classes: Classes | None = None, *, first: int = 0) -> Generator[Frame]:
+        """Paint n new pictures, of given classes, by number or name, where the model knows any.
 
         Raises:
             UsageError: n is less than 1, or the classes do not fit the model.
@@ -185,7 +197,7 @@ class Dali:
         picture: Float[Tensor, "c h w"],
         n: int,
         strength: float = 0.5,
-        classes: int | Sequence[int] | None = None,
+        classes: Classes | None = None,
         *,
         first: int = 0,
     ) -> Generator[Frame]:
@@ -207,7 +219,7 @@ class Dali:
         picture: Float[Tensor, "c h w"],
         mask: Bool[Tensor, "h w"],
         n: int,
-        classes: int | Sequence[int] | None = None,
+        classes: Classes | None = None,
         *,
         first: int = 0,
     ) -> Generator[Frame]:
@@ -228,7 +240,7 @@ class Dali:
         other: Float[Tensor, "c h w"],
         shares: Sequence[float],
         strength: float = 0.5,
-        classes: int | Sequence[int] | None = None,
+        classes: Classes | None = None,
     ) -> Generator[Frame]:
         """Paint a picture for each share of `other`: the two are mixed, both diffused by one noise.
 
@@ -253,7 +265,7 @@ class Dali:
         process: Process,
         x: Tensor,
         noise: Noise,
-        classes: int | Sequence[int] | None,
+        classes: Classes | None,
         known: tuple[Tensor, Tensor] | None = None,
     ) -> Generator[Frame]:
         labels = self._labels(len(x), classes)
@@ -312,19 +324,17 @@ class Dali:
     def _always_classed(self) -> bool:
         return bool(self.model.config.n_classes) and not self.diffusion.config.unlabelled
 
-    def _labels(self, n: int, classes: int | Sequence[int] | None) -> Int[Tensor, " b"] | None:
-        known = self.model.config.n_classes
+    def _labels(self, n: int, classes: Classes | None) -> Int[Tensor, " b"] | None:
+        known = self.class_names
         if classes is None:
             if self.config.guidance not in (0, 1):
                 raise UsageError(f"guidance {self.config.guidance:g} exaggerates a class, so it needs one")
             if self._always_classed:
-                raise UsageError(f"{_ALWAYS}; give one from 0 to {known - 1}, or train with trainer.unlabelled=0.1")
+                raise UsageError(f"{_ALWAYS}; give one of {listed(known)}, or train with trainer.unlabelled=0.1")
             return None
-        chosen = [classes] * n if isinstance(classes, int) else list(classes)
+        chosen = [classes] * n if isinstance(classes, int | str) else list(classes)
         if not known:
             raise UsageError("this model was trained without classes, so it cannot be asked for one")
-        if wrong := [c for c in chosen if not 0 <= c < known]:
-            raise UsageError(f"the classes of this model are 0 to {known - 1}, got {wrong[0]}")
         if len(chosen) != n:
             raise UsageError(f"give one class for all, or one for each of the {n} pictures, got {len(chosen)}")
-        return torch.tensor(chosen, device=self._device)
+        return torch.tensor([class_number(label, known) for label in chosen], device=self._device)

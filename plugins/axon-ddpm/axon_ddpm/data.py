@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,7 +20,9 @@ from axon_core.documents import check_unpacked
 from axon_core.errors import DataError
 from axon_core.folders import data_files
 from axon_core.paths import expanded
+from axon_core.printable import printable
 from axon_core.randomness import Key
+from axon_ddpm.classes import in_order, listed
 from axon_ddpm.pictures import read_picture, resized, to_unit
 
 __all__ = ["PictureConfig", "PictureData"]
@@ -43,7 +46,8 @@ class PictureConfig(config.Config):
     """Grey or colour, to which the pictures of a folder are converted; left out, all must have as many as the first.
     Other pictures are not converted."""
     classes: bool = False
-    """Whether the pictures have classes: `labels` in an .npz file, the subfolder in a folder, the digit of digits."""
+    """Whether the pictures have classes: `labels` in an .npz file, the subfolder in a folder, the digit of digits.
+    Subfolders are numbered in the order of their names: whole numbers by value, then the others as text."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """Which share of the pictures, chosen at random, is kept from training and used for evaluation."""
 
@@ -76,7 +80,7 @@ class PictureData:
     Attributes:
         train: the pictures to train on.
         held_out: the others.
-        names: names of the classes; empty where there are none.
+        names: names of the classes by number; empty where there are none.
         levels: how many values a number of a picture can take.
     """
 
@@ -102,11 +106,14 @@ class PictureData:
         return digest(*parts, self.names, self.levels)
 
     @classmethod
-    def load(cls, config: PictureConfig) -> Self:
+    def load(cls, config: PictureConfig, names: Sequence[str] = ()) -> Self:
         """Read the pictures.
 
+        `names` are those of the classes that a model already knows, by number: equal names keep their numbers.
+
         Raises:
-            DataError: they are missing, unreadable, too few, of several sizes or channels, or have no classes.
+            DataError: they are missing, unreadable, too few, of several sizes or channels, or have no classes, or one
+                that is not among `names`.
         """
         raw = _digits() if config.path == "digits" else _read(config)
         images, labels = raw.images, raw.labels
@@ -129,6 +136,7 @@ class PictureData:
             )
         if labels is None or not config.classes:
             labels, raw = torch.zeros(len(images), dtype=torch.long), _Raw(images, levels=raw.levels)
+        labels, known = _renumbered(labels, raw.names, names, config.path) if names else (labels, raw.names)
         held_out = round(config.held_out * len(images))
         if not 0 < held_out < len(images):
             raise DataError(
@@ -137,11 +145,25 @@ class PictureData:
             )
         order = torch.randperm(len(images), generator=Key(("held out",)).generator())
         parts = [Part(images[part], labels[part]) for part in (order[held_out:], order[:held_out])]
-        return cls(*parts, names=raw.names, levels=raw.levels)
+        return cls(*parts, names=known, levels=raw.levels)
 
     def unit(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return pictures over [−1, 1]."""
         return to_unit(images, self.levels)
+
+
+def _renumbered(
+    labels: Int[Tensor, " n"], names: Sequence[str], known: Sequence[str], path: str
+) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
+    """Return the labels as places in `known` instead of `names`."""
+    if other := next((name for name in names if name not in known), None):
+        raise DataError(
+            f"{path} has a class {other!r}, but the model was trained with {listed(known)}; take it away, or start a "
+            "new run"
+        )
+    if not names:
+        raise DataError(f"the model was trained with the classes {listed(known)}, but data.classes is now false")
+    return torch.tensor([known.index(name) for name in names])[labels], tuple(known)
 
 
 def _digits() -> _Raw:
@@ -221,8 +243,11 @@ def _folder(folder: Path, config: PictureConfig) -> _Raw:
     parents = [file.relative_to(folder).parts[0] if file.parent != folder else None for file in files]
     if None in parents:
         return _Raw(torch.stack(images))
-    names = tuple(sorted({str(name) for name in parents}))
-    return _Raw(torch.stack(images), torch.tensor([names.index(str(name)) for name in parents]), names)
+    names = in_order(map(str, parents))
+    if config.classes and (odd := next((name for name in names if not name.isprintable()), None)):
+        raise DataError(f"the name of a class must be printable, got {printable(odd)!r} in {folder}; rename the folder")
+    number = {name: i for i, name in enumerate(names)}
+    return _Raw(torch.stack(images), torch.tensor([number[str(name)] for name in parents]), names)
 
 
 def _shape(image: Tensor) -> str:

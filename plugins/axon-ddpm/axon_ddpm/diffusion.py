@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from axon_core import config
@@ -60,6 +60,16 @@ class Diffusion:
         """Values a number of a picture can take, over [−1, 1]; the trainer takes them from the data."""
         unlabelled: bool = True
         """Whether a model that knows classes was also trained without, as guidance needs; the trainer says so."""
+        class_names: tuple[str, ...] = ()
+        """Names of the classes by number; the trainer takes them from the data. Without names they are numbers."""
+
+        @field_validator("class_names")
+        @classmethod
+        def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"each class must have its own name, got {twice!r} more than once")
+            return names
 
     def __init__(self, config: Config) -> None:
         self.config = config

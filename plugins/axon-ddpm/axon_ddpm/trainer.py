@@ -45,7 +45,8 @@ class DDPMTrainer(Trainer):
 
     Raises:
         ContractError: the model is no Denoiser.
-        ConfigError: the diffusion is said to have other levels than the data, or `unlabelled` is said there.
+        ConfigError: the diffusion is said to have other levels or class names than the data, or `unlabelled` is said
+            there.
         UsageError: `sampling.guidance` exaggerates a class, but the pictures have none, or are never without; or the
             pictures have classes and `unlabelled` lets none of them be seen.
     """
@@ -54,7 +55,7 @@ class DDPMTrainer(Trainer):
         """Settings of denoising, beside those of every training."""
 
         diffusion: Diffusion.Config = Field(default_factory=Diffusion.Config)
-        """The chain, and what the model predicts in it; `levels` comes from the data."""
+        """The chain, and what the model predicts in it; `levels` and `class_names` come from the data."""
         loss: Loss = "simple"
         """The plain squared error (Eq. 14), weighted by min(snr, γ) (2303.09556), the variational bound (Eq. 5), or the
         first plus `bound_weight` times the last, which then trains the variance alone (2102.09672, Section 3.1)."""
@@ -128,7 +129,7 @@ class DDPMTrainer(Trainer):
         if not isinstance(model, Denoiser):
             raise ContractError(f"the trainer ddpm needs a Denoiser as its model, got a {type(model).__name__}")
         self.model, self.data = model, data
-        known = {"levels": data.levels, "unlabelled": config.unlabelled > 0}
+        known = {"levels": data.levels, "unlabelled": config.unlabelled > 0, "class_names": data.names}
         with at("trainer", "diffusion"):
             for name, value in known.items():
                 given = getattr(config.diffusion, name)
@@ -156,10 +157,12 @@ class DDPMTrainer(Trainer):
 
         Raises:
             CheckpointError: `saved` holds no diffusion.
+            DataError: the pictures cannot be used, or have other classes than those that `saved` names.
             UsageError: the diffusion of `saved` has another schedule or parameterisation than the recipe's.
         """
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
+        names: tuple[str, ...] = ()
         if saved is not None:
             trained = Diffusion.load(saved).config
             for name in ("schedule", "parameterisation"):
@@ -168,8 +171,9 @@ class DDPMTrainer(Trainer):
                         f"a trained model keeps its diffusion: trainer.diffusion.{name} was {before!r} and is now "
                         f"{now!r}; leave it as it was, or start a new run"
                     )
+            names = trained.class_names
         with at("data"):
-            data = PictureData.load(validate(PictureConfig, recipe.data))
+            data = PictureData.load(validate(PictureConfig, recipe.data), names)
         doubled = config.diffusion.variance in ("learned_range", "learned")
         with at("model"), forked("cpu"):
             Key((config.seed, "weights")).seed_global()

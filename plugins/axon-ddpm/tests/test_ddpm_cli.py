@@ -86,7 +86,7 @@ def test_wrong_requests(sample, tmp_path):
     for arguments, message in (
         (("--sampler", "dmd"), "no sampler 'dmd' is installed"),
         (("--steps", 11), "between 1 and 10, the length of the chain, got 11"),
-        (("--class", 7), "classes of this model are 0 to 2, got 7"),
+        (("--class", 7), "classes of this model are 0, 1, 2, got '7'"),
         (("--mask", "mask.png"), "need --image"),
         (("--image", "one.png", "--mask", "mask.png"), "the mask must have the picture's size, 8×8, got 4×8"),
         (("--image", "one.png", "--mask", "mask.png", "--to", "one.png"), "--mask goes without"),

@@ -81,7 +81,7 @@ def test_a_model_that_saw_the_class_of_every_picture_needs_one():
         with pytest.raises(UsageError, match=f"knows none without, which guidance {guidance:g} compares with; set it"):
             Dali(model, diffusion, Dali.Config(guidance=guidance))
     assert last(Dali(model, diffusion, Dali.Config()).sample(2, 1)).isfinite().all()
-    with pytest.raises(UsageError, match="knows none without; give one from 0 to 2, or train with"):
+    with pytest.raises(UsageError, match="knows none without; give one of 0, 1, 2, or train with"):
         Dali(model, diffusion, Dali.Config()).sample(2)
     plain = UNet.build(size=8, width=8, groups=4, multipliers=(1,), attention_at=()).eval()
     assert last(Dali(plain, diffusion, Dali.Config()).sample(2)).isfinite().all()
@@ -150,7 +150,7 @@ def test_wrong_requests(dali, run, tmp_path):
         dali(sampler={"type": "dpm_solver", "eta": 1})
     with pytest.raises(UsageError, match="number of pictures must be at least 1, got 0"):
         dali().sample(0)
-    with pytest.raises(UsageError, match="classes of this model are 0 to 2, got 3"):
+    with pytest.raises(UsageError, match="classes of this model are 0, 1, 2, numbered 0 to 2, got 3"):
         dali().sample(1, 3)
     with pytest.raises(UsageError, match="one for each of the 3 pictures, got 2"):
         dali().sample(3, [0, 1])

@@ -1,0 +1,65 @@
+"""Names of the classes that pictures fall into: their order, and which number a name stands for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+from axon_core.errors import UsageError
+
+__all__ = ["Classes", "class_number", "in_order", "listed"]
+
+Classes = int | str | Sequence[int | str]
+"""A class by its number or name: one for all pictures, or one for each."""
+
+_NUMBER = re.compile(r"[+-]?[0-9]+")
+_LISTED = 20  # names in a message, at most
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names in the order in which classes are numbered: whole numbers by value, then the others as text.
+
+    >>> in_order(["10", "9", "cats", "100"])
+    ('9', '10', '100', 'cats')
+    """
+    return tuple(sorted(set(names), key=lambda name: (0, int(name), name) if _is_number(name) else (1, 0, name)))
+
+
+def class_number(label: int | str, names: Sequence[str]) -> int:
+    """Return the number of a class, which is its place in `names`.
+
+    A text is a class's name. Where no name is itself a number, a text may be the class's number as well.
+
+    >>> class_number("dogs", ["cats", "dogs"]), class_number("1", ["cats", "dogs"]), class_number("1", ["1", "2"])
+    (1, 1, 0)
+
+    Raises:
+        UsageError: there is no such class; the message lists those there are.
+    """
+    if isinstance(label, str):
+        if label in names:
+            return names.index(label)
+        if not _is_number(label) or any(map(_is_number, names)):
+            near = difflib.get_close_matches(label, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"the classes of this model are {listed(names)}, got {label!r}{hint}")
+    if not 0 <= int(label) < len(names):
+        raise UsageError(
+            f"the classes of this model are {listed(names)}, numbered 0 to {len(names) - 1}, got {int(label)}"
+        )
+    return int(label)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the names in one line, the first 20 where there are more.
+
+    >>> listed(["cats", "dogs"])
+    'cats, dogs'
+    """
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _is_number(name: str) -> bool:
+    return _NUMBER.fullmatch(name) is not None
