@@ -9,14 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core.errors import ConfigError, UsageError
+from axon_core.errors import ConfigError, ContractError, UsageError
 from axon_ppo.environment import Environment, Transition
+from axon_ppo.spaces import action_range, encoder
 
 __all__ = ["Gymnasium"]
 
 
 class Gymnasium(Environment):
-    """Any environment of Gymnasium with a vector to observe and discrete actions.
+    """Any environment of Gymnasium with discrete actions and a vector to observe, or what becomes one.
+
+    See `axon_ppo.spaces.encoder` for observations. Action 0 is the first of the environment's own, its `start`.
 
     Raises:
         UsageError: Gymnasium is not installed.
@@ -32,12 +35,12 @@ class Gymnasium(Environment):
     def __init__(self, config: Config) -> None:
         self.config = config
         first = self._make()
-        observed, actions = first.observation_space, first.action_space
-        if len(observed.shape or ()) != 1 or not hasattr(actions, "n"):
-            raise ConfigError(
-                [(("id",), f"must have a vector to observe and discrete actions, got {observed} and {actions}")]
-            )
-        self.n_observed, self.n_actions = int(observed.shape[0]), int(actions.n)
+        try:
+            self.n_observed, self._encode = encoder(first.observation_space)
+            self._actions = action_range(first.action_space)
+        except ValueError as error:
+            raise ConfigError([(("id",), f"{config.id} cannot be played: {error}")]) from None
+        self.n_actions = len(self._actions)
         self._rows = [first]
         self._ended = [True]
 
@@ -47,26 +50,31 @@ class Gymnasium(Environment):
         Raises:
             UsageError: Gymnasium is not installed.
             ConfigError: it can make no further environment of this name.
+            ContractError: an environment shows what its space does not have.
         """
         self._rows += [self._make() for _ in range(len(seeds) - len(self._rows))]
         self._ended = [False] * len(seeds)
         return torch.stack([self.restart(row, seed) for row, seed in enumerate(seeds)])
 
     def restart(self, row: int, seed: int) -> Float[Tensor, " o"]:
-        """Begin another episode in one row."""
+        """Begin another episode in one row. Raises `ContractError` where it shows what its space does not have."""
         self._ended[row] = False
-        return _tensor(self._rows[row].reset(seed=seed)[0])
+        return self._vector(self._rows[row].reset(seed=seed)[0])
 
     def step(self, actions: Int[Tensor, " b"]) -> Transition:
-        """Act in all environments whose episode goes on; the others stay as they are."""
+        """Act in all environments whose episode goes on; the others stay as they are.
+
+        Raises:
+            ContractError: an environment shows what its space does not have.
+        """
         found: list[tuple[Tensor, float, bool, bool]] = []
         for row, action in enumerate(actions.tolist()):
             if self._ended[row]:
                 found.append((torch.zeros(self.n_observed, dtype=torch.float32), 0.0, True, False))
                 continue
-            observation, reward, terminated, truncated, _ = self._rows[row].step(action)
+            observation, reward, terminated, truncated, _ = self._rows[row].step(self._actions[action])
             self._ended[row] = terminated or truncated
-            found.append((_tensor(observation), float(reward), terminated, truncated))
+            found.append((self._vector(observation), float(reward), terminated, truncated))
         observations, rewards, terminated, truncated = zip(*found, strict=True)
         return Transition(
             torch.stack(observations),
@@ -89,6 +97,12 @@ class Gymnasium(Environment):
                 [(("id",), f"must be an environment of Gymnasium, got {self.config.id!r} ({error})")]
             ) from None
 
-
-def _tensor(observation: Any) -> Tensor:
-    return torch.as_tensor(observation, dtype=torch.float32)
+    def _vector(self, observation: Any) -> Float[Tensor, " o"]:
+        try:
+            return torch.tensor(self._encode(observation))  # a copy, whatever the environment does with its own
+        except (TypeError, ValueError, LookupError) as error:
+            space = self._rows[0].observation_space
+            raise ContractError(
+                f"the environment {self.config.id} must show what its observation space has, {space}, got "
+                f"{observation!r:.200} ({error})"
+            ) from None
