@@ -92,6 +92,7 @@ def test_names_are_saved_kept_on_resume_shown_and_accepted(recipe, tmp_path, cap
     assert plan.build(model).data.names == ("ants", "cats", "dogs")
 
     other = shutil.copytree(model, tmp_path / "other")
+    (other / "manifest.json").unlink()
     (other / "diffusion.json").write_text(json.dumps({**saved, "class_names": ["dogs", "ants", "cats"]}))
     again = plan.build(other)  # as it was trained, whatever the order would be today
     assert again.data.names == again.diffusion.config.class_names == ("dogs", "ants", "cats")
