@@ -9,6 +9,7 @@ from torch import nn
 
 from axon_core.errors import AxonError, CheckpointError
 from axon_core.registry import registries
+from axon_core.suggest import known_papers
 
 __all__ = ["key", "parts_of", "require"]
 
@@ -44,7 +45,10 @@ def require(parts: Iterable[Mapping[str, str]], what: str) -> None:
     """
     missing = sorted({f"{part['distribution']}=={part['version']}" for part in parts if not _installed(part)})
     if missing:
-        raise CheckpointError(f"{what} needs parts that are not installed: pip install {' '.join(missing)}")
+        own = {paper.distribution for paper in known_papers()}
+        folders = [f"./plugins/{name}" for requirement in missing if (name := requirement.partition("==")[0]) in own]
+        checkout = f", or those of Axon in a checkout of it: pip install {' '.join(folders)}" if folders else ""
+        raise CheckpointError(f"{what} needs parts that are not installed: pip install {' '.join(missing)}{checkout}")
 
 
 def _by_hand(part: Mapping[str, str]) -> bool:

@@ -36,6 +36,17 @@ def known_papers() -> tuple[KnownPaper, ...]:
     )
 
 
+def install_line(distribution: str, extra: str = "") -> str:
+    """Return how to install one of Axon's distributions, with an extra: from the index, or from a checkout of Axon.
+
+    >>> install_line("axon-core", "plot")
+    "pip install 'axon-core[plot]', or in a checkout of Axon: pip install './[plot]'"
+    """
+    folder = "./" if distribution == "axon-core" else f"./plugins/{distribution}"
+    index, checkout = (f"'{place}[{extra}]'" if extra else place for place in (distribution, folder))
+    return f"pip install {index}, or in a checkout of Axon: pip install {checkout}"
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Return up to three of `known` that `name` may be a misspelling of, whatever the case."""
     folded = {k.lower(): k for k in known}
@@ -58,5 +69,5 @@ def unknown_key(key: str, group: str, entries: Iterable[Entry]) -> str:
         hints.append(f"{', '.join(off)} offers it, but AXON_PLUGINS or AXON_DISABLE_PLUGINS leaves that plugin out")
     else:
         brings = (p for p in known_papers() if bare in p.offers.get(group, ()))
-        hints.extend(f"{p.title} (arXiv {p.arxiv}) offers it: pip install {p.distribution}" for p in brings)
+        hints.extend(f"{p.title} (arXiv {p.arxiv}) offers it: {install_line(p.distribution)}" for p in brings)
     return unknown_name(group.replace("_", " "), key, {e.key: e.source for e in entries}, *hints)

@@ -159,7 +159,9 @@ def test_search(capsys) -> None:
         ("recipe", "small", "installed: axon-kites 1.0")
     ]
     hits = records(capsys, "search", "diffusion")
-    assert [(hit["kind"], hit["get"]) for hit in hits] == [("paper", "pip install axon-ddpm")]
+    assert [(hit["kind"], hit["get"]) for hit in hits] == [
+        ("paper", "pip install axon-ddpm, or in a checkout of Axon: pip install ./plugins/axon-ddpm")
+    ]
     assert "Nothing known has all of: zzz." in " ".join(lines(capsys, "search", "zzz")[0])
     assert {"norm", "paper", "recipe", "command"} == {r["kind"] for r in records(capsys, "search")}
 
@@ -175,7 +177,10 @@ def test_info(capsys) -> None:
     (record,) = records(capsys, "info", "plain")
     assert record["options"]["properties"]["scale"]["default"] == 1.5
     error = failure(capsys, 2, "info", "unet")
-    assert "pip install axon-ddpm" in error and "Installed components: plain (axon-kites 1.0)" in error
+    assert (
+        "pip install axon-ddpm, or in a checkout of Axon: pip install ./plugins/axon-ddpm" in error
+        and "Installed components: plain (axon-kites 1.0)" in error
+    )
 
 
 def test_info_of_a_recipe(capsys, site, tmp_path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from axon_core.callbacks.curves import save_figure
 from axon_core.hooks import hook
 from axon_core.printable import printable
+from axon_core.suggest import install_line
 
 if TYPE_CHECKING:
     from axon_core.loop import Fit
@@ -28,7 +29,7 @@ class LossPlot:
         try:
             from matplotlib.figure import Figure
         except ImportError:
-            _log.warning("no loss plot: matplotlib is not installed (pip install 'axon-core[plot]')")
+            _log.warning("no loss plot: matplotlib is not installed (%s)", install_line("axon-core", "plot"))
             return
         figure = Figure(figsize=(7, 4), layout="constrained")  # without pyplot, which keeps global state
         axes = figure.add_subplot(xlabel="step", ylabel="loss")

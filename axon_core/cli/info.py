@@ -15,7 +15,7 @@ from axon_core.documents import to_toml
 from axon_core.errors import UnknownKey
 from axon_core.paper import Recipe, cards, recipes
 from axon_core.registry import registry_of
-from axon_core.suggest import known_papers, unknown_name
+from axon_core.suggest import install_line, known_papers, unknown_name
 
 _NO_COMPONENTS = ("paper", "command", "hooks", "registry")
 
@@ -78,7 +78,7 @@ def _entries(key: str, needed: bool) -> list[Entry]:
     found = [e for e in components if e.key == bare and (not qualified or e.distribution == normalised(distribution))]
     if not found and needed:
         brings = [p for p in known_papers() if any(bare in keys for keys in p.offers.values())]
-        hints = [f"{p.title} (arXiv {p.arxiv}) offers it: pip install {p.distribution}" for p in brings]
+        hints = [f"{p.title} (arXiv {p.arxiv}) offers it: {install_line(p.distribution)}" for p in brings]
         raise UnknownKey(
             unknown_name(
                 "component", key, {e.key: e.source for e in components}, *hints, "`axon recipes` lists recipes"

@@ -10,7 +10,7 @@ import click
 from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.discovery import discover
 from axon_core.paper import cards, recipes
-from axon_core.suggest import known_papers
+from axon_core.suggest import install_line, known_papers
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +55,4 @@ def _everything() -> Iterator[_Hit]:
             offers = "; ".join(f"{group} {', '.join(keys)}" for group, keys in paper.offers.items())
             name = paper.distribution.removeprefix("axon-")
             about = f"{paper.title} (arXiv {paper.arxiv}). Offers {offers}"
-            yield _Hit("paper", name, about, f"pip install {paper.distribution}")
+            yield _Hit("paper", name, about, install_line(paper.distribution))

@@ -22,6 +22,7 @@ from axon_core.folders import data_files
 from axon_core.paths import expanded
 from axon_core.printable import printable
 from axon_core.randomness import Key
+from axon_core.suggest import install_line
 from axon_ddpm.classes import in_order, listed
 from axon_ddpm.pictures import read_picture, resized, to_unit
 
@@ -173,7 +174,7 @@ def _digits() -> _Raw:
         from sklearn.datasets import load_digits
     except ImportError:
         raise DataError(
-            "the digits are scikit-learn's, which is not installed: pip install 'axon-ddpm[digits]'"
+            f"the digits are scikit-learn's, which is not installed: {install_line('axon-ddpm', 'digits')}"
         ) from None
     found: Any = load_digits()
     images = torch.from_numpy(found.images.astype(np.uint8))[:, None]

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from axon_core.errors import ConfigError, ContractError, UsageError
+from axon_core.suggest import install_line
 from axon_ppo.environment import Environment, Transition
 from axon_ppo.spaces import action_range, encoder
 
@@ -88,7 +89,7 @@ class Gymnasium(Environment):
             import gymnasium  # pyright: ignore[reportMissingImports] - an extra
         except ImportError:
             raise UsageError(
-                "the environment is Gymnasium's, which is not installed: pip install 'axon-ppo[control]'"
+                f"the environment is Gymnasium's, which is not installed: {install_line('axon-ppo', 'control')}"
             ) from None
         try:
             return gymnasium.make(self.config.id)

@@ -165,7 +165,9 @@ def test_without_gymnasium_the_message_says_what_to_install():
         "try:\n    ENVIRONMENTS.build('gymnasium')\nexcept UsageError as error:\n    print(error)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install 'axon-ppo[control]'" in found
+    assert (
+        "pip install 'axon-ppo[control]', or in a checkout of Axon: pip install './plugins/axon-ppo[control]'" in found
+    )
 
 
 def test_cartpole_is_an_environment():

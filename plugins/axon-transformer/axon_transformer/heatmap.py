@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from axon_core.decoding import evaluating
 from axon_core.errors import UsageError
 from axon_core.storage import whole_file
+from axon_core.suggest import install_line
 from axon_transformer.layers import DecoderLayer
 from axon_transformer.model import Transformer
 
@@ -106,7 +107,7 @@ def check_picture(path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UsageError("drawing attention needs matplotlib: pip install 'axon-transformer[plot]'") from None
+        raise UsageError(f"drawing attention needs matplotlib: {install_line('axon-transformer', 'plot')}") from None
     kinds = Figure().canvas.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in kinds:
         raise UsageError(f"a picture's name must end in one of {', '.join(kinds)}, got {path}")
