@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from axon_core.errors import UsageError
+from axon_core.randomness import forked
+from axon_core.weights import weightless
+from axon_ddpm.diffusers_config import read_options
 from axon_ddpm.unet import AttentionBlock, Downsample, ResidualBlock, Stage, UNet, Upsample
 
 __all__ = ["diffusers_options", "diffusers_weights", "load_diffusers"]
@@ -29,6 +32,8 @@ _OUTSIDE = {
     "head": "conv_out",
 }
 _PROJECTIONS = ("to_q", "to_k", "to_v")
+_FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_TIMES = "time_embedding.linear_1.weight"
 
 
 def diffusers_options(model: UNet) -> dict[str, object]:
@@ -43,12 +48,12 @@ def diffusers_options(model: UNet) -> dict[str, object]:
         "block_out_channels": tuple(c.width * multiplier for multiplier in c.multipliers),
         "down_block_types": tuple("AttnDownBlock2D" if yes else "DownBlock2D" for yes in attended),
         "up_block_types": tuple("AttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(attended)),
-        "attention_head_dim": None,
+        "attention_head_dim": c.head_dim,
         "norm_num_groups": c.groups,
-        "norm_eps": 1e-6,
-        "downsample_padding": 0,
+        "norm_eps": c.eps,
+        "downsample_padding": c.downsample_padding,
         "flip_sin_to_cos": False,
-        "freq_shift": 1,
+        "freq_shift": c.frequency_shift,
         "dropout": c.dropout,
         "num_class_embeds": c.n_classes + 1 if c.n_classes else None,
     }
@@ -58,10 +63,13 @@ def diffusers_weights(model: UNet) -> dict[str, Tensor]:
     """Return the model's weights by their names in diffusers, queries, keys and values apart.
 
     Raises:
-        UsageError: its attention is not multi-head attention with biases, of one head.
+        UsageError: its attention is not multi-head attention with biases, of one head or of heads of `head_dim`.
     """
     if model.config.n_heads != 1:
-        raise UsageError(f"the attention of this U-Net must have one head to be diffusers', got {model.config.n_heads}")
+        raise UsageError(
+            "the attentions of diffusers' U-Net have one head, or heads of head_dim features, got n_heads "
+            f"{model.config.n_heads}; give head_dim instead"
+        )
     state, weights = model.state_dict(), dict[str, Tensor]()
     for name, other in _names(model):
         for kind in ("weight", "bias"):
@@ -76,18 +84,49 @@ def diffusers_weights(model: UNet) -> dict[str, Tensor]:
     return weights
 
 
-def load_diffusers(model: UNet, weights: Mapping[str, Tensor]) -> None:
-    """Give the model the weights of a `UNet2DModel`. Raises `UsageError` where a name or a shape does not fit."""
-    known = diffusers_weights(model)
+def load_diffusers(config: Mapping[str, object], weights: Mapping[str, Tensor]) -> UNet:
+    """Return the `unet` that is a `UNet2DModel`: with the same weights, pictures and times its outputs are the same.
+
+    Classes keep their numbers. The last of them stands for no class in `unet`, which diffusers does not have.
+
+    Args:
+        config: the model's `config`, or what its `config.json` says; what is left out has diffusers' defaults.
+        weights: its `state_dict`; attentions may have the names of diffusers' first files (`query`, `proj_attn`).
+
+    Raises:
+        ConfigError: `unet` cannot compute what an option says; the message names the option.
+        UsageError: a name or a shape does not fit, or it is the config of another class.
+        CheckpointError: the sizes are those of a much larger model than the weights.
+    """
+    options = read_options(config)
+    weights = {_renamed(name): tensor for name, tensor in weights.items()}
+    with weightless([tensor.numel() for tensor in weights.values()]), forked("cpu"):
+        _check(diffusers_weights(UNet.build(**options.sizes())), weights)
+    with forked("cpu"):  # the first weights are drawn, and replaced
+        model = UNet.build(**options.sizes())
+    with torch.no_grad():
+        for name, tensor in diffusers_weights(model).items():
+            half = tensor.shape[-1] // 2
+            flipped = options.flip_sin_to_cos and name == _TIMES  # their columns are those of [cos | sin]
+            tensor.copy_(weights[name].roll(half, 1) if flipped else weights[name])  # a view of the model's own
+    return model
+
+
+def _check(known: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wrong := sorted(n for n in known.keys() | shapes.keys() if n not in known or shapes.get(n) != known[n].shape):
         raise UsageError(
             f"these are the weights of another U-Net: {wrong[0]} is {shapes.get(wrong[0], 'missing')} there and "
             f"{tuple(known[wrong[0]].shape) if wrong[0] in known else 'missing'} here"
         )
-    with torch.no_grad():
-        for name, tensor in known.items():
-            tensor.copy_(weights[name])  # views of the model's own
+
+
+def _renamed(name: str) -> str:
+    """Return today's name of a weight of an attention."""
+    block, dot, rest = name.partition(".attentions.")
+    index, _, inner = rest.partition(".")
+    module, _, kind = inner.rpartition(".")
+    return f"{block}{dot}{index}.{_FORMER[module]}.{kind}" if module in _FORMER else name
 
 
 def _names(model: UNet) -> Iterator[tuple[str, str | tuple[str, ...]]]:

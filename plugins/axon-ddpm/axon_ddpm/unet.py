@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Self, TypeVar, cast
+from typing import Literal, Self, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, pad, silu
 
@@ -22,15 +22,16 @@ from axon_ddpm.denoiser import Denoiser
 
 __all__ = ["AttentionBlock", "Downsample", "ResidualBlock", "UNet", "Upsample", "time_embedding"]
 
-_EPS = 1e-6
 Scopes = dict[int, Scope]
 M = TypeVar("M", bound=nn.Module)
 
 
-def time_embedding(t: Int[Tensor, " b"], dim: int) -> Float[Tensor, "b d"]:
-    """Return [sin(t ω) | cos(t ω)] with ω_i = 10000^(−i / (d/2 − 1)), in float32."""
+def time_embedding(t: Int[Tensor, " b"], dim: int, shift: float = 1.0) -> Float[Tensor, "b d"]:
+    """Return [sin(t ω) | cos(t ω)] with ω_i = 10000^(−i / (d/2 − shift)), in float32."""
     half = dim // 2
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000) / (half - 1)))
+    frequencies = torch.exp(
+        torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000) / (half - shift))
+    )
     angles = t.float()[:, None] * frequencies
     return torch.cat((angles.sin(), angles.cos()), -1)
 
@@ -41,12 +42,12 @@ class ResidualBlock(nn.Module):
     The second convolution starts at 0; the shortcut is a 1×1 convolution where the numbers of channels differ.
     """
 
-    def __init__(self, inputs: int, outputs: int, time: int, groups: int, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, time: int, groups: int, eps: float, dropout: float) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, inputs, _EPS)
+        self.norm1 = nn.GroupNorm(groups, inputs, eps)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.time = nn.Linear(time, outputs)
-        self.norm2 = nn.GroupNorm(groups, outputs, _EPS)
+        self.norm2 = nn.GroupNorm(groups, outputs, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
@@ -68,9 +69,9 @@ class AttentionBlock(nn.Module):
 
     attention: Attention
 
-    def __init__(self, attention: Attention, channels: int, groups: int) -> None:
+    def __init__(self, attention: Attention, channels: int, groups: int, eps: float) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, _EPS)
+        self.norm = nn.GroupNorm(groups, channels, eps)
         self.attention = attention
         if isinstance(out := getattr(attention, "out", None), nn.Linear):
             _zero(out)
@@ -100,15 +101,16 @@ class Stage(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the resolution by a 3×3 convolution of stride 2, padded on the right and at the bottom."""
+    """Halve the resolution by a 3×3 convolution of stride 2, padded on the right and at the bottom, or on all sides."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding: Literal[0, 1] = 0) -> None:
         super().__init__()
+        self.before = (padding, 1, padding, 1)  # left, right, top, bottom
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Return the features at half the resolution."""
-        return self.conv(pad(x, (0, 1, 0, 1)))
+        return self.conv(pad(x, self.before))
 
 
 class Upsample(nn.Module):
@@ -163,8 +165,16 @@ class UNet(Denoiser):
         """The attention over the places of a picture (Appendix B)."""
         n_heads: PositiveInt = 1
         """Heads of each attention."""
+        head_dim: PositiveInt | None = None
+        """Features of a head; where given, an attention has channels / `head_dim` heads instead of `n_heads`."""
         groups: PositiveInt = 32
         """Groups of the group norms."""
+        eps: PositiveFloat = 1e-6
+        """What the group norms add to the variance."""
+        frequency_shift: float = 1.0
+        """s in the frequencies of the time's embedding, ω_i = 10000^(−i / (width/2 − s))."""
+        downsample_padding: Literal[0, 1] = 0
+        """What is padded before the resolution is halved: the right and the bottom (0), or all sides (1)."""
         dropout: float = Field(default=0.1, ge=0, lt=1)
         """Share of features dropped before the second convolution of a residual block (Appendix B)."""
 
@@ -179,12 +189,29 @@ class UNet(Denoiser):
                     f"size must be a multiple of {factor}, as it is halved {len(self.multipliers) - 1} times, got "
                     f"{self.size}; give fewer multipliers, or pictures of another size"
                 )
+            if self.frequency_shift >= self.width / 2:
+                raise ValueError(
+                    f"frequency_shift must be less than width/2 = {self.width / 2:g}, got {self.frequency_shift:g}"
+                )
             sizes = [self.size // 2**level for level in range(len(self.multipliers))]
             default = type(self).model_fields["attention_at"].default
             if self.attention_at != default and (other := sorted(set(self.attention_at) - set(sizes))):
                 raise ValueError(
                     f"attention_at must name resolutions of this U-Net, {', '.join(map(str, sizes))}, got {other[0]}"
                 )
+            return self._heads_fit(sizes)
+
+        def _heads_fit(self, sizes: list[int]) -> Self:
+            if self.head_dim is None:
+                return self
+            if self.n_heads != 1:
+                raise ValueError(f"give n_heads or head_dim, not both, got {self.n_heads} and {self.head_dim}")
+            levels = [m for m, size in zip(self.multipliers, sizes, strict=True) if size in self.attention_at]
+            for multiplier in (*levels, self.multipliers[-1]):
+                if (channels := self.width * multiplier) % self.head_dim:
+                    raise ValueError(
+                        f"head_dim must divide the {channels} channels of each attention, got {self.head_dim}"
+                    )
             return self
 
     config: Config
@@ -200,12 +227,15 @@ class UNet(Denoiser):
         layers = itertools.count()
 
         def attention(channels: int) -> AttentionBlock:
-            built = part(c, "attention", ATTENTIONS, dim=channels, n_heads=c.n_heads, layer=next(layers), rotary=None)
-            return AttentionBlock(built, channels, c.groups)
+            n_heads = channels // c.head_dim if c.head_dim else c.n_heads
+            built = part(c, "attention", ATTENTIONS, dim=channels, n_heads=n_heads, layer=next(layers), rotary=None)
+            return AttentionBlock(built, channels, c.groups, c.eps)
+
+        def residual(inputs: int, outputs: int) -> ResidualBlock:
+            return ResidualBlock(inputs, outputs, time, c.groups, c.eps, c.dropout)
 
         def stage(inputs: int, outputs: int, size: int) -> Stage:
-            residual = ResidualBlock(inputs, outputs, time, c.groups, c.dropout)
-            return Stage(residual, attention(outputs) if size in c.attention_at else None)
+            return Stage(residual(inputs, outputs), attention(outputs) if size in c.attention_at else None)
 
         self.time = nn.Sequential(nn.Linear(c.width, time), nn.SiLU(), nn.Linear(time, time))
         self.classes = nn.Embedding(c.n_classes + 1, time) if c.n_classes else None
@@ -218,13 +248,13 @@ class UNet(Denoiser):
                 self.down.append(stage(before, width, size))
                 kept.append(before := width)
             if level < len(widths) - 1:
-                self.down.append(Downsample(width))
+                self.down.append(Downsample(width, c.downsample_padding))
                 kept.append(width)
                 size //= 2
         self.middle = nn.ModuleList(
             (
-                Stage(ResidualBlock(before, before, time, c.groups, c.dropout), attention(before)),
-                Stage(ResidualBlock(before, before, time, c.groups, c.dropout), None),
+                Stage(residual(before, before), attention(before)),
+                Stage(residual(before, before), None),
             )
         )
         self.up = nn.ModuleList()
@@ -235,14 +265,14 @@ class UNet(Denoiser):
             if level:
                 self.up.append(Upsample(width))
                 size *= 2
-        self.norm = nn.GroupNorm(c.groups, before, _EPS)
+        self.norm = nn.GroupNorm(c.groups, before, c.eps)
         self.head = _zero(nn.Conv2d(before, c.out_channels, 3, padding=1))
 
     def forward(
         self, x: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], classes: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b o h w"]:
         """Return the prediction for pictures diffused t + 1 times; without `classes`, for no class in particular."""
-        time = self.time(time_embedding(t, self.config.width).to(self.stem.weight.dtype))
+        time = self.time(time_embedding(t, self.config.width, self.config.frequency_shift).to(self.stem.weight.dtype))
         if self.classes is not None:
             none = torch.full_like(t, self.config.n_classes)
             time = time + self.classes(none if classes is None else classes)

@@ -41,6 +41,18 @@ SIZES = [
         "attention_at": (8, 4),
         "n_classes": 3,
     },
+    {
+        "size": 8,
+        "width": 16,
+        "groups": 4,
+        "multipliers": (1, 3),
+        "blocks": 1,
+        "attention_at": (4,),
+        "head_dim": 8,
+        "eps": 1e-3,
+        "frequency_shift": 0,
+        "downsample_padding": 1,
+    },
 ]
 
 
@@ -67,8 +79,8 @@ def test_the_unet_is_that_of_diffusers(diffusers, stirred, sizes):
         off, size = (mine[name] - gradient).norm(), gradient.norm()
         nothing = size < 1e-7 * whole  # what a norm or a softmax takes away again has no gradient but rounding
         assert off <= (1e-7 * whole if nothing else 3e-5 * size), (name, off / size)
-    again = UNet.build(**sizes).eval()
-    load_diffusers(again, theirs.state_dict())
+    again = load_diffusers(theirs.config, theirs.state_dict()).eval()
+    assert again.config == model.config
     with torch.no_grad():
         torch.testing.assert_close(again(x, t, classes), expected, rtol=0, atol=1e-5)
 
@@ -87,7 +99,9 @@ def test_other_weights_are_refused():
     model = UNet.build(**SIZES[0])
     weights = diffusers_weights(model)
     with pytest.raises(UsageError, match=r"another U-Net: conv_in.bias is missing there and \(32,\) here"):
-        load_diffusers(model, {name: w for name, w in weights.items() if name != "conv_in.bias"})
+        load_diffusers(diffusers_options(model), {name: w for name, w in weights.items() if name != "conv_in.bias"})
+    with pytest.raises(UsageError, match="have one head, or heads of head_dim features, got n_heads 2; give head_dim"):
+        diffusers_weights(UNet.build(**SIZES[0], n_heads=2))
     with pytest.raises(UsageError, match="multi-head attention with biases"):
         diffusers_weights(UNet.build(**SIZES[0], attention="MHA"))
 
