@@ -79,16 +79,16 @@ def fit(
         recipe: what the trainer was built from, for `run.json`.
 
     Raises:
-        UsageError: `out` is not empty and not to be resumed.
+        UsageError: `out` is not empty and not to be resumed, or a package for `log` is not installed.
         CheckpointError: the checkpoint is damaged or does not fit, or the folder cannot be written to.
         TrainingError: the loss is no longer finite.
         ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
         Interrupted: by Ctrl-C or a request to terminate; all is saved.
     """
+    hooks = usual_hooks(hooks, saved=out is not None, progress=progress, logs=trainer.config.log)
     _place(trainer)
     state = State(trainer)
     end = min(stop_at or trainer.config.steps, trainer.config.steps)
-    hooks = usual_hooks(hooks, saved=out is not None, progress=progress)
     if out is None:
         return Fit(trainer, state, None, Hooks(hooks)).run_to(end)
     with _locked(trainer, Path(out), resume, recipe, state) as run:

@@ -7,19 +7,29 @@ from collections.abc import Iterable
 from axon_core.callbacks.metrics import MetricsFile
 from axon_core.callbacks.plot import LossPlot
 from axon_core.callbacks.progress import Progress
+from axon_core.callbacks.tensorboard import TensorBoard
+from axon_core.callbacks.wandb import Wandb
 from axon_core.distributed import is_first
 
-__all__ = ["usual_hooks"]
+__all__ = ["LOGS", "usual_hooks"]
+
+LOGS = {"tensorboard": TensorBoard, "wandb": Wandb}
+"""The logs that a trainer's config may name."""
 
 
-def usual_hooks(given: Iterable[object], *, saved: bool, progress: bool) -> tuple[object, ...]:
+def usual_hooks(given: Iterable[object], *, saved: bool, progress: bool, logs: Iterable[str]) -> tuple[object, ...]:
     """Return the hooks of a training, in the order in which they are told of an event.
 
     Args:
         given: the caller's own; a `Progress` among them takes the place of the usual one.
         saved: whether there is a run folder, which gets the numbers and their plot.
         progress: whether to show how far it has come; of several processes, the first one does.
+        logs: names of `LOGS`; one of that kind among the given takes its place. The first process writes them.
+
+    Raises:
+        UsageError: the package that a log needs is not installed.
     """
     given = tuple(given)
-    shown = [Progress()] if progress and is_first() and not any(isinstance(hook, Progress) for hook in given) else []
-    return (*[MetricsFile()] * saved, *shown, *given, *[LossPlot()] * saved)
+    kinds = [*[Progress] * progress, *(LOGS[name] for name in dict.fromkeys(logs))] if is_first() else []
+    added = [kind() for kind in kinds if not any(isinstance(hook, kind) for hook in given)]
+    return (*[MetricsFile()] * saved, *added, *given, *[LossPlot()] * saved)

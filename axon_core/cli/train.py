@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from axon_core.callbacks.usual import LOGS
 from axon_core.cli.options import training_device_option
 from axon_core.cli.output import echo, echo_generated, json_option, print_json
 from axon_core.devices import describe_device
@@ -38,6 +40,9 @@ from axon_core.tokenizer import Tokenizer
     "--dry-run", is_flag=True, help="Print the recipe as it would run, with sizes, steps and memory; end there."
 )
 @json_option
+@click.option(
+    "--log", "logs", type=click.Choice(list(LOGS)), multiple=True, help="Log the numbers there too; repeatable."
+)
 @click.option("--stop-at", type=click.IntRange(min=1), help="Save and stop after this step; resume later.")
 def command(
     recipe: str | None,
@@ -46,6 +51,7 @@ def command(
     resume: bool,
     checkpoint: str | None,
     device: str | None,
+    logs: Sequence[str],
     stop_at: int | None,
     dry_run: bool,
     as_json: bool,
@@ -58,6 +64,10 @@ def command(
         raise UsageError("--json needs --dry-run; what a training comes to is in run.json and metrics.jsonl")
     if dry_run and resume:
         raise UsageError("--dry-run shows a training that is to begin; leave --resume out")
+    if logs:
+        for name in logs:
+            LOGS[name]()  # says what is not installed, before the data are read
+        overrides = [*overrides, f"trainer.log={json.dumps(logs)}"]
     if checkpoint and not resume:
         raise UsageError("--from needs --resume")
     if resume:

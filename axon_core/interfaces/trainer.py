@@ -91,6 +91,9 @@ class Trainer(ABC):
         device: str = Field(default=AUTO, validate_default=True)
         """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
 
+        log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+        """Where the numbers go beside the metrics file: `tensorboard`, `wandb`; each needs the extra of its name."""
+
         @field_validator("device")
         @classmethod
         def _computes(cls, device: str) -> str:

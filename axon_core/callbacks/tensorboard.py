@@ -1,0 +1,81 @@
+"""The hook that writes the numbers of a training for TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from axon_core.errors import UsageError
+from axon_core.hooks import hook
+from axon_core.optional import import_optional
+
+if TYPE_CHECKING:
+    from axon_core.loop import Fit
+
+__all__ = ["TensorBoard"]
+
+
+class TensorBoard:
+    """Writes every number as a scalar, `train/loss` or `held_out/loss`, into `tensorboard/` in the run folder.
+
+    A resumed run continues its log; what came after the checkpoint is replaced. Look at it by
+    `tensorboard --logdir runs`.
+
+    Args:
+        folder: where to write; left out, in the run folder.
+
+    Raises:
+        UsageError: the package `tensorboard` is not installed.
+    """
+
+    def __init__(self, folder: Path | str | None = None) -> None:
+        import_optional("tensorboard", "tensorboard")
+        self._writers = import_optional("torch.utils.tensorboard", "tensorboard")
+        self._folder = folder
+        self._writer: Any = None
+
+    @hook
+    def fit_start(self, fit: Fit) -> None:
+        """Begin a file of events. Raises `UsageError` where there is no folder for it."""
+        if self._folder is not None:
+            folder = Path(self._folder)
+        elif fit.run is not None:
+            folder = fit.run.path / "tensorboard"
+        else:
+            raise UsageError("TensorBoard needs a folder: give `fit` a run folder, or TensorBoard one of its own")
+        self._writer = self._writers.SummaryWriter(folder, purge_step=fit.state.step + 1 if fit.state.step else None)
+
+    @hook
+    def step_end(self, fit: Fit, metrics: dict[str, float]) -> None:
+        """Write the numbers of a step."""
+        self._write(fit.state.step, "train", metrics)
+
+    @hook
+    def eval_end(self, fit: Fit, metrics: dict[str, float]) -> None:
+        """Write the numbers of an evaluation."""
+        self._write(fit.state.step, "held_out", metrics)
+
+    @hook
+    def saved(self) -> None:
+        """Bring everything to the file, so that a kill loses no number before the checkpoint."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    @hook
+    def error(self) -> None:
+        """Close the file."""
+        self._close()
+
+    @hook
+    def fit_end(self) -> None:
+        """Close the file."""
+        self._close()
+
+    def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(f"{split}/{name}", value, step)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

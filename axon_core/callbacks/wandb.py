@@ -1,0 +1,77 @@
+"""The hook that logs a training to Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from axon_core.hooks import hook
+from axon_core.optional import import_optional
+
+if TYPE_CHECKING:
+    from axon_core.loop import Fit
+
+__all__ = ["Wandb"]
+
+_KEY = "wandb"  # the field of `run.json` with the id under which a resumed run continues
+
+
+class Wandb:
+    """Logs every number to Weights & Biases, as `train/loss` or `held_out/loss`.
+
+    By default it is offline: it writes into `wandb/` in the run folder, and `wandb sync` uploads that. The environment
+    decides where it says so (`WANDB_MODE=online`). A resumed run has the id of the run that it continues.
+
+    Args:
+        project: the project; left out, what `WANDB_PROJECT` says, or `axon`.
+
+    Raises:
+        UsageError: the package `wandb` is not installed.
+    """
+
+    def __init__(self, project: str | None = None) -> None:
+        self._wandb = import_optional("wandb", "wandb")
+        self._project = project or os.environ.get("WANDB_PROJECT") or "axon"
+        self._logged: Any = None
+
+    @hook
+    def fit_start(self, fit: Fit) -> None:
+        """Begin a run, or continue it."""
+        options: dict[str, Any] = {}
+        if fit.run is not None:
+            if _KEY not in fit.run.facts:
+                fit.run.facts[_KEY] = secrets.token_hex(8)
+                fit.run.write_facts()
+            options = {"id": fit.run.facts[_KEY], "dir": str(fit.run.path), "name": fit.run.path.name}
+            options["config"] = {name: fit.run.facts.get(name) for name in ("recipe", "trainer", "models")}
+        mode = None if os.environ.get("WANDB_MODE") else "offline"
+        self._logged = self._wandb.init(project=self._project, mode=mode, resume="allow", **options)
+
+    @hook
+    def step_end(self, fit: Fit, metrics: dict[str, float]) -> None:
+        """Log the numbers of a step."""
+        self._log(fit.state.step, "train", metrics)
+
+    @hook
+    def eval_end(self, fit: Fit, metrics: dict[str, float]) -> None:
+        """Log the numbers of an evaluation."""
+        self._log(fit.state.step, "held_out", metrics)
+
+    @hook
+    def error(self) -> None:
+        """End the run as failed."""
+        self._finish(1)
+
+    @hook
+    def fit_end(self) -> None:
+        """End the run."""
+        self._finish(0)
+
+    def _log(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        self._logged.log({f"{split}/{name}": value for name, value in metrics.items()}, step=step)
+
+    def _finish(self, code: int) -> None:
+        if self._logged is not None:
+            self._logged.finish(exit_code=code)
+            self._logged = None
