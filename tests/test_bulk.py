@@ -244,8 +244,8 @@ def test_a_file_of_something_else_is_not_touched(saved: str, source: str, conten
 
 
 def test_an_output_that_is_no_file_is_not_read_back(saved: str, source: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} may never end"))
     model = CausalLM.load(saved)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} may never end"))
     found = plan(model, ByteTokenizer(), {1: "a", 2: "b"}, Path(os.devnull), options={"max_new_tokens": 2})
     assert (found.done, len(found.pending)) == (0, 2)
 
