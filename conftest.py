@@ -1,5 +1,9 @@
-"""Tests compute on the CPU, whatever the machine has: the bits and figures that they know are those of one device."""
+"""What holds for every test: it computes on the CPU, whose bits and figures it knows, and can be interrupted."""
 
 import os
+import signal
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# A shell that starts tests in the background has them ignore Ctrl-C, and so would every program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -250,8 +250,7 @@ def to_hugging_face(state: Mapping[str, Tensor], config: XLlama.Config) -> dict[
 def read_json(file: Path) -> dict[str, Any]:
     """Return what a JSON file says. Raises `CheckpointError` where it is missing, or no JSON object."""
     try:
-        # `model_max_length` is 10³⁰ where transformers knows none
-        values = parse_json(file.read_text(encoding="utf-8-sig"), parse_int=int)
+        values = parse_json(file.read_text(encoding="utf-8-sig"), parse_int=_number)
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -259,6 +258,11 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} must hold a JSON object, got a {type(values).__name__}")
     return values
+
+
+def _number(digits: str) -> int | float:
+    """Read an integer; one beyond 64 bits is no size, such as the 10³⁰ of a `model_max_length` that is not known."""
+    return float(digits) if len(digits) > 18 else int(digits)
 
 
 def _known(tensors: dict[str, Stored], config: XLlama.Config) -> dict[str, Stored]:
