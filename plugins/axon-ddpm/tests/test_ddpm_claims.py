@@ -33,7 +33,7 @@ def test_the_ablation_reports_the_direction_as_it_comes_out(monkeypatch, distanc
 
 def test_the_ablation_builds_the_three_ways(monkeypatch):
     class Result:
-        def __init__(self, trainer):
+        def __init__(self, trainer, progress):
             loss = trainer.loss(trainer.collect(trainer.batch(0), Key((0,))))["loss"]
             assert loss.isfinite()
             self.metrics = {FRECHET: len(trainer.model.head.bias)}
