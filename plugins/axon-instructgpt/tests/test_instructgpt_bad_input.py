@@ -54,7 +54,7 @@ RECORDS = {
         {
             '{"prompt": "a", "chosen": "b", "rejected": "b"}': "chosen and rejected must differ",
             '{"prompt": "", "chosen": "b", "rejected": "c"}': "prompt",
-            '{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}': "margin",
+            '{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}': "NaN",
             '{"prompt": "a", "chosen": "b", "rejected": "c", "rejected": "d"}': "the field 'rejected' twice",
             f'{{"prompt": "{LONG}", "chosen": "b", "rejected": "c"}}': "at most 24 tokens",
         },
