@@ -43,7 +43,7 @@ def integer(digits: str) -> int:
     return int(digits)
 
 
-def parse_json(text: str, parse_int: Callable[[str], int | float] = integer) -> Any:
+def parse_json(text: str, parse_int: Callable[[str], int] = integer) -> Any:
     """Return what JSON says; files of other projects may hold integers that are no sizes (`parse_int=int`).
 
     Raises:

@@ -148,7 +148,7 @@ def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
         raise CheckpointError(f"model_type must be {known} to become an X-Llama, got {values.get('model_type')!r}")
     _check_computes(values, family)
     sizes = {ours: _size(values, names) for ours, names in SIZES.items()}
-    eps = values.get("rms_norm_eps", 1e-6)
+    eps = _real(values.get("rms_norm_eps", 1e-6))
     given = values.get("num_key_value_heads")
     attention: dict[str, Any] = {"type": "GQA", "n_kv_heads": sizes["n_heads"] if given is None else given}
     if head_dim := values.get("head_dim") or family.head_dim:
@@ -250,7 +250,8 @@ def to_hugging_face(state: Mapping[str, Tensor], config: XLlama.Config) -> dict[
 def read_json(file: Path) -> dict[str, Any]:
     """Return what a JSON file says. Raises `CheckpointError` where it is missing, or no JSON object."""
     try:
-        values = parse_json(file.read_text(encoding="utf-8-sig"), parse_int=_number)
+        # `model_max_length` is 10³⁰ where transformers knows none
+        values = parse_json(file.read_text(encoding="utf-8-sig"), parse_int=int)
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -260,9 +261,9 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _number(digits: str) -> int | float:
-    """Read an integer; one beyond 64 bits is no size, such as the 10³⁰ of a `model_max_length` that is not known."""
-    return float(digits) if len(digits) > 18 else int(digits)
+def _real(value: Any) -> Any:
+    """Return a number of any size that is no count as a float; what is no integer is left to the config's checks."""
+    return float(value) if type(value) is int and abs(value) < 10**300 else value
 
 
 def _known(tensors: dict[str, Stored], config: XLlama.Config) -> dict[str, Stored]:
@@ -292,9 +293,9 @@ def _rotary(values: Mapping[str, Any]) -> dict[str, Any]:
         raise malformed
     if (part := rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1))) != 1:
         raise CheckpointError(f"partial_rotary_factor must be 1, got {part}")
-    base = rope.get("rope_theta", values.get("rope_theta", 10000.0))
+    base = _real(rope.get("rope_theta", values.get("rope_theta", 10000.0)))
     if kind == "default":
         return {"type": "rotary", "base": base}
     if "factor" not in rope:
         raise CheckpointError(f"rope scaling {kind!r} must have a factor")
-    return {"type": kind, "base": base, "factor": rope["factor"]}
+    return {"type": kind, "base": base, "factor": _real(rope["factor"])}
