@@ -29,14 +29,10 @@ def first_signal(listen: bool) -> Generator[list[int]]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     def note(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        restore()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for other, handler in before.items():  # SIGHUP's own never comes back in between: a second one would end it
+            signal.signal(other, signal.SIG_IGN if other == signal.SIGHUP else handler)
         _log.warning("finishing this step and saving; once more to stop at once")
 
     for number in before:
@@ -44,4 +40,5 @@ def first_signal(listen: bool) -> Generator[list[int]]:
     try:
         yield caught
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

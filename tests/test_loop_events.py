@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from axon_core.errors import CheckpointError, Interrupted, UsageError
 from axon_core.hooks import hook
 from axon_core.loop import fit
 from axon_core.run import RunFolder
+from axon_core.signals import first_signal
 
 
 def test_hooks_may_ask_and_a_failing_one_is_switched_off(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -232,6 +234,25 @@ def test_the_shells_hangup_after_the_systems_own_changes_nothing(tmp_path: Path)
 
     with pytest.raises(Interrupted, match="after step 5; all is saved"):
         fit(Toy.make(), tmp_path / "run", hooks=[HangingUp()])
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_hangup_is_never_deadly_until_the_end(first: signal.Signals, monkeypatch: pytest.MonkeyPatch):
+    """Not for a moment: from the first signal on it is ignored, and what it did before comes back at the end."""
+    before, real, given = signal.getsignal(signal.SIGHUP), signal.signal, []
+
+    def recorded(number: int, handler: Any) -> Any:
+        if number == signal.SIGHUP:
+            given.append(handler)
+        return real(number, handler)
+
+    monkeypatch.setattr(signal, "signal", recorded)
+    with first_signal(True) as caught:
+        collect = signal.getsignal(signal.SIGHUP)
+        signal.raise_signal(first)
+        assert given == [collect, signal.SIG_IGN]
+    assert caught == [first]
+    assert given == [collect, signal.SIG_IGN, before]
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path):
