@@ -7,7 +7,7 @@ completions with tokens, log-probabilities and the reason they ended out: `compl
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, overload
 
@@ -241,14 +241,14 @@ def decode(
     *,
     max_new_tokens: int,
     sampling: Sampling | None = None,
-    stop: int | None = None,
+    stop: Collection[int] = (),
     vocab_size: int | None = None,
     compile: bool = False,
 ) -> Generator[list[int | None], None, None]:
     """Yield, step by step, the next token of each row of `prompts`; None for a row that has ended.
 
-    A row ends with the token `stop`, which is not given out. What holds of rows, and what is raised: see `Decoder`,
-    which the other arguments are for.
+    A row ends with a token of `stop`, which is its last. What holds of rows, and what is raised: see `Decoder`, which
+    the other arguments are for.
     """
     n = len(prompts)
     given = [sampling or Sampling()] * n, [max_new_tokens] * n
@@ -257,10 +257,9 @@ def decode(
         while decoder.going:
             tokens: list[int | None] = [None] * n
             for row, token, _ in decoder.step():
-                if token == stop:
+                tokens[row] = token
+                if token in stop:
                     decoder.end(row)
-                else:
-                    tokens[row] = token
             yield tokens
 
 
@@ -277,7 +276,7 @@ class _Text:
         """Return what the token adds, and why the text ends with it."""
         self._left -= 1
         finish: Finish | None = "eos" if token in self._ends else "length" if not self._left else None
-        text = self._stop.push(self._pieces.push(token))
+        text = self._stop.push("" if finish == "eos" else self._pieces.push(token))
         if finish and not self._stop.stopped:
             text += self._stop.push(self._pieces.finish())
         if self._stop.stopped:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from axon_core.generation import decode
 from axon_core.interfaces.model import CausalLM
 from axon_core.sampling import Sampling
+from axon_core.tokenizer import Tokenizer
 
-__all__ = ["Response", "respond"]
+__all__ = ["Response", "ended", "respond", "response_text"]
 
 
 class Response(NamedTuple):
     """What a model wrote after a prompt."""
 
     tokens: list[int]
-    """Its tokens, the end-of-text token included; at least one."""
+    """Its tokens, the one that ends it included; at least one."""
     finished: bool
     """Whether it ended by itself."""
 
@@ -29,13 +30,11 @@ def respond(
     *,
     max_new_tokens: int,
     temperature: float,
-    eos: int | None,
+    ends: Collection[int],
     vocab_size: int | None = None,
     rows: int | None = None,
 ) -> list[Response]:
     """Return a response to each prompt, which depends on the prompt and its seed alone, not on the others.
-
-    Where there is no `eos` every response has `max_new_tokens`, and counts as finished.
 
     Args:
         model: any causal language model.
@@ -43,7 +42,7 @@ def respond(
         seeds: what each response's random numbers derive from.
         max_new_tokens: the longest response.
         temperature: what logits are divided by.
-        eos: the token that ends a response.
+        ends: the tokens that end a response (`Tokenizer.ends`); without any, every response has `max_new_tokens`.
         vocab_size: how many tokens the tokenizer has; rows of the model beyond it are never drawn. None: all may be.
         rows: how many run at once; left out, all.
 
@@ -53,7 +52,7 @@ def respond(
     """
     size = rows or max(1, len(prompts))
     sampling, found = Sampling(temperature=temperature), list[list[int]]()
-    draw = partial(decode, model, max_new_tokens=max_new_tokens, sampling=sampling, stop=eos, vocab_size=vocab_size)
+    draw = partial(decode, model, max_new_tokens=max_new_tokens, sampling=sampling, stop=ends, vocab_size=vocab_size)
     for first in range(0, len(prompts), size):
         some, these = prompts[first : first + size], seeds[first : first + size]
         written = [list[int]() for _ in some]
@@ -62,6 +61,19 @@ def respond(
                 if token is not None:
                     row.append(token)
         found += written
-    if eos is None:
-        return [Response(row, True) for row in found]
-    return [Response([*row, eos], True) if len(row) < max_new_tokens else Response(row, False) for row in found]
+    return [Response(row, ended(ends, row)) for row in found]
+
+
+def ended(ends: Collection[int], response: Sequence[int]) -> bool:
+    """Return whether a response ended by itself, with one of the tokens `ends`; where there are none, each did."""
+    return not ends or response[-1] in ends
+
+
+def response_text(tokenizer: Tokenizer, prompt: Sequence[int], response: Sequence[int]) -> str:
+    """Return what a response adds to the text of its prompt; the token that ends it adds nothing.
+
+    Raises:
+        DataError: a token is not in the vocabulary.
+    """
+    text = response[:-1] if response and response[-1] in tokenizer.ends else response
+    return tokenizer.decode(text, after=prompt)

@@ -113,10 +113,21 @@ def test_end_of_text_ends_a_row_alone():
     prompts = [[1, 2, 3], [4, 5, 6]]
     free = tokens_of(decode(built, prompts, [0, 0], max_new_tokens=10, sampling=GREEDY))
     stop = next(token for token in free[0] if token not in free[1])
-    rows = tokens_of(decode(built, prompts, [0, 0], max_new_tokens=10, sampling=GREEDY, stop=stop))
+    rows = tokens_of(decode(built, prompts, [0, 0], max_new_tokens=10, sampling=GREEDY, stop={stop}))
     at = free[0].index(stop)
-    assert rows[0] == free[0][:at] + [None] * (10 - at)
+    assert rows[0] == free[0][: at + 1] + [None] * (9 - at)
     assert rows[1] == free[1]
+
+
+def test_each_token_that_ends_texts_ends_a_row():
+    built, prompts = model(), [[1, 2, 3], [4, 5, 6]]
+    free = tokens_of(decode(built, prompts, [0, 0], max_new_tokens=10, sampling=GREEDY))
+    stop = {free[0][0], free[1][-1]}
+    lengths = [min(row.index(end) for end in stop if end in row) + 1 for row in free]
+    rows = tokens_of(decode(built, prompts, [0, 0], max_new_tokens=10, sampling=GREEDY, stop=stop))
+    assert lengths[0] == 1 < lengths[1]
+    for row, whole, length in zip(rows, free, lengths, strict=True):
+        assert row == whole[:length] + [None] * (lengths[1] - length)
 
 
 def test_streaming_equals_generating_and_seeds_decide():
@@ -300,6 +311,17 @@ def test_end_of_text_is_a_token_with_a_probability_and_no_text():
     at = free.index(free[4])
     assert (completion.tokens, completion.finish) == (free[: at + 1], "eos")
     assert len(completion.logprobs) == at + 1
+
+
+def test_an_end_that_has_a_piece_of_its_own_ends_the_text_and_adds_nothing_to_it():
+    built, tokenizer = letters(32), ByteTokenizer()
+    request = Request(prompt="Once", sampling=GREEDY, max_new_tokens=20)
+    (free,) = complete(built, tokenizer, [request])
+    tokenizer.other_ends = frozenset({free.tokens[5]})
+    at = free.tokens.index(free.tokens[5])
+    (completion,) = complete(built, tokenizer, [request])
+    assert (completion.tokens, completion.finish) == (free.tokens[: at + 1], "eos")
+    assert completion.text == tokenizer.decode(free.tokens[:at])
 
 
 def test_chunks_add_up_to_the_completions():

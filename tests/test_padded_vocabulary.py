@@ -57,7 +57,7 @@ def test_without_a_tokenizer_the_number_of_its_tokens_is_said(model: CausalLM):
     (free,) = zip(*decode(model, [[5]], [0], max_new_tokens=8), strict=True)
     (kept,) = zip(*decode(model, [[5]], [0], max_new_tokens=8, vocab_size=TOKENS), strict=True)
     assert min(free) >= TOKENS > max(kept)
-    (response,) = respond(model, [[5]], [0], max_new_tokens=8, temperature=1.0, eos=257, vocab_size=TOKENS)
+    (response,) = respond(model, [[5]], [0], max_new_tokens=8, temperature=1.0, ends={257}, vocab_size=TOKENS)
     assert max(response.tokens) < TOKENS
 
 

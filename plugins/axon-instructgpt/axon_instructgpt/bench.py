@@ -15,10 +15,11 @@ from axon_core.interfaces.model import CausalLM
 from axon_core.prompts import Prompt
 from axon_core.randomness import Key
 from axon_core.records import Ranking
+from axon_core.responses import ended
 from axon_core.scoring import Scorer, scored
 from axon_core.tokenizer import Tokenizer
 from axon_instructgpt.frontier import win_rate
-from axon_instructgpt.responses import ended, every_response, logprobs, sampled, texts
+from axon_instructgpt.responses import every_response, logprobs, sampled, texts
 
 __all__ = ["Bench", "Drawn", "Measured"]
 
@@ -41,7 +42,7 @@ class Measured:
     length: float
     """Tokens of a response."""
     unfinished: float | None
-    """The share of responses that were cut off before their end-of-text token; None where there is none."""
+    """The share of responses that were cut off before a token that ends them; None where there is none."""
     win_rate: float
     """How often a response beats one of the reference's by the known reward; equal ones count half."""
     win_rate_error: float | None
@@ -103,13 +104,13 @@ class Bench:
         if drawn.judged is not None and base.judged is not None:
             judged = drawn.judged.mean().item()
             model_wins, model_error = _over_prompts(win_rate(drawn.judged, base.judged))
-        cut_off = sum(not ended(self.tokenizer, response) for response in responses) / len(responses)
+        cut_off = sum(not ended(self.tokenizer.ends, response) for response in responses) / len(responses)
         return Measured(
             reward=drawn.rewards.mean().item(),
             kl=kl,
             kl_error=kl_error,
             length=sum(map(len, responses)) / len(responses),
-            unfinished=None if self.tokenizer.eos is None else cut_off,
+            unfinished=cut_off if self.tokenizer.ends else None,
             win_rate=wins,
             win_rate_error=wins_error,
             model_reward=judged,
@@ -153,7 +154,7 @@ class Bench:
 
     def _worth(self, scorer: Scorer, tokens: Sequence[Sequence[Sequence[int]]]) -> Float[Tensor, "p n"]:
         written = [texts(self.tokenizer, *each) for each in zip(self.prompts, tokens, strict=True)]
-        ends = [[ended(self.tokenizer, response) for response in responses] for responses in tokens]
+        ends = [[ended(self.tokenizer.ends, response) for response in responses] for responses in tokens]
         return scored(scorer, [prompt.named for prompt in self.prompts], written, ends)
 
 

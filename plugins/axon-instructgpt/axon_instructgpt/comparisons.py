@@ -18,10 +18,11 @@ from axon_core.json_text import to_json
 from axon_core.manifest import new_folder
 from axon_core.randomness import Key
 from axon_core.registry import registry_of
+from axon_core.responses import ended
 from axon_core.saved import load, place
 from axon_core.scoring import scored
 from axon_instructgpt.excerpts import write_lines
-from axon_instructgpt.responses import asked, ended, sampled, texts
+from axon_instructgpt.responses import asked, sampled, texts
 from axon_instructgpt.stage import Computing
 
 __all__ = ["Comparisons", "bayes_accuracy", "noisy_ranking"]
@@ -95,7 +96,7 @@ class Comparisons(Computing):
                 f"none of the {len(prompts)} prompts brought {c.responses} different responses; raise the temperature, "
                 "or lower responses"
             )
-        ends = [[ended(tokenizer, response) for response in drawn[i]] for i in kept]
+        ends = [[ended(tokenizer.ends, response) for response in drawn[i]] for i in kept]
         utilities = scored(reward, [prompts[i].named for i in kept], [written[i] for i in kept], ends) / c.noise
         order = noisy_ranking(utilities, key("rank").generator()).tolist()
         rankings, comparisons = list[dict[str, Any]](), list[dict[str, Any]]()

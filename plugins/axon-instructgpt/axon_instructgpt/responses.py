@@ -14,10 +14,10 @@ from axon_core.likelihood import Sequences, completion_logprobs
 from axon_core.prompts import Prompt, check_room, encode_prompts
 from axon_core.randomness import Key
 from axon_core.records import read_prompts
-from axon_core.responses import respond
+from axon_core.responses import respond, response_text
 from axon_core.tokenizer import Tokenizer
 
-__all__ = ["asked", "ended", "every_response", "logprobs", "sampled", "texts"]
+__all__ = ["asked", "every_response", "logprobs", "sampled", "texts"]
 
 
 def asked(path: str, tokenizer: Tokenizer, model: CausalLM, response_tokens: int) -> tuple[Prompt, ...]:
@@ -46,7 +46,7 @@ def sampled(
     temperature: float = 1.0,
     rows: int = 256,
 ) -> list[list[list[int]]]:
-    """Return n responses to each prompt, as tokens, `eos` included where one ended so.
+    """Return n responses to each prompt, as tokens, the one that ends it included.
 
     A response depends on its prompt, its number and the key alone; `rows` of them run at once.
     """
@@ -56,7 +56,7 @@ def sampled(
         [key(i, j).seed for i in range(len(prompts)) for j in range(n)],
         max_new_tokens=response_tokens,
         temperature=temperature,
-        eos=tokenizer.eos,
+        ends=tokenizer.ends,
         vocab_size=tokenizer.vocab_size,
         rows=rows,
     )
@@ -67,12 +67,12 @@ def every_response(
     model: CausalLM, prompt: Prompt, tokenizer: Tokenizer, response_tokens: int
 ) -> tuple[list[list[int]], Float[Tensor, " y"]]:
     """Return all responses that the model can give to a prompt, and their probabilities, which sum to 1."""
-    size = min(model.config.vocab_size, tokenizer.vocab_size)
+    size, ends = min(model.config.vocab_size, tokenizer.vocab_size), tokenizer.ends
     responses = [
         list(response)
         for n in range(1, response_tokens + 1)
         for response in product(range(size), repeat=n)
-        if tokenizer.eos not in response[:-1] and (response[-1] == tokenizer.eos or n == response_tokens)
+        if ends.isdisjoint(response[:-1]) and (n == response_tokens or response[-1] in ends)
     ]
     return responses, logprobs(model, [(prompt, response) for response in responses], size).exp()
 
@@ -96,9 +96,4 @@ def logprobs(
 
 def texts(tokenizer: Tokenizer, prompt: Prompt, responses: Sequence[Sequence[int]]) -> list[str]:
     """Return what each of the responses adds to the text of their prompt."""
-    return [tokenizer.decode(response, after=prompt.tokens) for response in responses]
-
-
-def ended(tokenizer: Tokenizer, response: Sequence[int]) -> bool:
-    """Return whether a response ended by itself; where there is no `eos`, each counts as one that did."""
-    return tokenizer.eos is None or response[-1] == tokenizer.eos
+    return [response_text(tokenizer, prompt.tokens, response) for response in responses]

@@ -75,5 +75,4 @@ def answers(
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of a text within a dialogue: as those of a completion, but without `eos`."""
-    ids = encode_completion(tokenizer, text)
-    return ids if tokenizer.eos is None else ids[:-1]
+    return encode_completion(tokenizer, text, finished=False)

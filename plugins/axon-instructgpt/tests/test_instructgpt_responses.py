@@ -1,6 +1,7 @@
 """Responses: enumerated, sampled, and the prompts they are to."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from axon_core.config import validate
 from axon_core.errors import ContextError, DataError
 from axon_core.prompts import Prompt
-from axon_core.tokenizer import ByteTokenizer, train_tokenizer
+from axon_core.tokenizer import ByteTokenizer, Tokenizer, train_tokenizer
 from axon_instructgpt.comparisons import Comparisons
 from axon_instructgpt.report import Report
 from axon_instructgpt.responses import asked, every_response, sampled
@@ -20,16 +21,16 @@ class Three(ByteTokenizer):
     eos = 2
 
 
-@pytest.mark.parametrize("ends", [True, False])
-def test_all_responses_are_enumerated_and_sampled_as_often_as_they_are_likely(ends, model_of):
+@pytest.mark.parametrize(("eos", "others", "number"), [(2, (), 1 + 2 + 4 * 3), (None, (), 27), (2, (1,), 2 + 2 + 3)])
+def test_all_responses_are_enumerated_and_sampled_as_often_as_they_are_likely(eos, others, number, model_of):
     tokenizer = Three()
-    tokenizer.eos = 2 if ends else None
+    tokenizer.eos, tokenizer.other_ends = eos, frozenset(others)
     model, prompt = model_of(3), Prompt("p", (0, 1), "line 1")
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.mul_(4)
     responses, probabilities = every_response(model, prompt, tokenizer, 3)
-    assert len(responses) == (1 + 2 + 4 * 3 if ends else 27)
+    assert len(responses) == number
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-6)
     from axon_core.randomness import Key
 
@@ -97,3 +98,19 @@ def test_the_first_space_of_a_response_is_ranked_compared_and_reported(spaced, t
     facts = json.loads((tmp_path / "report" / "report.json").read_text())
     assert all(sample["reference"].startswith(" ") for sample in facts["samples"])
     assert facts["policies"]["reference"]["reward"] > 0  # the regular expression matches only a first space
+
+
+def test_every_token_that_ends_texts_ends_a_ranked_response(spaced, tmp_path):
+    model, prompts = spaced
+    tokenizer = Tokenizer.load(model)
+    pieces = [i for i in range(tokenizer.vocab_size) if tokenizer.piece(i).startswith(b" ")]
+    tokenizer.other_ends = frozenset(pieces[::4])
+    tokenizer.save(model)
+    going = {tokenizer.piece(i).decode() for i in pieces if i not in tokenizer.ends}
+    given = {"policy": model, "prompts": prompts, "reward": {"type": "regex", "pattern": "^ "}}
+    Comparisons(validate(Comparisons.Config, {**given, "response_tokens": 3, "seed": 1})).run(tmp_path / "ranked")
+    rankings = [json.loads(line) for line in (tmp_path / "ranked" / "rankings.jsonl").read_text().splitlines()]
+    found = [(text, i in one.get("unfinished", [])) for one in rankings for i, text in enumerate(one["responses"])]
+    written = {"".join(pieces): n for n in (1, 2, 3) for pieces in product(going, repeat=n)}
+    assert {written[text] == 3 for text, _ in found} == {True, False}
+    assert all((written[text] == 3) == cut_off for text, cut_off in found)

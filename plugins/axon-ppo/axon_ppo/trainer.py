@@ -21,7 +21,7 @@ from axon_core.order import Order
 from axon_core.prompts import Prompt
 from axon_core.randomness import Key
 from axon_core.recipe import Recipe
-from axon_core.responses import respond
+from axon_core.responses import respond, response_text
 from axon_core.roles import role
 from axon_core.scoring import scored
 from axon_core.tokenizer import PAD
@@ -82,7 +82,7 @@ class PPOTrainer(PPOBase):
         kl_estimator: Literal["k1", "k2", "k3"] = "k1"
         """How a token's KL divergence is estimated."""
         unfinished_penalty: NonNegativeFloat = 1.0
-        """What is subtracted from the score of a response that was cut off before its end-of-text token.
+        """What is subtracted from the score of a response that was cut off before a token that ends it.
 
         A fixed score would be a prize to a policy that does worse than that: a reward has its 0 where it likes."""
 
@@ -189,13 +189,13 @@ class PPOTrainer(PPOBase):
         how = {"temperature": c.temperature, "vocab_size": tokenizer.vocab_size}
         pieces = c.minibatches * c.micro_batches
         with self._precision(), torch.no_grad():
-            responses = respond(self.policy, asked, seeds, max_new_tokens=c.response_tokens, eos=tokenizer.eos, **how)
-            written = zip(asked, (response.tokens for response in responses), strict=True)
-            texts = [[tokenizer.decode(response, after=prompt)] for prompt, response in written]
-            ends = [[response.finished] for response in responses]
-            score = scored(self.reward, [prompt.named for prompt in prompts], texts, ends)[:, 0]
-            score -= c.unfinished_penalty * (~torch.tensor(ends)[:, 0]).double()
-            rows = Sequences.of(zip(asked, (response.tokens for response in responses), strict=True)).to(c.device)
+            responses = respond(self.policy, asked, seeds, max_new_tokens=c.response_tokens, ends=tokenizer.ends, **how)
+            written = list(zip(asked, (response.tokens for response in responses), strict=True))
+            texts = [[response_text(tokenizer, prompt, response)] for prompt, response in written]
+            finished = [[response.finished] for response in responses]
+            score = scored(self.reward, [prompt.named for prompt in prompts], texts, finished)[:, 0]
+            score -= c.unfinished_penalty * (~torch.tensor(finished)[:, 0]).double()
+            rows = Sequences.of(written).to(c.device)
             said = judged(self.policy, self.reference, self.value, rows, pieces=pieces, **how)
         token_kl = self._estimate(said["logprob"], said.pop("reference"))
         return {
@@ -272,10 +272,10 @@ class PPOTrainer(PPOBase):
                 [0],
                 max_new_tokens=self.config.response_tokens,
                 temperature=self.config.temperature,
-                eos=tokenizer.eos,
+                ends=tokenizer.ends,
                 vocab_size=tokenizer.vocab_size,
             )
-        return prompt.text + tokenizer.decode(response.tokens, after=prompt.tokens)
+        return prompt.text + response_text(tokenizer, prompt.tokens, response.tokens)
 
     def export(self, folder: Path) -> None:
         """Write the policy and its tokenizer."""

@@ -115,17 +115,23 @@ def test_ppo_finds_the_optimum_of_a_bandit(make, letters, table):
     assert (found - optimum).abs().sum() / 2 <= 0.01, found
 
 
-def test_what_is_collected_is_what_the_models_say(ragged):
+@pytest.mark.parametrize("ends", [{5}, {1, 5}])
+def test_what_is_collected_is_what_the_models_say(ragged, ends):
     trainer = ragged(temperature=0.7)
+    trainer.data.tokenizer.other_ends = frozenset(ends - {5})
     data = collected(trainer)
+    ended = set()
     for row in range(8):
         tokens = data["tokens"][row][data["valid"][row]]
         new = int(data["scored"][row].sum())
         start = len(tokens) - new
+        assert ends.isdisjoint(tokens[start:-1].tolist())
         score = vowels(
             [trainer.data.tokenizer.decode(tokens[:start])], [trainer.data.tokenizer.decode(tokens[start:])]
         )[0]
-        if tokens[-1] != trainer.data.tokenizer.eos:
+        if tokens[-1].item() in ends:
+            ended.add(tokens[-1].item())
+        else:
             assert new == 4
             score -= 1.0
         p, q = (
@@ -145,6 +151,7 @@ def test_what_is_collected_is_what_the_models_say(ragged):
         assert data["kl"][row].item() == pytest.approx((p - q).sum().item(), abs=1e-5)
         assert data["reward"][row].item() == pytest.approx(sum(rewards), abs=1e-5)
         assert data["surprisal"][row].item() == pytest.approx(-p.sum().item(), abs=1e-5)
+    assert ended == ends
     assert data["advantage"][data["scored"]].mean().item() == pytest.approx(0, abs=1e-5)
     assert data["advantage"][data["scored"]].std(correction=0).item() == pytest.approx(1, abs=1e-4)
     lengths = data["scored"].sum(1)
@@ -307,7 +314,9 @@ def test_an_auxiliary_loss_is_minimised_in_the_same_update(ragged, make, letters
 
 def test_every_token_of_a_response_is_scored_and_has_an_entropy():
     policy = llama(6)
-    drawn = [r for seed in range(60) for r in respond(policy, [[0]], [seed], max_new_tokens=2, temperature=1.0, eos=5)]
+    drawn = [
+        r for seed in range(60) for r in respond(policy, [[0]], [seed], max_new_tokens=2, temperature=1.0, ends={5})
+    ]
     rows = Sequences.of([([0], r.tokens) for r in drawn])
     assert torch.equal(rows.scored.sum(1), torch.tensor([len(r.tokens) for r in drawn]))
     logits, tokens = action_logits(policy, rows, 1.0)
