@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -19,11 +19,22 @@ from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import token_logprobs
 from axon_core.saved import load
 
-__all__ = ["Clock", "Listener", "TextEvaluation", "evaluate_text", "listening", "measure", "tracked"]
+__all__ = [
+    "Clock",
+    "Listener",
+    "TextEvaluation",
+    "coverage",
+    "evaluate_text",
+    "listening",
+    "measure",
+    "spread",
+    "tell",
+    "tracked",
+]
 
 T = TypeVar("T")
 Listener = Callable[..., object]
-"""Is told by the keywords `done` and `total` how much of how much is done."""
+"""Is told by the keywords `done`, `total` and `doing` how much of how much is done, and in a word of what."""
 
 _listener: ContextVar[Listener | None] = ContextVar("evaluation", default=None)
 
@@ -38,18 +49,39 @@ def listening(listener: Listener) -> Generator[None]:
         _listener.reset(token)
 
 
-def tracked(batches: Iterable[T], total: int, size: Callable[[T], int]) -> Generator[T]:
-    """Yield the batches, and tell the listener after each what part of `total` is done, as `size` counts it."""
+def tell(done: int, total: int, doing: str = "evaluating") -> None:
+    """Tell the listener, if there is one, how far an evaluation has come; at its beginning `done` is 0."""
+    if listener := _listener.get():
+        listener(done=min(done, total), total=total, doing=doing)
+
+
+def tracked(batches: Iterable[T], total: int, size: Callable[[T], int], doing: str = "evaluating") -> Generator[T]:
+    """Yield the batches; tell the listener at first and after each how much of `total` is done, as `size` counts it."""
     done = 0
+    tell(done, total, doing)
     for batch in batches:
         yield batch
         done += size(batch)
-        if listener := _listener.get():
-            listener(done=min(done, total), total=total)
+        tell(done, total, doing)
+
+
+def spread(n: int, most: int) -> Sequence[int]:
+    """Return the numbers, counted from 0, of `most` of n examples, spread evenly; all where those are no more."""
+    return range(n) if n <= most else [i * n // most for i in range(most)]
+
+
+def coverage(unit: str, evaluated: float, of: float) -> dict[str, float]:
+    """Return how many of the held-out examples were evaluated, to stand beside the numbers; nothing where all were.
+
+    `unit` names the examples in the plural, as in `{"tokens": 250000, "held_out_tokens": 1115394}`.
+    """
+    return {} if evaluated == of else {unit: evaluated, f"held_out_{unit}": of}
 
 
 class Clock:
     """Says how far an evaluation has come, at what rate, and how long it will take: `evaluating 3/9  1/s  ETA 0:00:06`.
+
+    It starts with the first call, and again where less is done than before: with another evaluation, or another part.
 
     Args:
         seconds: least time between two lines.
@@ -57,16 +89,22 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._begun = self._shown = time.monotonic()
+        self._begun = self._shown = 0.0
+        self._done = math.inf
 
-    def line(self, done: int, total: int) -> str | None:
+    def line(self, done: int, total: int, doing: str = "evaluating") -> str | None:
         """Return the line, or None where one has just been shown or there is nothing left to wait for."""
         now = time.monotonic()
+        if done < self._done:
+            self._begun = self._shown = now
+        self._done = done
         if now - self._shown < self._seconds or done >= total:
             return None
         self._shown, passed = now, max(now - self._begun, 1e-9)
-        left = timedelta(seconds=round(passed / done * (total - done)))
-        return f"evaluating {done:,}/{total:,}  {done / passed:,.0f}/s  ETA {left}"
+        if not done:
+            return f"{doing} 0/{total:,}"
+        rate, left = done / passed, timedelta(seconds=round(passed / done * (total - done)))
+        return f"{doing} {done:,}/{total:,}  {rate:,.{0 if rate >= 10 else 1}f}/s  ETA {left}"
 
 
 class TextEvaluation(Trainer.Evaluation):

@@ -43,8 +43,8 @@ class Events:
         """A step is done; `metrics` has its losses, gradient norm and learning rate. May return a request."""
 
     @_spec
-    def eval_progress(self, fit: Fit, done: int, total: int) -> None:
-        """An evaluation has come so far, for trainers that say it (`axon_core.evaluating.tracked`)."""
+    def eval_progress(self, fit: Fit, done: int, total: int, doing: str) -> None:
+        """An evaluation has come so far in what `doing` names, for trainers that say it (`axon_core.evaluating`)."""
 
     @_spec
     def eval_end(self, fit: Fit, metrics: dict[str, float]) -> Request:

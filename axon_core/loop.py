@@ -182,7 +182,8 @@ class Fit:
         for role, model in self.trainer.models.items():
             model.train(role in self.trainer.trainable)
             model.zero_grad(set_to_none=True)  # what an earlier backward pass may have left
-        with first_signal(self.run is not None) as caught, forked(config.device), self._reported():
+        told = listening(partial(self._hooks.emit, "eval_progress", fit=self))
+        with first_signal(self.run is not None) as caught, forked(config.device), self._reported(), told:
             self._caught = caught
             self._tell("fit_start")
             status = self._status(end)
@@ -281,7 +282,7 @@ class Fit:
 
     def _evaluate(self) -> set[str]:
         """Evaluate with the averaged weights, if there are any; return what hooks ask for."""
-        with self.state.averaged(), listening(partial(self._hooks.emit, "eval_progress", fit=self)):
+        with self.state.averaged():
             metrics = evaluate(self.trainer)
         if not metrics:
             return set()

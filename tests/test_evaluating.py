@@ -87,13 +87,17 @@ def test_a_models_folder_needs_a_text(run: Path, capsys):
 def test_an_evaluation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, run: Path):
     now = iter(range(0, 1000, 2))
     monkeypatch.setattr("axon_core.evaluating.time.monotonic", lambda: next(now))
-    clock = Clock(1.0)
-    assert clock.line(10, 40) == "evaluating 10/40  5/s  ETA 0:00:06"
+    clock = Clock(1.0)  # a second call is two seconds after the first
+    assert clock.line(0, 40) is None
+    assert clock.line(0, 40) == "evaluating 0/40"
+    assert clock.line(10, 40) == "evaluating 10/40  2.5/s  ETA 0:00:12"
     assert clock.line(40, 40) is None
+    assert clock.line(0, 2000, "translating") is None  # another part has its own rate
+    assert clock.line(1000, 2000, "translating") == "translating 1,000/2,000  500/s  ETA 0:00:02"
     told: list[tuple[int, int]] = []
     model, tokenizer = load(run / "model", CausalLM)
     data = TextData.of("the " * 400, tokenizer, held_out=0.9)
-    with listening(lambda done, total: told.append((done, total))):
+    with listening(lambda done, total, doing: told.append((done, total))):
         measure(model, data)
     of = len(data.held_out) - 1
     assert told[-1] == (of, of) and len(told) > 1 and told == sorted(told)

@@ -34,7 +34,7 @@ class Progress:
         self._begun = self._shown = 0.0
         self._first = 0
         self._units = 0.0
-        self._clock: Clock | None = None
+        self._clock = Clock(seconds)
 
     @hook
     def fit_start(self, fit: Fit) -> None:
@@ -43,6 +43,7 @@ class Progress:
         self._units = 0.0
         self._first = fit.state.step
         self._surface = choose_surface(self._stream, self._seconds, self._first, fit.trainer.config.steps)
+        self._clock = Clock(self._surface.pause)
         if self._first:
             self._surface.print(f"resumed after step {self._first}")
 
@@ -62,16 +63,14 @@ class Progress:
         self._surface.renew(line, step)
 
     @hook
-    def eval_progress(self, done: int, total: int) -> None:
+    def eval_progress(self, done: int, total: int, doing: str) -> None:
         """Show in the same line how far an evaluation has come, with its rate and remaining time."""
-        self._clock = self._clock or Clock(self._surface.pause)
-        if (line := self._clock.line(done, total)) is not None:
+        if (line := self._clock.line(done, total, doing)) is not None:
             self._surface.renew(line)
 
     @hook
     def eval_end(self, fit: Fit, metrics: dict[str, float]) -> None:
         """Show an evaluation on a line of its own."""
-        self._clock = None
         numbers = "  ".join(f"{name} {value:,.4f}".removesuffix(".0000") for name, value in metrics.items())
         self._surface.print(f"step {fit.state.step}/{fit.trainer.config.steps}  held out: {numbers}")
 

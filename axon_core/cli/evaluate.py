@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -15,7 +15,6 @@ from axon_core.cli.train import described
 from axon_core.config import Config, at, validate
 from axon_core.errors import CheckpointError, UsageError
 from axon_core.evaluating import Clock, Listener, TextEvaluation, evaluate_text, listening
-from axon_core.interfaces.trainer import Trainer
 from axon_core.loop import evaluate
 from axon_core.recipe import Recipe
 from axon_core.registry import TRAINERS
@@ -72,8 +71,7 @@ def command(
                 raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {place}")
             recipe = _kept(folder.recipe(), folder.recipe([f"trainer.device={device}", *overrides]))
             place = f"{run} at {found.name}"
-            kind = TRAINERS[recipe.trainer.type]
-            metrics = _on(kind, found / "model", given, device) if given else _held_out(recipe, folder, found)
+            metrics = _on(recipe, found / "model", given, device) if given else _held_out(recipe, folder, found)
     if as_json:
         print_json(metrics)
     else:
@@ -83,8 +81,8 @@ def command(
 def _told() -> Listener:
     clock = Clock(5.0)
 
-    def tell(done: int, total: int) -> None:
-        if line := clock.line(done, total):
+    def tell(**facts: Any) -> None:
+        if line := clock.line(**facts):
             echo(line, err=True)
 
     return tell
@@ -110,18 +108,20 @@ def _held_out(recipe: Recipe, folder: RunFolder, checkpoint: Path) -> Mapping[st
         return {**evaluate(trainer), **trainer.evaluation_facts()}
 
 
-def _on(trainer: type[Trainer], model: Path, given: Sequence[str], device: str) -> Mapping[str, float | str]:
+def _on(recipe: Recipe, model: Path, given: Sequence[str], device: str) -> Mapping[str, float | str]:
     """Measure on what the user gives: a trainer's own `Evaluation`, or else a text where the model is a language's."""
-    if trainer.Evaluation.model_fields:
-        return trainer.evaluate_on(model, _options(trainer.Evaluation, given), device)
+    trainer = TRAINERS[recipe.trainer.type]
+    if fields := trainer.Evaluation.model_fields:
+        trained = {name: value for name, value in recipe.trainer.options.items() if name in fields}
+        return trainer.evaluate_on(model, _options(trainer.Evaluation, given, trained), device)
     if not (model / "config.json").exists():
         raise UsageError(f"no such option: {given[0]}; this trainer measures on its own held-out data alone")
     return evaluate_text(model, _options(TextEvaluation, given), device)
 
 
-def _options(kind: type[C], given: Sequence[str]) -> C:
-    """Return the config that options `--x value` are the fields of."""
-    values: dict[str, str] = {}
+def _options(kind: type[C], given: Sequence[str], otherwise: Mapping[str, Any] | None = None) -> C:
+    """Return the config that options `--x value` are the fields of; of fields left out, `otherwise` may know some."""
+    values: dict[str, Any] = {**(otherwise or {})}
     words = iter(given)
     for word in words:
         name, equals, value = word.partition("=")

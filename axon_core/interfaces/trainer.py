@@ -110,7 +110,10 @@ class Trainer(ABC):
             return self
 
     class Evaluation(config.Config):
-        """What a trained model can be measured on; its fields are options of `axon evaluate`. By default nothing."""
+        """What a trained model can be measured on; its fields are options of `axon evaluate`. By default nothing.
+
+        One that is left out and has the name of a setting in the trainer's `Config` is as the run had it.
+        """
 
     unit: ClassVar[str] = "examples"
     next_command: ClassVar[str | None] = None

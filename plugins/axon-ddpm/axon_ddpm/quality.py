@@ -14,6 +14,7 @@ from axon_ddpm.classifier import train_classifier, turned
 from axon_ddpm.pictures import to_bytes, to_unit
 
 if TYPE_CHECKING:
+    from axon_ddpm.data import Part
     from axon_ddpm.trainer import DDPMTrainer
 
 __all__ = ["FRECHET", "beside", "comparison", "frechet_distance", "nearest"]
@@ -60,8 +61,8 @@ def beside(x: Float[Tensor, "n c h w"], among: Float[Tensor, "m c h w"]) -> UInt
     return to_bytes(torch.stack((x, among[nearest(x, among)[1][:, 0]]), 1).flatten(0, 1))
 
 
-def comparison(trainer: DDPMTrainer) -> tuple[dict[str, float], UInt8[Tensor, "m c h w"]]:
-    """Return how as many samples as are held out (at most `compared`) compare with the data, and what to look at.
+def comparison(trainer: DDPMTrainer, part: Part) -> tuple[dict[str, float], UInt8[Tensor, "m c h w"]]:
+    """Return how as many samples as pictures in `part` (at most `compared`) compare with the data, and what to look at.
 
     To look at are the first samples, at most `grid`, each followed by the training picture nearest to it.
 
@@ -80,8 +81,8 @@ def comparison(trainer: DDPMTrainer) -> tuple[dict[str, float], UInt8[Tensor, "m
         recognised_real                         its accuracy on held-out pictures
     """
     data, config = trainer.data, trainer.config
-    n = min(config.compared, len(data.held_out))
-    train, real, labels = data.unit(data.train.images), data.unit(data.held_out.images[:n]), data.held_out.labels[:n]
+    n = min(config.compared, len(part))
+    train, real, labels = data.unit(data.train.images), data.unit(part.images[:n]), part.labels[:n]
     samples = to_unit(trainer.pictures(n, labels.tolist() if data.names else None))
     with torch.autocast(samples.device.type, enabled=False):  # the judge is no part of what is trained in bf16
         found = {

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from axon_core import MODELS
 from axon_core.config import Spec, at, validate
 from axon_core.errors import ConfigError, ContractError, UsageError
+from axon_core.evaluating import coverage, spread, tracked
 from axon_core.interfaces.trainer import Trainer
 from axon_core.order import Order
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_ddpm.bound import held_out
 from axon_ddpm.dali import Dali
-from axon_ddpm.data import PictureConfig, PictureData
+from axon_ddpm.data import Part, PictureConfig, PictureData
 from axon_ddpm.denoiser import Denoiser
 from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import min_snr_weight, squared_error
@@ -76,8 +77,10 @@ class DDPMTrainer(Trainer):
         bound_steps: PositiveInt = 20
         """Places of the chain at which a held-out picture is evaluated, besides the first; all, if those are fewer."""
         compared: NonNegativeInt = 1000
-        """How many samples an evaluation compares with the data, at most as many as are held out; 0 for none. See
-        `axon_ddpm.quality.comparison`, which needs 2 for all its measures."""
+        """How many samples an evaluation compares with the data, at most as many as held-out pictures that it reads; 0
+        for none. See `axon_ddpm.quality.comparison`, which needs 2 for all its measures."""
+        eval_images: PositiveInt = 10_000
+        """Held-out pictures that an evaluation reads at most; of more, so many spread evenly over them."""
 
         @model_validator(mode="after")
         def _trains_variance(self) -> Self:
@@ -241,20 +244,24 @@ class DDPMTrainer(Trainer):
     def evaluate(self) -> dict[str, float]:
         """Return `loss` and `bits_per_dim` of the held-out pictures, and how samples compare with the data.
 
-        See `axon_ddpm.bound.held_out` and `axon_ddpm.quality.comparison`.
+        At most `eval_images` held-out pictures are read. Where those are not all, `images` says how many, and
+        `held_out_images` how many there are. See `axon_ddpm.bound.held_out` and `axon_ddpm.quality.comparison`.
         """
-        found = held_out(self)
+        of = len(self.data.held_out)
+        numbers = torch.tensor(spread(of, self.config.eval_images))
+        part = Part(self.data.held_out.images[numbers], self.data.held_out.labels[numbers])
+        found = held_out(self, part)
         if self.config.compared:
-            compared, self.beside = comparison(self)
+            compared, self.beside = comparison(self, part)
             found |= compared
-        return found
+        return {**found, **coverage("images", len(part), of)}
 
     def pictures(self, n: int, classes: Sequence[int] | None = None) -> UInt8[Tensor, "n c h w"]:
         """Return n samples, of given classes or, where the pictures have classes, of all in turn."""
         if classes is None and self.data.names:
             classes = [number % len(self.data.names) for number in range(n)]
         done = list[Tensor]()
-        for first in range(0, n, _ROWS):
+        for first in tracked(range(0, n, _ROWS), n, lambda _: _ROWS, "sampling"):
             part = None if classes is None else classes[first : first + _ROWS]
             done.append(to_bytes(final(self.dali.sample(min(_ROWS, n - first), part, first=first))).cpu())
         return torch.cat(done)

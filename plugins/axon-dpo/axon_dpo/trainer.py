@@ -8,12 +8,12 @@ from typing import Any, Self
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from axon_core.config import Spec, at, validate
 from axon_core.errors import CheckpointError, TrainingError
-from axon_core.evaluating import tracked
+from axon_core.evaluating import coverage, spread, tracked
 from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -62,6 +62,8 @@ class DPOTrainer(Trainer):
         """The preference loss by `type`, `sigmoid`, `conservative`, `robust`, `ipo` or `hinge`, with its `beta`."""
         reference_free: bool = False
         """Whether π_ref is left out, as if it found all texts equally likely."""
+        eval_comparisons: PositiveInt = 5_000
+        """Held-out comparisons that an evaluation reads at most; of more, so many spread evenly over them."""
 
     config: Config
     unit = "comparisons"
@@ -143,18 +145,23 @@ class DPOTrainer(Trainer):
         return {name: values.sum() for name, values in self._terms(data).items()}
 
     def evaluate(self) -> dict[str, float]:
-        """Return means of the loss and the metrics over all held-out comparisons.
+        """Return means of the loss and the metrics over the held-out comparisons, at most `eval_comparisons` of them.
+
+        Where those are not all, `comparisons` says how many were read, and `held_out_comparisons` how many there are.
 
         Raises:
             TrainingError: the reference gives a text no probability.
         """
         pairs, totals = self.data.held_out, dict.fromkeys(_NAMES, 0.0)
-        for picks in tracked(torch.arange(len(pairs)).split(self._rows), len(pairs), len):
+        self._measure_reference()
+        chosen = torch.tensor(spread(len(pairs), self.config.eval_comparisons))
+        for picks in tracked(chosen.split(self._rows), len(chosen), len):
             batch = {**pairs.rows(picks.tolist()), "number": picks}
             data = self._with_reference({name: rows.to(self.config.device) for name, rows in batch.items()}, "held_out")
             for name, values in self._terms(data).items():
                 totals[name] += values.double().sum().item()
-        return {name: total / len(pairs) for name, total in totals.items()}
+        means = {name: total / len(chosen) for name, total in totals.items()}
+        return {**means, **coverage("comparisons", len(chosen), len(pairs))}
 
     def sample(self) -> str:
         """Return a held-out prompt, and how the policy goes on from it."""
@@ -200,17 +207,21 @@ class DPOTrainer(Trainer):
         return dict(zip(_NAMES, values, strict=True))
 
     def _with_reference(self, batch: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+        self._measure_reference()
+        return {**batch, "reference": self._reference[part][batch["number"].cpu()].to(self.config.device)}
+
+    def _measure_reference(self) -> None:
+        """Compute the reference's log-probabilities of all comparisons, where that has not been done."""
         if not self._reference:
             parts = {"train": self.data.train, "held_out": self.data.held_out}
             self._reference = evaluation(self, lambda: {name: self._measured(pairs) for name, pairs in parts.items()})
             self.models.pop("reference", None)
-        return {**batch, "reference": self._reference[part][batch["number"].cpu()].to(self.config.device)}
 
     def _measured(self, pairs: Pairs) -> Float[Tensor, "n 2"]:
         """Return the reference's log-probabilities of all comparisons, a few at a time."""
         model = role({"reference": self.policy, **self.models}, "reference", CausalLM, "dpo")
         found: list[Tensor] = []
-        for picks in torch.arange(len(pairs)).split(self._rows):
+        for picks in tracked(torch.arange(len(pairs)).split(self._rows), len(pairs), len, "reference"):
             rows = {name: rows.to(self.config.device) for name, rows in pairs.rows(picks.tolist()).items()}
             found.append(_logprobs(model, rows).cpu())
         logps = torch.cat(found)

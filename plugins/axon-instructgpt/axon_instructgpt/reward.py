@@ -8,12 +8,13 @@ from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from axon_core.config import at, validate
 from axon_core.decoding import evaluating
 from axon_core.errors import ContractError
-from axon_core.evaluating import tracked
+from axon_core.evaluating import coverage, spread, tracked
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import Sequences
@@ -44,7 +45,13 @@ class RewardTrainer(Trainer):
     0 on average (Section 3.5): the mean is stored with the model.
     """
 
-    config: Trainer.Config
+    class Config(Trainer.Config):
+        """Settings of reward models, beside those of every training."""
+
+        eval_prompts: PositiveInt = 5_000
+        """Held-out prompts that an evaluation reads at most; of more, so many spread evenly over them."""
+
+    config: Config
     unit = "prompts"
     trainable = ("model",)
     examples = tuple(
@@ -56,7 +63,7 @@ class RewardTrainer(Trainer):
         for name in ("rankings.jsonl", "comparisons.jsonl")
     )
 
-    def __init__(self, config: Trainer.Config, models: Mapping[str, nn.Module], data: RankedData) -> None:
+    def __init__(self, config: Config, models: Mapping[str, nn.Module], data: RankedData) -> None:
         super().__init__(config, models)
         self.model = role(models, "model", RewardModel, "reward")
         self.data = data
@@ -126,15 +133,20 @@ class RewardTrainer(Trainer):
         return found.new_zeros(present.shape).masked_scatter(present, found), present
 
     def evaluate(self) -> dict[str, float]:
-        """Return means of the loss and the metrics over all held-out prompts."""
-        held_out = self.data.held_out
+        """Return means of the loss and the metrics over the held-out prompts, at most `eval_prompts` of them.
+
+        Where those are not all, `prompts` says how many were read, and `held_out_prompts` how many there are.
+        """
+        rankings = self.data.held_out
+        held_out = [rankings[i] for i in spread(len(rankings), self.config.eval_prompts)]
         totals: dict[str, float] = dict.fromkeys(_NAMES, 0.0)
         firsts = range(0, len(held_out), self.config.batch_size)
         for first in tracked(firsts, len(held_out), lambda _: self.config.batch_size):
             batch = collate_ranked(held_out[first : first + self.config.batch_size])
             for name, total in self.loss({k: part.to(self.config.device) for k, part in batch.items()}).items():
                 totals[name] += total.double().item()
-        return {name: total / len(held_out) for name, total in totals.items()}
+        means = {name: total / len(held_out) for name, total in totals.items()}
+        return {**means, **coverage("prompts", len(held_out), len(rankings))}
 
     def export(self, folder: Path) -> None:
         """Write the model, whose demonstrations then have a mean score of 0, and its tokenizer."""

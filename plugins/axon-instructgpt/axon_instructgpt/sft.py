@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from axon_core.config import at, validate
-from axon_core.evaluating import tracked
+from axon_core.evaluating import coverage, spread, tracked
 from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -40,7 +41,13 @@ class SFTTrainer(Trainer):
     is learned is each token alike, whatever the row it is in.
     """
 
-    config: Trainer.Config
+    class Config(Trainer.Config):
+        """Settings of fine-tuning, beside those of every training."""
+
+        eval_examples: PositiveInt = 5_000
+        """Held-out examples that an evaluation reads at most; of more, so many spread evenly over them."""
+
+    config: Config
     unit = "tokens"
     trainable = ("model",)
     examples = tuple(
@@ -52,7 +59,7 @@ class SFTTrainer(Trainer):
         for name, context in (("completions.jsonl", 28), ("dialogues.jsonl", 64))
     )
 
-    def __init__(self, config: Trainer.Config, models: Mapping[str, nn.Module], data: Demonstrations) -> None:
+    def __init__(self, config: Config, models: Mapping[str, nn.Module], data: Demonstrations) -> None:
         super().__init__(config, models)
         self.model = role(models, "model", CausalLM, "sft")
         self.data = data
@@ -110,8 +117,14 @@ class SFTTrainer(Trainer):
         return {"loss": -token_logprobs(logits, targets).sum(), "accuracy": right}
 
     def evaluate(self) -> dict[str, float]:
-        """Return `loss` in nats per token, its `perplexity`, `accuracy`, and `tokens`, over all held-out examples."""
-        rows, totals = _packed(self.data.held_out, self.model.context), {"loss": 0.0, "accuracy": 0.0}
+        """Return `loss` in nats per token, its `perplexity`, `accuracy`, and `tokens`, over the held-out examples.
+
+        At most `eval_examples` are read. Where those are not all, `examples` says how many, and `held_out_examples`
+        how many there are.
+        """
+        held_out = self.data.held_out
+        examples = [held_out[i] for i in spread(len(held_out), self.config.eval_examples)]
+        rows, totals = _packed(examples, self.model.context), {"loss": 0.0, "accuracy": 0.0}
         tokens = 0.0
         firsts = range(0, len(rows), self.config.batch_size)
         for first in tracked(firsts, len(rows), lambda _: self.config.batch_size):
@@ -122,7 +135,8 @@ class SFTTrainer(Trainer):
                 totals[name] += total.double().item()
         loss = totals["loss"] / tokens
         perplexity = math.exp(min(loss, 700.0))  # as far as a float goes
-        return {"loss": loss, "perplexity": perplexity, "accuracy": totals["accuracy"] / tokens, "tokens": tokens}
+        found = {"loss": loss, "perplexity": perplexity, "accuracy": totals["accuracy"] / tokens, "tokens": tokens}
+        return {**found, **coverage("examples", len(examples), len(held_out))}
 
     def sample(self) -> str:
         """Return a held-out prompt, and how the model goes on from it."""

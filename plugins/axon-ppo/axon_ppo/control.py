@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from axon_core import MODELS, config
 from axon_core.config import Spec, at, validate
 from axon_core.distributed import sum_numbers
+from axon_core.evaluating import tell
 from axon_core.interfaces.model import Model
 from axon_core.likelihood import token_logprobs
 from axon_core.randomness import Key, forked
@@ -198,6 +199,7 @@ class ControlTrainer(PPOBase):
         """Return the mean `return` and `length` of whole episodes of the likeliest actions; `loss` is −`return`."""
         n, key = self.config.episodes, Key((self.config.seed, "evaluate"))
         observation = self.environment.reset([key(i).seed for i in range(n)])
+        tell(0, n)
         going, returns, lengths = torch.ones(n, dtype=torch.bool), *torch.zeros(2, n, dtype=torch.float32)
         while going.any():
             found = self.environment.step(choose(self._logits(observation), Sampling(temperature=0)))
@@ -205,6 +207,7 @@ class ControlTrainer(PPOBase):
             lengths += going
             going &= ~(found.terminated | found.truncated)
             observation = found.observation
+            tell(n - int(going.sum()), n)
         mean = returns.mean().item()
         return {"loss": -mean, "return": mean, "length": lengths.mean().item()}
 

@@ -15,6 +15,7 @@ from axon_core.decoding import evaluating
 from axon_core.digests import digest
 from axon_core.distributed import sum_numbers
 from axon_core.errors import CheckpointError
+from axon_core.evaluating import coverage, spread, tracked
 from axon_core.interfaces.model import CausalLM
 from axon_core.likelihood import Sequences, token_logprobs
 from axon_core.order import Order
@@ -85,6 +86,8 @@ class PPOTrainer(PPOBase):
         """What is subtracted from the score of a response that was cut off before a token that ends it.
 
         A fixed score would be a prize to a policy that does worse than that: a reward has its 0 where it likes."""
+        eval_prompts: PositiveInt = 1_000
+        """Held-out prompts that an evaluation responds to at most; of more, so many spread evenly over them."""
 
     config: Config
     unit = "tokens"
@@ -251,16 +254,21 @@ class PPOTrainer(PPOBase):
     def evaluate(self) -> dict[str, float]:
         """Return the mean `score` and `kl` of responses to the held-out prompts, and their length; none, nothing.
 
-        `loss` is what they are trained for, with the first β: −(score − β kl).
+        `loss` is what they are trained for, with the first β: −(score − β kl). At most `eval_prompts` are responded to.
+        Where those are not all, `prompts` says how many, and `held_out_prompts` how many there are.
         """
-        prompts, key = self.data.held_out, Key((self.config.seed, "evaluate"))
+        held_out, key = self.data.held_out, Key((self.config.seed, "evaluate"))
+        numbers = spread(len(held_out), self.config.eval_prompts)
         total: dict[str, float] = {"score": 0.0, "kl": 0.0, "length": 0.0}
-        for first in range(0, len(prompts), _ROWS):
-            some = prompts[first : first + _ROWS]
-            acted = self.act(some, [key(first + i).seed for i in range(len(some))])
+        groups = [numbers[first : first + _ROWS] for first in range(0, len(numbers), _ROWS)]
+        for some in tracked(groups, len(numbers), len):
+            acted = self.act([held_out[i] for i in some], [key(i).seed for i in some])
             for name, found in (("score", acted["score"]), ("kl", acted["kl"]), ("length", acted["scored"])):
-                total[name] += found.sum().item() / len(prompts)
-        return {"loss": self.config.kl_coefficient * total["kl"] - total["score"], **total} if prompts else {}
+                total[name] += found.sum().item() / len(numbers)
+        if not numbers:
+            return {}
+        loss = self.config.kl_coefficient * total["kl"] - total["score"]
+        return {"loss": loss, **total, **coverage("prompts", len(numbers), len(held_out))}
 
     def sample(self) -> str:
         """Return a prompt and the response to it."""

@@ -15,6 +15,7 @@ from axon_core.cli.options import device_option, tell_device
 from axon_core.cli.output import echo, echo_generated, echo_renewed
 from axon_core.config import validate
 from axon_core.errors import AxonError, UsageError
+from axon_core.evaluating import Clock
 from axon_core.json_text import to_json
 from axon_core.printable import printable_json
 from axon_core.run import RunFolder
@@ -168,13 +169,8 @@ class _Progress:
     """Shows on the standard error how many sentences are done, on one line of a terminal or every 5 seconds."""
 
     def __init__(self) -> None:
-        self._tty = sys.stderr.isatty()
-        self._begun = self._shown = time.monotonic()
+        self._clock = Clock(0.2 if sys.stderr.isatty() else 5.0)
 
     def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._shown < (0.2 if self._tty else 5):
-            return
-        self._shown = now
-        left = (now - self._begun) / done * (total - done)
-        echo_renewed(f"{done:,}/{total:,} sentences, {left:.0f} s left", last=False)
+        if line := self._clock.line(done, total, "translating"):
+            echo_renewed(line, last=False)

@@ -84,6 +84,11 @@ class Encoded:
             "target": pad([self.targets[i] for i in numbers]),
         }
 
+    def part(self, numbers: Sequence[int]) -> Self:
+        """Return these pairs alone."""
+        pairs, sources, targets = self.pairs, self.sources, self.targets
+        return type(self)([pairs[i] for i in numbers], [sources[i] for i in numbers], [targets[i] for i in numbers])
+
     def batches(self, size: int) -> Iterator[dict[str, Tensor]]:
         """Yield all pairs, `size` at once, those of about the same length together."""
         order = sorted(range(len(self.pairs)), key=lambda i: (len(self.targets[i]), len(self.sources[i])))

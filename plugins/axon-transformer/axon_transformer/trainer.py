@@ -15,6 +15,7 @@ from axon_core import MODELS, config
 from axon_core.config import Spec, at, validate
 from axon_core.digests import digest
 from axon_core.errors import ContractError
+from axon_core.evaluating import coverage, spread, tell, tracked
 from axon_core.interfaces.trainer import Trainer
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
@@ -28,6 +29,8 @@ from axon_transformer.loss import linear_cross_entropy
 from axon_transformer.model import Transformer
 from axon_transformer.search import Alpha, Beam, Search
 from axon_transformer.translate import Translator
+
+_ROWS = 128  # sentences of an evaluation that run at once
 
 
 class TranslationTrainer(Trainer):
@@ -52,6 +55,8 @@ class TranslationTrainer(Trainer):
         """How the validation set is translated for BLEU; by default greedily, which is fastest."""
         tokenize: Tokenize | None = None
         """sacrebleu's tokenizer for BLEU: `13a`, `zh`, `char`, …; left out, it is chosen by the references' script."""
+        eval_sentences: PositiveInt = 5_000
+        """Pairs of the validation set that an evaluation reads at most; of more, so many spread evenly over them."""
 
         @field_validator("compile")
         @classmethod
@@ -77,7 +82,8 @@ class TranslationTrainer(Trainer):
         average: PositiveInt = 1
         """The mean of how many latest checkpoints is measured."""
         tokenize: Tokenize | None = None
-        """sacrebleu's tokenizer for BLEU: `13a`, `zh`, `char`, …; left out, it is chosen by the references' script."""
+        """sacrebleu's tokenizer for BLEU: `13a`, `zh`, `char`, …; left out, the run's, or else it is chosen by the
+        references' script."""
 
     config: Config
     unit = "tokens"
@@ -150,23 +156,34 @@ class TranslationTrainer(Trainer):
 
     def cross_entropy(self) -> float:
         """Return the mean cross-entropy of the validation set's tokens, without smoothing, in nats per token."""
+        return self._cross_entropy(self.valid)
+
+    def _cross_entropy(self, part: Encoded) -> float:
         total = torch.zeros((), dtype=torch.float64)
         tokens = 0.0
-        for batch in self.valid.batches(128):
+        for batch in tracked(part.batches(_ROWS), len(part.pairs), lambda batch: len(batch["source"])):
             data = {name: rows.to(self.config.device) for name, rows in batch.items()}
             total += self.loss(data)["nll"].cpu().double()
             tokens += self.counts(data)["nll"]
         return total.item() / tokens
 
     def evaluate(self) -> dict[str, float]:
-        """Return `loss` in nats per token, `perplexity` and `bleu` of the whole validation set."""
-        loss = self.cross_entropy()
-        sources, references = zip(*self.valid.pairs, strict=True)
-        found = Translator(self.model, self.tokenizer).translate(sources, self.config.search, batch_size=128)
+        """Return `loss` in nats per token, `perplexity` and `bleu` of the validation set.
+
+        At most `eval_sentences` of its pairs are read. Where those are not all, `sentences` says how many, and
+        `held_out_sentences` how many there are.
+        """
+        of = len(self.valid.pairs)
+        part = self.valid.part(spread(of, self.config.eval_sentences))
+        loss = self._cross_entropy(part)
+        sources, references = zip(*part.pairs, strict=True)
+        translator = Translator(self.model, self.tokenizer)
+        found = translator.translate(sources, self.config.search, batch_size=_ROWS, progress=_tell)
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),  # what a float can hold of it
             "bleu": bleu([translations[0].text for translations in found], references, self._tokenize).score,
+            **coverage("sentences", len(part.pairs), of),
         }
 
     def evaluation_facts(self) -> dict[str, str]:
@@ -186,7 +203,7 @@ class TranslationTrainer(Trainer):
         check_aligned(sources, given.src, references, given.ref)
         translator = Translator.load(*latest_models(folder, given.average), device=device)
         search = Search(beam=given.beam, length_penalty=given.length_penalty)
-        found = translator.translate(sources, search, place=f"line {{:,}} of {given.src}".format)
+        found = translator.translate(sources, search, place=f"line {{:,}} of {given.src}".format, progress=_tell)
         score, signature = bleu([best.text for best, *_ in found], references, given.tokenize)
         counts = {
             "sentences": len(sources),
@@ -205,3 +222,8 @@ class TranslationTrainer(Trainer):
     def export(self, folder: Path) -> None:
         """Write the model and its tokenizer."""
         self.model.save(folder, self.tokenizer)
+
+
+def _tell(done: int, total: int) -> None:
+    """Tell how many sentences of an evaluation are translated."""
+    tell(done, total, "translating")

@@ -106,7 +106,7 @@ class Translator:
             search: how to search.
             batch_size: how many sentences are translated at once.
             place: names a text, counted from 1, for messages.
-            progress: is called with the number of texts done, and of all.
+            progress: is called at first and after each batch with the number of texts done, and of all.
 
         Raises:
             DataError: a text cannot be encoded.
@@ -119,6 +119,7 @@ class Translator:
         # The longest first: what is too much for the memory then shows at once.
         order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: -len(sources[i]))
         done = len(texts) - len(order)
+        progress(done, len(texts))
         with evaluating(self.model):
             for start in range(0, len(order), batch_size):
                 numbers = order[start : start + batch_size]

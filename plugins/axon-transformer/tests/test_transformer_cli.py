@@ -6,7 +6,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +15,11 @@ import pytest
 
 from axon_core.config import validate
 from axon_core.errors import CheckpointError
+from axon_core.evaluating import listening
+from axon_core.loop import fit
+from axon_core.recipe import Recipe
 from axon_core.tokenizer import CharTokenizer
-from axon_transformer import Search, Transformer, Translator, bleu
+from axon_transformer import Search, Transformer, TranslationTrainer, Translator, bleu
 
 SOURCES = ["a b c", "", "  ", "x\u00a0y  z ", "日本 🦄", "e d c b a f", "q w e"]
 
@@ -243,6 +246,28 @@ def test_evaluation_on_files_is_bleu_with_its_signature_and_counts(
     assert "sentences 7, empty lines 2" in out and "signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp" in out
     held_out = json.loads(said("evaluate", small_run, "--json")[0])
     assert held_out.keys() == {"loss", "perplexity", "bleu", "signature"}
+
+
+def test_an_evaluation_on_files_takes_over_the_tokenizer_that_the_run_named(
+    small: Callable[..., Recipe], tmp_path: Path, said: Any
+) -> None:
+    plan, run = small("trainer.tokenize=char", "trainer.steps=1"), tmp_path / "run"
+    fit(plan.build(), run, recipe={"name": plan.name, **plan.tables})
+    text = tmp_path / "text"
+    text.write_text("a b c\n")
+    for given, name in (((), "char"), (("--tokenize", "13a"), "13a")):
+        found = json.loads(said("evaluate", run, "--src", text, "--ref", text, "--json", *given)[0])
+        assert f"tok:{name}|" in found["signature"]
+
+
+def test_evaluations_on_files_tell_how_far_they_are(small_run: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("a b c\n" * 70)
+    told: list[tuple[int, int, str]] = []
+    with listening(lambda done, total, doing: told.append((done, total, doing))):
+        given = TranslationTrainer.Evaluation(src=text, ref=text, beam=1)
+        TranslationTrainer.evaluate_on(small_run / "model", given, "cpu")
+    assert told == [(done, 70, "translating") for done in (0, 64, 70)]
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused() -> None:

@@ -13,7 +13,7 @@ from axon_core import MODELS
 from axon_core.config import Spec, at, validate
 from axon_core.data import TextConfig, TextData, Windows
 from axon_core.errors import ConfigError, DataError
-from axon_core.evaluating import TextEvaluation, evaluate_text, measure
+from axon_core.evaluating import TextEvaluation, coverage, evaluate_text, measure
 from axon_core.generation import Request, complete
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
@@ -109,8 +109,7 @@ class CausalLMTrainer(Trainer):
         Where that is not the whole part, `held_out_tokens` says how many it has.
         """
         found = measure(self.model, self.data, self.config.eval_tokens)
-        of = len(self.data.held_out) - 1
-        return found if found["tokens"] == of else {**found, "held_out_tokens": of}
+        return {**found, **coverage("tokens", found["tokens"], len(self.data.held_out) - 1)}
 
     @classmethod
     def evaluate_on(cls, folder: Path, given: TextEvaluation, device: str) -> Mapping[str, float | str]:
