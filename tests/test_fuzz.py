@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fuzz import bases
-from fuzz.running import in_child
+from fuzz.running import import_modules, in_child, write_modules
 from fuzz.subjects import SUBJECTS, Options, Subject
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -24,7 +24,14 @@ CASES = int(os.environ.get("AXON_FUZZ", 2000))
 def inputs(tmp_path_factory) -> Path:
     """A folder of valid inputs."""
     folder = tmp_path_factory.mktemp("fuzz")
-    in_child(lambda: bases.make(folder), folder.with_name("log"))
+    modules = folder.with_name("modules")
+
+    def work() -> None:
+        bases.make(folder)
+        write_modules(modules)
+
+    in_child(work, folder.with_name("log"))
+    import_modules(modules)
     return folder
 
 

@@ -121,7 +121,18 @@ def make(folder: Path) -> None:
     Path("prompts.txt").write_text("the quick\nbrown\n\nfox\n")
     for name, recipe in RECIPES.items():
         Path(f"{name}.toml").write_text(toml(recipe))
-    succeed("train", "text.toml", "--out", "run", "--set", "trainer.save_every=1")
+    succeed(
+        "train",
+        "text.toml",
+        "--out",
+        "run",
+        "--set",
+        "trainer.save_every=1",
+        "--set",
+        "trainer.steps=9",
+        "--stop-at",
+        "2",
+    )
     words = "{type='sentencepiece', vocab_size=360}"
     plain = [
         "--set",

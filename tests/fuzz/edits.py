@@ -30,10 +30,18 @@ class Edit(NamedTuple):
     other: int
 
 
-def nodes(tree: Any, path: Path = ()) -> list[Path]:
+def nodes(tree: Any) -> list[Path]:
     """Return the paths of all nodes below the root, outer before inner."""
-    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [found for key, child in children for found in ((*path, key), *nodes(child, (*path, key)))]
+    found: list[Path] = []
+
+    def visit(node: Any, path: Path) -> None:
+        children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for key, child in children:
+            found.append((*path, key))
+            visit(child, found[-1])
+
+    visit(tree, ())
+    return found
 
 
 def edited(tree: Any, edit: Edit) -> Any:
@@ -87,7 +95,7 @@ def _huge(value: Any) -> Any:
     if isinstance(value, str):
         return (value or "a") * 3000 if len(value) < 100 else value
     if isinstance(value, list):
-        return value * 300 if len(value) < 100 else value
+        return value * 300 if len(nodes(value)) < 100 else value  # else two edits make a file of gigabytes
     if isinstance(value, dict):
         return {**value, **{f"x{i}": i for i in range(300)}}
     return -(10**30) if value is not None and value < 0 else 10**30

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import io
 import os
 import resource
@@ -127,6 +129,18 @@ def in_child(work: Callable[[], None], log: Path, patience: float = 60) -> None:
         raise Broken(said.decode("utf-8", "replace") or f"the process died ({status}) at {log.read_text()[:4000]}")
 
 
+def write_modules(file: Path) -> None:
+    """Write the names of all modules that are loaded."""
+    file.write_text("\n".join(name for name, module in sys.modules.items() if module))
+
+
+def import_modules(file: Path) -> None:
+    """Import what `write_modules` wrote in a child, so that no child after it has to."""
+    for name in file.read_text().split("\n"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
 def _work(work: Callable[[], None], writer: int) -> None:
     """Do the work and end the process; the parent reads what went wrong."""
     status = 1
@@ -135,6 +149,7 @@ def _work(work: Callable[[], None], writer: int) -> None:
         os.fsync = lambda handle: None  # whatever happens here, the machine stays on
         sys.modules["matplotlib"] = None  # pyright: ignore[reportArgumentType]  a picture takes longer than the rest
         warnings.simplefilter("ignore")
+        gc.freeze()  # what the parent made is never looked through
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
         work()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from axon_core.registry import refresh
 from fuzz import formats
 from fuzz.bases import RECIPES
+from fuzz.copies import clear, copy
 from fuzz.edits import VALUES, WORDS, Edit, Splice, edited, nodes, spliced, splices, tree_edits
 from fuzz.formats import Format
 from fuzz.running import Broken, Outcome, run
@@ -57,12 +57,10 @@ class Subject:
         """Do a case in the current folder, in which `bases.make` was; raises `Broken`."""
         original = Path(case.file).read_bytes()
         data = changed(original, case, self.files[case.file])
-        shutil.rmtree("case", ignore_errors=True)
         top, nested, _ = case.file.partition("/")
+        clear(Path("case"), keep=top)
         if nested:
-            shutil.copytree(top, f"case/{top}")
-        else:
-            os.mkdir("case")
+            copy(Path(top), Path("case", top))
         Path("case", case.file).write_bytes(data)
         self.prepare()
         for command in self.commands(case.file):
@@ -105,8 +103,7 @@ class Options:
     def run(self, case: tuple[str, list[str]]) -> None:
         """Do a case in the current folder, in which `bases.make` was; raises `Broken`."""
         name, overrides = case
-        shutil.rmtree("case", ignore_errors=True)
-        os.mkdir("case")
+        clear(Path("case"))
         run(_trained(f"{name}.toml", *overrides))
         no_leftovers(Path("case"))
 
@@ -140,7 +137,8 @@ def changed(data: bytes, case: Case, format: Format | None) -> bytes:
 
 def no_leftovers(folder: Path) -> None:
     """Check that nothing is half written: no draft, no lock, and all sums are right of what was written now."""
-    left = [path for path in folder.rglob("*") if path.name.startswith(".unfinished-") or path.name.endswith(".lock")]
+    names = [name for _, folders, files in os.walk(folder) for name in (*folders, *files)]
+    left = [name for name in names if name.startswith(".unfinished-") or name.endswith(".lock")]
     if left:
         raise Broken(f"left over: {left}")
     for manifest in (folder / "out").rglob("manifest.json"):
@@ -203,8 +201,8 @@ def _run(file: str) -> list[list[str]]:
     if "/model/" in file and "checkpoints" not in file:
         return [["generate", "case/run", "--prompt", "the", "--max-new-tokens", "2"]]
     if "checkpoints" in file:
-        return [["train", "--resume", "--out", "case/run"]]
-    return [["evaluate", "case/run"], ["train", "--resume", "--out", "case/run"]]
+        return [["train", "--resume", "--out", "case/run", "--stop-at", "3"]]
+    return [["evaluate", "case/run"], ["train", "--resume", "--out", "case/run", "--stop-at", "3"]]
 
 
 def _prompts(file: str) -> list[list[str]]:
@@ -237,7 +235,7 @@ def _import(file: str) -> list[list[str]]:
 
 
 _MODEL = {"config.json": formats.JSON, "model.safetensors": formats.SAFETENSORS}
-_CHECKPOINT = "run/checkpoints/step-3/"
+_CHECKPOINT = "run/checkpoints/step-2/"
 
 SUBJECTS: list[Subject | Options] = [
     Options("settings", 20),
