@@ -16,6 +16,7 @@ from fuzz import bases
 from fuzz.running import import_modules, in_child, write_modules
 from fuzz.subjects import SUBJECTS, Options, Subject
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 CASES = int(os.environ.get("AXON_FUZZ", 2000))
 
@@ -32,7 +33,14 @@ def inputs(tmp_path_factory) -> Path:
 
     in_child(work, folder.with_name("log"))
     import_modules(modules)
+    _read_constants()
     return folder
+
+
+@settings(max_examples=1, derandomize=True, database=None, deadline=None)
+@given(st.lists(st.integers(), min_size=300))
+def _read_constants(numbers) -> None:
+    """Have hypothesis look for constants in our modules here, which takes a second, and in no child."""
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
