@@ -7,6 +7,7 @@ picture `docs/axon.svg`. With `--check` it changes nothing, and fails where they
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import sys
@@ -33,16 +34,19 @@ def pages() -> dict[str, str]:
     return made
 
 
+def written() -> dict[str, str]:
+    """Return the written pages by their path, with links that lead to pages of the documentation alone."""
+    found = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+    return {page.relative_to(DOCS).as_posix(): _within(page.read_text("utf-8"), page.parent) for page in found}
+
+
 def write(out: Path) -> None:
     """Write the source of the documentation into `out`, anew."""
     from axon_docs import figures
 
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    for page in DOCS.rglob("*.md"):
-        if "_build" not in page.parts:
-            _write(out / page.relative_to(DOCS), page.read_text("utf-8"))
-    for path, text in pages().items():
+    for path, text in (written() | pages()).items():
         _write(out / path, text)
     for card in papers.installed(ROOT):
         for name, source in papers.pictures(card.entry.distribution, ROOT).items():
@@ -52,7 +56,8 @@ def write(out: Path) -> None:
     figures.visibility(drawn / "visibility.svg")
     figures.schedules(drawn / "schedules.svg")
     _write(drawn / "axon.svg", picture.svg(ROOT))
-    _write(out / "results.md", f"{_results()}\n\n{figures.results(ROOT / 'benchmarks' / 'results', drawn)}")
+    measured = figures.results(ROOT / "benchmarks" / "results", drawn)
+    _write(out / "results.md", f"{written()['results.md']}\n## The files of benchmarks/results\n\n{measured}")
 
 
 def front() -> dict[Path, str]:
@@ -65,11 +70,19 @@ def front() -> dict[Path, str]:
     return {ROOT / "README.md": made, DOCS / "axon.svg": picture.svg(ROOT)}
 
 
-def _results() -> str:
-    """What the front page says was measured."""
-    section = (ROOT / "README.md").read_text("utf-8").partition("## Results\n")[2].partition("\n## ")[0].strip()
-    section = re.sub(r"\(plugins/(axon-[a-z]+)(#[a-z-]+)?\)", r"(papers/\1.md)", section)
-    return f"# Results\n\n{section}\n\n## Decoding, as in the files of benchmarks/results"
+def _within(text: str, folder: Path) -> str:
+    """Links of a page in `folder` that leave docs/: to a paper's README, they lead to its page; others become text."""
+
+    def link(match: re.Match[str]) -> str:
+        shown, target = match.groups()
+        path = (folder / target.partition("#")[0]).resolve()
+        if re.match(r"\w+:", target) or path.is_relative_to(DOCS):
+            return match[0]
+        if path.parent.parent == ROOT / "plugins" and path.name == "README.md":
+            return f"[{shown}]({os.path.relpath(DOCS / 'papers' / path.parent.name, folder)}.md)"
+        return shown
+
+    return re.sub(r"(?<!!)\[([^\[\]]*)\]\(([^)\s]+)\)", link, text)
 
 
 def _index(title: str, about: str, found: dict[str, str]) -> str:

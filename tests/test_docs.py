@@ -99,24 +99,50 @@ def broken(page: str, texts: Mapping[str, str], exists: Callable[[str], bool]) -
     return found
 
 
-def test_every_link_between_pages_leads_to_a_place_in_one(made):
-    shown = {"results.md", "figures/axon.svg", "figures/visibility.svg", "figures/schedules.svg"}
+def of_the_site(made: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
+    """The pages of the documentation by path, and the pictures drawn for them."""
+    shown = {"figures/axon.svg", "figures/visibility.svg", "figures/schedules.svg"}
     shown |= {f"papers/{name}" for card in papers.installed(ROOT)
               for name in papers.pictures(card.entry.distribution, ROOT)}  # fmt: skip
-    texts = {page.relative_to(DOCS).as_posix(): page.read_text("utf-8") for page in WRITTEN} | made
-    texts["results.md"] = generate._results()
+    return generate.written() | dict(made), shown
+
+
+def test_every_link_between_pages_leads_to_a_place_in_one(made):
+    texts, shown = of_the_site(made)
     wrong = {page: found for page in texts if (found := broken(page, texts, {*texts, *shown}.__contains__))}
     assert not wrong
     assert sum(len(links(text)) for text in texts.values()) > 20
 
 
-def test_every_link_of_what_is_read_on_github_leads_to_a_place_in_a_file():
-    files = [*ROOT.glob("*.md"), *ROOT.glob("plugins/*/*.md")]
+def test_links_out_of_the_documentation_lead_to_a_papers_page_or_become_text():
+    text = "[a](../plugins/axon-gqa/README.md#claims) [`b`](../axon_core/config.py) [c](style.md#d) [e](https://f/g)"
+    assert generate._within(text, DOCS) == "[a](papers/axon-gqa.md) `b` [c](style.md#d) [e](https://f/g)"
+    assert generate._within("[a](../../plugins/axon-gqa/README.md)", DOCS / "x") == "[a](../papers/axon-gqa.md)"
+
+
+def test_every_link_of_what_is_read_on_github_leads_to_a_place_in_a_file(made):
+    files = [*ROOT.glob("*.md"), *ROOT.glob("plugins/*/*.md"), *ROOT.glob("tests/*.md"), *WRITTEN]
     texts = {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in files}
-    shown = texts | {page.removesuffix("/README.md"): text for page, text in texts.items()}  # with a folder its README
-    wrong = {page: found for page in texts if (found := broken(page, shown, lambda path: (ROOT / path).exists()))}
-    assert not wrong
+    pages, pictures = of_the_site(made)
+    generated = {f"docs/{page}": text for page, text in pages.items()} | {f"docs/{name}": "" for name in pictures}
+    folders = {page.removesuffix("/README.md"): text for page, text in texts.items()}  # with a folder its README
+    shown = generated | folders | texts
+    found = {page: broken(page, shown, lambda path: path in shown or (ROOT / path).exists()) for page in texts}
+    assert not {page: wrong for page, wrong in found.items() if wrong}
     assert any(anchor for text in texts.values() for _, anchor in links(text))
+
+
+def test_the_page_of_results_has_the_figures_of_the_front_page():
+    page = (DOCS / "results.md").read_text("utf-8")
+    table = (ROOT / "README.md").read_text("utf-8").partition("## Results\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\|(?!---) .+? \|(.+) \|$", table, re.MULTILINE)[1:]
+    assert 1 <= len(rows) <= 10
+    figure = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.])")
+    figures = [found for row in rows for found in figure.findall(row.replace(", ", " "))]
+    assert len(figures) > 15 and set(figures) <= set(figure.findall(page))  # no figure of the front page is its own
+    for heading in ("Language modelling", "Translation", "Decoding", "Training", "Diffusion", "Alignment"):
+        section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+        assert re.search(r"\d+ November", section) and "|---|" in section, heading
 
 
 def test_the_rule_for_links_finds_what_it_is_for():

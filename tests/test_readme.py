@@ -32,6 +32,15 @@ def test_the_main_example_trains_and_generates_in_15_lines():
     assert 'LLAMA_ATTENTIONS_CLASSES["GQA"]' in example and "fit(" in example and "generate(" in example
 
 
+def test_the_front_page_fits_on_a_screen_and_names_its_two_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 110
+    (block, *_) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    commands = [line.partition("#")[0].split() for line in block.splitlines()]
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert commands == [["make", "demo"], ["make", "test"]] and {"demo", "test"} <= set(targets)
+
+
 def test_the_table_names_every_plugin():
     table = (ROOT / "README.md").read_text(encoding="utf-8")
     for plugin in ROOT.glob("plugins/axon-*"):
