@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar, cast, get_args
+from typing import Any, Self, TypeGuard, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -23,11 +23,24 @@ class Config(BaseModel):
 
     Unknown fields, numbers that are not finite and integers beyond 64 bits are errors. Every field
     carries a description; a field that stands for a constant of a paper cites the section.
+    A table without a `type` changes the part that its field declares by default: what it does not name stays.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        tables = cast("Mapping[str, Any]", values) if isinstance(values, Mapping) else {}
+        if not any(_is_partial(tables.get(name)) for name in cls.model_fields):
+            return values
+        given = dict(tables)
+        for name in cls.model_fields:
+            if _is_partial(table := given.get(name)) and (part := declared_part(cls, name, given)):
+                given[name] = merged(part, table)
+        return given
 
     @model_validator(mode="after")
     def _integers_fit(self) -> Self:
@@ -86,6 +99,46 @@ class Spec(BaseModel):
     def options(self) -> dict[str, Any]:
         """The component's own options: everything but `type`."""
         return dict(self.model_extra or {})
+
+
+def declared_part(config: type[BaseModel], name: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the table of the part, or of the config, that a field has by default; None where it has neither.
+
+    `given` are the values of other fields, which the default may depend on.
+    """
+    known = dict(given)
+    for field, info in config.model_fields.items():
+        if field != name and field in known:
+            continue
+        try:
+            known[field] = info.get_default(call_default_factory=True, validated_data=known)
+        except Exception:  # it depends on what is missing or wrong: validation will tell
+            known.pop(field, None)
+        if field == name:
+            break
+    default = known.get(name)
+    if isinstance(default, str | Mapping) and Spec in _kinds(config.model_fields[name].annotation):
+        default = Spec.of(cast("str | Mapping[str, Any]", default))
+    if not isinstance(default, BaseModel):
+        return None
+    table, key = default.model_dump(mode="json", exclude_unset=True), getattr(default, "type", None)
+    return table if key is None else {"type": key, **table}
+
+
+def merged(part: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `part` with the fields of `table`; of tables without a `type` in it, too, only what they name changes."""
+    return {
+        **part,
+        **{
+            name: merged(old, new) if _is_partial(new) and isinstance(old := part.get(name), Mapping) else new
+            for name, new in table.items()
+        },
+    }
+
+
+def _is_partial(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether this is a table that leaves open of which part it is."""
+    return isinstance(value, Mapping) and "type" not in value
 
 
 def validate(config: type[C], values: Any) -> C:

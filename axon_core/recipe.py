@@ -21,7 +21,7 @@ from typing import Any, Self, cast
 from pydantic import Field
 
 from axon_core import config
-from axon_core.config import Spec, at, validate
+from axon_core.config import Spec, at, merged, validate
 from axon_core.documents import parse_toml
 from axon_core.errors import ConfigError, UsageError
 from axon_core.interfaces.trainer import Trainer
@@ -182,10 +182,8 @@ def _depth(path: list[str]) -> tuple[int, bool]:
 def _inside(tables: Table, path: list[str], text: str) -> Table:
     """Return the table at `path`, made where there is none."""
     table = tables
-    for i, name in enumerate(path):
-        inner = table.get(name)
-        if inner is None:
-            inner = default_part(tables, path[: i + 1]) or {}
+    for name in path:
+        inner = {} if (found := table.get(name)) is None else found
         if isinstance(inner, str):  # the short form of a component without options
             inner = {"type": inner}
         if not isinstance(inner, dict):
@@ -204,7 +202,7 @@ def _part(tables: Table, path: list[str], present: Any) -> Table | None:
     default = default_part(tables, path) if path else None
     if default is None:
         return None
-    return {**found, "type": default["type"]} if found else default
+    return merged(default, found)
 
 
 def _parse(text: str) -> tuple[list[str], Any, str]:

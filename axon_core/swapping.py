@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from axon_core.config import Config, validate
+from axon_core.config import Config, declared_part, merged, validate
 from axon_core.discovery import discover
 from axon_core.errors import AxonError, ConfigError
 from axon_core.registry import registries, registry_of
@@ -94,27 +94,17 @@ def default_part(tables: Mapping[str, Any], path: Sequence[str]) -> Table | None
     The configs of the parts around it say so: a model that names its own norm, a trainer its optimiser.
     """
     node: Any = tables
-    default: Table | None = None
+    part: Table | None = None
     schemas: Sequence[Schema] = ()
     for name in path:
-        found = next((field for schema in schemas if (field := schema.model_fields.get(name))), None)
-        default = _default(found)
-        inside = cast("Mapping[str, Any]", node).get(name) if isinstance(node, Mapping) else None
-        node = default if inside is None else inside
-        schemas = _schemas(node, found)
-        if inside is None and default is None:
-            return None
-    return default
-
-
-def _default(field: FieldInfo | None) -> Table | None:
-    default: Any = None
-    if field is not None:
-        with suppress(Exception):  # a factory may need the values of other fields
-            default = field.get_default(call_default_factory=True)
-    if isinstance(default, BaseModel) and (key := getattr(default, "type", None)):
-        return {"type": key, **default.model_dump(mode="json", exclude_unset=True)}
-    return None
+        table = cast("Mapping[str, Any]", node) if isinstance(node, Mapping) else {}
+        owner = next((schema for schema in schemas if name in schema.model_fields), None)
+        part = None if owner is None else declared_part(owner, name, table)
+        node = table.get(name, part)
+        if part is not None and isinstance(node, Mapping) and "type" not in node:
+            node = merged(part, cast("Mapping[str, Any]", node))
+        schemas = _schemas(node, None if owner is None else owner.model_fields[name])
+    return part if part and "type" in part else None
 
 
 def _schemas(node: Any, field: FieldInfo | None) -> Sequence[Schema]:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from axon_core import ATTENTIONS, MODELS, NORMS
+from axon_core import ATTENTIONS, MODELS, NORMS, TRAINERS
 from axon_core.cli import main
+from axon_core.config import Config, Spec, validate
+from axon_core.optim import AdamW
 from axon_core.recipe import Recipe, override
 
 GQA = {"type": "GQA", "n_kv_heads": 2, "qk_norm": "rmsnorm"}
@@ -74,16 +77,59 @@ def test_a_part_that_the_recipe_leaves_to_the_model_keeps_the_models_options():
     assert MODELS["unet"].Config.model_fields["attention"].default.options == {"bias": True}
     for way in ("model.attention.type=GQA", "model.attention=GQA"):
         assert swapped({"model": UNET}, way)["model"]["attention"] == {"type": "GQA", "bias": True}
-    assert swapped({"model": UNET}, "model.attention.qk_norm=layernorm")["model"]["attention"] == {
-        "type": "MHA", "bias": True, "qk_norm": "layernorm",
-    }  # fmt: skip
     ours = {"trainer": {"type": "causal_lm", "optimizer": {"lr": 0.1, "weight_decay": 0.0}}}
     assert swapped(ours, "trainer.optimizer.type=muon")["trainer"]["optimizer"] == {
         "type": "muon", "lr": 0.1, "weight_decay": 0.0,
     }  # fmt: skip
+    given = {"model": {**UNET, "attention": {"qk_norm": "layernorm"}}}
+    assert swapped(given, "model.attention.type=GQA")["model"]["attention"] == {
+        "type": "GQA", "bias": True, "qk_norm": "layernorm",
+    }  # fmt: skip
     deep = {"trainer": {"type": "ddpm", "diffusion": {"parameterisation": "v"}}}
     found = swapped(deep, "trainer.diffusion.schedule.type=cosine")["trainer"]["diffusion"]
     assert found == {"parameterisation": "v", "schedule": {"type": "cosine"}}
+
+
+def test_a_key_that_is_set_changes_that_key_alone():
+    """What a trainer declares of its optimiser, its sampler or its chain stays, key by key."""
+    for key in TRAINERS:
+        kind = TRAINERS[key].Config
+        own = kind()
+        for name in kind.model_fields:
+            if not isinstance(part := getattr(own, name), BaseModel):
+                continue
+            for inner in (*type(part).model_fields, *(part.model_extra or {})):
+                value = part.model_dump(mode="json")[inner]
+                if inner != "type" and isinstance(value, float) and value < 0.5:
+                    tables = swapped({"trainer": {"type": key}}, f"trainer.{name}.{inner}={value / 2}")
+                    tables["trainer"].pop("type")
+                    found = validate(kind, tables["trainer"])
+                    assert getattr(found, name) == part.model_copy(update={inner: value / 2}), (key, name, inner)
+    rates = [validate(TRAINERS[key].Config, {"optimizer": {"lr": 0.5}}).optimizer for key in ("ppo", "ppo_control")]
+    assert rates == [AdamW(lr=0.5, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-5)] * 2
+
+
+def test_a_table_without_a_type_changes_the_part_that_its_owner_declares():
+    given = {"channels": 1, "size": 8}
+    unet = MODELS.config({**UNET, "groups": 4, "attention": {"qk_norm": "layernorm"}}, **given)
+    assert unet.attention == Spec.of({"type": "MHA", "bias": True, "qk_norm": "layernorm"})
+    assert MODELS.config({**UNET, "groups": 4, "attention": {"type": "MHA"}}, **given).attention == Spec(
+        type="MHA"
+    )  # its own
+    both = {"type": "transformer", "attention": {"bias": True}, "cross_attention": {"qk_norm": "rmsnorm"}}
+    found = MODELS.config(both, vocab_size=9, context=8)
+    assert found.attention == Spec.of({"type": "MHA", "bias": True})
+    assert found.cross_attention == Spec.of({"type": "MHA", "bias": True, "qk_norm": "rmsnorm"})
+    ddpm = TRAINERS["ddpm"].Config
+    chain = validate(ddpm, {"diffusion": {"schedule": {"steps": 9}}, "sampling": {"sampler": {"eta": 1.0}}})
+    assert chain.diffusion.schedule == Spec.of({"type": "linear", "steps": 9})
+    assert chain.sampling.sampler == Spec.of({"type": "ddim", "eta": 1.0})
+
+    class Owner(Config):
+        chain: ddpm = ddpm(gamma=5.0, diffusion={"schedule": {"type": "cosine", "steps": 7}})
+
+    made = validate(Owner, {"chain": {"diffusion": {"schedule": {"offset": 0.1}}}}).chain
+    assert made.diffusion.schedule == Spec.of({"type": "cosine", "steps": 7, "offset": 0.1})
 
 
 def test_a_part_of_this_session_and_one_that_nobody_knows(caplog):

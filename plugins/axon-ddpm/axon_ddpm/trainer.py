@@ -135,8 +135,8 @@ class DDPMTrainer(Trainer):
         known = {"levels": data.levels, "unlabelled": config.unlabelled > 0, "class_names": data.names}
         with at("trainer", "diffusion"):
             for name, value in known.items():
-                given = getattr(config.diffusion, name)
-                if name in config.diffusion.model_fields_set and given != value:
+                given, default = getattr(config.diffusion, name), Diffusion.Config.model_fields[name].default
+                if given not in (value, default):
                     raise ConfigError([((name,), f"it follows from the data and the trainer, {value}, got {given}")])
             self.diffusion = Diffusion(config.diffusion.model_copy(update=known))
         with at("trainer", "sampling"):

@@ -140,7 +140,7 @@ def _trained(seed: int, gamma: float | None) -> _Run:
             "response_tokens": 8,
             "kl_coefficient": 0.05,
             "unfinished_penalty": 0.0,
-            "optimizer": {"lr": _RATE, "weight_decay": 0.0},
+            "optimizer": {"type": "adamw", "lr": _RATE, "weight_decay": 0.0},
             "device": "cpu",
         },
         "data": {"prompts": [word for word in text[:4000].split() if len(word) <= 15][:200], "held_out": 0.32},
