@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 from axon_core import records
 from axon_core.config import validate
 from axon_core.decoding import check_prompt
+from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, DataError, Interrupted, UsageError
 from axon_core.folders import refuse_folder
 from axon_core.generation import Completion, Request, chunks
@@ -166,7 +167,7 @@ def _finished(path: Path, rows: Mapping[Id, Row]) -> set[Id]:
     done: set[Id] = set()
     for number, line in enumerate(lines, 1):
         try:
-            found: dict[str, Any] = json.loads(line)
+            found: dict[str, Any] = parse_json(line.decode())
             key = found["id"]
             if not (found.keys() >= _ROW and isinstance(key, str | int)):
                 raise ValueError
@@ -192,9 +193,11 @@ def _finished(path: Path, rows: Mapping[Id, Row]) -> set[Id]:
 def _is_other(tail: bytes) -> bool:
     """Whether a last line without a newline is whole JSON that is no row of results."""
     try:
-        row: Any = json.loads(tail)
-    except ValueError:
+        row: Any = parse_json(tail.decode())
+    except (json.JSONDecodeError, UnicodeDecodeError):
         return False
+    except ValueError:  # no row is nested that deep
+        return True
     return not (isinstance(row, dict) and row.keys() >= _ROW)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -31,7 +30,7 @@ from axon_core.storage import (
     write_text,
     writing,
 )
-from axon_core.trees import read_tree, write_tree
+from axon_core.trees import read_tree, read_values, write_tree
 from axon_core.weights import load_weights, misfit, sizes, weightless
 
 if TYPE_CHECKING:
@@ -263,8 +262,15 @@ class Checkpoints:
         return next((name for name in reversed(self.names()) if not verify(self.folder / name)), None)
 
     def learning_rate(self, name: str) -> float:
-        """Return the peak of the learning rate that a checkpoint was made with."""
-        return json.loads((self.folder / name / TREE).read_text(encoding="utf-8-sig"))["lr"]
+        """Return the peak of the learning rate that a checkpoint was made with.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        rate = read_values(self.folder / name).get("lr")
+        if not isinstance(rate, int | float):
+            raise CheckpointError(f"{self.folder / name / TREE} is damaged: it names no learning rate")
+        return rate
 
     def clean(self, step: int) -> None:
         """Remove what a killed process left: drafts, checkpoints after `step`, those beyond the number to keep."""
@@ -293,5 +299,5 @@ class Checkpoints:
 
     @staticmethod
     def read(checkpoint: Path) -> dict[str, Any]:
-        """Return the training state of a checkpoint that `find` found."""
+        """Return the training state of a checkpoint that `find` found. Raises `CheckpointError` where it is damaged."""
         return read_tree(checkpoint)

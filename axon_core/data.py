@@ -107,7 +107,11 @@ class Windows:
         self._starts = lru_cache(maxsize=2)(self._epoch)
 
     def batch(self, step: int, size: int) -> Int[Tensor, "b n+1"]:
-        """Return the windows of examples `step * size` up to the next step's first."""
+        """Return the windows of examples `step * size` up to the next step's first.
+
+        Raises:
+            UsageError: a step would go through far more epochs than make sense; see `across_epochs`.
+        """
         starts = across_epochs(self._starts, self.per_epoch, step, size)
         return self.tokens[starts[:, None] + self._within].long()
 

@@ -43,15 +43,17 @@ def integer(digits: str) -> int:
     return int(digits)
 
 
-def parse_json(text: str, parse_int: Callable[[str], int] = integer) -> Any:
+def parse_json(text: str, parse_int: Callable[[str], int] = integer, **hooks: Any) -> Any:
     """Return what JSON says; files of other projects may hold integers that are no sizes (`parse_int=int`).
+
+    `hooks` are the others of `json.loads`, such as `parse_constant`.
 
     Raises:
         ValueError: it is no JSON, holds an integer that no size can be, is nested more than `DEPTH` deep, or has more
             than `JSON_CHARACTERS`.
     """
     try:
-        return _shallow(json.loads(_bounded(text, JSON_CHARACTERS), parse_int=parse_int))
+        return _shallow(json.loads(_bounded(text, JSON_CHARACTERS), parse_int=parse_int, **hooks))
     except RecursionError:
         raise _too_deep() from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import platform
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from axon_core.documents import parse_json
 from axon_core.errors import UsageError
 from axon_core.json_text import to_json
 
@@ -189,7 +189,7 @@ def _holder() -> dict[str, Any]:
 
 def _described(descriptor: int) -> str:
     try:
-        holder = json.loads(os.pread(descriptor, 10_000, 0))
+        holder = parse_json(os.pread(descriptor, 10_000, 0).decode())
         return f"process {holder['process']} on {holder['host']} ({holder['command']}), since {holder['since']},"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

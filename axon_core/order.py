@@ -9,9 +9,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from axon_core.errors import UsageError
 from axon_core.randomness import Key
 
-__all__ = ["Order", "across_epochs"]
+__all__ = ["EPOCHS", "Order", "across_epochs"]
+
+EPOCHS = 1 << 16
+"""How often a single step may go through all examples: more is a slip of the pen that would take for ever."""
 
 
 class Order:
@@ -22,7 +26,7 @@ class Order:
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
     def batch(self, step: int, size: int) -> Int[Tensor, " b"]:
-        """Return the numbers of the `size` examples of a step."""
+        """Return the numbers of the `size` examples of a step; raises `UsageError` as `across_epochs`."""
         return across_epochs(self._epoch, self._size, step, size)
 
     def _shuffled(self, epoch: int) -> Int[Tensor, " n"]:
@@ -37,7 +41,15 @@ def across_epochs(epoch: Callable[[int], Int[Tensor, " n"]], per_epoch: int, ste
         per_epoch: how many they are.
         step: counted from 0.
         size: entries in a step.
+
+    Raises:
+        UsageError: a step would go through more than `EPOCHS` epochs.
     """
+    if size > EPOCHS * per_epoch:
+        raise UsageError(
+            f"a step may go through all examples {EPOCHS:,} times at most, and a batch of {size:,} goes through these "
+            f"{per_epoch:,} more often; make the batch smaller"
+        )
     picks: list[Tensor] = []
     first, end = step * size, (step + 1) * size
     while first < end:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zlib
 from collections.abc import Iterator
 from itertools import combinations
@@ -20,7 +19,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from axon_core.config import Config, validate
-from axon_core.documents import gunzipped
+from axon_core.documents import gunzipped, parse_json
 from axon_core.errors import ConfigError, DataError
 from axon_core.folders import refuse_folder
 from axon_core.paths import expanded
@@ -192,7 +191,7 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _object(line: bytes, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_fields, parse_constant=_no_number)
+        value = parse_json(line.decode("utf-8-sig"), int, object_pairs_hook=_fields, parse_constant=_no_number)
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise DataError(
@@ -201,7 +200,7 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
         ) from None
     except _Twice as error:
         raise DataError(f"{place} has the field {error.args[0]!r} twice; remove one of them") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{place} is no JSON: {error}; write one object a line, and leave no line empty") from None
     if not isinstance(value, dict):
         raise DataError(f'{place} must be a JSON object such as {{"prompt": …}}, got {shortened(repr(value), 60)}')

@@ -221,10 +221,10 @@ def _check_empty(path: Path) -> None:
 def _metric(line: bytes) -> dict[str, Any] | None:
     """Return what a line of the metrics says, or None where it is damaged."""
     try:
-        metric = cast(dict[str, Any], json.loads(line.decode("utf-8-sig")))
+        metric = cast(dict[str, Any], parse_json(line.decode("utf-8-sig")))
         if words := metric.pop("not_finite", None):
             metric["value"] = float(words["value"])
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError):
         return None
     kinds = {"step": int, "split": str, "name": str, "value": int | float}
     return metric if all(isinstance(metric.get(name), kind) for name, kind in kinds.items()) else None

@@ -21,6 +21,7 @@ __all__ = ["State"]
 
 
 _log = logging.getLogger("axon")
+_KEPT = frozenset("step data first_batch evaluation best worse models optimizer lr moments average trainer".split())
 
 
 class State:
@@ -154,8 +155,12 @@ class State:
         """Take over what `state_dict` returned.
 
         Raises:
-            CheckpointError: it belongs to another model or optimiser, or to other data.
+            CheckpointError: it is not whole, or belongs to another model or optimiser, or to other data.
         """
+        if missing := _KEPT - state.keys():
+            raise CheckpointError(
+                f"the checkpoint lacks {', '.join(sorted(missing))}: another version wrote it, or it was changed"
+            )
         kind = self.trainer.config.optimizer.type
         if state["optimizer"] != kind:
             raise CheckpointError(f"the checkpoint's optimiser is {state['optimizer']}, the recipe's is {kind}")

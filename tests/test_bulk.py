@@ -232,6 +232,9 @@ FOREIGN = [
     (b'{"id": 1, "prompt": "The quick", "text": "", "finish": "eos", "tokens": []}\n', "line 1 of out.jsonl is no row"),
     (b'{"id": 1, "prompt": "one"}\n', "line 1 of out.jsonl is no row of results"),
     (b'{"id": 1, "prompt": "one"}', "out.jsonl ends with what is no row of results"),
+    (b'{"id": ' + b"[" * 3000 + b"\n", "line 1 of out.jsonl is no row of results"),
+    (b'{"id": ' + b"[" * 3000, "out.jsonl ends with what is no row of results"),
+    (b'{"id": ' + b"[" * 100 + b"]" * 100 + b"}", "out.jsonl ends with what is no row of results"),
 ]
 
 

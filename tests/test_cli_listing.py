@@ -26,7 +26,7 @@ PARTS = """
             return x
 
     @click.command("fly")
-    @click.argument("how", type=click.Choice(["high", "broken", "away", "full", "quiet", "heavy"]))
+    @click.argument("how", type=click.Choice("high broken away full quiet heavy vast endless long".split()))
     def fly(how):
         '''Fly a kite.'''
         from axon_core.errors import DataError
@@ -36,9 +36,15 @@ PARTS = """
             raise KeyboardInterrupt
         if how == "full":
             raise OSError(28, "No space left on device", "kite.bin")
-        if how == "heavy":
+        if how in ("heavy", "vast", "endless", "long"):
             import torch
-            torch.empty(1 << 60)
+            if how == "heavy":
+                torch.empty(1 << 60)
+            if how == "vast":
+                torch.empty(1 << 40, 1 << 30)
+            if how == "endless":
+                torch.zeros(1, 3).expand(1 << 62, 3).clone(memory_format=torch.contiguous_format)
+            torch.empty(1 << 64)
         if how == "quiet":
             raise DataError("the wind file is empty; give one with wind in it")
         click.echo(f"flying {how}")
@@ -247,11 +253,14 @@ def test_an_unknown_command(capsys) -> None:
     ("how", "code", "message"),
     [
         ("quiet", DataError.exit_code, "Error: the wind file is empty; give one with wind in it\n"),
-        (
-            "heavy",
-            1,
-            "Error: the memory is not enough for this; make the batch or the beam smaller, the text shorter, or free "
-            "some\n",
+        *(
+            (
+                how,
+                1,
+                "Error: the memory is not enough for this; make the model, the batch or the beam smaller, the text "
+                "shorter, or free some\n",
+            )
+            for how in ("heavy", "vast", "endless", "long")
         ),
         ("full", 1, "Error: No space left on device: kite.bin\n"),
         (

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from pathlib import Path
 
 import pytest
+import torch
 
+from axon_core.checkpoint import Checkpoints
 from axon_core.cli import main
+from axon_core.cli.output import MOST, Warnings
 from axon_core.documents import DEPTH, gunzipped, parse_json, parse_toml
-from axon_core.errors import DataError
+from axon_core.errors import CheckpointError, ContractError, DataError, UsageError
+from axon_core.locks import lock_folder
 from axon_core.paths import expanded
 from axon_core.records import read_json_lines
+from axon_core.run import RunFolder
+from axon_core.storage import TENSORS, TREE
+from axon_core.trees import read_tree, write_tree
 
 DEEP = [2 * DEPTH, 900, 5_000, 100_000]
 
@@ -80,3 +88,58 @@ def test_a_file_that_unpacks_to_far_more_is_refused_and_others_are_read(tmp_path
 def test_a_path_with_a_zero_byte_is_refused() -> None:
     with pytest.raises(DataError, match="zero byte"):
         expanded("a\0b")
+
+
+DAMAGE = ["[" * 3_000, '{"a": ' * 900 + "1" + "}" * 900, '{"id": ' + "9" * 5_000 + "}", "\udcff", "[1]", "{"]
+
+
+@pytest.mark.parametrize("text", DAMAGE, ids=range(len(DAMAGE)))
+def test_every_reader_of_json_refuses_it_in_words(text: str, tmp_path: Path) -> None:
+    content = text.encode("utf-8", "surrogateescape")
+    (tmp_path / TREE).write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_tree(tmp_path)
+    (tmp_path / "step-1").mkdir()
+    (tmp_path / "step-1" / TREE).write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Checkpoints(tmp_path).learning_rate("step-1")
+    (tmp_path / "metrics.jsonl").write_bytes(content + b"\n")
+    assert [*RunFolder(tmp_path, {}).read_metrics()] == []
+    (tmp_path / "rows.jsonl").write_bytes(content + b"\n")
+    with pytest.raises(DataError, match=r"line 1 of .*rows\.jsonl"):
+        [*read_json_lines(tmp_path / "rows.jsonl")]
+
+
+@pytest.mark.parametrize("text", DAMAGE, ids=range(len(DAMAGE)))
+def test_a_lock_says_nothing_of_its_holder_where_it_is_damaged(text: str, tmp_path: Path) -> None:
+    with lock_folder(tmp_path):
+        next(tmp_path.iterdir()).write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(UsageError, match="in use: another process writes to it"), lock_folder(tmp_path):
+            raise AssertionError("locked twice")
+
+
+def test_a_state_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    deep: list = []
+    for _ in range(DEPTH):
+        deep = [deep]
+    with pytest.raises(ContractError, match="64 deep"):
+        write_tree(tmp_path, {"deep": deep})
+    write_tree(tmp_path, {"generator": 1 << 127})  # as numpy's PCG64
+    assert read_tree(tmp_path) == {"generator": 1 << 127}
+
+
+def test_a_state_that_does_not_fit_its_tensors_is_damaged(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a": torch.zeros(2)})
+    for tree in ({"a": {"$tensor": "/b"}}, {"a": {"$tensor": []}}, {"a": {"$number": "x"}}):
+        (tmp_path / TREE).write_text(json.dumps(tree))
+        with pytest.raises(CheckpointError, match="is damaged, or does not belong to"):
+            read_tree(tmp_path)
+    (tmp_path / TENSORS).unlink()
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_tree(tmp_path)
+
+
+def test_a_warning_that_quotes_a_long_value_is_shortened(capsys) -> None:
+    Warnings().emit(logging.LogRecord("axon", logging.WARNING, "", 0, "drops %s, the rest", ("x" * 100_000,), None))
+    shown = capsys.readouterr().err
+    assert len(shown) <= MOST + 1 and shown.startswith("drops xx") and shown.endswith("xx, the rest\n")

@@ -14,7 +14,7 @@ from importlib import import_module
 import click
 from click.shell_completion import CompletionItem
 
-from axon_core.cli.output import Warnings, echo
+from axon_core.cli.output import MOST, Warnings, echo
 from axon_core.discovery import Entry, discover
 from axon_core.errors import AmbiguousKey, AxonError, ContractError, UnknownKey
 from axon_core.packages import command_line
@@ -142,7 +142,7 @@ def _run(argv: list[str]) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        echo(shortened(shown.getvalue(), _MOST), err=True, nl=False)
+        echo(shortened(shown.getvalue(), MOST), err=True, nl=False)
         return error.exit_code
     except BrokenPipeError:
         raise
@@ -150,13 +150,19 @@ def _run(argv: list[str]) -> int:
         if debug:
             echo(traceback.format_exc(), err=True, nl=False)
         else:
-            message = f"Error: {shortened(_explained(error), _MOST)}"  # it quotes what may be of any length
+            message = f"Error: {shortened(_explained(error), MOST)}"
             echo("\n".join([message, *getattr(error, "__notes__", [])]), err=True)
         return error.exit_code if isinstance(error, AxonError) else 1
 
 
-_MOST = 4000  # characters of a message
-_NO_MEMORY = ("OutOfMemoryError", "DefaultCPUAllocator")  # how torch says so, on a GPU and on a CPU
+# How torch says so: on a GPU, on a CPU, and where a number of bytes or of elements is beyond 64 bits.
+_NO_MEMORY = (
+    "OutOfMemoryError",
+    "DefaultCPUAllocator",
+    "Storage size calculation overflowed",
+    "numel: integer multiplication overflow",
+    "Overflow when unpacking long",
+)
 
 
 def _explained(error: Exception) -> str:
@@ -167,7 +173,10 @@ def _explained(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "something in the input is nested too deeply, a list in a list or a table in a table; make it flatter"
     if isinstance(error, MemoryError) or any(name in f"{type(error).__name__}: {error}" for name in _NO_MEMORY):
-        return "the memory is not enough for this; make the batch or the beam smaller, the text shorter, or free some"
+        return (
+            "the memory is not enough for this; make the model, the batch or the beam smaller, the text shorter, or "
+            "free some"
+        )
     return (
         f"{type(error).__name__}: {error}. This is a fault of Axon or of a plugin, not of your input; "
         "`axon --debug …` shows where it happened"

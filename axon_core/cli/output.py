@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from axon_core.json_text import to_json
-from axon_core.printable import printable, printable_json
+from axon_core.printable import printable, printable_json, shortened
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,13 +59,17 @@ def _write(text: str, err: bool, nl: bool, exact: bool = False) -> None:
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl, color=exact or None)
 
 
+MOST = 4000
+"""Characters of a message: it may quote what is of any length."""
+
+
 class Warnings(logging.Handler):
     """Prints log records by `echo` on the standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message; where nobody reads it any more, the work goes on."""
         with contextlib.suppress(OSError):
-            echo(self.format(record), err=True)
+            echo(shortened(self.format(record), MOST), err=True)
 
 
 def print_json(value: Any) -> None:

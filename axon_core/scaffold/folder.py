@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from axon_core.documents import parse_toml
 from axon_core.errors import UsageError
 from axon_core.storage import claimed_folder, whole_folder
 
@@ -53,7 +53,7 @@ def _plugins(folder: Path) -> Path | None:
     """Return the folder of plugins of Axon's repository that `folder` lies in, if it lies in one."""
     for parent in (folder, *folder.parents):
         try:
-            project = tomllib.loads((parent / "pyproject.toml").read_text(encoding="utf-8-sig")).get("project", {})
+            project = parse_toml((parent / "pyproject.toml").read_text(encoding="utf-8-sig")).get("project", {})
         except (OSError, ValueError):
             continue
         if project.get("name") == "axon-core" and (parent / "plugins").is_dir():

@@ -25,7 +25,7 @@ import torch._dynamo  # which the first optimizer imports: once, before any chil
 from axon_core.cli import main
 
 SECONDS = 20
-"""How long a command may take."""
+"""How long a command may compute: the machine may be busy with other things too."""
 MEMORY = 1 << 30
 """How much memory all commands may take, in bytes, beyond what was in use before the first one."""
 
@@ -51,20 +51,28 @@ class _Hang(BaseException):
     """The time is over; no `except Exception` catches it."""
 
 
-def run(arguments: Sequence[str]) -> Outcome:
-    """Run `axon` in this process, and check the rules that hold for every input."""
+def run(arguments: Sequence[str], asks_much: bool = False) -> Outcome:
+    """Run `axon` in this process, and check the rules that hold for every input.
+
+    Args:
+        arguments: what stands after `axon`.
+        asks_much: whether the input names such sizes that the memory may rightly be too little.
+    """
     out, err = io.StringIO(), io.StringIO()
-    signal.signal(signal.SIGALRM, _hang)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.signal(signal.SIGPROF, _hang)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(arguments)
     except _Hang:
         raise Broken(f"took more than {SECONDS} seconds: axon {list(arguments)}\n{traceback.format_exc()}") from None
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     outcome = Outcome(code, out.getvalue(), err.getvalue())
-    if problem := _problem(outcome, arguments[0] in ("train", "generate")):
+    problem = _problem(outcome, arguments[0] in ("train", "generate"))
+    if not (problem or asks_much) and "memory is not enough" in outcome.text:
+        problem = "more memory than the input asks for"
+    if problem:
         raise Broken(f"{problem}: axon {list(arguments)}\n{outcome.text[:4000]}\n{_where(arguments, outcome)}")
     return outcome
 
@@ -88,7 +96,7 @@ def _problem(outcome: Outcome, generates: bool) -> str | None:
 
 def _where(arguments: Sequence[str], outcome: Outcome) -> str:
     """Run it again with its traceback, where the message was that of a bug."""
-    if "fault of Axon" not in outcome.text:
+    if "fault of Axon" not in outcome.text and "memory is not enough" not in outcome.text:
         return ""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -100,7 +108,7 @@ def _hang(number: int, frame: object) -> None:
     raise _Hang
 
 
-def in_child(work: Callable[[], None], log: Path, patience: float = 60) -> None:
+def in_child(work: Callable[[], None], log: Path, patience: float = 120) -> None:
     """Do `work` in a forked process with the limits; raises `Broken` with what it raised there.
 
     Args:
