@@ -7,13 +7,16 @@ SOURCES := pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test affected lint format docs bench clean
+.PHONY: demo test quick affected lint format docs bench clean help
 
 demo: .venv/demo  ## train X-Llama on the built-in text and generate from it
 	$(BIN)/axon train xllama-tiny
 
 test: .venv/test  ## run every test; those that need data are skipped unless AXON_DATA_DIR is set
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+quick: .venv/test  ## run the tests without those marked slow, which take over ten seconds each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
 affected: .venv/test  ## run the tests of what differs from BASE (main), and of what depends on it
 	OMP_NUM_THREADS=1 $(BIN)/python tools/affected.py $(BASE) -- -n 2 --dist worksteal -q
@@ -37,6 +40,10 @@ bench: .venv/test  ## print the measurements of benchmarks/
 
 clean:  ## remove what the other targets made, except runs/
 	rm -rf .venv .venv-wheels dist
+
+help:  ## print this list
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/\1	\2/p' Makefile | while IFS='	' read -r target about; do \
+		printf '%-9s %s\n' "$$target" "$$about"; done
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

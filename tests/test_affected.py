@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def root(tmp_path):
         file.write('[project.entry-points."axon.v1.norm"]\nround_off = "axon_d:D"\n')
     (tmp_path / "plugins/axon-d/axon_d/recipes").mkdir(parents=True)
     (tmp_path / "plugins/axon-d/axon_d/recipes/d-small.toml").write_text("")
-    for subject in affected.WALKS:
+    for subject in (*affected.WALKS, "repository"):
         (tmp_path / "tests" / f"test_{subject}.py").write_text("def test_it():\n    pass\n")
     (tmp_path / "tests" / "test_across.py").write_text("import axon_b\n")
     (tmp_path / "tests" / "test_alone.py").write_text("# nothing of axon_bb\n")
@@ -60,17 +61,18 @@ def root(tmp_path):
         (["plugins/axon-c/axon_c/x.py"], ["plugins/axon-c", *files(*affected.WALKS)]),
         (["plugins/axon-a/README.md"], ["plugins/axon-a", *files(*affected.PAGES)]),
         (["plugins/axon-a/CHANGELOG.md"], ["plugins/axon-a", *files("affected", "architecture", *affected.PAGES)]),
-        (["plugins/axon-d/pyproject.toml"], ["plugins/axon-d", *files("key", "recipe", *affected.WALKS)]),
-        (["tests/test_alone.py"], ["tests/test_alone.py"]),
-        (["tests/test_deleted.py"], []),
+        (["plugins/axon-d/pyproject.toml"], ["plugins/axon-d", *files("key", "recipe", "repository", *affected.WALKS)]),
+        (["tests/test_alone.py"], files("alone", "readme")),
+        (["tests/test_deleted.py"], files("readme")),
         (["tests/conftest.py"], ["tests"]),
         (["tests/conftest.py", "plugins/axon-d/axon_d/x.py"], ["plugins/axon-d", "tests"]),
         (["axon_core/config.py"], ["tests", "plugins", "axon_core"]),
         (["constraints.txt", "plugins/axon-d/x.py"], ["tests", "plugins", "axon_core"]),
         (["docs/_ext/axon_docs/names.py"], files("commands", "docs", "docstrings", "readme")),
         (["README.md"], files("commands", "docs", "docstrings", "readme")),
-        (["tools/release.py"], files("affected")),
-        ([".github/workflows/release.yml"], files("affected")),
+        (["tools/release.py"], files("affected", "repository")),
+        (["changes/axon-a.x.md"], files("commands", "docs", "docstrings", "readme", "repository")),
+        ([".github/workflows/release.yml"], files("affected", "repository")),
         (["CHANGELOG.md"], files("affected", "architecture", "commands", "docs", "docstrings", "readme")),
         (["LICENSE"], []),
     ],
@@ -93,6 +95,7 @@ def test_dependencies_are_those_of_the_pyprojects():
     assert {"rmsnorm", "xllama-tiny"} <= known["axon-rmsnorm"].offers | known["axon-xllama"].offers
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="there is no git")
 def test_it_finds_committed_uncommitted_and_new_files_and_fails_with_the_tests(root):
     def git(*arguments):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")
@@ -114,7 +117,7 @@ def test_it_finds_committed_uncommitted_and_new_files_and_fails_with_the_tests(r
     (root / "plugins/axon-c/pyproject.toml").write_text('[project]\nname = "axon-c"\n')
     assert run("main", "--list").stdout.split()[:2] == ["plugins/axon-c", "plugins/axon-d"]
     passed = run("main", "--", "-q", "-p", "no:cacheprovider")
-    assert passed.returncode == 0 and f"{2 + len(affected.WALKS)} passed" in passed.stdout
+    assert passed.returncode == 0 and f"{3 + len(affected.WALKS)} passed" in passed.stdout
     (root / "plugins/axon-d/tests/test_d.py").write_text("def test_it():\n    raise ValueError\n")
     assert run("main", "--", "-q", "-p", "no:cacheprovider").returncode == 1
     assert run("--", "-q", "-p", "no:cacheprovider").returncode == 1  # main by default, as `make affected` calls it
@@ -143,11 +146,12 @@ def test_a_tag_that_names_no_package_or_another_version_is_refused(tag, words):
     assert refused.returncode == 1 and words in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_a_release_tries_its_wheel_before_it_is_published():
+def test_a_release_tries_its_wheel_and_sources_before_they_are_published():
     steps = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
     order = [
         "-m build --outdir dist",
-        "--force-reinstall dist/*.whl",
+        "in dist/*.whl dist/*.tar.gz",
+        '--force-reinstall "$file"',
         '/.venv/bin/axon" list',
         "gh-action-pypi-publish",
     ]

@@ -51,6 +51,7 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
     run([sys.executable, "-W", "error", "-c", blocks(page, "python")], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("console"))
 def test_commands_of_a_page_run_one_after_the_other(page, tmp_path):
     lines = blocks(page, "console").splitlines()

@@ -43,6 +43,7 @@ def _read_constants(numbers) -> None:
     """Have hypothesis look for constants in our modules here, which takes a second, and in no child."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_every_change_ends_in_a_result_or_a_message(subject: Subject | Options, inputs: Path, tmp_path: Path):
     log = tmp_path / "case"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # One process imports torch and then forks a child for each attempt, so that the twenty kills cost seconds, not minutes.
 KILLER = """
 import json, os, random, shutil, signal, sys, time
@@ -77,6 +79,7 @@ print(json.dumps(dict(whole=outcome(base / "whole"), finished=finished, kills=ki
 """
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path):
     command = [sys.executable, "-c", KILLER, str(Path(__file__).parent), str(tmp_path), "2"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)

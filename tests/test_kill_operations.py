@@ -56,6 +56,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict
         server.stdin.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_whatever_ends_a_command_it_ends_at_the_same_bytes_when_run_again(name: str, ask):
     place = NAMES.index(name)

@@ -44,6 +44,7 @@ def training(kind: str, out: Path) -> list[str]:
     return ["train", *recipe, *sets, "--out", str(out / kind)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["clone", "empty folder"])
 def test_a_new_user_goes_from_idea_to_a_trained_model(place: str, tmp_path: Path) -> None:
     if place == "clone":

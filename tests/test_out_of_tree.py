@@ -117,6 +117,7 @@ print(cache.nbytes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ATTENTIONS)
 def test_trains_inside_x_llama_and_decodes_with_a_cache(installed: Site, key: str, tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -15,6 +15,7 @@ def blocks(readme: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", readme.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
 def test_python_examples_run(readme, tmp_path):
     found = blocks(readme)
@@ -46,3 +47,11 @@ def test_the_table_names_every_plugin():
     for plugin in ROOT.glob("plugins/axon-*"):
         row = f"[{plugin.name}](plugins/{plugin.name})"
         assert row in table, f"no row for {plugin.name}: python docs/generate.py --front"
+
+
+def test_the_readme_of_the_tests_says_what_each_file_guards():
+    folder = Path(__file__).parent
+    rows = re.findall(r"^\| (\[.*?) \| (.{20,}) \|$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [name for files, _ in rows for name in re.findall(r"\[(\w+)\]\(\1\.py\)", files)]
+    assert sorted(named) == sorted(path.stem for path in folder.glob("test_*.py"))
+    assert all((folder / name).exists() for name in ("conftest.py", "fuzz", "out_of_tree", "file_operations.c"))

@@ -23,7 +23,9 @@ WALKS = ("affected", "architecture", "conformance", "install_line", "not_finite"
 """The tests that look at every package without naming it."""
 ELSEWHERE = {
     r"docs/.*|.*\.md": PAGES,
-    r"tools/.*|\.github/.*": ("affected",),
+    r"tools/.*|\.github/.*": ("affected", "repository"),
+    r"changes/.*|\.pre-commit-config\.yaml|.*/pyproject\.toml": ("repository",),
+    r"tests/test_.*\.py": ("readme",),
     r"(.*/)?CHANGELOG\.md": ("affected", "architecture"),
 }
 """The tests of what is no code of a package, by its path."""

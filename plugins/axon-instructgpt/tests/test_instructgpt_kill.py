@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 TINY = Path(__file__).with_name("tiny.toml").read_text(encoding="utf-8")
@@ -95,6 +96,7 @@ print(json.dumps(dict(whole=whole, killed=killed, last=last,
 """
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     letters = torch.randint(3, (900,), generator=torch.Generator().manual_seed(0)).tolist()
     (tmp_path / "text.txt").write_text("".join("ab "[i] for i in letters))
