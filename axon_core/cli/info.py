@@ -26,16 +26,59 @@ _NO_COMPONENTS = ("paper", "command", "hooks", "registry")
 def command(key: str, as_json: bool) -> None:
     """Describe KEY (or PLUGIN:KEY): a component, with its options and its paper, or a recipe, also as a TOML file.
 
-    A component's plugin is imported; a recipe is only read.
+    KEY may also be the folder of a run: its model, and what the numbers of classes stand for. The plugins of a
+    component or of a run are imported; a recipe is only read.
     """
     described = _recipes(key)
     records = [_recipe_record(recipe) for recipe in described]
-    records += [_record(entry) for entry in _entries(key, needed=not described)]
+    if (Path(key) / "run.json").is_file():
+        records.append(_run_record(Path(key)))
+    records += [_record(entry) for entry in _entries(key, needed=not records)]
     if as_json:
         print_json(records)
         return
     for record in records:
-        (_print_recipe if record["kind"] == "recipe" else _print)(record)
+        {"recipe": _print_recipe, "run": _print_run}.get(record["kind"], _print)(record)
+
+
+def _run_record(path: Path) -> dict[str, Any]:
+    """What a run was trained as, and its model, once it has saved one.
+
+    Raises:
+        CheckpointError: the run or its model is damaged.
+    """
+    from axon_core.checkpoint import load_config  # these need torch, and a recipe is described without
+    from axon_core.interfaces.model import Model
+    from axon_core.registry import TRAINERS
+    from axon_core.run import RunFolder
+    from axon_core.saved import reading
+
+    run = RunFolder.open(path)
+    facts = run.facts.get("recipe") or {}
+    record = {"kind": "run", "path": str(path), "recipe": facts.get("name"), "created": run.facts.get("created")}
+    if not run.model.exists() and run.checkpoints.find(None) is None:
+        return {**record, "model": None, "names": {}}
+    with reading(path) as folder:
+        model = load_config(folder, Model)
+        names = TRAINERS[run.recipe().trainer.type].saved_names(folder) if facts else {}
+    about = {
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "config": model.config.model_dump(mode="json"),
+    }
+    return {**record, "model": about, "names": {kind: list(of) for kind, of in names.items()}}
+
+
+def _print_run(record: dict[str, Any]) -> None:
+    origin = f" of the recipe {record['recipe']}" if record["recipe"] else ""
+    echo(f"run {record['path']}{origin}\nbegun: {record['created']}")
+    if (model := record["model"]) is None:
+        echo("model: none yet")
+        return
+    echo(f"model: {model['class']}, {model['parameters']:,} parameters\n\n{to_toml(model['config'])}")
+    for kind, names in record["names"].items():
+        print_table(["number", kind], [(str(number), name) for number, name in enumerate(names)])
+        echo()
 
 
 def _recipes(key: str) -> list[Recipe]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -192,6 +192,14 @@ class Trainer(ABC):
 
     def evaluation_facts(self) -> Mapping[str, str]:
         """Return in words how `evaluate` measures, to stand beside its numbers in `run.json`; by default nothing."""
+        return {}
+
+    @classmethod
+    def saved_names(cls, folder: Path) -> Mapping[str, Sequence[str]]:
+        """Return what the numbers of the model that `export` wrote into `folder` stand for, by kind, in their order.
+
+        Such as `{"classes": ("cats", "dogs")}`; `axon info` shows it. By default nothing has names.
+        """
         return {}
 
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from axon_core.errors import UsageError
 
-__all__ = ["Classes", "class_number", "in_order", "listed"]
+__all__ = ["Classes", "captions", "class_number", "in_order", "listed"]
 
 Classes = int | str | Sequence[int | str]
 """A class by its number or name: one for all pictures, or one for each."""
@@ -49,6 +49,23 @@ def class_number(label: int | str, names: Sequence[str]) -> int:
             f"the classes of this model are {listed(names)}, numbered 0 to {len(names) - 1}, got {int(label)}"
         )
     return int(label)
+
+
+def captions(n: int, names: Sequence[str], classes: Classes | None = None) -> list[str]:
+    """Return the names of n pictures' classes, by default of all classes in turn; none where classes have no names.
+
+    >>> captions(3, ["cats", "dogs"]), captions(2, ["cats", "dogs"], "dogs"), captions(2, [])
+    (['cats', 'dogs', 'cats'], ['dogs', 'dogs'], [])
+
+    Raises:
+        UsageError: there is no such class.
+    """
+    if not names:
+        return []
+    if classes is None:
+        return [names[i % len(names)] for i in range(n)]
+    each = [classes] * n if isinstance(classes, int | str) else classes
+    return [names[class_number(label, names)] for label in each]
 
 
 def listed(names: Sequence[str]) -> str:

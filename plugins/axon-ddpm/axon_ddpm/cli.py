@@ -19,12 +19,12 @@ from axon_core.recipe import override
 from axon_core.run import RunFolder
 from axon_core.saved import reading
 from axon_core.storage import claimed_file, writing
-from axon_ddpm.classes import Classes, class_number, listed
+from axon_ddpm.classes import Classes, captions, class_number, listed
 from axon_ddpm.dali import Dali
 from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
 from axon_ddpm.process import SPACINGS
-from axon_ddpm.quality import beside
+from axon_ddpm.quality import beside, beside_captions
 from axon_ddpm.samplers import Frame
 
 _ANIMATED = 40  # frames of an animation, at most
@@ -119,13 +119,15 @@ def command(
             context.with_resource(claimed_file(path))
     every = -(-steps_back // _ANIMATED) if gif is not None else steps_back
     animation = _paint(batch, n, batch_size, steps_back, every)
-    save_png(grid(animation[-1], columns), out)
+    names = [] if guidance == 0 or (label is None and other is not None) else captions(n, dali.class_names, label)
+    save_png(grid(animation[-1], columns, captions=names), out)
     echo(f"{_counted(n, 'picture')} in {out}{_of_classes(dali, n, label, in_turn=other is None)}")
     if nearest is not None and train is not None:
-        save_png(grid(beside(to_unit(animation[-1]), train), together=2), nearest)
+        pairs = beside(to_unit(animation[-1]), train)
+        save_png(grid(pairs, together=2, captions=beside_captions(names)), nearest)
         echo(f"{_counted(n, 'picture')} beside the nearest training pictures in {nearest}")
     if gif is not None:
-        save_gif([grid(frame, columns) for frame in animation], gif)
+        save_gif([grid(frame, columns, captions=names) for frame in animation], gif)
         echo(f"{_counted(len(animation), 'frame')} in {gif}")
 
 

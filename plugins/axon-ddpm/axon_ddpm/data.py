@@ -30,7 +30,8 @@ __all__ = ["PictureConfig", "PictureData"]
 
 _log = logging.getLogger("axon")
 
-_MEMBERS = ("images.npy", "labels.npy")
+_NAMES = ("names", "label_names")
+_MEMBERS = tuple(f"{member}.npy" for member in ("images", "labels", *_NAMES))
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -38,8 +39,9 @@ class PictureConfig(config.Config):
     """The `[data]` table of a recipe whose data are pictures."""
 
     path: str
-    """A folder of pictures; an .npz file with `images` (n h w c or n h w, uint8) and, with classes, `labels`; or the
-    word `digits`, for scikit-learn's (a folder of that name is `./digits`). `~` and `$VARIABLES` are filled in."""
+    """A folder of pictures; an .npz file with `images` (n h w c or n h w, uint8) and, with classes, `labels` and
+    perhaps `names` or `label_names`, a text for each class; or the word `digits`, for scikit-learn's (a folder of that
+    name is `./digits`). `~` and `$VARIABLES` are filled in."""
     size: PositiveInt | None = None
     """Height and width: pictures are resized by their shorter side, and their middle is cut out. Left out, all must be
     squares of one size."""
@@ -197,6 +199,7 @@ def _npz(file: Path, *, classes: bool) -> _Raw:
             check_unpacked(sum(sizes), file.stat().st_size, file)
             images = arrays["images"]
             labels = arrays["labels"] if classes and "labels" in arrays else None
+            names = next((arrays[name] for name in _NAMES if classes and name in arrays), None)
     except DataError:
         raise
     except Exception as error:  # numpy and zipfile say in a dozen ways that a file is damaged
@@ -204,7 +207,7 @@ def _npz(file: Path, *, classes: bool) -> _Raw:
             f"cannot read {file}: {str(error) or 'it is damaged'}; give an .npz file with an array `images`, or a "
             "folder"
         ) from None
-    if not all(isinstance(array, np.ndarray) for array in (images, labels) if array is not None):
+    if not all(isinstance(array, np.ndarray) for array in (images, labels, names) if array is not None):
         raise DataError(f"cannot read {file}: a member is damaged; give an .npz file with an array `images`")
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         raise DataError(
@@ -225,8 +228,21 @@ def _npz(file: Path, *, classes: bool) -> _Raw:
             f"`labels` of {file} must be numbered from 0 up without gaps, got {known} different ones up to "
             f"{labels.max()}"
         )
-    names = tuple(str(name) for name in range(known))
-    return _Raw(tensor, torch.from_numpy(labels.astype(np.int64)), names)
+    return _Raw(tensor, torch.from_numpy(labels.astype(np.int64)), _class_names(names, known, file))
+
+
+def _class_names(given: np.ndarray | None, number: int, file: Path) -> tuple[str, ...]:
+    """Return the names of the classes of an .npz file, by number: those it holds, or their numbers."""
+    if given is None:
+        return tuple(map(str, range(number)))
+    if given.dtype.kind not in "US" or given.shape != (number,):
+        raise DataError(
+            f"`names` of {file} must be a text for each of the {number} classes, got {given.dtype} {given.shape}"
+        )
+    names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in given.tolist())
+    if odd := next((name for name in names if not name or not name.isprintable() or names.count(name) > 1), None):
+        raise DataError(f"`names` of {file} must be printable and each another, got {printable(odd)!r}")
+    return names
 
 
 def _folder(folder: Path, config: PictureConfig) -> _Raw:

@@ -19,7 +19,8 @@ class Grids:
 
     `step-<n>.png` comes every `grid_every` steps and at the end, early or not. All of a run begin with the same noise,
     so that they show the same pictures growing better. `nearest-<n>.png` comes with an evaluation that compares
-    samples with the data: each sample, and to its right the training picture nearest to it.
+    samples with the data: each sample, and to its right the training picture nearest to it. Below a sample stands the
+    name of the class that it was asked for.
     """
 
     @hook
@@ -37,7 +38,8 @@ class Grids:
         from axon_ddpm.pictures import grid, save_png
 
         if (found := _found(fit)) and (beside := found[0].beside) is not None:
-            save_png(grid(beside, together=2), found[1] / f"nearest-{fit.state.step}.png")
+            pictures, captions = beside
+            save_png(grid(pictures, together=2, captions=captions), found[1] / f"nearest-{fit.state.step}.png")
 
     @hook
     def fit_end(self, fit: Fit) -> None:
@@ -61,4 +63,4 @@ def _paint(fit: Fit, trainer: DDPMTrainer, folder: Path) -> None:
 
     with fit.state.averaged():
         pictures = evaluation(trainer, lambda: trainer.pictures(trainer.config.grid))
-    save_png(grid(pictures), folder / f"step-{fit.state.step}.png")
+    save_png(grid(pictures, captions=trainer.captions(len(pictures))), folder / f"step-{fit.state.step}.png")

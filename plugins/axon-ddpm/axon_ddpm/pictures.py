@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from axon_core.errors import DataError
+from axon_core.errors import DataError, UsageError
 from axon_core.storage import whole_file, writing
 
 __all__ = ["fitted", "grid", "read_picture", "save_gif", "save_png", "to_bytes", "to_unit"]
 
+_CAPTION = 14  # dots of a line of text
 _MODES = {1: "L", 3: "RGB"}
 _DAMAGED = (
     UnidentifiedImageError,
@@ -40,20 +44,57 @@ def to_bytes(images: Float[Tensor, "... c h w"]) -> UInt8[Tensor, "... c h w"]:
 
 
 def grid(
-    images: UInt8[Tensor, "b c h w"], columns: int | None = None, *, together: int = 1, cell: int = 48
+    images: UInt8[Tensor, "b c h w"],
+    columns: int | None = None,
+    *,
+    together: int = 1,
+    cell: int = 48,
+    captions: Sequence[str] = (),
 ) -> UInt8[Tensor, "c height width"]:
     """Return the pictures side by side, in rows of `columns`, a line of white between them.
 
     Small pictures are enlarged, each dot to a square, to about `cell` dots. By default there are about as many rows as
-    columns, of as many pictures as stand `together`.
+    columns, of as many pictures as stand `together`. `captions`, if there are any, are one for each picture, and stand
+    below it, black on white; what is too long for the picture's width is cut off.
+
+    Raises:
+        UsageError: there are captions, and not as many as pictures.
     """
     b, c, h, w = images.shape
+    if captions and len(captions) != b:
+        raise UsageError(f"captions must be one for each picture, got {len(captions)} for {b}")
     columns = columns or together * math.ceil(math.sqrt(b / together))
     rows, scale = math.ceil(b / columns), max(1, round(cell / h))
-    sheet = torch.full((rows, columns, c, h * scale + 1, w * scale + 1), 255, dtype=torch.uint8)
-    large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    sheet.flatten(0, 1)[:b, :, :-1, :-1] = large
-    return sheet.permute(2, 0, 3, 1, 4).reshape(c, rows * (h * scale + 1), columns * (w * scale + 1))[:, :-1, :-1]
+    high, wide, strip = h * scale, w * scale, _CAPTION if captions else 0
+    sheet = torch.full((rows, columns, c, high + strip + 1, wide + 1), 255, dtype=torch.uint8)
+    cells = sheet.flatten(0, 1)
+    cells[:b, :, :high, :wide] = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    for place, text in zip(cells, captions, strict=False):
+        place[:, high : high + strip, :wide] = _caption(text, wide)
+    return sheet.permute(2, 0, 3, 1, 4).reshape(c, rows * (high + strip + 1), columns * (wide + 1))[:, :-1, :-1]
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return matplotlib's font, which has the letters of many languages; where it is not installed, pillow's own."""
+    found = find_spec("matplotlib")
+    for place in (found.submodule_search_locations or ()) if found else ():
+        with suppress(OSError, ImportError):
+            return ImageFont.truetype(Path(place, "mpl-data/fonts/ttf/DejaVuSans.ttf"), 10)
+    return ImageFont.load_default()
+
+
+@cache
+def _caption(text: str, width: int) -> UInt8[Tensor, "height width"]:
+    """Return a line of text, in the middle of a white strip."""
+    image = Image.new("L", (width, _CAPTION), 255)
+    draw, font = ImageDraw.Draw(image), _font()
+    if isinstance(font, ImageFont.ImageFont):  # pillow without FreeType, whose font has Latin letters alone
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    while text and draw.textlength(text, font=font) > width:
+        text = text[:-1]
+    draw.text(((width - draw.textlength(text, font=font)) // 2, 0), text, fill=0, font=font)
+    return torch.from_numpy(np.array(image))
 
 
 def save_png(picture: UInt8[Tensor, "c h w"], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from axon_ddpm.data import Part
     from axon_ddpm.trainer import DDPMTrainer
 
-__all__ = ["FRECHET", "beside", "comparison", "frechet_distance", "nearest"]
+__all__ = ["FRECHET", "beside", "beside_captions", "comparison", "frechet_distance", "nearest"]
 
 FRECHET = "frechet_distance_small_classifier"
 """The name of the measure, which says whose features it is of: it is no FID."""
@@ -59,6 +60,11 @@ def nearest(
 def beside(x: Float[Tensor, "n c h w"], among: Float[Tensor, "m c h w"]) -> UInt8[Tensor, "k c h w"]:
     """Return each of `x`, over [−1, 1], followed by the picture of `among` that is nearest to it."""
     return to_bytes(torch.stack((x, among[nearest(x, among)[1][:, 0]]), 1).flatten(0, 1))
+
+
+def beside_captions(names: Sequence[str]) -> list[str]:
+    """Return the captions of what `beside` returns, where `names` are those of its first argument's pictures."""
+    return [text for name in names for text in (name, "nearest")]
 
 
 def comparison(trainer: DDPMTrainer, part: Part) -> tuple[dict[str, float], UInt8[Tensor, "m c h w"]]:

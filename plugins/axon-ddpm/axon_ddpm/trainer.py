@@ -20,13 +20,14 @@ from axon_core.order import Order
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_ddpm.bound import held_out
+from axon_ddpm.classes import captions
 from axon_ddpm.dali import Dali
 from axon_ddpm.data import Part, PictureConfig, PictureData
 from axon_ddpm.denoiser import Denoiser
 from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import min_snr_weight, squared_error
 from axon_ddpm.pictures import to_bytes
-from axon_ddpm.quality import comparison
+from axon_ddpm.quality import beside_captions, comparison
 from axon_ddpm.samplers import final
 
 __all__ = ["DDPMTrainer"]
@@ -151,7 +152,7 @@ class DDPMTrainer(Trainer):
                 "trainer.unlabelled 1 shows the model no class, though the pictures have some; give less, or set "
                 "data.classes to false"
             )
-        self.beside: UInt8[Tensor, "m c h w"] | None = None
+        self.beside: tuple[UInt8[Tensor, "m c h w"], list[str]] | None = None
         self._order = Order(len(data.train), Key((config.seed, "order")))
 
     @classmethod
@@ -252,7 +253,9 @@ class DDPMTrainer(Trainer):
         part = Part(self.data.held_out.images[numbers], self.data.held_out.labels[numbers])
         found = held_out(self, part)
         if self.config.compared:
-            compared, self.beside = comparison(self, part)
+            compared, pairs = comparison(self, part)
+            names = self.captions(len(pairs) // 2, part.labels[: len(pairs) // 2].tolist())
+            self.beside = pairs, beside_captions(names)
             found |= compared
         return {**found, **coverage("images", len(part), of)}
 
@@ -265,6 +268,16 @@ class DDPMTrainer(Trainer):
             part = None if classes is None else classes[first : first + _ROWS]
             done.append(to_bytes(final(self.dali.sample(min(_ROWS, n - first), part, first=first))).cpu())
         return torch.cat(done)
+
+    @classmethod
+    def saved_names(cls, folder: Path) -> Mapping[str, Sequence[str]]:
+        """Return the names of a saved model's classes; see `Trainer.saved_names`."""
+        names = Diffusion.load(folder).config.class_names
+        return {"classes": names} if names else {}
+
+    def captions(self, n: int, classes: Sequence[int] | None = None) -> list[str]:
+        """Return the names of the classes that `pictures` are of; none where they have none, or it is ignored."""
+        return captions(n, () if self.config.sampling.guidance == 0 else self.data.names, classes)
 
     def export(self, folder: Path) -> None:
         """Write the model, and how its output is to be read."""

@@ -32,7 +32,7 @@ def test_a_grid_and_an_animation(sample, tmp_path):
     code, said = sample("--n", 5, "--class", 1, "--guidance", 2, "--gif", "way.gif", "--out", "a.png")
     assert code == 0 and "5 pictures in a.png" in said and "4 frames in way.gif" in said
     first = read_picture(tmp_path / "a.png")
-    assert first.shape == (3, 2 * 49 - 1, 3 * 49 - 1)
+    assert first.shape == (3, 2 * (49 + 14) - 1, 3 * 49 - 1)  # a caption of 14 dots below each
     assert "1 picture in grid.png" in sample("--n", 1)[1]
     with Image.open("way.gif") as animation:
         assert animation.n_frames == 4
@@ -58,7 +58,7 @@ def test_variations_masks_and_ways_between(sample, tmp_path):
     assert sample("--image", "one.png", "--n", 4, "--strength", 0.25)[0] == 0
     assert sample("--image", "one.png", "--to", "two.png", "--n", 5, "--batch-size", 2, "--columns", 5)[0] == 0
     assert sample("--image", "one.png", "--mask", "mask.png", "--n", 1, "--class", 0)[0] == 0
-    assert (read_picture(tmp_path / "grid.png")[:, :, :24] == 40).all()
+    assert (read_picture(tmp_path / "grid.png")[:, :48, :24] == 40).all()
     save_png(torch.full((1, 8, 8), 255, dtype=torch.uint8), tmp_path / "white.png")
     code, said = sample("--image", "one.png", "--mask", "white.png", "--n", 1)
     assert code == 0 and "white.png is white everywhere: nothing of one.png is kept" in said
@@ -69,10 +69,10 @@ def test_pictures_beside_the_nearest_training_pictures(sample, run, tmp_path):
     code, said = sample("--n", 3, "--out", "a.png", "--nearest", "b.png", "--columns", 3)
     assert code == 0 and "3 pictures beside the nearest training pictures in b.png" in said
     painted, pairs = read_picture(tmp_path / "a.png"), read_picture(tmp_path / "b.png")
-    assert pairs.shape == (3, 2 * 49 - 1, 4 * 49 - 1)  # two pairs in a row
+    assert pairs.shape == (3, 2 * (49 + 14) - 1, 4 * 49 - 1)  # two pairs in a row
     train = Recipe.of(RunFolder.open(run).recipe().tables, "tiny", "a test").build().data.train.images
     for i in range(3):
-        x, (row, column) = painted[:, :48:6, 49 * i : 49 * i + 48 : 6], (49 * (i // 2), 98 * (i % 2))
+        x, (row, column) = painted[:, :48:6, 49 * i : 49 * i + 48 : 6], (63 * (i // 2), 98 * (i % 2))
         own, other = (pairs[:, row : row + 48 : 6, column + d : column + d + 48 : 6] for d in (0, 49))
         assert torch.equal(own, x)
         assert torch.equal(other, train[(train.float() - x).square().sum(dim=(1, 2, 3)).argmin()])

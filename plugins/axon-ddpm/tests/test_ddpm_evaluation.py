@@ -165,14 +165,16 @@ def test_samples_are_asked_for_the_classes_they_are_compared_with(trainer, monke
 def test_samples_are_shown_beside_the_nearest_training_pictures(trainer, tmp_path):
     made = trainer(compared=2, grid=1)
     fit(made, tmp_path / "run")
-    beside = made.beside
-    assert beside is not None and beside.shape == (2, 3, 8, 8)
+    assert made.beside is not None
+    beside, captions = made.beside
+    assert beside.shape == (2, 3, 8, 8)
+    assert captions == [made.data.names[made.data.held_out.labels[0]], "nearest"]
     first = to_unit(made.pictures(2, made.data.held_out.labels[:2].tolist()))[:1]
     train = to_unit(made.data.train.images)
     assert torch.equal(beside[0], to_bytes(first[0]))
     assert torch.equal(beside[1], made.data.train.images[(train - first).square().sum(dim=(1, 2, 3)).argmin()])
     sheet = read_picture(tmp_path / "run/samples/nearest-4.png")
-    assert torch.equal(sheet[:, :48:6, :48:6], beside[0]) and torch.equal(sheet[:, :48:6, 49::6], beside[1])
+    assert torch.equal(sheet[:, :48:6, :48:6], beside[0]) and torch.equal(sheet[:, :48:6, 49:97:6], beside[1])
 
 
 @pytest.mark.parametrize("grid_every", [None, 3, 2])
