@@ -19,7 +19,7 @@ from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_core.json_text import to_json
 from axon_core.locks import pinned, unpinned
-from axon_core.manifest import new_folder, note, read_checked, sha256, verify
+from axon_core.manifest import adding, new_folder, note, read_checked, sha256, verify
 from axon_core.randomness import forked
 from axon_core.registry import MODELS
 from axon_core.storage import (
@@ -75,11 +75,13 @@ class _Saved(BaseModel):
 def save_model(model: Model, folder: Path) -> None:
     """Write a model as `config.json`, which names its parts and their versions, and `model.safetensors`.
 
+    What a process that was killed left of these files is removed.
+
     Raises:
         CheckpointError: the folder cannot be written to.
+        UsageError: another process saves into it; the message names that process.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with adding(folder, WEIGHTS, _CONFIG), writing(folder):
         with whole_file(folder / WEIGHTS) as draft:
             save_weights(model, str(draft))
         save_config(model, folder)

@@ -14,10 +14,11 @@ from typing import cast
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError
 from axon_core.json_text import to_json
-from axon_core.storage import TENSORS, TREE, whole_folder, write_text
+from axon_core.storage import TENSORS, TREE, claimed_file, sweep, whole_folder, write_text, writing
 
 __all__ = [
     "MANIFEST",
+    "adding",
     "check_folder",
     "new_folder",
     "note",
@@ -56,6 +57,24 @@ def sums(folder: Path) -> dict[str, str]:
             "written; put it back, or remove it to use them as they are"
         ) from None
     return cast(dict[str, str], found)
+
+
+@contextmanager
+def adding(folder: Path, *names: str) -> Generator[None]:
+    """Claim, for the block, files of a folder that its manifest is to name; the folder is made where there is none.
+
+    What a killed process left of them is removed. One process at a time adds files to a folder.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+        UsageError: another process adds files to it; the message names that process.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with claimed_file(folder / MANIFEST):
+        for name in names:
+            sweep(folder, name)
+        yield
 
 
 def write_manifest(folder: Path) -> None:

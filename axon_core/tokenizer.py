@@ -20,7 +20,7 @@ from axon_core.config import Spec, validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, DataError
 from axon_core.json_text import to_json
-from axon_core.manifest import note, read_checked
+from axon_core.manifest import adding, note, read_checked
 from axon_core.pieces import trained_pieces
 from axon_core.storage import whole_file, write_text
 
@@ -39,7 +39,7 @@ __all__ = [
 PAD = -1
 """The id that fills up short rows. It is no token: it decodes to nothing and must never reach an embedding."""
 
-_FILE = "tokenizer.json"
+_FILE, _MODEL = "tokenizer.json", "tokenizer.model"
 
 
 class Tokenizer(ABC):
@@ -138,16 +138,17 @@ class Tokenizer(ABC):
         return self._pieces[token]
 
     def save(self, folder: Path | str) -> None:
-        """Write `tokenizer.json`, and the files it names, into `folder`.
+        """Write `tokenizer.json`, and the files it names, into `folder`; what a killed process left of them is removed.
 
         Raises:
             CheckpointError: they cannot be written.
+            UsageError: another process saves into the folder; the message names that process.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {"type": self.type, **self._state(folder)}
-        write_text(folder / _FILE, to_json(state, ensure_ascii=False))
-        note(folder, _FILE)
+        with adding(folder, _FILE, _MODEL):
+            state = {"type": self.type, **self._state(folder)}
+            write_text(folder / _FILE, to_json(state, ensure_ascii=False))
+            note(folder, _FILE)
 
     @staticmethod
     def load(folder: Path | str) -> Tokenizer:
@@ -301,7 +302,6 @@ class SentencePieceTokenizer(Tokenizer):
         """Whether a prompt begins with the marker `bos`; for a model that was trained that way."""
 
     type = "sentencepiece"
-    _MODEL = "tokenizer.model"
 
     def __init__(self, model: bytes, *, add_bos: bool = False, other_ends: Iterable[int] = ()) -> None:
         if not model:
@@ -359,14 +359,14 @@ class SentencePieceTokenizer(Tokenizer):
         return cast(list[int], self._processor.encode(text.encode()))  # given a lone surrogate, the library fails
 
     def _state(self, folder: Path) -> dict[str, Any]:
-        with whole_file(folder / self._MODEL) as draft:
+        with whole_file(folder / _MODEL) as draft:
             draft.write_bytes(self.model)
-        note(folder, self._MODEL)
+        note(folder, _MODEL)
         return {"add_bos": self.add_bos, "other_ends": sorted(self.other_ends)}
 
     @classmethod
     def _restore(cls, state: Mapping[str, Any], folder: Path) -> Self:
-        model, ends = read_checked(folder / cls._MODEL), state.get("other_ends", [])
+        model, ends = read_checked(folder / _MODEL), state.get("other_ends", [])
         return cls(model, add_bos=state.get("add_bos") is True, other_ends=ends)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +20,16 @@ from axon_core import MODELS
 from axon_core.cli import main
 from axon_core.data import TextData
 from axon_core.digests import digest
-from axon_core.errors import CheckpointError
+from axon_core.errors import CheckpointError, UsageError
 from axon_core.interfaces.model import CausalLM
+from axon_core.locks import lock_output
 from axon_core.loop import fit
 from axon_core.manifest import MANIFEST, check_folder, note, read_checked, write_manifest
 from axon_core.recipe import Recipe
 from axon_core.registry import TRAINERS
 from axon_core.run import RunFolder
 from axon_core.saved import load
-from axon_core.tokenizer import CharTokenizer, SentencePieceTokenizer, Tokenizer
+from axon_core.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
 
 SIZES = {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 8}
 
@@ -210,3 +212,34 @@ def test_every_trainer_knows_its_data_again_and_other_data_apart():
         share = "valid" if "valid" in tables["data"] else "held_out"
         other = {**tables["data"], share: {"reverse": 5} if share == "valid" else 0.5}
         assert first.data_digest() != Recipe.of({**tables, "data": other}, "other", "a test").build().data_digest()
+
+
+DIES = """
+import os, sys
+from axon_core import MODELS, storage
+from axon_core.tokenizer import ByteTokenizer
+model = MODELS.build({sizes}, vocab_size=258)
+storage._flush = lambda path: path.name.endswith({name!r}) and os._exit(9)
+model.save({folder!r}, ByteTokenizer())
+"""
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "config.json", "manifest.json"])
+def test_the_next_save_removes_what_a_killed_one_left(name: str, tmp_path: Path):
+    folder = tmp_path / "model"
+    script = DIES.format(sizes=SIZES, name=name, folder=str(folder))
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    (left,) = folder.glob(f".unfinished-*-{name}")
+    other = folder / ".unfinished-0123abcd-rows.jsonl"  # another process writes it just now
+    other.touch()
+    MODELS.build(SIZES, vocab_size=258).save(folder, ByteTokenizer())
+    assert not left.exists()
+    files = {"config.json", "manifest.json", "model.safetensors", "tokenizer.json"}
+    assert {file.name for file in folder.iterdir()} == {*files, other.name}
+    check_folder(folder)
+
+
+def test_two_processes_do_not_save_into_one_folder(tmp_path: Path):
+    with lock_output(tmp_path / MANIFEST), pytest.raises(UsageError, match="is in use: process"):
+        MODELS.build(SIZES, vocab_size=258).save(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -59,10 +59,11 @@ class Model(nn.Module, ABC):
     def save(self, folder: Path | str, tokenizer: Tokenizer | None = None) -> None:
         """Write `config.json` (with the versions of all parts) and `model.safetensors` into `folder`.
 
-        With its `tokenizer` the folder is all that `axon generate` needs.
+        With its `tokenizer` the folder is all that `axon generate` needs. What a killed process left there is removed.
 
         Raises:
             CheckpointError: the folder cannot be written to, or the tokenizer has more tokens than the model.
+            UsageError: another process saves into the folder; the message names that process.
         """
         from axon_core.checkpoint import save_model
 

@@ -14,7 +14,7 @@ from axon_core.config import Spec, at, validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError
 from axon_core.json_text import to_json
-from axon_core.manifest import note, read_checked
+from axon_core.manifest import adding, note, read_checked
 from axon_core.storage import write_text, writing
 from axon_ddpm.losses import bound_term
 from axon_ddpm.parameterisation import Parameterisation, Variance, log_variance, target, unmix
@@ -133,8 +133,13 @@ class Diffusion:
         return bound_term(self.process, x0, x_t, t, mean, found.log_variance, self.config.levels)
 
     def save(self, folder: Path) -> None:
-        """Write the settings beside a model. Raises `CheckpointError` where the folder cannot be written to."""
-        with writing(folder):
+        """Write the settings beside a model.
+
+        Raises:
+            CheckpointError: the folder cannot be written to.
+            UsageError: another process saves into it; the message names that process.
+        """
+        with adding(folder, _FILE), writing(folder):
             write_text(folder / _FILE, to_json(self.config.model_dump(mode="json"), indent=1))
             note(folder, _FILE)
 
