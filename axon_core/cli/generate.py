@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from axon_core.cli.options import Opened, generation_options, inference_options
 from axon_core.cli.output import echo, echo_generated, echo_renewed, print_json
 from axon_core.config import validate
 from axon_core.decoding import check_prompt
-from axon_core.errors import UsageError
+from axon_core.errors import AxonError, UsageError
 from axon_core.generation import Request, chunks, complete, warn_beyond
 from axon_core.sampling import Sampling
 from axon_core.storage import claimed_file
+from axon_core.tokenizer import Tokenizer
 
 
 @click.command("generate")
@@ -121,3 +124,16 @@ class _Progress:
         finished = self._left - (rows - done)
         eta = timedelta(seconds=round(seconds / finished * (rows - done)))
         echo_renewed(f"prompt {done}/{rows}  {tokens / seconds:,.0f} tokens/s  ETA {eta}", last=done == rows)
+
+
+def generate_command(run: Path, model: Path, sample: str = "") -> str:
+    """Return the command that generates with the model of a run, to be proposed to a user.
+
+    Its prompt is one that the tokenizer in the folder `model` can encode: an English one, or else the first word of
+    `sample`.
+    """
+    prompt = next(iter(sample.split()), "The ")
+    with suppress(AxonError):
+        Tokenizer.load(model).encode_prompt("The ")
+        prompt = "The "
+    return f"axon generate {shlex.quote(str(run))} --prompt {shlex.quote(prompt)}"

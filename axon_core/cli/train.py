@@ -6,17 +6,17 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import click
 
 from axon_core.callbacks.usual import LOGS
+from axon_core.cli.generate import generate_command
 from axon_core.cli.options import training_device_option
 from axon_core.cli.output import echo, echo_generated, json_option, print_json
 from axon_core.devices import describe_device
-from axon_core.errors import AxonError, UsageError
+from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.locks import check_unlocked
@@ -24,7 +24,6 @@ from axon_core.loop import Result, evaluation, fit
 from axon_core.planning import Plan
 from axon_core.recipe import Recipe
 from axon_core.run import RunFolder
-from axon_core.tokenizer import Tokenizer
 
 
 @click.command("train")
@@ -156,16 +155,8 @@ def _next(trainer: Trainer, out: Path, sample: str) -> str:
     if trainer.next_command is not None:
         return trainer.next_command.replace("{run}", folder)
     if any(isinstance(trainer.models[role], CausalLM) for role in trainer.trainable):
-        return f"axon generate {folder} --prompt {shlex.quote(_prompt(out / 'model', sample))}"
+        return generate_command(out, out / "model", sample)
     return f"axon evaluate {folder}"
-
-
-def _prompt(model: Path, sample: str) -> str:
-    """Return a prompt that the tokenizer in `model` can encode: an English one, or else the sample's first word."""
-    with suppress(AxonError):
-        Tokenizer.load(model).encode_prompt("The ")
-        return "The "
-    return next(iter(sample.split()), "The ")
 
 
 def described(metrics: Mapping[str, float | str]) -> str:

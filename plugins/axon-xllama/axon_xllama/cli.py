@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
+from axon_core.cli.generate import generate_command
 from axon_core.cli.output import echo
 from axon_core.tokenizer import Tokenizer
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.exporting import Format
-from axon_xllama.checkpoints.importing import Progress, is_metas
+from axon_xllama.checkpoints.importing import Progress, is_metas, talks_as_llama_2
 from axon_xllama.checkpoints.layout import Notice
 
 
@@ -48,7 +49,8 @@ def import_command(path: Path, out: Path, tokenizer: Path | None, context: int |
             "tokenizer is another model's, name the right one with --tokenizer.",
             err=True,
         )
-    echo(f'Next: axon generate {shlex.quote(str(out))} --prompt "The "')
+    chats = talks_as_llama_2(path)
+    echo(f"Next: {f'axon chat {shlex.quote(str(out))}' if chats else generate_command(out, out)}")
 
 
 @click.command("export")

@@ -1,13 +1,16 @@
 """Checkpoints of other projects: bit for bit there and back, and the same model on the way."""
 
 import json
+import shlex
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from axon_core.cli import main
+from axon_core.cli.app import cli
 from axon_core.generation import Request, complete, decode
 from axon_core.sampling import Sampling
 from axon_core.tokenizer import CharTokenizer, Tokenizer
@@ -294,6 +297,32 @@ def test_the_commands(llama, hf_folder, tmp_path, capsys):
     assert json.loads((back / "generation_config.json").read_text())["eos_token_id"] == 2
     assert main(["import", str(source), "--out", str(ours)]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+LLAMA_2 = "{% if system %}{{ '<<SYS>>' + system + '<</SYS>>' }}{% endif %}{{ '[INST] ' + content + ' [/INST]' }}"
+
+
+@pytest.mark.parametrize(
+    ("file", "template", "command"),
+    [
+        ("tokenizer_config.json", LLAMA_2, "chat"),
+        ("chat_template.jinja", LLAMA_2, "chat"),
+        ("tokenizer_config.json", "{{ '[INST] ' + content + ' [/INST]' }}", "generate"),  # another format
+        ("tokenizer_config.json", None, "generate"),
+    ],
+)
+def test_import_proposes_the_command_of_what_it_imported(llama, hf_folder, tmp_path, capsys, file, template, command):
+    source, ours = hf_folder(llama()), tmp_path / "our model"
+    if file.endswith("jinja"):
+        (source / file).write_text(template)
+    else:
+        settings = json.loads((source / file).read_text()) if (source / file).exists() else {}
+        (source / file).write_text(json.dumps({**settings, "chat_template": template}))
+    assert main(["import", str(source), "--out", str(ours)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: ")]
+    axon, name, folder, *rest = shlex.split(line.removeprefix("Next: "))
+    assert (axon, name, folder) == ("axon", command, str(ours))
+    assert CliRunner().invoke(cli, [name, folder, *rest, "--max-new-tokens", "3"], input="hi\n").exit_code == 0
 
 
 def test_a_prompt_begins_with_bos(llama, hf_folder, tmp_path):

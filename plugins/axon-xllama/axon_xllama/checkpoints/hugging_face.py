@@ -133,6 +133,19 @@ def ends(folder: Path) -> list[int]:
     return []
 
 
+def chat_template(folder: Path) -> str:
+    """Return the template of dialogues that the folder holds, in Jinja's language; where there is none, nothing.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    alone, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if alone.exists():
+        return alone.read_bytes().decode("utf-8", "replace")
+    found = read_json(settings).get("chat_template") if settings.exists() else None
+    return found if isinstance(found, str) else ""
+
+
 def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
     """Return the X-Llama config that a `config.json` describes.
 

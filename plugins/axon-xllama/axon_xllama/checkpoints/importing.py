@@ -12,6 +12,7 @@ from axon_core.config import validate
 from axon_core.errors import CheckpointError
 from axon_core.storage import claimed_folder, whole_folder
 from axon_core.tokenizer import SentencePieceTokenizer
+from axon_xllama.chat import MARKERS
 from axon_xllama.checkpoints import hugging_face, llama2c, meta
 from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked
 from axon_xllama.checkpoints.safetensors_files import nbytes, write_safetensors
@@ -81,6 +82,15 @@ def is_metas(path: Path) -> bool:
         CheckpointError: there is no checkpoint of a kind that can be imported.
     """
     return _kind(path) == "Meta"
+
+
+def talks_as_llama_2(path: Path) -> bool:
+    """Whether the checkpoint at `path` comes with the chat format of Llama 2, which is that of `axon chat`.
+
+    Raises:
+        CheckpointError: there is no checkpoint of a kind that can be imported, or a file of it is damaged.
+    """
+    return _kind(path) == "Hugging Face" and all(mark in hugging_face.chat_template(path) for mark in MARKERS)
 
 
 def _kind(path: Path) -> Kind:
