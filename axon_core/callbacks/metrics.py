@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from axon_core.callbacks.log import Log
 from axon_core.hooks import Request, hook
 from axon_core.json_text import to_json
 from axon_core.storage import writing
@@ -19,7 +20,7 @@ __all__ = ["MetricsFile"]
 _log = logging.getLogger("axon")
 
 
-class MetricsFile:
+class MetricsFile(Log):
     """Appends every number to the run's `metrics.jsonl`, one `{"step", "split", "name", "value"}` a line.
 
     Where the file can no longer be written, as on a full disk, it asks for a checkpoint, and training goes on without.
@@ -38,16 +39,6 @@ class MetricsFile:
                 self._file = os.open(fit.run.metrics, flags, 0o666)
 
     @hook
-    def step_end(self, fit: Fit, metrics: dict[str, float]) -> Request:
-        """Write the numbers of a step."""
-        return self._write(fit.state.step, "train", metrics)
-
-    @hook
-    def eval_end(self, fit: Fit, metrics: dict[str, float]) -> Request:
-        """Write the numbers of an evaluation."""
-        return self._write(fit.state.step, "held_out", metrics)
-
-    @hook
     def saved(self) -> None:
         """Have the system write the file to the disk."""
         if self._file is not None:
@@ -56,17 +47,8 @@ class MetricsFile:
             except OSError as error:
                 self._give_up(error)
 
-    @hook
-    def error(self) -> None:
-        """Close the file."""
-        self._close()
-
-    @hook
-    def fit_end(self) -> None:
-        """Close the file."""
-        self._close()
-
-    def _write(self, step: int, split: str, metrics: dict[str, float]) -> Request:
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> Request:
+        """Append a line for each number; ask for a checkpoint where that fails."""
         if self._file is None:
             return None
         lines = ({"step": step, "split": split, "name": name, "value": metrics[name]} for name in metrics)
@@ -84,9 +66,10 @@ class MetricsFile:
 
     def _give_up(self, error: OSError) -> None:
         _log.warning("metrics.jsonl cannot be written (%s): training goes on without metrics", error.strerror)
-        self._close()
+        self.close(failed=False)
 
-    def _close(self) -> None:
+    def close(self, failed: bool) -> None:
+        """Close the file."""
         if self._file is not None:
             file, self._file = self._file, None
             with suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axon_core.callbacks.log import Log
 from axon_core.errors import UsageError
 from axon_core.hooks import hook
 from axon_core.optional import import_optional
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["TensorBoard"]
 
 
-class TensorBoard:
+class TensorBoard(Log):
     """Writes every number as a scalar, `train/loss` or `held_out/loss`, into `tensorboard/` in the run folder.
 
     A resumed run continues its log; what came after the checkpoint is replaced. Look at it by
@@ -46,36 +47,18 @@ class TensorBoard:
         self._writer = self._writers.SummaryWriter(folder, purge_step=fit.state.step + 1 if fit.state.step else None)
 
     @hook
-    def step_end(self, fit: Fit, metrics: dict[str, float]) -> None:
-        """Write the numbers of a step."""
-        self._write(fit.state.step, "train", metrics)
-
-    @hook
-    def eval_end(self, fit: Fit, metrics: dict[str, float]) -> None:
-        """Write the numbers of an evaluation."""
-        self._write(fit.state.step, "held_out", metrics)
-
-    @hook
     def saved(self) -> None:
         """Bring everything to the file, so that a kill loses no number before the checkpoint."""
         if self._writer is not None:
             self._writer.flush()
 
-    @hook
-    def error(self) -> None:
-        """Close the file."""
-        self._close()
-
-    @hook
-    def fit_end(self) -> None:
-        """Close the file."""
-        self._close()
-
-    def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Write a scalar for each number."""
         for name, value in metrics.items():
             self._writer.add_scalar(f"{split}/{name}", value, step)
 
-    def _close(self) -> None:
+    def close(self, failed: bool) -> None:
+        """Close the file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -6,6 +6,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from axon_core.callbacks.log import Log
 from axon_core.hooks import hook
 from axon_core.optional import import_optional
 
@@ -17,7 +18,7 @@ __all__ = ["Wandb"]
 _KEY = "wandb"  # the field of `run.json` with the id under which a resumed run continues
 
 
-class Wandb:
+class Wandb(Log):
     """Logs every number to Weights & Biases, as `train/loss` or `held_out/loss`.
 
     By default it is offline: it writes into `wandb/` in the run folder, and `wandb sync` uploads that. The environment
@@ -48,30 +49,12 @@ class Wandb:
         mode = None if os.environ.get("WANDB_MODE") else "offline"
         self._logged = self._wandb.init(project=self._project, mode=mode, resume="allow", **options)
 
-    @hook
-    def step_end(self, fit: Fit, metrics: dict[str, float]) -> None:
-        """Log the numbers of a step."""
-        self._log(fit.state.step, "train", metrics)
-
-    @hook
-    def eval_end(self, fit: Fit, metrics: dict[str, float]) -> None:
-        """Log the numbers of an evaluation."""
-        self._log(fit.state.step, "held_out", metrics)
-
-    @hook
-    def error(self) -> None:
-        """End the run as failed."""
-        self._finish(1)
-
-    @hook
-    def fit_end(self) -> None:
-        """End the run."""
-        self._finish(0)
-
-    def _log(self, step: int, split: str, metrics: dict[str, float]) -> None:
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Log the numbers."""
         self._logged.log({f"{split}/{name}": value for name, value in metrics.items()}, step=step)
 
-    def _finish(self, code: int) -> None:
+    def close(self, failed: bool) -> None:
+        """End the run, as failed or not."""
         if self._logged is not None:
-            self._logged.finish(exit_code=code)
+            self._logged.finish(exit_code=int(failed))
             self._logged = None

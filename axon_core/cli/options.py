@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from axon_core.callbacks.usual import LOGS
 from axon_core.cli.output import echo
 from axon_core.config import validate
 from axon_core.errors import UsageError
@@ -23,6 +24,7 @@ __all__ = [
     "device_option",
     "generation_options",
     "inference_options",
+    "log_option",
     "tell_device",
     "training_device_option",
 ]
@@ -61,6 +63,23 @@ device_option = click.option("--device", default="auto", show_default=True, call
 """Gives a command `device`, one that computes here; the command says by `tell_device` which."""
 training_device_option = click.option("--device", help=f"{_DEVICE_HELP} By default as the recipe says, which is auto.")
 """Gives a command that trains by a recipe `device`, which is None where the recipe decides."""
+
+
+def _installed(context: click.Context, parameter: click.Parameter, logs: Sequence[str]) -> Sequence[str]:
+    for name in logs:
+        LOGS[name]()  # says what is not installed, before the data are read
+    return logs
+
+
+log_option = click.option(
+    "--log",
+    "logs",
+    type=click.Choice(list(LOGS)),
+    multiple=True,
+    callback=_installed,
+    help="Log the numbers there too; repeatable.",
+)
+"""Gives a command that trains `logs`, what its trainers' `log` is to be; each is installed."""
 
 
 def tell_device(device: str) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import click
 
-from axon_core.callbacks.usual import LOGS
 from axon_core.cli.generate import generate_command
-from axon_core.cli.options import training_device_option
+from axon_core.cli.options import log_option, training_device_option
 from axon_core.cli.output import echo, echo_generated, json_option, print_json
 from axon_core.devices import describe_device
 from axon_core.errors import UsageError
@@ -39,9 +38,7 @@ from axon_core.run import RunFolder
     "--dry-run", is_flag=True, help="Print the recipe as it would run, with sizes, steps and memory; end there."
 )
 @json_option
-@click.option(
-    "--log", "logs", type=click.Choice(list(LOGS)), multiple=True, help="Log the numbers there too; repeatable."
-)
+@log_option
 @click.option("--stop-at", type=click.IntRange(min=1), help="Save and stop after this step; resume later.")
 def command(
     recipe: str | None,
@@ -64,8 +61,6 @@ def command(
     if dry_run and resume:
         raise UsageError("--dry-run shows a training that is to begin; leave --resume out")
     if logs:
-        for name in logs:
-            LOGS[name]()  # says what is not installed, before the data are read
         overrides = [*overrides, f"trainer.log={json.dumps(logs)}"]
     if checkpoint and not resume:
         raise UsageError("--from needs --resume")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from axon_core.cli.options import training_device_option
+from axon_core.cli.options import log_option, training_device_option
 from axon_core.cli.output import echo
 from axon_core.errors import AxonError, Interrupted
 from axon_core.run import RunFolder
@@ -20,15 +20,17 @@ from axon_instructgpt.pipeline import Pipeline, align
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of all stages; by default runs/<recipe>-<n>.")
 @click.option("--set", "overrides", metavar="A.B=C", multiple=True, help="Change a field of the recipe; repeatable.")
 @training_device_option
-def command(recipe: str, out: Path | None, overrides: Sequence[str], device: str | None) -> None:
+@log_option
+def command(recipe: str, out: Path | None, overrides: Sequence[str], device: str | None, logs: Sequence[str]) -> None:
     """Align a language model by RECIPE: the name of an installed recipe, or a TOML file, with a table for each stage.
 
     With an --out in which it was interrupted, it goes on where it was.
     """
-    pipeline = Pipeline.load(recipe, overrides, device)
+    pipeline = Pipeline.load(recipe, overrides, device, logs)
     out = out or RunFolder.free_name(pipeline.name)
     words = ["axon", "align", recipe, "--out", str(out), *(word for text in overrides for word in ("--set", text))]
     words += [] if device is None else ["--device", device]
+    words += [word for name in logs for word in ("--log", name)]
     told = list[str]()
 
     def tell(line: str) -> None:

@@ -53,12 +53,16 @@ class Pipeline:
     """Each stage's table, by its name."""
     device: str | None = None
     """Where all stages compute; left out, where their tables say. A stage may go on on another device."""
+    logs: tuple[str, ...] = ()
+    """Where all trainings log their numbers (`Trainer.Config.log`); left out, where their tables say."""
 
     @classmethod
-    def load(cls, name: str, overrides: Iterable[str] = (), device: str | None = None) -> Self:
+    def load(
+        cls, name: str, overrides: Iterable[str] = (), device: str | None = None, logs: Iterable[str] = ()
+    ) -> Self:
         """Read an installed recipe by name, or a TOML file by path, and apply `overrides` like `"ppo.trainer.steps=9"`.
 
-        All stages compute on `device`, if it is given.
+        All stages compute on `device`, if it is given, and all trainings log to `logs` (`Trainer.Config.log`), if any.
 
         Raises:
             UnknownKey: no installed plugin brings a recipe of that name.
@@ -83,7 +87,7 @@ class Pipeline:
         for words in ("summary", "command"):
             tables.pop(words, None)
         seed = tables.pop("seed", 0)
-        pipeline = cls(path.stem, str(path), tables, device)
+        pipeline = cls(path.stem, str(path), tables, device, tuple(logs))
         pipeline._check()
         return pipeline.reseeded(seed) if seed != 0 else pipeline
 
@@ -112,8 +116,9 @@ class Pipeline:
         before = [*self.stages][: [*self.stages].index(name)]
         with at(name, source=self.source):
             table = _placed(self.stages[name], out, before, ())
-            if self.device is not None:
-                table = _kind(table).on_device(table, self.device)
+            for option, value in (("device", self.device), ("log", [*self.logs])):
+                if value:
+                    table = _kind(table).with_option(table, option, value)
             return STAGES.build(Spec.of({"type": _TRAINING, **table}))
 
 

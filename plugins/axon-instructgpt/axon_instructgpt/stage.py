@@ -41,9 +41,9 @@ class Stage(ABC):
         return {**table, "seed": int(table.get("seed", 0)) + seed} if "seed" in cls.Config.model_fields else table
 
     @classmethod
-    def on_device(cls, table: dict[str, Any], device: str) -> dict[str, Any]:
-        """Return the stage's valid table with its computation on `device`, if it has one."""
-        return {**table, "device": device} if "device" in cls.Config.model_fields else table
+    def with_option(cls, table: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+        """Return the stage's valid table with an option of its computation set, such as `device`, if it has that."""
+        return {**table, name: value} if name in cls.Config.model_fields else table
 
     @abstractmethod
     def run(self, out: Path) -> None:
@@ -77,12 +77,15 @@ class Training(Stage):
     def reseeded(cls, table: dict[str, Any], seed: int) -> dict[str, Any]:
         """Return the table with `seed` added to the trainer's own."""
         before = Spec.of(table["trainer"]).options.get("seed", 0)
-        return _with_option(table, "seed", int(before) + seed)
+        return cls.with_option(table, "seed", int(before) + seed)
 
     @classmethod
-    def on_device(cls, table: dict[str, Any], device: str) -> dict[str, Any]:
-        """Return the table with the trainer on `device`."""
-        return _with_option(table, "device", device)
+    def with_option(cls, table: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+        """Return the table with an option of its trainer set; one without a trainer is refused later."""
+        if "trainer" not in table:
+            return table
+        trainer = Spec.of(table["trainer"])
+        return {**table, "trainer": {"type": trainer.type, **trainer.options, name: value}}
 
     def run(self, out: Path) -> None:
         """Train, or train on."""
@@ -95,14 +98,6 @@ class Training(Stage):
 
     def _recipe(self, name: str) -> Recipe:
         return Recipe.of(self.config.model_dump(mode="json"), name, f"stage {name}")
-
-
-def _with_option(table: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """Return a training's table with an option of its trainer set; one without a trainer is refused later."""
-    if "trainer" not in table:
-        return table
-    trainer = Spec.of(table["trainer"])
-    return {**table, "trainer": {"type": trainer.type, **trainer.options, name: value}}
 
 
 class Computing(Stage):

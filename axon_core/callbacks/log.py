@@ -1,0 +1,48 @@
+"""What the hooks share that write the numbers of a training somewhere."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from axon_core.hooks import Request, hook
+
+if TYPE_CHECKING:
+    from axon_core.loop import Fit
+
+__all__ = ["Log"]
+
+
+class Log(ABC):
+    """Writes the numbers of every step and evaluation; where to is the subclass's.
+
+    One opens its log at `fit_start`. The log is closed when training ends, whatever the reason.
+    """
+
+    @abstractmethod
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> Request:
+        """Write numbers of `split`, `train` or `held_out`, after a step. May return a request."""
+
+    @abstractmethod
+    def close(self, failed: bool) -> None:
+        """Close the log, if it is open; `failed` says whether training broke off."""
+
+    @hook
+    def step_end(self, fit: Fit, metrics: dict[str, float]) -> Request:
+        """Write the numbers of a step."""
+        return self.write(fit.state.step, "train", metrics)
+
+    @hook
+    def eval_end(self, fit: Fit, metrics: dict[str, float]) -> Request:
+        """Write the numbers of an evaluation."""
+        return self.write(fit.state.step, "held_out", metrics)
+
+    @hook
+    def error(self) -> None:
+        """Close the log of a training that broke off."""
+        self.close(failed=True)
+
+    @hook
+    def fit_end(self) -> None:
+        """Close the log."""
+        self.close(failed=False)
