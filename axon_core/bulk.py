@@ -18,7 +18,7 @@ from axon_core.decoding import check_prompt
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, DataError, Interrupted, UsageError
 from axon_core.folders import refuse_folder
-from axon_core.generation import Completion, Request, chunks
+from axon_core.generation import Completion, Request, decode_requests, warn_beyond
 from axon_core.interfaces.model import CausalLM
 from axon_core.json_text import to_json
 from axon_core.prompts import encode_prompts
@@ -76,7 +76,8 @@ def prompts_by_id(path: Path) -> dict[Id, str]:
     """Return the prompts in a file, by their ids and in their order.
 
     In a file named `.jsonl` or `.json` each line is an object with `prompt` and, if it is not to be the line's number,
-    `id`. In any other, each line that is not blank is a prompt, and the line's number, counted from 1, its id.
+    `id`. In any other, each line is a prompt, and the line's number, counted from 1, its id. Blank lines are passed
+    over.
 
     Raises:
         DataError: the file cannot be read, holds no prompt, or a line lacks `prompt` or holds something else.
@@ -85,7 +86,8 @@ def prompts_by_id(path: Path) -> dict[Id, str]:
     if path.suffix not in (".jsonl", ".json"):
         return _plain(path)
     prompts: dict[Id, str] = {}
-    for number, (prompt, own) in enumerate(((line.prompt, line.id) for line in records.read_records(path, Prompt)), 1):
+    found = records.read_records(path, Prompt)
+    for number, (prompt, own) in zip(found.lines, ((line.prompt, line.id) for line in found), strict=True):
         key = number if own is None else own
         if key in prompts:
             raise UsageError(f"line {number} of {path} has the id {key!r} of a line before it; give it another")
@@ -212,7 +214,8 @@ def generate_rows(
     """Append the rows of a plan to its file, each as soon as it is finished.
 
     A row is what `record` returns, between the prompt's id and the row's origin; prompts of about the same length run
-    as one batch. Where the model fails on a row, those beside it and after it are finished all the same.
+    as one batch. Where the model fails on a row, those beside it and after it are finished all the same. One warning is
+    logged where texts may outgrow the context that the model was trained on.
 
     Args:
         model: the plan's model, with weights.
@@ -228,6 +231,7 @@ def generate_rows(
     """
     done, total, made = plan.done, plan.done + len(plan.pending), 0
     failed: list[tuple[Row, Exception]] = []
+    warn_beyond(model.context, [row.request for row in plan.pending])
     try:
         with writing(plan.path), plan.path.open("ab") as file:
             for first in range(0, len(plan.pending), batch_size):
@@ -260,7 +264,7 @@ def _completions(
     """Yield for each token its row's completion so far, or what the model raised where it fails on the row alone."""
     completions = [Completion() for _ in batch]
     try:
-        for chunk in chunks(model, tokenizer, [row.request for row in batch], compile=compile):
+        for chunk in decode_requests(model, tokenizer, [row.request for row in batch], compile=compile):
             completions[chunk.row].add(chunk)
             yield batch[chunk.row], completions[chunk.row]
     except Exception as error:  # a third party's model may raise anything

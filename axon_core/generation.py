@@ -29,7 +29,9 @@ __all__ = [
     "chunks",
     "complete",
     "decode",
+    "decode_requests",
     "generate",
+    "sample_text",
     "stream",
     "warn_beyond",
 ]
@@ -168,7 +170,6 @@ def generate(
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     requests = [_request(text, max_new_tokens, sampling, stop, seed + i) for i, text in enumerate(prompts)]
-    warn_beyond(model.context, [len(request.tokens(tokenizer)) for request in requests], max_new_tokens)
     texts = [completion.text for completion in complete(model, tokenizer, requests, compile=compile)]
     return texts[0] if isinstance(prompt, str) else texts
 
@@ -186,7 +187,6 @@ def stream(
 ) -> Iterator[str]:
     """Yield the pieces of the text that `generate` returns for one prompt, as they come; arguments as there."""
     request = _request(prompt, max_new_tokens, sampling, stop, seed)
-    warn_beyond(model.context, [len(request.tokens(tokenizer))], max_new_tokens)
     return (chunk.text for chunk in chunks(model, tokenizer, [request], compile=compile) if chunk.text)
 
 
@@ -205,7 +205,8 @@ def chunks(
 ) -> Generator[Chunk, None, None]:
     """Yield what each token adds, as it comes; every step brings one chunk for each request that goes on.
 
-    With `compile`, decoding is compiled when the first token is asked for (`axon_core.compiling.compiled`).
+    With `compile`, decoding is compiled when the first token is asked for (`axon_core.compiling.compiled`). A warning
+    is logged where a text may outgrow the context that the model was trained on.
 
     Raises:
         UsageError: there is no request, a prompt is empty, or it holds a number that is no token of the model.
@@ -213,6 +214,15 @@ def chunks(
         ContextError: a prompt is longer than the model's context.
         CheckpointError: the tokenizer has more tokens than the model, or the model's scores are not finite.
     """
+    encoded = [request.model_copy(update={"prompt": request.tokens(tokenizer)}) for request in requests]
+    warn_beyond(model.context, encoded)
+    yield from decode_requests(model, tokenizer, encoded, compile=compile)
+
+
+def decode_requests(
+    model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request], *, compile: bool = False
+) -> Generator[Chunk, None, None]:
+    """Yield what `chunks` yields, and raise what it raises; nothing warns of a long text."""
     check_vocabulary(tokenizer, model.config.vocab_size)
     prompts = [request.tokens(tokenizer) for request in requests]
     texts = [_Text(tokenizer, request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
@@ -232,6 +242,13 @@ def chunks(
                 if finish:
                     decoder.end(row)
                 yield Chunk(row, text, token, logprob, finish)
+
+
+def sample_text(model: CausalLM, tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
+    """Return a text to judge a training by: the prompt, and 200 tokens after it, past the context too."""
+    request = Request(prompt=prompt, sampling=Sampling(temperature=0.8))
+    tokens = [chunk.token for chunk in decode_requests(model, tokenizer, [request])]
+    return tokenizer.decode([*prompt, *tokens])
 
 
 def decode(
@@ -284,9 +301,9 @@ class _Text:
         return (text + self._stop.finish() if finish else text), finish
 
 
-def warn_beyond(context: int, prompts: Iterable[int], max_new_tokens: int) -> None:
-    """Log one warning where prompts of so many tokens, and what follows them, may be longer than a model's context."""
-    total = max(prompts, default=0) + max_new_tokens
+def warn_beyond(context: int, requests: Iterable[Request]) -> None:
+    """Log one warning where prompts, which are tokens, and what follows them may be longer than a model's context."""
+    total = max((len(request.prompt) + request.max_new_tokens for request in requests), default=0)
     if total > context:
         _log.warning(
             f"up to {total:,} tokens are asked for, prompt included, and the model was trained on {context:,}: past "

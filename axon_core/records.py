@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -32,7 +33,9 @@ __all__ = [
     "Message",
     "Prompt",
     "Ranking",
+    "Records",
     "Text",
+    "line_names",
     "read_json_lines",
     "read_prompts",
     "read_records",
@@ -142,8 +145,29 @@ class Dialogue(_Record):
         return self
 
 
-def read_records(path: Path | str, kind: type[R]) -> list[R]:
+class Records(list[R]):
+    """The records of a file, and the number of each one's line, counted from 1: blank lines hold none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[int] = []
+
+    def add(self, line: int, record: R) -> None:
+        """Append the record of a line."""
+        self.append(record)
+        self.lines.append(line)
+
+
+def line_names(records: Sequence[object], path: Path | str) -> list[str]:
+    """Return what to call each record of a file in a message, `line 3 of path`; records from elsewhere are counted."""
+    lines = records.lines if isinstance(records, Records) else range(1, len(records) + 1)
+    return [f"line {line} of {path}" for line in lines]
+
+
+def read_records(path: Path | str, kind: type[R]) -> Records[R]:
     """Return the records in a file of JSON lines, or in such a file compressed as `.gz`, in their order.
+
+    Blank lines are passed over.
 
     Args:
         path: the file; `~` and `$VARIABLES` are filled in.
@@ -152,10 +176,10 @@ def read_records(path: Path | str, kind: type[R]) -> list[R]:
     Raises:
         DataError: the file cannot be read or is empty, or a line is no record of that kind.
     """
-    records: list[R] = []
-    for place, value in read_json_lines(path):
+    records = Records[R]()
+    for number, place, value in _lines(path):
         try:
-            records.append(validate(kind, value))
+            records.add(number, validate(kind, value))
         except ConfigError as error:
             strange = not all(name in value for name, field in kind.model_fields.items() if field.is_required())
             remedy = "name the fields so in every line" if strange else "correct the line, or remove it"
@@ -167,23 +191,32 @@ def read_records(path: Path | str, kind: type[R]) -> list[R]:
 
 def read_prompts(path: Path | str) -> list[tuple[str, str]]:
     """Return the prompts in a file of JSON lines, each after what to call it in a message; as `read_records`."""
-    return [(f"line {i} of {expanded(path)}", record.prompt) for i, record in enumerate(read_records(path, Prompt), 1)]
+    records = read_records(path, Prompt)
+    return [*zip(line_names(records, expanded(path)), (record.prompt for record in records), strict=True)]
 
 
 def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the JSON object in each line of a file, or of a `.gz` file, after what to call the line in a message.
 
+    Blank lines are passed over.
+
     Raises:
         DataError: the path is a folder's, the file cannot be read or unpacks to far more than it is, or a line is no
             UTF-8 text, no JSON object, or has a field twice.
     """
+    for _, place, value in _lines(path):
+        yield place, value
+
+
+def _lines(path: Path | str) -> Iterator[tuple[int, str, dict[str, Any]]]:
     file, number = expanded(path), 0
     refuse_folder(file, "a file of JSON lines")
     try:
         with io.BytesIO(gunzipped(file)) if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 place = f"line {number} of {file}"
-                yield place, _object(line, place)
+                if line.removeprefix(codecs.BOM_UTF8).strip():
+                    yield number, place, _object(line, place)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise DataError(f"cannot read {file} after line {number}: {reason}") from None
@@ -201,7 +234,7 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     except _Twice as error:
         raise DataError(f"{place} has the field {error.args[0]!r} twice; remove one of them") from None
     except ValueError as error:
-        raise DataError(f"{place} is no JSON: {error}; write one object a line, and leave no line empty") from None
+        raise DataError(f"{place} is no JSON: {error}; write one object a line") from None
     if not isinstance(value, dict):
         raise DataError(f'{place} must be a JSON object such as {{"prompt": …}}, got {shortened(repr(value), 60)}')
     return value  # pyright: ignore[reportUnknownVariableType]

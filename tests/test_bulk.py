@@ -259,6 +259,12 @@ def test_blank_lines_are_no_prompts_and_a_byte_order_mark_is_no_part_of_one(save
     assert {key: row["prompt"] for key, row in by_id().items()} == {1: "one", 4: "four"}
 
 
+def test_blank_lines_of_json_lines_are_no_prompts_and_ids_are_the_lines_numbers(saved: str, source: str):
+    Path("in.jsonl").write_text('\n{"prompt": "two"}\n\n{"prompt": "four"}\n')
+    assert bulk(saved, "in.jsonl") == 0
+    assert {key: row["prompt"] for key, row in by_id().items()} == {2: "two", 4: "four"}
+
+
 def test_past_the_context_a_line_says_so(saved: str, source: str, capsys):
     assert bulk(saved, source) == 0  # the longest prompt has 25 tokens, and 12 new ones are asked for
     said = "up to 37 tokens are asked for, prompt included, and the model was trained on 32"

@@ -376,12 +376,25 @@ def test_an_empty_prompt_is_one_where_a_marker_comes_before_it():
     assert text == from_marker.text
 
 
-def test_a_text_that_outgrows_the_context_is_warned_of_in_one_line(caplog):
+def test_all_ways_to_generate_warn_once_and_encode_a_prompt_once(caplog, monkeypatch):
     built, tokenizer = model(vocab_size=258), ByteTokenizer()
-    generate(built, tokenizer, ["ab", "abc"], max_new_tokens=built.context - 3)
-    list(stream(built, tokenizer, "abc", max_new_tokens=built.context - 3))
+    encoded, encode = [], tokenizer.encode_prompt
+    monkeypatch.setattr(tokenizer, "encode_prompt", lambda text: encoded.append(text) or encode(text))
+    requests = [Request(prompt=text, max_new_tokens=built.context - 2) for text in ("ab", "abc")]
+    ways = {
+        "generate": lambda: generate(built, tokenizer, ["ab", "abc"], max_new_tokens=built.context - 2),
+        "stream": lambda: list(stream(built, tokenizer, "abc", max_new_tokens=built.context - 2)),
+        "complete": lambda: complete(built, tokenizer, requests),
+        "chunks": lambda: list(chunks(built, tokenizer, requests)),
+    }
+    for name, way in ways.items():
+        caplog.clear()
+        encoded.clear()
+        way()
+        assert encoded == (["abc"] if name == "stream" else ["ab", "abc"]), name
+        (message,) = caplog.messages
+        assert message.startswith(f"up to {built.context + 1} tokens are asked for"), name
+        assert f"trained on {built.context}" in message and "\n" not in message
+    caplog.clear()
+    complete(built, tokenizer, [Request(prompt="ab", max_new_tokens=built.context - 2)])
     assert not caplog.messages
-    generate(built, tokenizer, ["ab", "abc"], max_new_tokens=built.context - 2)
-    list(stream(built, tokenizer, "abc", max_new_tokens=built.context - 2))
-    assert len(caplog.messages) == 2
-    assert all(f"trained on {built.context}" in message and "\n" not in message for message in caplog.messages)

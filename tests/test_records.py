@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from axon_core.config import validate
 from axon_core.errors import ConfigError, DataError
-from axon_core.records import Comparison, Completion, Dialogue, Message, Ranking, read_prompts, read_records
+from axon_core.records import (
+    Comparison,
+    Completion,
+    Dialogue,
+    Message,
+    Prompt,
+    Ranking,
+    line_names,
+    read_prompts,
+    read_records,
+)
 
 GOOD = {
     Completion: '{"prompt": "p", "completion": "c"}',
@@ -41,7 +51,6 @@ BAD = [
     (Completion, '{"prompt": "p", "completion": "\\ud800"}', r"completion: must be a valid string"),
     (Completion, '["p", "c"]', r"must be a JSON object .*got \['p', 'c'\]"),
     (Completion, '{"prompt": "p", "completion": "c"', r"is no JSON: .*; write one object a line"),
-    (Completion, "", r"is no JSON: .*leave no line empty"),
     (Completion, "[" * 100_000, r"is no JSON"),
     (Comparison, comparison(chosen="r"), r"chosen and rejected must differ, both are 'r'"),
     (Comparison, comparison(margin=-1), r"margin: must be greater than or equal to 0, got -1"),
@@ -177,3 +186,19 @@ def test_fields_of_other_names_are_to_be_renamed_and_not_their_lines_removed(tmp
     file.write_text('{"prompt": "2 + 2?", "completion": ""}\n')
     with pytest.raises(DataError, match="; correct the line, or remove it"):
         read_records(file, Completion)
+
+
+def test_blank_lines_are_passed_over_and_other_lines_keep_their_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf\r\n{"prompt": "a"}\n\n   \t\n{"prompt": "b"}\n\n')
+    records = read_records(file, Prompt)
+    assert records == [Prompt(prompt="a"), Prompt(prompt="b")] and records.lines == [2, 5]
+    assert read_prompts(file) == [(f"line 2 of {file}", "a"), (f"line 5 of {file}", "b")]
+    assert line_names(records, "x") == ["line 2 of x", "line 5 of x"]
+    assert line_names([*records], "x") == ["line 1 of x", "line 2 of x"]
+    file.write_bytes(b'\n\n{"prompt": 3}\n')
+    with pytest.raises(DataError, match="line 3 of"):
+        read_records(file, Prompt)
+    file.write_bytes(b"\n \n")
+    with pytest.raises(DataError, match="holds no record"):
+        read_records(file, Prompt)

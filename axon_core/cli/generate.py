@@ -18,7 +18,7 @@ from axon_core.cli.output import echo, echo_generated, echo_renewed, print_json
 from axon_core.config import validate
 from axon_core.decoding import check_prompt
 from axon_core.errors import AxonError, UsageError
-from axon_core.generation import Request, chunks, complete, warn_beyond
+from axon_core.generation import Request, chunks, complete
 from axon_core.sampling import Sampling
 from axon_core.storage import claimed_file
 from axon_core.tokenizer import Tokenizer
@@ -89,7 +89,6 @@ def command(
             made_by=found.made_by,
         )
         if left := len(todo.pending):
-            warn_beyond(found.model.context, [len(row.request.prompt) for row in todo.pending], max_new_tokens)
             progress = _Progress(left)
             generate_rows(found.load(), todo, batch_size=batch_size, compile=compile, progress=progress)
         echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
@@ -98,7 +97,7 @@ def command(
     found = open_run(run)
     tokens = request.tokens(found.tokenizer)
     check_prompt(found.model, tokens)
-    warn_beyond(found.model.context, [len(tokens)], max_new_tokens)
+    request = request.model_copy(update={"prompt": tokens})  # encoded once
     model = found.load()
     if as_json:
         print_json(record(str(prompt), complete(model, found.tokenizer, [request], compile=compile)[0], logprobs))

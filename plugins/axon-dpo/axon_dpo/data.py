@@ -14,7 +14,7 @@ from axon_core import config
 from axon_core.digests import digest
 from axon_core.errors import DataError
 from axon_core.likelihood import Sequences, encode_completion
-from axon_core.records import Comparison, read_records
+from axon_core.records import Comparison, line_names, read_records
 from axon_core.tokenizer import Tokenizer
 
 __all__ = ["Pairs", "PreferenceConfig", "PreferenceData"]
@@ -71,7 +71,7 @@ class PreferenceData:
     def load(cls, settings: PreferenceConfig, tokenizer: Tokenizer, context: int) -> Self:
         """Read a file, and go on as `of` does. Raises `DataError` where a line is no comparison, too."""
         records = read_records(settings.path, Comparison)
-        names = [f"line {i} of {settings.path}" for i in range(1, len(records) + 1)]
+        names = line_names(records, settings.path)
         return cls.of(records, tokenizer, context, settings.held_out, names)
 
     @classmethod

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from axon_core.config import Spec, at, validate
 from axon_core.errors import CheckpointError, TrainingError
 from axon_core.evaluating import coverage, spread, tracked
-from axon_core.generation import Request, complete
+from axon_core.generation import sample_text
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import Sequences, completion_logprobs
@@ -23,7 +23,6 @@ from axon_core.order import Order
 from axon_core.randomness import Key
 from axon_core.recipe import Recipe
 from axon_core.roles import role
-from axon_core.sampling import Sampling
 from axon_core.saved import load
 from axon_dpo.data import Pairs, PreferenceConfig, PreferenceData
 from axon_dpo.losses import PREFERENCE_LOSSES
@@ -166,9 +165,7 @@ class DPOTrainer(Trainer):
     def sample(self) -> str:
         """Return a held-out prompt, and how the policy goes on from it."""
         prompt, tokenizer = self.data.held_out[0].prompt, self.data.tokenizer
-        request = Request(prompt=prompt, sampling=Sampling(temperature=0.8))
-        (completion,) = complete(self.policy, tokenizer, [request])
-        return tokenizer.decode([*prompt, *completion.tokens])
+        return sample_text(self.policy, tokenizer, prompt)
 
     def export(self, folder: Path) -> None:
         """Write the policy and its tokenizer."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from axon_core.interfaces.model import CausalLM
 from axon_core.prompts import Prompt
 from axon_core.randomness import Key
-from axon_core.records import Ranking
+from axon_core.records import Ranking, line_names
 from axon_core.responses import ended
 from axon_core.scoring import Scorer, scored
 from axon_core.tokenizer import Tokenizer
@@ -140,7 +140,7 @@ class Bench:
 
     def accuracy(self, scorer: Scorer, rankings: Sequence[Ranking], file: Path) -> float:
         """Return how many pairs of the rankings, which were read from `file`, a reward orders as they do."""
-        named = [(f"line {i} of {file}", ranking.prompt) for i, ranking in enumerate(rankings, 1)]
+        named = [*zip(line_names(rankings, file), (ranking.prompt for ranking in rankings), strict=True)]
         written = [[ranking.responses[i] for i in ranking.ranking] for ranking in rankings]
         ends = [[i not in ranking.unfinished for i in ranking.ranking] for ranking in rankings]
         scores = scored(scorer, named, written, ends)

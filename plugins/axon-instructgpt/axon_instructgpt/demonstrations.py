@@ -15,7 +15,7 @@ from axon_core.config import Spec, at
 from axon_core.digests import digest
 from axon_core.errors import AxonError, ContextError, DataError
 from axon_core.likelihood import encode_completion
-from axon_core.records import Completion, Dialogue, read_json_lines, read_records
+from axon_core.records import Completion, Dialogue, line_names, read_json_lines, read_records
 from axon_core.registry import CHAT_TEMPLATES
 from axon_core.tokenizer import Tokenizer
 from axon_instructgpt.template import answers
@@ -82,8 +82,7 @@ class Demonstrations:
         with at("template"):
             template = CHAT_TEMPLATES.build(settings.template)
         examples: list[Example] = []
-        for i, record in enumerate(records, 1):
-            name = f"line {i} of {settings.path}"
+        for name, record in zip(line_names(records, settings.path), records, strict=True):
             try:
                 example = _encoded(record, tokenizer, template, settings.turns)
             except AxonError as error:

@@ -16,7 +16,7 @@ from axon_core.config import Spec
 from axon_core.digests import digest
 from axon_core.errors import DataError
 from axon_core.likelihood import Sequences, encode_completion
-from axon_core.records import Comparison, Completion, Ranking, read_json_lines, read_records
+from axon_core.records import Comparison, Completion, Ranking, line_names, read_json_lines, read_records
 from axon_core.tokenizer import PAD, Tokenizer
 from axon_instructgpt.demonstrations import split
 
@@ -80,13 +80,14 @@ class RankedData:
             DataError: a text cannot be encoded, two answers are the same tokens, or there are fewer than two rankings.
             ContextError: a prompt and an answer are longer than the context.
         """
-        ranked = [_encoded(record, tokenizer, f"line {i} of {settings.path}") for i, record in enumerate(records, 1)]
+        named = zip(records, line_names(records, settings.path), strict=True)
+        ranked = [_encoded(record, tokenizer, name) for record, name in named]
         for one in ranked:
             pairs = ((one.prompt, answer) for answer in one.answers)
             Sequences.of(pairs, context=context, names=[one.name] * len(one.answers))
         train, held_out = split(ranked, settings.held_out, "ranked prompts")
         best = [(one.prompt, one.answers[0]) for one in train]
-        names = [f"line {i} of {settings.demonstrations}" for i in range(1, len(demonstrations) + 1)]
+        names = line_names(demonstrations, settings.demonstrations or "the demonstrations")
         given: list[tuple[list[int], list[int]]] = []
         for name, record in zip(names, demonstrations, strict=True):
             try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from axon_core.config import at, validate
 from axon_core.evaluating import coverage, spread, tracked
-from axon_core.generation import Request, complete
+from axon_core.generation import sample_text
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import token_logprobs
@@ -22,7 +22,6 @@ from axon_core.recipe import Recipe
 from axon_core.records import Completion
 from axon_core.registry import CHAT_TEMPLATES
 from axon_core.roles import role
-from axon_core.sampling import Sampling
 from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example, read_demonstrations
 from axon_instructgpt.packing import collate, pack
 from axon_instructgpt.start import begin, check
@@ -142,8 +141,7 @@ class SFTTrainer(Trainer):
         """Return a held-out prompt, and how the model goes on from it."""
         tokens, scored = self.data.held_out[0]
         prompt, tokenizer = tokens[: scored.index(True)], self.data.tokenizer
-        (completion,) = complete(self.model, tokenizer, [Request(prompt=prompt, sampling=Sampling(temperature=0.8))])
-        return tokenizer.decode([*prompt, *completion.tokens])
+        return sample_text(self.model, tokenizer, prompt)
 
     def export(self, folder: Path) -> None:
         """Write the model and its tokenizer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from axon_core.decoding import check_prompt
-from axon_core.generation import Request, chunks
+from axon_core.generation import Request, decode_requests
 from axon_core.interfaces.model import CausalLM
 from axon_core.sampling import Sampling
 from axon_core.tokenizer import Tokenizer
@@ -77,7 +77,7 @@ class Conversation:
         )
         answer = ""
         try:
-            for chunk in chunks(self._model, self._tokenizer, [request], compile=self._compile):
+            for chunk in decode_requests(self._model, self._tokenizer, [request], compile=self._compile):
                 piece = chunk.text if answer else chunk.text.lstrip()
                 answer += piece
                 if piece:

@@ -14,14 +14,13 @@ from axon_core.config import Spec, at, validate
 from axon_core.data import TextConfig, TextData, Windows
 from axon_core.errors import ConfigError, DataError
 from axon_core.evaluating import TextEvaluation, coverage, evaluate_text, measure
-from axon_core.generation import Request, complete
+from axon_core.generation import sample_text
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import token_logprobs
 from axon_core.randomness import Key, forked
 from axon_core.recipe import Recipe
 from axon_core.roles import role
-from axon_core.sampling import Sampling
 from axon_core.saved import Saved, load
 from axon_core.tokenizer import Tokenizer
 
@@ -121,8 +120,7 @@ class CausalLMTrainer(Trainer):
         tokenizer, asked = self.data.tokenizer, self.config.prompt
         beginning = self.data.held_out[: min(16, self.model.context)].tolist()
         prompt = tokenizer.encode_prompt(asked) if asked else beginning
-        (completion,) = complete(self.model, tokenizer, [Request(prompt=prompt, sampling=Sampling(temperature=0.8))])
-        return tokenizer.decode([*prompt, *completion.tokens])
+        return sample_text(self.model, tokenizer, prompt)
 
     def export(self, folder: Path) -> None:
         """Write the model and its tokenizer."""
