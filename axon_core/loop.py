@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,22 +13,19 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from axon_core import provenance
 from axon_core.callbacks.usual import usual_hooks
 from axon_core.compiling import compiled_loss
 from axon_core.distributed import share, sum_gradients, sum_numbers
 from axon_core.errors import AxonError, CheckpointError, ContractError, Interrupted, TrainingError
 from axon_core.evaluating import listening
 from axon_core.hooks import Hooks
-from axon_core.interfaces.model import Model
 from axon_core.interfaces.trainer import Trainer
 from axon_core.optim import schedule
 from axon_core.randomness import Key, forked
+from axon_core.resuming import how_to_resume, opened_run
 from axon_core.run import RunFolder
 from axon_core.signals import first_signal
 from axon_core.state import State
-
-_log = logging.getLogger("axon")
 
 __all__ = ["Fit", "Result", "evaluate", "evaluation", "fit"]
 
@@ -91,49 +86,8 @@ def fit(
     end = min(stop_at or trainer.config.steps, trainer.config.steps)
     if out is None:
         return Fit(trainer, state, None, Hooks(hooks)).run_to(end)
-    with _locked(trainer, Path(out), resume, recipe, state) as run:
+    with opened_run(trainer, Path(out), resume, recipe, state) as run:
         return Fit(trainer, state, run, Hooks(hooks)).run_to(end)
-
-
-@contextmanager
-def _locked(
-    trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, Any] | None, state: State
-) -> Generator[RunFolder]:
-    """Make the run folder, or take up the one that is there; within the block no other process writes to it."""
-    facts = {
-        "recipe": recipe,
-        "trainer": trainer.config.model_dump(mode="json"),
-        "models": {
-            role: model.config.model_dump(mode="json")
-            for role, model in trainer.models.items()
-            if isinstance(model, Model)
-        },
-        "parts": provenance.parts_of(trainer.models.values(), type(trainer)),
-    }
-    keep = trainer.config.keep
-    if resume is False or (resume is True and not (out / "run.json").exists()):
-        with RunFolder.created(out, facts, keep) as run:
-            yield run
-        return
-    with RunFolder.open(out, keep).locked() as run:
-        _take_up(run, resume, state)
-        run.facts.update(facts)
-        run.write_facts()
-        yield run
-
-
-def _take_up(run: RunFolder, resume: bool | str, state: State) -> None:
-    """Load a checkpoint, and forget what came after it."""
-    checkpoint = run.checkpoints.find(resume if isinstance(resume, str) else None)
-    if checkpoint is None and run.model.exists():
-        raise CheckpointError(
-            f"{run.path} holds a trained model but no checkpoint to resume from; choose another folder"
-        )
-    if checkpoint is None:
-        _log.warning("%s has no checkpoint yet: training begins anew", run.path)
-    if checkpoint is not None:
-        state.load_state_dict(run.checkpoints.read(checkpoint))
-    run.rewind(state.step)
 
 
 def evaluate(trainer: Trainer) -> dict[str, float]:
@@ -353,22 +307,7 @@ class Fit:
         )
 
     def _remedy(self, diverged: bool = False) -> str:
-        """Say from which checkpoint to resume, and how: one that is intact, and slower than what led astray."""
-        if self.run is None:
-            return "There is no run folder to resume from."
-        names = self.run.checkpoints.names()
-        intact = self.run.checkpoints.intact()
-        if names and intact is None:
-            return f"None of the checkpoints in {self.run.path} is intact: start the run anew."
-        command = f"axon train --resume --out {shlex.quote(str(self.run.path))}"
-        if intact and intact != names[-1]:
-            command += f" --from {intact}"
-        if diverged:
-            now = self._config.optimizer.lr
-            before = self.run.checkpoints.learning_rate(intact) if intact else now
-            command += f" --set trainer.optimizer.lr={before if before < now else now / 10:g}"
-        last = f"The last checkpoint is {intact}" if intact else "There is no checkpoint yet"
-        return f"{last}. Resume with: {command}"
+        return how_to_resume(self.run, self._config.optimizer.lr, diverged)
 
 
 def _place(trainer: Trainer) -> None:
