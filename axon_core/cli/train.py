@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from axon_core.devices import describe_device
 from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.trainer import Trainer
+from axon_core.json_text import to_json
 from axon_core.locks import check_unlocked
 from axon_core.loop import Result, evaluation, fit
 from axon_core.planning import Plan
@@ -61,7 +61,7 @@ def command(
     if dry_run and resume:
         raise UsageError("--dry-run shows a training that is to begin; leave --resume out")
     if logs:
-        overrides = [*overrides, f"trainer.log={json.dumps(logs)}"]
+        overrides = [*overrides, f"trainer.log={to_json(list(logs))}"]
     if checkpoint and not resume:
         raise UsageError("--from needs --resume")
     if resume:
