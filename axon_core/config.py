@@ -5,17 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, TypeGuard, TypeVar, cast, get_args
+from typing import Annotated, Any, Self, TypeGuard, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from axon_core.errors import ConfigError, RegistryError
 from axon_core.printable import shortened
 
-__all__ = ["Config", "Spec", "at", "validate"]
+__all__ = ["Config", "Count", "Spec", "at", "validate"]
 
 C = TypeVar("C", bound=BaseModel)
+
+Count = Annotated[int, Field(gt=0, le=65_536)]
+"""How many of something are made or done one by one: layers, samples, repetitions within a step.
+
+What is larger is a slip of the pen, which would keep the machine busy for ever; numbers of steps, examples and tokens
+have other types, as they are sizes of data.
+"""
 
 
 class Config(BaseModel):

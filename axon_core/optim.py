@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Float
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationInfo
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, ValidationInfo
 from torch import Tensor, nn
 
 from axon_core import config
-from axon_core.config import Spec, at, validate
+from axon_core.config import Count, Spec, at, validate
 from axon_core.errors import ConfigError
 from axon_core.linear import StackedLinear
 
@@ -102,7 +102,7 @@ class Muon(_Optimizer):
     """Decay of hidden matrices a step, as a fraction of the learning rate."""
     iteration: Literal["quintic", "polar"] = "quintic"
     """The polynomials of the Newton–Schulz iteration: one for all steps, or the faster Polar Express."""
-    iterations: PositiveInt = 5
+    iterations: Count = 5
     """How often the polynomials are applied: the more, the closer to orthogonal, and the slower."""
 
     def build(self, modules: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:

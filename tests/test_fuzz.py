@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from fuzz import bases
-from fuzz.running import import_modules, in_child, write_modules
+from fuzz.edits import nodes
+from fuzz.running import import_modules, in_child, run, write_modules
 from fuzz.subjects import SUBJECTS, Options, Subject
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -66,3 +67,20 @@ def test_every_change_ends_in_a_result_or_a_message(subject: Subject | Options, 
         every_case()
 
     in_child(work, log)
+
+
+_COUNTS = ("layers", "grid", "bound_steps", "epochs", "minibatches", "response_tokens", "length", "blocks", "limit")
+
+
+@pytest.mark.parametrize("value", [2**31, 2**63 - 1])
+def test_a_count_that_is_a_slip_of_the_pen_is_refused_at_once(value: int, inputs: Path, tmp_path: Path):
+    def work() -> None:
+        os.chdir(inputs)
+        for name, recipe in bases.RECIPES.items():
+            for place in (".".join(map(str, path)) for path in nodes(recipe)):
+                if place.endswith((*_COUNTS, "schedule.steps")):
+                    arguments = ["train", f"{name}.toml", "--out", str(tmp_path / "run"), "--set", f"{place}={value}"]
+                    outcome = run(arguments)
+                    assert outcome.code == 2 and "must be less than or equal to 65536" in outcome.err, outcome.text
+
+    in_child(work, tmp_path / "case")

@@ -19,6 +19,7 @@ from pydantic import (
 from torch import Tensor, nn
 
 from axon_core import config
+from axon_core.config import Count
 from axon_core.devices import AUTO, choose_device
 from axon_core.optim import AdamW, Optimizer
 from axon_core.randomness import Key
@@ -60,7 +61,7 @@ class Trainer(ABC):
         """Number of steps of the loop."""
         batch_size: PositiveInt = 32
         """Examples in a step."""
-        micro_batches: PositiveInt = 1
+        micro_batches: Count = 1
         """Pieces into which a mini-batch is cut to save memory; without dropout the update does not depend on it."""
         optimizer: Optimizer = Field(default_factory=AdamW)
         """The optimiser by `type`, `adamw` or `muon`, with its learning rates at their peak."""

@@ -8,11 +8,10 @@ from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import PositiveInt
 from torch import Tensor
 
 from axon_core import config
-from axon_core.config import Spec, at, validate
+from axon_core.config import Count, Spec, at, validate
 from axon_core.errors import UsageError
 from axon_core.randomness import Key
 from axon_ddpm.classes import Classes, class_number, listed
@@ -113,7 +112,7 @@ class Dali:
 
         sampler: Spec = Spec(type="ddim")
         """The sampler: `ddpm`, `ddim`, `dpm_solver`, or another that is registered."""
-        steps: PositiveInt | None = None
+        steps: Count | None = None
         """Steps from noise to picture; left out, 50, or all of the chain where it is shorter."""
         spacing: Spacing | None = None
         """Which steps of the chain, see `axon_ddpm.process.SPACINGS`; left out, those that suit the sampler."""

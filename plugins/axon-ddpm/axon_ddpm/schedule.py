@@ -8,10 +8,11 @@ from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Float64
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from axon_core import config
+from axon_core.config import Count
 from axon_core.registry import Registry
 
 __all__ = ["NOISE_SCHEDULES", "Cosine", "Linear", "NoiseSchedule", "ScaledLinear"]
@@ -23,7 +24,7 @@ class NoiseSchedule(ABC):
     class Config(config.Config):
         """What every noise schedule has."""
 
-        steps: PositiveInt = 1000
+        steps: Count = 1000
         """Length T of the chain (arXiv 2006.11239, Section 4: 1000)."""
 
     def __init__(self, config: Config) -> None:

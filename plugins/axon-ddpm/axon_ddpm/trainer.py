@@ -8,11 +8,11 @@ from typing import Literal, Self
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from axon_core import MODELS
-from axon_core.config import Spec, at, validate
+from axon_core.config import Count, Spec, at, validate
 from axon_core.errors import ConfigError, ContractError, UsageError
 from axon_core.evaluating import coverage, spread, tracked
 from axon_core.interfaces.trainer import Trainer
@@ -73,11 +73,11 @@ class DDPMTrainer(Trainer):
         """How pictures are sampled for grids and for the evaluation."""
         grid_every: PositiveInt | None = None
         """Steps between grids of samples, `samples/step-<n>.png` in the run folder; left out, only at the end."""
-        grid: PositiveInt = 64
+        grid: Count = 64
         """Pictures in a grid."""
-        bound_steps: PositiveInt = 20
+        bound_steps: Count = 20
         """Places of the chain at which a held-out picture is evaluated, besides the first; all, if those are fewer."""
-        compared: NonNegativeInt = 1000
+        compared: int = Field(1000, ge=0, le=65_536)
         """How many samples an evaluation compares with the data, at most as many as held-out pictures that it reads; 0
         for none. See `axon_ddpm.quality.comparison`, which needs 2 for all its measures."""
         eval_images: PositiveInt = 10_000

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, pad, silu
 
 from axon_core import ATTENTIONS
-from axon_core.config import Spec
+from axon_core.config import Count, Spec
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import part
 from axon_core.scope import Scope
@@ -156,7 +156,7 @@ class UNet(Denoiser):
         """Channels at the full resolution (Appendix B)."""
         multipliers: tuple[PositiveInt, ...] = Field(default=(1, 2, 2, 2), min_length=1)
         """Channels at each resolution, in units of `width`; each resolution is half the one before."""
-        blocks: PositiveInt = 2
+        blocks: Count = 2
         """Residual blocks a resolution on the way down (Appendix B)."""
         attention_at: tuple[PositiveInt, ...] = (16,)
         """Resolutions with an attention after each residual block (Appendix B); the middle always has one. The default

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from axon_core.config import Spec, at
+from axon_core.config import Count, Spec, at
 from axon_core.errors import DataError
 from axon_core.interfaces.model import CausalLM
 from axon_core.json_text import to_json
@@ -66,7 +66,7 @@ class Comparisons(Computing):
         """What a difference of rewards is divided by before it decides: P(1 before 2) = σ((r_1 − r_2) / noise)."""
         responses: int = Field(default=2, ge=2)
         """Responses to each prompt."""
-        response_tokens: PositiveInt = 64
+        response_tokens: Count = 64
         """The longest response."""
         temperature: PositiveFloat = 1.0
         """What logits are divided by."""

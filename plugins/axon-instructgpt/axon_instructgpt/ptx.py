@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from axon_core import config
+from axon_core.config import Count
 from axon_core.data import Windows, read_text
 from axon_core.digests import digest
 from axon_core.errors import ContextError
@@ -50,9 +51,9 @@ class Pretraining:
         """Which part of the text, at its end, is left out: what pre-training kept for evaluation."""
         gamma: NonNegativeFloat = 27.8
         """Weight γ (arXiv 2203.02155, Appendix C.4)."""
-        length: PositiveInt | None = None
+        length: Count | None = None
         """Tokens predicted in a window; left out, as many as the context holds."""
-        per_response: PositiveInt = 8
+        per_response: Count = 8
         """Windows for each response of a step (arXiv 2203.02155, Appendix C.4)."""
 
     def __init__(self, config: Config, *, tokenizer: Tokenizer, context: int, seed: int) -> None:

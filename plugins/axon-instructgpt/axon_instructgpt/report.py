@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from axon_core.config import Spec, at
+from axon_core.config import Count, Spec, at
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, DataError, UsageError
 from axon_core.interfaces.model import CausalLM
@@ -62,9 +62,9 @@ class Report(Computing):
         """The KL divergence of a response, in nats, that a policy may spend on its wins; left out, none is checked."""
         required_win_rate: float = Field(default=0.9, ge=0, le=1)
         """The win rate, by the known reward, that a policy is to reach within the budget."""
-        responses: PositiveInt = 8
+        responses: Count = 8
         """Responses of each policy to each prompt."""
-        response_tokens: PositiveInt = 64
+        response_tokens: Count = 64
         """The longest response."""
         pool: PositiveInt = 256
         """Responses of the reference to each prompt from which the best are chosen, where they are not enumerated."""
@@ -76,7 +76,7 @@ class Report(Computing):
         """The β, in units of the known reward, of the optimum that the policies were trained towards, to be marked.
 
         Where comparisons have noise and the losses β, it is their product."""
-        samples: PositiveInt = 5
+        samples: Count = 5
         """Prompts whose responses are shown side by side."""
         seed: int = 0
         """What all random numbers derive from."""

@@ -9,9 +9,10 @@ from typing import Self
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
+from axon_core.config import Count
 from axon_core.interfaces.trainer import Trainer
 from axon_core.likelihood import token_entropies
 from axon_core.optim import AdamW, Optimizer
@@ -36,9 +37,9 @@ class PPOBase(Trainer):
             default_factory=lambda: AdamW(lr=3e-4, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-5)
         )
         """The optimiser by `type`; by default Adam with ε 1e-5 and no decay."""
-        epochs: PositiveInt = 4
+        epochs: Count = 4
         """How often each step's data are gone through."""
-        minibatches: PositiveInt = 1
+        minibatches: Count = 1
         """Updates in an epoch, each on another part of the step's data."""
         clip_range: PositiveFloat = 0.2
         """ε: by how much the ratio of probabilities may leave 1 (Section 3, Eq. 7)."""

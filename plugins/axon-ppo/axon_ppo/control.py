@@ -12,7 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from axon_core import MODELS, config
-from axon_core.config import Spec, at, validate
+from axon_core.config import Count, Spec, at, validate
 from axon_core.distributed import sum_numbers
 from axon_core.evaluating import tell
 from axon_core.interfaces.model import Model
@@ -57,9 +57,9 @@ class ControlTrainer(PPOBase):
         """Environments that run side by side."""
         value_clip_range: PositiveFloat | None = None
         """By how much a value may move in a step before its loss is clipped; by default any, as are rewards."""
-        length: PositiveInt = 512
+        length: Count = 512
         """Actions in each of them in a step."""
-        episodes: PositiveInt = 100
+        episodes: Count = 100
         """Episodes of an evaluation."""
 
     config: Config

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import PositiveInt
 from torch import Tensor
 
+from axon_core.config import Count
 from axon_ppo.environment import Environment, Transition
 
 __all__ = ["Steering"]
@@ -24,7 +24,7 @@ class Steering(Environment):
     class Config(Environment.Config):
         """Its only setting."""
 
-        limit: PositiveInt = 50
+        limit: Count = 50
         """Actions after which an episode is cut off."""
 
     n_observed = 2

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from axon_core.config import at, validate
+from axon_core.config import Count, at, validate
 from axon_core.decoding import evaluating
 from axon_core.digests import digest
 from axon_core.distributed import sum_numbers
@@ -70,7 +70,7 @@ class PPOTrainer(PPOBase):
         """Weight c₁ of the value function's loss."""
         gamma: float = Field(default=1.0, ge=0, le=1)
         """Discount γ: by default none, so that all of a response shares its score."""
-        response_tokens: PositiveInt = 64
+        response_tokens: Count = 64
         """The longest response."""
         temperature: PositiveFloat = 1.0
         """What logits are divided by, wherever a probability is taken."""

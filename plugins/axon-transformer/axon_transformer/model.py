@@ -12,7 +12,7 @@ from torch import Tensor, arange, nn
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
 from axon_core.cache import Cache, Step
-from axon_core.config import Spec
+from axon_core.config import Count, Spec
 from axon_core.errors import ConfigError
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import Model, part, part_config
@@ -49,9 +49,9 @@ class Transformer(Model):
         """Features d of a token."""
         n_heads: PositiveInt = 8
         """Query heads of each attention."""
-        encoder_layers: PositiveInt = 6
+        encoder_layers: Count = 6
         """Layers of the encoder."""
-        decoder_layers: PositiveInt = 6
+        decoder_layers: Count = 6
         """Layers of the decoder."""
         hidden_dim: PositiveInt = Field(default_factory=lambda given: 4 * given["dim"])
         """Hidden features of the feed-forward; by default 4d (Section 3.3: 2048 for 512)."""

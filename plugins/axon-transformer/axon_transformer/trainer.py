@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from axon_core import MODELS, config
-from axon_core.config import Spec, at, validate
+from axon_core.config import Count, Spec, at, validate
 from axon_core.digests import digest
 from axon_core.errors import ContractError
 from axon_core.evaluating import coverage, spread, tell, tracked
@@ -79,7 +79,7 @@ class TranslationTrainer(Trainer):
         """Candidates kept side by side."""
         length_penalty: Alpha = Search().length_penalty
         """α of the length penalty."""
-        average: PositiveInt = 1
+        average: Count = 1
         """The mean of how many latest checkpoints is measured."""
         tokenize: Tokenize | None = None
         """sacrebleu's tokenizer for BLEU: `13a`, `zh`, `char`, …; left out, the run's, or else it is chosen by the

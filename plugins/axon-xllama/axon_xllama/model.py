@@ -12,7 +12,7 @@ from torch.nn.functional import silu
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
 from axon_core.cache import Cache, LayerCache, Step
-from axon_core.config import Spec
+from axon_core.config import Count, Spec
 from axon_core.errors import UsageError
 from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.model import CausalLM, part, part_config
@@ -68,7 +68,7 @@ class XLlama(CausalLM):
 
         dim: PositiveInt
         """Features d of a token."""
-        n_layers: PositiveInt
+        n_layers: Count
         """Number of layers."""
         n_heads: PositiveInt
         """Query heads of each attention."""
