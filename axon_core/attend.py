@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from axon_core.causal import causal_attention, pays
+from axon_core.causal import causal_attention, is_faster
 from axon_core.linear import StackedLinear, linear
 from axon_core.scope import Between, Scope
 
@@ -37,7 +37,7 @@ def attend(
 
     A method, a module or a dataclass that holds the data may be equal to an earlier one, whose values would be taken.
     """
-    if narrow is None and bias is None and scope.triangular(k.shape[1]) and pays(q, k, v):
+    if narrow is None and bias is None and scope.triangular(k.shape[1]) and is_faster(q, k, v):
         return causal_attention(q, k, v, scale)
     device = q.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -40,7 +40,6 @@ class LayerCache:
     ) -> None:
         self.states = dict(states)
         self.start = 0
-        self.fixed: tuple[Tensor, int] | None = None
         self._memory: tuple[Tensor, ...] | None = None
         self.buffers = {
             name: torch.zeros(
@@ -61,7 +60,7 @@ class LayerCache:
 
     def reset(self) -> None:
         """Forget everything, keeping the memory of the states."""
-        self._memory = self.fixed = None
+        self._memory = None
         for buffer in self.buffers.values():
             buffer.zero_()
 
@@ -79,9 +78,6 @@ class LayerCache:
 
     def _append(self, name: str, new: Tensor) -> Tensor:
         buffer, n, window = self.buffers[name], new.shape[1], self.states[name].window
-        if self.fixed is not None:
-            slot, reach = self.fixed
-            return buffer.index_copy_(1, slot, new.to(buffer.dtype))[:, :reach]
         if window is None:
             buffer[:, self.start : self.start + n] = new
             return buffer[:, : self.start + n]
@@ -89,6 +85,18 @@ class LayerCache:
         kept = min(seen.shape[1], buffer.shape[1])
         buffer[:, :kept] = seen[:, seen.shape[1] - kept :]
         return seen
+
+
+class StaticLayerCache(LayerCache):
+    """The state of one layer of a `StaticCache`: one token goes to slot `slot`, and `visible` slots are read."""
+
+    def __init__(self, layer: LayerCache, slot: Int[Tensor, " 1"]) -> None:
+        self.states, self.buffers, self._memory, self.start = layer.states, layer.buffers, layer._memory, layer.start
+        self.slot, self.visible = slot, 0
+
+    def _append(self, name: str, new: Tensor) -> Tensor:
+        buffer = self.buffers[name]
+        return buffer.index_copy_(1, self.slot, new.to(buffer.dtype))[:, : self.visible]
 
 
 class Step(NamedTuple):
@@ -126,42 +134,22 @@ class Cache:
         self.tokens = None if horizon is None else torch.zeros_like(self.positions)
         self._next = torch.zeros(batch, 1, dtype=torch.long, device=device)
         self._padded = False
-        self._slot: Int[Tensor, " 1"] | None = None  # the next one, where the cache is fixed
-        self._block = self._reach = 0
 
-    @property
-    def fixed(self) -> bool:
-        """Whether `fix` has taken effect."""
-        return self._slot is not None
+    def make_static(self, block: int) -> Cache:
+        """Return a `StaticCache` of the same memory, to be used instead of this one from now on.
 
-    @property
-    def next_slot(self) -> Int[Tensor, " 1"] | None:
-        """The slot of the next token, where the cache is fixed: a tensor that counts on until it is fixed anew."""
-        return self._slot
-
-    @property
-    def reach(self) -> int:
-        """How many slots a fixed cache hands over, those not filled yet included; 0 before it has `make_room`."""
-        return self._reach
-
-    def fix(self, block: int) -> None:
-        """Let everything that changes from token to token be in tensors that stay where they are, but for `reach`.
-
-        From here on the cache takes one token a row at a time, and `extend` hands over `reach` slots, of which those
-        that are not filled have the position of padding: the same operations run on the same memory for each token,
-        as it takes to replay a step. A cache with a horizon, a window or a state that is not per token stays as it is.
+        A cache with a horizon, a window or a state that is not per token cannot be static: it returns itself.
 
         Args:
-            block: by how many slots the cache reaches further when `reach` is full: with more there are fewer steps to
-                capture, with less there is less to read for nothing.
+            block: by how many slots more become visible when those that are visible are full (`StaticCache.reserve`).
         """
         states = [state for layer in self.layers for state in layer.states.values()]
         if self.horizon is None and all(state.per_token and state.window is None for state in states):
-            self._slot = torch.tensor([self.length], device=self.positions.device)
-            self._block, self._reach = block, 0
+            return StaticCache(self, block)
+        return self
 
-    def make_room(self, n: int) -> None:
-        """Let a fixed cache reach so far that `n` more tokens find room.
+    def reserve(self, n: int) -> None:
+        """Make sure that `n` more tokens find room.
 
         Raises:
             ContextError: the cache was not made for as many.
@@ -170,26 +158,20 @@ class Cache:
             raise ContextError(
                 f"the cache holds {self.capacity} tokens, got {self.length} + {n}; make it larger or the text shorter"
             )
-        if self.fixed and self.length + n > self._reach:
-            self._reach = min(self.capacity, -(-(self.length + n) // self._block) * self._block)
 
     def extend(self, tokens: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"] | None = None) -> Step:
         """Make room for `tokens` (`valid` is False for padding, on the left) and return what to run.
 
         Raises:
             ContextError: more tokens than the cache was made for.
-            UsageError: padding after a row's first token; or more than one token, or padding, for a fixed cache.
+            UsageError: padding after a row's first token.
         """
         start, n = self.length, tokens.shape[1]
-        if self.fixed and (n > 1 or valid is not None):
-            raise UsageError(f"a fixed cache takes one token a row, and no padding; got {n}")
         steps = torch.arange(n, device=tokens.device) if valid is None else valid.cumsum(1) - 1
         positions = self._next + steps
         if valid is not None:
             _refuse_padding_inside(positions, valid)
-        self.make_room(n)
-        if self._slot is not None:
-            return self._extend_fixed(tokens, self._slot)
+        self.reserve(n)
         self.length += n
         if valid is not None:
             self._padded = True
@@ -210,19 +192,9 @@ class Cache:
         scope = Scope(positions, self.positions[:, : start + n], causal=True, padded=self._padded)
         return Step(tokens, scope, self.layers)
 
-    def _extend_fixed(self, tokens: Int[Tensor, "b 1"], next_slot: Int[Tensor, " 1"]) -> Step:
-        slot, positions = next_slot.clone(), self._next.clone()
-        self.length += 1
-        next_slot.add_(1)
-        self._next.add_(1)
-        self.positions.index_copy_(1, slot, positions)
-        for layer in self.layers:
-            layer.fixed = slot, self.reach
-        return Step(tokens, Scope(positions, self.positions[:, : self.reach], causal=True, padded=True), self.layers)
-
     def reset(self) -> None:
         """Forget everything, keeping the memory."""
-        self.length, self._padded, self._slot, self._reach = 0, False, None, 0
+        self.length, self._padded = 0, False
         self.positions.fill_(-1)
         self._next.zero_()
         for layer in self.layers:
@@ -252,8 +224,6 @@ class Cache:
             first = int(real.any(0).int().argmax())
             self._padded = not bool(real[:, first:].all())
             self._close_up(first)
-        if self._slot is not None:
-            self.fix(self._block)
 
     def _close_up(self, first: int) -> None:
         """Let slot `first` be the first; those before it are padding in all rows."""
@@ -271,6 +241,85 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes of all layers' states."""
         return sum(buffer.nbytes for layer in self.layers for buffer in layer.buffers.values())
+
+
+class StaticCache(Cache):
+    """A cache in which everything that changes from token to token is in tensors that stay where they are.
+
+    It takes one token a row at a time, and `extend` hands over the `visible` slots, of which those that are not filled
+    have the position of padding: the same operations run on the same memory for each token, as it takes to replay a
+    step. Only `visible` grows, by a block at a time.
+    """
+
+    def __init__(self, grown: Cache, block: int) -> None:
+        """Take over the memory of `grown` (`Cache.make_static`).
+
+        Args:
+            grown: a cache without a horizon, whose states are all per token and without a window.
+            block: by how many slots more become visible when those that are visible are full: with more there are
+                fewer steps to capture, with less there is less to read for nothing.
+        """
+        self.capacity, self.horizon, self.length, self.tokens = grown.capacity, None, grown.length, None
+        self.positions, self._next, self._padded = grown.positions, grown._next, grown._padded
+        self._block = block
+        self.layers = grown.layers
+        self._restart()
+
+    @property
+    def slot(self) -> Int[Tensor, " 1"]:
+        """The slot of the next token: a tensor that counts on; another one after `keep`, which moves the memory."""
+        return self._slot
+
+    @property
+    def visible(self) -> int:
+        """How many slots are handed over, those not filled yet included; 0 before the first `reserve`."""
+        return self._visible
+
+    def reserve(self, n: int) -> None:
+        """Let so many slots be visible that `n` more tokens find room.
+
+        Raises:
+            ContextError: the cache was not made for as many.
+        """
+        super().reserve(n)
+        if self.length + n > self._visible:
+            self._visible = min(self.capacity, -(-(self.length + n) // self._block) * self._block)
+
+    def extend(self, tokens: Int[Tensor, "b 1"], valid: Bool[Tensor, "b 1"] | None = None) -> Step:
+        """Make room for one token a row, and return what to run.
+
+        Raises:
+            ContextError: more tokens than the cache was made for.
+            UsageError: more than one token a row, or padding.
+        """
+        if tokens.shape[1] > 1 or valid is not None:
+            raise UsageError(f"a static cache takes one token a row, and no padding; got {tokens.shape[1]}")
+        self.reserve(1)
+        slot, positions = self._slot.clone(), self._next.clone()
+        self.length += 1
+        self._slot.add_(1)
+        self._next.add_(1)
+        self.positions.index_copy_(1, slot, positions)
+        for layer in self._layers:
+            layer.slot, layer.visible = slot, self._visible
+        scope = Scope(positions, self.positions[:, : self._visible], causal=True, padded=True)
+        return Step(tokens, scope, self.layers)
+
+    def reset(self) -> None:
+        """Forget everything, keeping the memory; the cache stays static."""
+        super().reset()
+        self._slot.zero_()
+        self._visible = 0
+
+    def keep(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep only these rows, as `Cache.keep` does; what replayed steps knew of the memory is void."""
+        super().keep(rows)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._slot, self._visible = torch.tensor([self.length], device=self.positions.device), 0
+        self._layers = [StaticLayerCache(layer, self._slot) for layer in self.layers]
+        self.layers: list[LayerCache] = [*self._layers]
 
 
 def _refuse_padding_inside(positions: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"]) -> None:

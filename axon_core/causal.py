@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["causal_attention", "pays"]
+__all__ = ["causal_attention", "is_faster"]
 
 _BLOCK = 64  # queries of a head
-_FEWEST, _MOST = 192, 1024  # queries from which it pays, and keys up to which it does
+_FEWEST, _MOST = 192, 1024  # queries from which it is_faster, and keys up to which it does
 _LEAST, _LARGEST = 1 << 11, 1 << 16
 """Keys of all heads and rows: with fewer the calls take longer than the work, with more the weights leave the cache."""
 
 
-def pays(q: Float[Tensor, "b n h d"], k: Float[Tensor, "b m k d"], v: Float[Tensor, "b m k e"]) -> bool:
+def is_faster(q: Float[Tensor, "b n h d"], k: Float[Tensor, "b m k d"], v: Float[Tensor, "b m k e"]) -> bool:
     """Whether `causal_attention` can be had for these, and is faster than torch's kernel."""
     if q.device.type != "cpu" or torch.compiler.is_compiling():
         return False

@@ -77,7 +77,7 @@ def scores(model: CausalLM, features: Float[Tensor, "b n d"]) -> tuple[Float[Ten
 def compiled(model: CausalLM) -> Step:
     """Return `step` for this model, compiled when it is first run.
 
-    It is compiled once for a single row, and once for several; for a cache that cannot be fixed, for several rows once
+    It is compiled once for a single row, and once for several; for a cache that cannot be static, for several rows once
     without padding and once with it, and where it has a window, at most once more for each of them, as it fills. The
     lengths of the rows, their number and the cache's capacity are variables of the compiled code. Where PyTorch finds
     no compiler, a warning says so, and the model runs as it is. What is compiled belongs to the model's modules, their

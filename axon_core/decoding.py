@@ -197,7 +197,7 @@ class Decoder:
             self._model.features(chunk, valid=real, cache=self._cache)
         result = scores(self._model, self._model.features(last, valid=valid, cache=self._cache))
         if self._way is not None:
-            self._cache.fix(self._way.block)
+            self._cache = self._cache.make_static(self._way.block)
         return result
 
     def _take(self, rows: list[_Row]) -> None:

@@ -1,4 +1,4 @@
-"""Decoding steps that are replayed: what the last one ran is run again, and Python does not go through the model."""
+"""Decoding steps that are replayed: the kernels of the previous step run again without re-entering Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core.cache import Cache
+from axon_core.cache import Cache, StaticCache
 from axon_core.compiling import Step, compiled_calls
 from axon_core.interfaces.model import CausalLM
 
@@ -28,29 +28,31 @@ class Way(NamedTuple):
 
     capture: Capture
     block: int
-    """Slots by which a fixed cache reaches further (`Cache.fix`), each time with a capture of its own."""
+    """Slots that become visible at a time (`Cache.make_static`), each time with a capture of its own."""
 
 
 def replayed(step: Step, capture: Capture) -> Step:
-    """Return `step`, for a fixed cache (`Cache.fix`) captured once for each `reach` and then replayed.
+    """Return `step`, for a `StaticCache` captured once for each number of `visible` slots and then replayed.
 
     The model's modules and weights must stay the same objects meanwhile; values that change in place are seen.
-    A cache that is not fixed runs the step itself; so does one whose step cannot be captured, because an attention
-    looks at numbers on the host for instance, after a warning that says so.
+    Any other cache runs the step itself; so does one whose step cannot be captured, because an attention looks at
+    numbers on the host for instance, after a warning that says so.
     """
-    # With the slot that it reads, which is another one whenever a cache is fixed anew, and how far it reaches.
-    known: WeakKeyDictionary[Cache, tuple[Tensor | None, int, Callable[[Tensor], Result]]] = WeakKeyDictionary()
+    # With the slot that it reads, which is another one once the cache has moved, and how many slots are visible.
+    known: WeakKeyDictionary[Cache, tuple[Tensor, int, Callable[[Tensor], Result]]] = WeakKeyDictionary()
     works = True
 
     def run(model: CausalLM, tokens: Int[Tensor, "b 1"], cache: Cache) -> Result:
         nonlocal works
-        cache.make_room(1)
-        reach, length = cache.reach, cache.length + 1
-        slot, reached, again = known.get(cache, (None, 0, None))
-        if again is not None and slot is cache.next_slot and reached == reach:
+        if not isinstance(cache, StaticCache):
+            return step(model, tokens, cache)
+        cache.reserve(1)
+        visible, length = cache.visible, cache.length + 1
+        slot, captured, again = known.get(cache, (None, 0, None))
+        if again is not None and slot is cache.slot and captured == visible:
             cache.length = length
             return again(tokens)
-        if not (works and cache.fixed and length < reach):  # the next token's step is another one
+        if not (works and length < visible):  # the next token's step is another one
             return step(model, tokens, cache)
         tokens, results = tokens.clone(), list[Result]()
 
@@ -59,7 +61,7 @@ def replayed(step: Step, capture: Capture) -> Step:
             return results[-1]
 
         try:
-            known[cache] = cache.next_slot, reach, _fed(capture(once), tokens)
+            known[cache] = cache.slot, visible, _fed(capture(once), tokens)
         except RuntimeError as error:
             if not results:
                 raise

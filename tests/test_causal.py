@@ -8,7 +8,7 @@ from test_attend import naive, normal
 
 from axon_core import causal
 from axon_core.attend import attend
-from axon_core.causal import causal_attention, pays
+from axon_core.causal import causal_attention, is_faster
 from axon_core.scope import Scope
 
 
@@ -71,9 +71,9 @@ def test_attend_takes_blocks_where_they_pay_and_torchs_kernel_elsewhere(monkeypa
 def test_they_do_not_pay_for_more_keys_than_a_cache_holds() -> None:
     q, k = torch.zeros(1, 512, 8, 1), torch.zeros(1, 2048, 8, 1)
     some = k[:, :1024]
-    assert pays(q, some, some)
-    assert not pays(q, k, k)
-    assert not pays(q.expand(16, -1, -1, -1), some.expand(16, -1, -1, -1), some.expand(16, -1, -1, -1))
-    assert not pays(q[:, :, :1], some[:, :, :1], some[:, :, :1])  # over before it has begun
-    assert not pays(q.to("meta"), some, some)
-    assert not pays(q, some.double(), some.double())
+    assert is_faster(q, some, some)
+    assert not is_faster(q, k, k)
+    assert not is_faster(q.expand(16, -1, -1, -1), some.expand(16, -1, -1, -1), some.expand(16, -1, -1, -1))
+    assert not is_faster(q[:, :, :1], some[:, :, :1], some[:, :, :1])  # over before it has begun
+    assert not is_faster(q.to("meta"), some, some)
+    assert not is_faster(q, some.double(), some.double())

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from axon_core import ROTARY_EMBEDDINGS, compiling, decoding
+from axon_core.cache import Cache, State
 from axon_core.compiling import step
 from axon_core.errors import ContextError, UsageError
 from axon_core.interfaces.attention import Attention
@@ -94,7 +95,7 @@ def same(got, expected):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """What runs on a GPU, on the CPU: a fixed cache of small steps, and graphs that are stand-ins."""
+    """What runs on a GPU, on the CPU: a static cache of small blocks, and graphs that are stand-ins."""
     stand_in = StandIn()
     monkeypatch.setattr(decoding, "compiled", lambda model: stand_in.step)
     monkeypatch.setitem(decoding.WAYS, "cpu", Way(stand_in.capture, 8))
@@ -109,8 +110,8 @@ def test_a_captured_step_gives_the_tokens_of_ordinary_decoding(graphs, attention
     assert graphs.captured > 1 and graphs.replayed > 15
 
 
-def test_a_step_is_captured_once_for_each_reach_and_after_rows_have_left(graphs):
-    run(model(), (20, 20, 20, 20), compile=True)  # slots 7 to 25 of 27: one, eight, eight and two at a reach
+def test_a_step_is_captured_once_for_each_block_and_after_rows_have_left(graphs):
+    run(model(), (20, 20, 20, 20), compile=True)  # slots 7 to 25 of 27: one, eight, eight and two visible at a time
     assert (graphs.captured, graphs.replayed) == (3, 7 + 7 + 1)
     run(model(), (2, 2, 4, 20), compile=True)  # rows leave before slots 8 and 10, which is then 5 for the last of them
     assert (graphs.captured, graphs.replayed) == (3 + 1 + 3, 15 + 1 + 2 + 7 + 4)
@@ -130,27 +131,27 @@ def test_graphs_go_with_their_cache_before_the_next_one_is_made(graphs, monkeypa
     assert len(caches) > 1 and graphs.captured > 1
 
 
-@pytest.mark.parametrize("block", [8, 32])  # another reach after a reset, and the same
-def test_a_cache_that_is_fixed_anew_is_captured_anew(graphs, block):
+@pytest.mark.parametrize("block", [8, 32])  # as many slots are visible after a reset, or others
+def test_a_cache_that_is_made_static_again_is_captured_again(graphs, block):
     built, run = model(), replayed(graphs.step, graphs.capture)
-    held, plain = built.new_cache(1, 40), built.new_cache(1, 40)
+    growing, plain = built.new_cache(1, 40), built.new_cache(1, 40)
     with torch.inference_mode():
         for prompt in ([5, 6, 7], [8, 9, 1, 2]):
-            for one in (held, plain):
+            for one in (growing, plain):
                 one.reset()
                 built.features(torch.tensor([prompt]), cache=one)
-            held.fix(block)
+            held = growing.make_static(block)
             for token in range(20):
                 tokens = torch.tensor([[token]])
                 for got, expected in zip(run(built, tokens, held), step(built, tokens, plain), strict=True):
                     torch.testing.assert_close(got, expected)
                 if token == 6:
-                    held.fix(block)
+                    held = held.make_static(block)
     assert graphs.replayed > 20
 
 
 @pytest.mark.parametrize("name", ["alibi", "differential", "mla"])
-def test_attentions_of_others_work_on_a_fixed_cache(graphs, monkeypatch, name):
+def test_attentions_of_others_work_on_a_static_cache(graphs, monkeypatch, name):
     built = theirs(monkeypatch, name)
     same(run(built, compile=True), run(built))
     assert graphs.captured > 1
@@ -177,13 +178,13 @@ def test_a_step_that_cannot_be_captured_says_so_and_runs_as_it_is(graphs, monkey
     assert len(caught) == 1
 
 
-def test_a_fixed_cache_takes_one_token_a_row_as_long_as_there_is_room():
+def test_a_static_cache_takes_one_token_a_row_as_long_as_there_is_room():
     held = model().new_cache(2, 6)
     held.extend(torch.ones(2, 3, dtype=torch.long))
-    held.fix(4)
+    held = held.make_static(4)
     one = torch.ones(2, 1, dtype=torch.long)
     for tokens, valid in ((one.expand(2, 2), None), (one, one.bool())):
-        with pytest.raises(UsageError, match="a fixed cache takes one token a row, and no padding"):
+        with pytest.raises(UsageError, match="a static cache takes one token a row, and no padding"):
             held.extend(tokens, valid)
     reached = [held.extend(one).scope.keys.tolist()[0] for _ in range(3)]
     assert reached == [[0, 1, 2, 3], [0, 1, 2, 3, 4, -1], [0, 1, 2, 3, 4, 5]]
@@ -192,8 +193,28 @@ def test_a_fixed_cache_takes_one_token_a_row_as_long_as_there_is_room():
     with pytest.raises(ContextError, match=r"holds 6 tokens, got 6 \+ 1"):
         replayed(step, compiled_call)(model(), one, held)
     held.reset()
-    assert not held.fixed
-    assert held.extend(one.expand(2, 5)).scope.keys.shape == (2, 5)
+    assert held.extend(one).scope.keys.tolist() == [[0, -1, -1, -1]] * 2
+
+
+def test_a_static_cache_is_replayed_after_a_reset(graphs):
+    built, run = model(), replayed(graphs.step, graphs.capture)
+    held, plain = built.new_cache(1, 40).make_static(8), built.new_cache(1, 40)
+    with torch.inference_mode():
+        for tokens in ([5, 6, 7, 8, 9], [3, 2, 1]):
+            for cache in (held, plain):
+                cache.reset()
+            for token in tokens:
+                given = torch.tensor([[token]])
+                for got, expected in zip(run(built, given, held), step(built, given, plain), strict=True):
+                    torch.testing.assert_close(got, expected)
+    assert (graphs.captured, graphs.replayed) == (1, 4 + 3)
+
+
+def test_a_cache_with_a_horizon_or_a_window_cannot_be_static():
+    for options in ({"horizon": 8}, {"window": 4}, {"per_token": False}):
+        horizon = options.pop("horizon", None)
+        cache = Cache([{"k": State((2,), **options)}], 1, 10, dtype=torch.float32, device="cpu", horizon=horizon)
+        assert cache.make_static(4) is cache
 
 
 @pytest.fixture
@@ -260,8 +281,7 @@ def test_a_step_that_fails_is_not_taken_for_one_that_cannot_be_captured():
     def fail(model, tokens, cache):
         raise RuntimeError("no such weights")
 
-    held = model().new_cache(1, 6)
-    held.fix(4)
+    held = model().new_cache(1, 6).make_static(4)
     with pytest.raises(RuntimeError, match="no such weights"):
         replayed(fail, compiled_call)(model(), torch.ones(1, 1, dtype=torch.long), held)
 
