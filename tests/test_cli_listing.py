@@ -26,7 +26,7 @@ PARTS = """
             return x
 
     @click.command("fly")
-    @click.argument("how", type=click.Choice("high broken away full quiet heavy vast endless long".split()))
+    @click.argument("how", type=click.Choice("high broken away full quiet heavy vast endless long many".split()))
     def fly(how):
         '''Fly a kite.'''
         from axon_core.errors import DataError
@@ -36,6 +36,8 @@ PARTS = """
             raise KeyboardInterrupt
         if how == "full":
             raise OSError(28, "No space left on device", "kite.bin")
+        if how == "many":
+            raise RuntimeError("std::bad_alloc")
         if how in ("heavy", "vast", "endless", "long"):
             import torch
             if how == "heavy":
@@ -260,7 +262,7 @@ def test_an_unknown_command(capsys) -> None:
                 "Error: the memory is not enough for this; make the model, the batch or the beam smaller, the text "
                 "shorter, or free some\n",
             )
-            for how in ("heavy", "vast", "endless", "long")
+            for how in ("heavy", "vast", "endless", "long", "many")
         ),
         ("full", 1, "Error: No space left on device: kite.bin\n"),
         (

@@ -159,6 +159,7 @@ def _run(argv: list[str]) -> int:
 _NO_MEMORY = (
     "OutOfMemoryError",
     "DefaultCPUAllocator",
+    "std::bad_alloc",
     "Storage size calculation overflowed",
     "numel: integer multiplication overflow",
     "Overflow when unpacking long",
