@@ -218,3 +218,10 @@ def test_a_qwen3(words, tmp_path):
     same_logits(ours, theirs)
     export_checkpoint(tmp_path / "ours", tmp_path / "back", format="hf")
     same_logits(ours, Qwen3ForCausalLM.from_pretrained(tmp_path / "back").eval())
+
+
+@pytest.mark.parametrize("name", ["norm_eps", "rope_theta"])
+def test_a_number_written_as_a_long_integer_is_one_that_can_be_loaded_again(llama, meta_folder, tmp_path, name):
+    import_checkpoint(meta_folder(llama(4), **{name: 10**30}), tmp_path / "ours")
+    config = XLlama.load(tmp_path / "ours").config
+    assert (config.norm.options["eps"] if name == "norm_eps" else config.rotary.options["base"]) == 1e30

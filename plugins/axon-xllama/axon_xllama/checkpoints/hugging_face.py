@@ -16,7 +16,17 @@ from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError
 from axon_core.tokenizer import Tokenizer
 from axon_xllama.checkpoints.families import FAMILIES, SIZES, Family
-from axon_xllama.checkpoints.layout import Names, Notice, Settings, Stored, checked, configured, parts_of, skeleton
+from axon_xllama.checkpoints.layout import (
+    Names,
+    Notice,
+    Settings,
+    Stored,
+    checked,
+    configured,
+    parts_of,
+    real,
+    skeleton,
+)
 from axon_xllama.checkpoints.safetensors_files import stored_in
 from axon_xllama.model import XLlama
 
@@ -161,7 +171,7 @@ def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
         raise CheckpointError(f"model_type must be {known} to become an X-Llama, got {values.get('model_type')!r}")
     _check_computes(values, family)
     sizes = {ours: _size(values, names) for ours, names in SIZES.items()}
-    eps = _real(values.get("rms_norm_eps", 1e-6))
+    eps = real(values.get("rms_norm_eps", 1e-6))
     given = values.get("num_key_value_heads")
     attention: dict[str, Any] = {"type": "GQA", "n_kv_heads": sizes["n_heads"] if given is None else given}
     if head_dim := values.get("head_dim") or family.head_dim:
@@ -274,11 +284,6 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _real(value: Any) -> Any:
-    """Return a number of any size that is no count as a float; what is no integer is left to the config's checks."""
-    return float(value) if type(value) is int and abs(value) < 10**300 else value
-
-
 def _known(tensors: dict[str, Stored], config: XLlama.Config) -> dict[str, Stored]:
     """Leave out what transformers itself ignores: tables that old versions saved, and the head of a tied model."""
     return {
@@ -306,9 +311,9 @@ def _rotary(values: Mapping[str, Any]) -> dict[str, Any]:
         raise malformed
     if (part := rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1))) != 1:
         raise CheckpointError(f"partial_rotary_factor must be 1, got {part}")
-    base = _real(rope.get("rope_theta", values.get("rope_theta", 10000.0)))
+    base = real(rope.get("rope_theta", values.get("rope_theta", 10000.0)))
     if kind == "default":
         return {"type": "rotary", "base": base}
     if "factor" not in rope:
         raise CheckpointError(f"rope scaling {kind!r} must have a factor")
-    return {"type": kind, "base": base, "factor": _real(rope["factor"])}
+    return {"type": kind, "base": base, "factor": real(rope["factor"])}

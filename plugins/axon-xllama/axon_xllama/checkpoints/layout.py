@@ -130,6 +130,11 @@ def configured(source: str, **values: object) -> XLlama.Config:
         raise CheckpointError(f"{source} does not describe a Llama: {error}") from None
 
 
+def real(value: Any) -> Any:
+    """Return a number of any size that is not a count as a float; the config's checks see everything else as it is."""
+    return float(value) if type(value) is int and abs(value) < 10**300 else value
+
+
 def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
     """Yield the tensors that a checkpoint of `model` consists of in the format with these `names`.
 

@@ -21,7 +21,7 @@ from axon_core.errors import CheckpointError
 from axon_core.json_text import to_json
 from axon_core.tokenizer import Tokenizer
 from axon_xllama.checkpoints.hugging_face import read_json
-from axon_xllama.checkpoints.layout import Names, Settings, Stored, configured
+from axon_xllama.checkpoints.layout import Names, Settings, Stored, configured, real
 from axon_xllama.model import XLlama
 
 _LAYER = "layers.{}."
@@ -53,7 +53,7 @@ def open_folder(folder: Path, tokenizer: Tokenizer) -> tuple[XLlama.Config, dict
     if params.get("use_scaled_rope"):
         raise CheckpointError("rope scaling 'use_scaled_rope' (Llama 3.1) is not supported; known: none")
     try:
-        dim, n_heads, eps = params["dim"], params["n_heads"], params["norm_eps"]
+        dim, n_heads, eps = params["dim"], params["n_heads"], real(params["norm_eps"])
         shards = _shards(folder)
         tensors = {name: _merged(name, [shard[name] for shard in shards], dim) for name in _same_names(shards)}
         hidden_dim = next(iter(tensors["layers.0.feed_forward.w1.weight"].shape), 0)
@@ -66,7 +66,7 @@ def open_folder(folder: Path, tokenizer: Tokenizer) -> tuple[XLlama.Config, dict
             n_heads=n_heads,
             hidden_dim=hidden_dim,
             attention={"type": "GQA", "n_kv_heads": params.get("n_kv_heads") or n_heads},
-            rotary={"type": "rotary", "base": params.get("rope_theta", 10000.0), "layout": "interleaved"},
+            rotary={"type": "rotary", "base": real(params.get("rope_theta", 10000.0)), "layout": "interleaved"},
             norm={"type": "rmsnorm", "eps": eps},
         )
     except KeyError as error:
