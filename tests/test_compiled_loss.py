@@ -30,6 +30,7 @@ def weights(trained):
     return torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()])
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_weights_are_those_of_a_training_that_is_not_compiled(precision):

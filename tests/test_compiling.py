@@ -71,6 +71,7 @@ def test_attention_of_large_scores_in_half_precision():
     torch.testing.assert_close(attend_few(100 * q, 100 * k, v), expected.bfloat16())
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(("attention", "rotary"), [("GQA", "linear"), ("MHA", "rotary")])
 def test_compiled_decoding_gives_the_same_tokens(attention, rotary):
@@ -79,6 +80,7 @@ def test_compiled_decoding_gives_the_same_tokens(attention, rotary):
         assert rows(built, prompts, 30, compile=True) == rows(built, prompts, 30)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_decoding_with_a_cache_that_drops_what_no_token_sees(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "out_of_tree" / "axon-test-sliding"))
@@ -93,6 +95,7 @@ def test_compiled_decoding_with_a_cache_that_drops_what_no_token_sees(monkeypatc
     assert rows(built, prompts[:1], 20, compile=True) == rows(built, prompts[:1], 20)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_one_compilation_for_every_length_and_one_for_every_number_of_rows():
     built = model()
@@ -106,6 +109,7 @@ def test_one_compilation_for_every_length_and_one_for_every_number_of_rows():
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_batch_that_shrinks_to_one_row_needs_no_compilation_of_its_own():
     built = model()
@@ -127,6 +131,7 @@ def test_a_batch_that_shrinks_to_one_row_needs_no_compilation_of_its_own():
     assert counters["stats"]["unique_graphs"] == 2  # several rows, and one
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_other_weights_need_no_compilation_and_another_dtype_one_of_its_own():
     built = model()
@@ -164,6 +169,7 @@ def test_past_its_horizon_a_dynamic_rotary_embedding_is_not_compiled(monkeypatch
     assert lengths == list(range(40, 48))  # the trained context
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_8_bit_decoding_gives_the_same_tokens():
     built = quantize(model())

@@ -42,6 +42,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", TRAINED, ids=lambda claim: claim.id)
 def test_claims_that_need_trained_models_are_measured(claim, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a toy in place of the data; what comes out means nothing, that it comes out for each seed does."""
