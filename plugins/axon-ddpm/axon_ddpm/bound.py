@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from axon_core.evaluating import tracked
 from axon_core.randomness import Key
+from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import prior_term
 
-if TYPE_CHECKING:
-    from axon_ddpm.data import Part
-    from axon_ddpm.trainer import DDPMTrainer
+__all__ = ["Losses", "held_out", "places"]
 
-__all__ = ["held_out", "places"]
+Losses = Callable[
+    [Float[Tensor, "b c h w"], Float[Tensor, "b c h w"], Int[Tensor, " b"], Int[Tensor, " b"]],
+    tuple[Float[Tensor, " b"], Float[Tensor, "b o h w"], Float[Tensor, "b c h w"]],
+]
+"""Of pictures, noise, places in the chain and classes: the loss of each picture, the model's output, and x_t."""
 
 _ROWS = 256
 
@@ -30,29 +33,35 @@ def places(n: int, total: int, key: Key, picture: int) -> Int[Tensor, " n"]:
     return 1 + ((torch.arange(n) + within) * last / n).long().clamp(max=last - 1)
 
 
-def held_out(trainer: DDPMTrainer, part: Part) -> dict[str, float]:
+def held_out(
+    losses: Losses,
+    diffusion: Diffusion,
+    pictures: Float[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    *,
+    steps: int,
+    key: Key,
+    device: str | torch.device,
+) -> dict[str, float]:
     """Return the mean `loss` and `bits_per_dim` of held-out pictures, each with its class.
 
     bits/dim = prior + L_0 + Σ_{t ≥ 1} L_t. The first two are taken as they are; the sum is T − 1 times the mean over
-    `bound_steps` places, one at random from each of as many strata, others for each picture: an unbiased estimate.
+    `steps` places, one at random from each of as many strata, others for each picture: an unbiased estimate.
     """
-    diffusion, config = trainer.diffusion, trainer.config
-    total, key = len(diffusion.process), Key((config.seed, "bound"))
-    chosen = [
-        torch.cat((torch.zeros(1).long(), places(config.bound_steps, total, key("t"), i))) for i in range(len(part))
-    ]
+    n, total = len(pictures), len(diffusion.process)
+    chosen = [torch.cat((torch.zeros(1).long(), places(steps, total, key("t"), i))) for i in range(n)]
     each = len(chosen[0]) - 1
     share = (total - 1) / (each * total) if each else 0.0
     weights = torch.tensor([1 / total] + [share] * each, dtype=torch.float64)
-    rows, t = torch.arange(len(part)).repeat_interleave(each + 1), torch.cat(chosen)
-    weight, loss, bits = weights.repeat(len(part)), 0.0, 0.0
+    rows, t = torch.arange(n).repeat_interleave(each + 1), torch.cat(chosen)
+    weight, loss, bits = weights.repeat(n), 0.0, 0.0
     for pick in tracked(torch.arange(len(rows)).split(_ROWS), len(rows), len):
-        x0 = trainer.data.unit(part.images[rows[pick]])
+        x0 = pictures[rows[pick]]
         noise = key("noise").normal(pick.tolist(), tuple(x0.shape[1:]))
-        data = [tensor.to(config.device) for tensor in (x0, noise, t[pick], part.labels[rows[pick]])]
-        losses, output, x_t = trainer.losses(*data)
+        data = [tensor.to(device) for tensor in (x0, noise, t[pick], labels[rows[pick]])]
+        given, output, x_t = losses(*data)
         terms = diffusion.bound(output, data[0], x_t, data[2], clip=diffusion.config.clip)
-        loss += (losses.cpu().double() * weight[pick]).sum().item()
+        loss += (given.cpu().double() * weight[pick]).sum().item()
         bits += (terms.cpu().double() * weight[pick]).sum().item() * total
-    prior = prior_term(diffusion.process, trainer.data.unit(part.images)).double().mean().item()
-    return {"loss": loss / len(part), "bits_per_dim": bits / len(part) + prior}
+    prior = prior_term(diffusion.process, pictures).double().mean().item()
+    return {"loss": loss / n, "bits_per_dim": bits / n + prior}

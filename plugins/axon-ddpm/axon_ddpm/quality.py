@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Float64, Int, UInt8
@@ -12,11 +11,7 @@ from torch import Tensor
 from axon_core.errors import UsageError
 from axon_core.randomness import Key
 from axon_ddpm.classifier import train_classifier, turned
-from axon_ddpm.pictures import to_bytes, to_unit
-
-if TYPE_CHECKING:
-    from axon_ddpm.data import Part
-    from axon_ddpm.trainer import DDPMTrainer
+from axon_ddpm.pictures import to_bytes
 
 __all__ = ["FRECHET", "beside", "beside_captions", "comparison", "frechet_distance", "nearest"]
 
@@ -67,10 +62,14 @@ def beside_captions(names: Sequence[str]) -> list[str]:
     return [text for name in names for text in (name, "nearest")]
 
 
-def comparison(trainer: DDPMTrainer, part: Part) -> tuple[dict[str, float], UInt8[Tensor, "m c h w"]]:
-    """Return how as many samples as pictures in `part` (at most `compared`) compare with the data, and what to look at.
-
-    To look at are the first samples, at most `grid`, each followed by the training picture nearest to it.
+def comparison(
+    samples: Float[Tensor, "n c h w"],
+    real: Float[Tensor, "n c h w"],
+    train: Float[Tensor, "m c h w"],
+    classes: tuple[Int[Tensor, " n"], Int[Tensor, " m"]] | None,
+    key: Key,
+) -> dict[str, float]:
+    """Return how samples compare with as many held-out pictures, `real`, and with the training pictures.
 
     The features are those of a small classifier: of the classes or, where there are none, of which way up a picture is.
     It learns from half of the training pictures, so that the other half, to which all are compared, is as new to it as
@@ -85,32 +84,35 @@ def comparison(trainer: DDPMTrainer, part: Part) -> tuple[dict[str, float], UInt
         recognised                              share of samples that the classifier takes for the class they were
                                                 asked for
         recognised_real                         its accuracy on held-out pictures
+
+    Args:
+        samples: what the model painted, over [−1, 1] as all pictures here.
+        real: held-out pictures.
+        train: the pictures it was trained on.
+        classes: the classes of the samples, which those of `real` are too, and of `train`, where there are any.
+        key: of the classifier's randomness.
     """
-    data, config = trainer.data, trainer.config
-    n = min(config.compared, len(part))
-    train, real, labels = data.unit(data.train.images), data.unit(part.images[:n]), part.labels[:n]
-    samples = to_unit(trainer.pictures(n, labels.tolist() if data.names else None))
-    with torch.autocast(samples.device.type, enabled=False):  # the judge is no part of what is trained in bf16
+    with torch.autocast(samples.device.type, enabled=False):  # the judge is not part of what is trained in bf16
         found = {
             f"nearest_training{name}": nearest(pictures, train)[0].mean().item()
             for name, pictures in (("", samples), ("_real", real))
         }
-        if n >= 2 and len(train) >= 4:
-            found |= _judged(trainer, samples, real, labels, train)
-    return found, beside(samples[: config.grid], train)
+        if len(real) >= 2 and len(train) >= 4:
+            found |= _judged(samples, real, train, classes, key)
+    return found
 
 
 def _judged(
-    trainer: DDPMTrainer, samples: Tensor, real: Tensor, labels: Int[Tensor, " n"], train: Tensor
+    samples: Tensor, real: Tensor, train: Tensor, classes: tuple[Tensor, Tensor] | None, key: Key
 ) -> dict[str, float]:
     """Return what a classifier says that learned from the first half of the training pictures."""
-    data, half = trainer.data, len(train) // 2
-    lesson = (train[:half], data.train.labels[:half]) if data.names else turned(train[:half])
-    judge = train_classifier(*lesson, Key((trainer.config.seed, "classifier")))
+    half = len(train) // 2
+    lesson = turned(train[:half]) if classes is None else (train[:half], classes[1][:half])
+    judge = train_classifier(*lesson, key)
     reference = judge.features(train[half:])
     found: dict[str, float] = {}
     for name, pictures in (("", samples), ("_real", real)):
         found[f"{FRECHET}{name}"] = frechet_distance(judge.features(pictures), reference)
-        if data.names:
-            found[f"recognised{name}"] = (judge.classify(pictures) == labels).double().mean().item()
+        if classes is not None:
+            found[f"recognised{name}"] = (judge.classify(pictures) == classes[0]).double().mean().item()
     return found

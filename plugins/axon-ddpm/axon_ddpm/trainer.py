@@ -26,8 +26,8 @@ from axon_ddpm.data import Part, PictureConfig, PictureData
 from axon_ddpm.denoiser import Denoiser
 from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import min_snr_weight, squared_error
-from axon_ddpm.pictures import to_bytes
-from axon_ddpm.quality import beside_captions, comparison
+from axon_ddpm.pictures import to_bytes, to_unit
+from axon_ddpm.quality import beside, beside_captions, comparison
 from axon_ddpm.samplers import final
 
 __all__ = ["DDPMTrainer"]
@@ -251,13 +251,29 @@ class DDPMTrainer(Trainer):
         of = len(self.data.held_out)
         numbers = torch.tensor(spread(of, self.config.eval_images))
         part = Part(self.data.held_out.images[numbers], self.data.held_out.labels[numbers])
-        found = held_out(self, part)
+        pictures = self.data.unit(part.images)
+        found = held_out(
+            self.losses,
+            self.diffusion,
+            pictures,
+            part.labels,
+            steps=self.config.bound_steps,
+            key=Key((self.config.seed, "bound")),
+            device=self.config.device,
+        )
         if self.config.compared:
-            compared, pairs = comparison(self, part)
-            names = self.captions(len(pairs) // 2, part.labels[: len(pairs) // 2].tolist())
-            self.beside = pairs, beside_captions(names)
-            found |= compared
+            found |= self._compared(pictures, part.labels)
         return {**found, **coverage("images", len(part), of)}
+
+    def _compared(self, real: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> dict[str, float]:
+        """Compare samples with at most `compared` held-out pictures; the first ones are to be looked at (`beside`)."""
+        n, named = min(self.config.compared, len(real)), bool(self.data.names)
+        train, labels = self.data.unit(self.data.train.images), labels[:n]
+        samples = to_unit(self.pictures(n, labels.tolist() if named else None))
+        shown = samples[: self.config.grid]
+        self.beside = beside(shown, train), beside_captions(self.captions(len(shown), labels[: len(shown)].tolist()))
+        classes = (labels, self.data.train.labels) if named else None
+        return comparison(samples, real[:n], train, classes, Key((self.config.seed, "classifier")))
 
     def pictures(self, n: int, classes: Sequence[int] | None = None) -> UInt8[Tensor, "n c h w"]:
         """Return n samples, of given classes or, where the pictures have classes, of all in turn."""
