@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["causal_attention", "is_faster"]
 
 _BLOCK = 64  # queries of a head
-_FEWEST, _MOST = 192, 1024  # queries from which it is_faster, and keys up to which it does
+_FEWEST, _MOST = 192, 1024  # queries from which it is faster, and keys up to which it is
 _LEAST, _LARGEST = 1 << 11, 1 << 16
 """Keys of all heads and rows: with fewer the calls take longer than the work, with more the weights leave the cache."""
 

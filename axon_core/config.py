@@ -5,9 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Self, TypeGuard, TypeVar, cast, get_args
+from types import UnionType
+from typing import Annotated, Any, Self, TypeGuard, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from axon_core.errors import ConfigError, RegistryError
@@ -37,17 +46,12 @@ class Config(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
     )
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _complete(cls, values: Any) -> Any:
-        tables = cast("Mapping[str, Any]", values) if isinstance(values, Mapping) else {}
-        if not any(_is_partial(tables.get(name)) for name in cls.model_fields):
-            return values
-        given = dict(tables)
-        for name in cls.model_fields:
-            if _is_partial(table := given.get(name)) and (part := declared_part(cls, name, given)):
-                given[name] = merged(part, table)
-        return given
+    def _complete(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name is None or not _is_partial(value):
+            return value
+        return merged(declared_part(cls, info.field_name, info.data) or {}, value)
 
     @model_validator(mode="after")
     def _integers_fit(self) -> Self:
@@ -108,28 +112,26 @@ class Spec(BaseModel):
         return dict(self.model_extra or {})
 
 
-def declared_part(config: type[BaseModel], name: str, given: Mapping[str, Any]) -> dict[str, Any] | None:
+def declared_part(config: type[BaseModel], name: str, known: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the table of the part, or of the config, that a field has by default; None where it has neither.
 
-    `given` are the values of other fields, which the default may depend on.
+    `known` are the values of the fields before it, which the default may depend on. A default that may as well be of
+    another config, where no `type` tells which, is not returned.
     """
-    known = dict(given)
-    for field, info in config.model_fields.items():
-        if field != name and field in known:
-            continue
-        try:
-            known[field] = info.get_default(call_default_factory=True, validated_data=known)
-        except Exception:  # it depends on what is missing or wrong: validation will tell
-            known.pop(field, None)
-        if field == name:
-            break
-    default = known.get(name)
-    if isinstance(default, str | Mapping) and Spec in _kinds(config.model_fields[name].annotation):
-        default = Spec.of(cast("str | Mapping[str, Any]", default))
+    field = config.model_fields[name]
+    kinds = _alternatives(field.annotation)
+    try:
+        default = field.get_default(call_default_factory=True, validated_data=dict(known))
+        if Spec in kinds and not isinstance(default, BaseModel):
+            default = Spec.of(default)
+    except Exception:  # it depends on what is missing or wrong: validation will tell
+        return None
     if not isinstance(default, BaseModel):
         return None
     table, key = default.model_dump(mode="json", exclude_unset=True), getattr(default, "type", None)
-    return table if key is None else {"type": key, **table}
+    if key is None:
+        return table if kinds == [type(default)] else None
+    return {"type": key, **table}
 
 
 def merged(part: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,6 +189,15 @@ def _fields(config: type[BaseModel], path: Sequence[str]) -> list[str]:
     while rest and rest[0].isdecimal():  # the number of an item
         rest = rest[1:]
     return list(dict.fromkeys(name for kind in inner for name in _fields(kind, rest)))
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Return what a field may hold besides None: the members of a union, those of unions within it too."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) not in (Union, UnionType):
+        return [] if annotation is type(None) else [annotation]
+    return [kind for member in get_args(annotation) for kind in _alternatives(member)]
 
 
 def _kinds(annotation: Any) -> Generator[type]:

@@ -99,12 +99,26 @@ def default_part(tables: Mapping[str, Any], path: Sequence[str]) -> Table | None
     for name in path:
         table = cast("Mapping[str, Any]", node) if isinstance(node, Mapping) else {}
         owner = next((schema for schema in schemas if name in schema.model_fields), None)
-        part = None if owner is None else declared_part(owner, name, table)
+        part = None if owner is None else declared_part(owner, name, _before(owner, name, table))
         node = table.get(name, part)
         if part is not None and isinstance(node, Mapping) and "type" not in node:
             node = merged(part, cast("Mapping[str, Any]", node))
         schemas = _schemas(node, None if owner is None else owner.model_fields[name])
     return part if part and "type" in part else None
+
+
+def _before(config: Schema, name: str, table: Mapping[str, Any]) -> Table:
+    """Return the values of the fields before one: those written in a table, else their defaults where these are had."""
+    known: Table = {}
+    for field, info in config.model_fields.items():
+        if field == name:
+            break
+        if field in table:
+            known[field] = table[field]
+        elif not info.is_required():
+            with suppress(Exception):  # a factory may need what is missing here
+                known[field] = info.get_default(call_default_factory=True, validated_data=known)
+    return known
 
 
 def _schemas(node: Any, field: FieldInfo | None) -> Sequence[Schema]:

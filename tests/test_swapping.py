@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from axon_core import ATTENTIONS, MODELS, NORMS, TRAINERS
 from axon_core.cli import main
 from axon_core.config import Config, Spec, validate
+from axon_core.errors import ConfigError
 from axon_core.optim import AdamW
 from axon_core.recipe import Recipe, override
 
@@ -130,6 +131,46 @@ def test_a_table_without_a_type_changes_the_part_that_its_owner_declares():
 
     made = validate(Owner, {"chain": {"diffusion": {"schedule": {"offset": 0.1}}}}).chain
     assert made.diffusion.schedule == Spec.of({"type": "cosine", "steps": 7, "offset": 0.1})
+
+
+def test_a_default_that_depends_on_other_fields_is_completed_with_their_validated_values():
+    class Small(Config):
+        rank: int = 1
+
+    class Owner(Config):
+        dim: int
+        inner: Small = Small(rank=5)
+        part: Spec = Field(default_factory=lambda given: Spec.of({"type": "lora", "rank": given["inner"].rank}))
+        norm: Spec = Field(default_factory=lambda given: Spec.of({"type": "norm", "dim": given["dim"]}))
+
+    found = validate(Owner, {"dim": "8", "inner": {"rank": "7"}, "part": {"eps": 0.5}, "norm": {"eps": 0.5}})
+    assert found.part == Spec.of({"type": "lora", "rank": 7, "eps": 0.5})
+    assert found.norm == Spec.of({"type": "norm", "dim": 8, "eps": 0.5})
+    with pytest.raises(ConfigError) as caught:
+        validate(Owner, {"norm": {"eps": 0.5}})
+    assert (("dim",), "this field is required") in caught.value.problems
+    with pytest.raises(ConfigError) as caught:  # a wrong option is told where it stands
+        validate(Owner, {"dim": 8, "norm": {"type": 5}, "part": {"eps": 0.5}})
+    assert [path for path, _ in caught.value.problems] == [("norm", "type")]
+
+
+def test_a_table_of_named_parts_and_one_of_several_configs_are_not_completed():
+    class Small(Config):
+        rank: int = 1
+
+    class Wide(Config):
+        width: int = 1
+
+    class Owner(Config):
+        parts: dict[str, Spec] = Field(default_factory=lambda: {"a": Spec(type="norm")})
+        either: Small | Wide = Small(rank=5)
+        facts: dict[str, Any] | Spec = Field(default_factory=dict)
+        perhaps: Small | None = Small(rank=5)
+
+    given = {"parts": {"b": {"type": "mha"}}, "either": {"width": 2}, "facts": {"n": 1}, "perhaps": {}}
+    found = validate(Owner, given)
+    assert found.parts == {"b": Spec(type="mha")} and found.either == Wide(width=2) and found.facts == {"n": 1}
+    assert found.perhaps == Small(rank=5)
 
 
 def test_a_part_of_this_session_and_one_that_nobody_knows(caplog):
