@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,47 +64,95 @@ class Events:
 
 
 class Hooks:
-    """The hooks of one training.
+    """The hooks of one training, run by pluggy in the order given; `tryfirst`, `trylast` and wrappers work.
 
-    One that fails is reported and switched off, and training goes on; only an `AxonError` ends it.
+    One that fails is reported and switched off, and training continues; only an `AxonError` ends it.
 
     Args:
-        given: hook objects; those of installed plugins are added.
+        given: hook objects; those of installed plugins come first.
     """
 
     def __init__(self, given: Iterable[object] = ()) -> None:
         self._manager = pluggy.PluginManager("axon")
         self._manager.add_hookspecs(Events)
+        offered = list[object]()
         for entry in discovery.discover().entries("hooks"):
             try:
                 found = entry.load()
-                self._add(found() if inspect.isclass(found) else found)
+                self._add(made := found() if inspect.isclass(found) else found)
+                self._manager.unregister(made)
+                offered.append(made)
             except Exception as error:  # a plugin's fault, and training can do without it
                 _log.warning("the hook %s of %s is left out: %s", entry.key, entry.source, error)
-        for plugin in given:
+        for plugin in reversed([*offered, *given]):  # pluggy calls the one registered last first
             self._add(plugin)
 
     def _add(self, plugin: object) -> None:
         self._manager.register(plugin)
         self._manager.check_pending()  # a misspelt event is an error
+        for caller in self._manager.get_hookcallers(plugin) or ():
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is plugin and not implementation.hookwrapper:
+                    guard = self._guarded_wrapper if implementation.wrapper else self._guarded
+                    implementation.function = guard(plugin, caller.name, implementation.function)
 
     def emit(self, event: str, **facts: Any) -> set[str]:
-        """Tell every hook of an event, in the order they were registered; return what they ask for."""
-        # Not pluggy's own call: its first exception would keep the event from all other hooks.
-        requests: set[str] = set()
-        for implementation in getattr(self._manager.hook, event).get_hookimpls():
+        """Tell every hook of an event; return what they ask for."""
+        return set(getattr(self._manager.hook, event)(**facts))
+
+    # Without these guards the first exception would keep the event from all other hooks.
+    def _guarded(self, plugin: object, event: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*facts: Any) -> Any:
             try:
-                answer = implementation.function(*(facts[name] for name in implementation.argnames))
-                if answer not in (None, "save", "eval", "stop"):
-                    raise ValueError(f"a hook may return 'save', 'eval', 'stop' or nothing, got {answer!r}")
+                return _checked(function(*facts))
             except AxonError:
                 raise  # what the core's own hooks cannot write must not get lost
             except Exception as error:
-                plugin = implementation.plugin
-                self._manager.unregister(plugin)
-                name = getattr(plugin, "__name__", type(plugin).__name__)
-                _log.warning("hook %s failed at %s and is switched off, training goes on: %r", name, event, error)
-            else:
-                if answer is not None:
-                    requests.add(answer)
-        return requests
+                return self._switch_off(plugin, event, error)
+
+        return guarded
+
+    def _guarded_wrapper(self, plugin: object, event: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*facts: Any) -> Generator[None, list[Any], list[Any]]:
+            running = function(*facts)
+            try:
+                next(running)
+            except AxonError:
+                raise
+            except Exception as error:
+                self._switch_off(plugin, event, error)
+                return (yield)
+            try:
+                answers = yield
+            except BaseException as error:  # of a hook inside, which ends training
+                running.throw(error)
+                raise
+            try:
+                return _finished(running, answers)
+            except AxonError:
+                raise
+            except Exception as error:
+                self._switch_off(plugin, event, error)
+                return answers
+
+        return guarded
+
+    def _switch_off(self, plugin: object, event: str, error: Exception) -> None:
+        self._manager.unregister(plugin)
+        name = getattr(plugin, "__name__", type(plugin).__name__)
+        _log.warning("hook %s failed at %s and is switched off, training continues: %r", name, event, error)
+
+
+def _checked(answer: Any) -> Any:
+    if answer not in (None, "save", "eval", "stop"):
+        raise ValueError(f"a hook may return 'save', 'eval', 'stop' or nothing, got {answer!r}")
+    return answer
+
+
+def _finished(running: Generator[None, list[Any], list[Any]], answers: list[Any]) -> list[Any]:
+    """Hand the answers of the hooks inside to a wrapper, and return what it makes of them."""
+    try:
+        running.send(answers)
+    except StopIteration as end:
+        return [_checked(answer) for answer in end.value]
+    raise ValueError("a wrapper yields once")
