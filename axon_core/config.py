@@ -48,7 +48,7 @@ class Config(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _complete(cls, value: Any, info: ValidationInfo) -> Any:
+    def _with_declared_part(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name is None or not _is_partial(value):
             return value
         return merged(declared_part(cls, info.field_name, info.data) or {}, value)

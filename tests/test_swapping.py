@@ -15,6 +15,7 @@ from axon_core.config import Config, Spec, validate
 from axon_core.errors import ConfigError
 from axon_core.optim import AdamW
 from axon_core.recipe import Recipe, override
+from axon_core.records import Ranking
 
 GQA = {"type": "GQA", "n_kv_heads": 2, "qk_norm": "rmsnorm"}
 MUON = {"type": "muon", "lr": 0.02, "betas": [0.8, 0.9], "momentum": 0.9}
@@ -218,3 +219,15 @@ def test_what_was_swapped_is_said_in_one_line_and_recorded(tmp_path: Path, short
     again = ["train", "--resume", "--out", str(tmp_path / "run"), "--set", "trainer.steps=3"]
     assert main(again) == 0
     assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["swaps"] == recipe["swaps"]
+
+
+def test_no_config_replaces_what_every_config_checks():
+    """Pydantic looks a validator up by its name, so that a method of the same name would take its place."""
+    configs, found = [Config], set()
+    while configs:
+        found.add(config := configs.pop())
+        configs += config.__subclasses__()
+    decorators = Config.__pydantic_decorators__
+    names = {*decorators.field_validators, *decorators.model_validators}
+    assert len(names) == 2 and Ranking in found
+    assert not [(config, names & vars(config).keys()) for config in found - {Config} if names & vars(config).keys()]
