@@ -56,22 +56,22 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _integers_fit(self) -> Self:
         for name in type(self).model_fields:
-            for value in _integers(getattr(self, name)):
+            for at, value in _integers(name, getattr(self, name)):
                 if not -(1 << 63) <= value < 1 << 63:
-                    raise ValueError(f"{name} must fit 64 bits, got {shortened(str(value), 24)}")
+                    raise ValueError(f"{at} must fit 64 bits, got {shortened(str(value), 24)}")
         return self
 
 
-def _integers(value: Any) -> Generator[int]:
-    """Yield an integer, or those in a collection; a config in it has looked at its own."""
+def _integers(at: str, value: Any) -> Generator[tuple[str, int]]:
+    """Yield an integer, or those in a collection, after where each stands; a config in it has looked at its own."""
     if isinstance(value, int):
-        yield value
+        yield at, value
     elif isinstance(value, Mapping):
-        for inside in cast(Mapping[Any, Any], value).values():
-            yield from _integers(inside)
+        for key, inside in cast(Mapping[Any, Any], value).items():
+            yield from _integers(f"{at}.{key}", inside)
     elif isinstance(value, list | tuple | set | frozenset):
-        for inside in cast("Collection[Any]", value):
-            yield from _integers(inside)
+        for i, inside in enumerate(cast("Collection[Any]", value)):
+            yield from _integers(f"{at}.{i}", inside)
 
 
 class Spec(BaseModel):

@@ -72,9 +72,12 @@ def test_a_recipe_beyond_the_machine_is_refused_before_it_is_built(capsys, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_an_integer_inside_a_list_fits_64_bits_too():
+def test_an_integer_inside_a_list_or_a_table_fits_64_bits_too_and_is_named_by_where_it_stands():
     class Layers(Config):
         hidden: tuple[int, ...] = ()
+        part: dict[str, int]
 
-    with pytest.raises(ConfigError, match="hidden must fit 64 bits"):
-        validate(Layers, {"hidden": [3, 10**30]})
+    with pytest.raises(ConfigError, match=r"hidden\.1 must fit 64 bits"):
+        validate(Layers, {"hidden": [3, 10**30], "part": {}})
+    with pytest.raises(ConfigError, match=r"part\.n_heads must fit 64 bits"):
+        validate(Layers, {"part": {"n_heads": 10**26}})
