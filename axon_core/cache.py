@@ -247,8 +247,8 @@ class StaticCache(Cache):
     """A cache in which everything that changes from token to token is in tensors that stay where they are.
 
     It takes one token a row at a time, and `extend` hands over the `visible` slots, of which those that are not filled
-    have the position of padding: the same operations run on the same memory for each token, as it takes to replay a
-    step. Only `visible` grows, by a block at a time.
+    have the position of padding: each token runs the same operations on the same memory, so that a step can be
+    replayed. Only `visible` grows, by a block at a time.
     """
 
     def __init__(self, grown: Cache, block: int) -> None:
@@ -256,8 +256,8 @@ class StaticCache(Cache):
 
         Args:
             grown: a cache without a horizon, whose states are all per token and without a window.
-            block: by how many slots more become visible when those that are visible are full: with more there are
-                fewer steps to capture, with less there is less to read for nothing.
+            block: by how many slots more become visible when those that are visible are full: larger blocks mean fewer
+                captures; smaller ones, fewer unused slots read.
         """
         self.capacity, self.horizon, self.length, self.tokens = grown.capacity, None, grown.length, None
         self.positions, self._next, self._padded = grown.positions, grown._next, grown._padded

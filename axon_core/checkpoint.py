@@ -255,7 +255,9 @@ class Checkpoints:
             if not folder.exists():  # a training that runs has replaced it by a later one
                 return self.find(name)
             good = self.intact()
-            remedy = f"resume with --from {good}" if good else "no other is intact: start the run anew"
+            remedy = (
+                f"resume with --from {good}" if good else "no other is intact: start the run again in another folder"
+            )
             raise CheckpointError(f"checkpoint {folder.name} in {self.folder} is damaged: {problem}; {remedy}")
         return folder
 

@@ -89,8 +89,8 @@ def check_unlocked(folder: Path) -> None:
 
 
 def is_lock(name: str) -> bool:
-    """Whether a file of this name in a folder is the folder's lock."""
-    return name == _LOCK
+    """Whether a file of this name is the lock of the folder it lies in (`lock_folder`), or of a file beside it."""
+    return name.startswith(".") and name.endswith(_LOCK)
 
 
 @contextmanager

@@ -72,8 +72,9 @@ def adding(folder: Path, *names: str) -> Generator[None]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with claimed_file(folder / MANIFEST):
-        for name in names:
-            sweep(folder, name)
+        with writing(folder):
+            for name in names:
+                sweep(folder, name)
         yield
 
 

@@ -69,7 +69,7 @@ def _take_up(run: RunFolder, resume: bool | str, state: State) -> None:
             f"{run.path} holds a trained model but no checkpoint to resume from; choose another folder"
         )
     if checkpoint is None:
-        _log.warning("%s has no checkpoint yet: training begins anew", run.path)
+        _log.warning("%s has no checkpoint yet: training starts again from step 0", run.path)
     if checkpoint is not None:
         state.load_state_dict(run.checkpoints.read(checkpoint))
     run.rewind(state.step)
@@ -88,7 +88,7 @@ def how_to_resume(run: RunFolder | None, lr: float, diverged: bool = False) -> s
     names = run.checkpoints.names()
     intact = run.checkpoints.intact()
     if names and intact is None:
-        return f"None of the checkpoints in {run.path} is intact: start the run anew."
+        return f"None of the checkpoints in {run.path} is intact: start the run again in another folder."
     command = f"axon train --resume --out {shlex.quote(str(run.path))}"
     if intact and intact != names[-1]:
         command += f" --from {intact}"

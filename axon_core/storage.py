@@ -60,7 +60,7 @@ def writing(place: Path) -> Generator[None]:
 
 
 def is_occupied(folder: Path) -> bool:
-    """Whether something is at `folder` other than a folder that is empty but for a lock and what a kill left."""
+    """Whether something is at `folder` other than a folder that is empty but for locks and what a kill left."""
     if not folder.is_dir():
         return folder.exists()
     return any(not is_lock(file.name) and not _DRAFT.match(file.name) for file in folder.iterdir())

@@ -89,7 +89,7 @@ def test_the_remedy_never_names_another_damaged_one(run: Path):
     with pytest.raises(CheckpointError, match="resume with --from step-4"):
         fit(Toy.make(**OPTIONS), run, resume=True)
     flip(run / "checkpoints/step-4/state.json")
-    with pytest.raises(CheckpointError, match="no other is intact: start the run anew"):
+    with pytest.raises(CheckpointError, match="no other is intact: start the run again in another folder"):
         fit(Toy.make(**OPTIONS), run, resume=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -29,6 +30,7 @@ from axon_core.recipe import Recipe
 from axon_core.registry import TRAINERS
 from axon_core.run import RunFolder
 from axon_core.saved import load
+from axon_core.storage import is_occupied
 from axon_core.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
 
 SIZES = {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 8}
@@ -243,3 +245,20 @@ def test_two_processes_do_not_save_into_one_folder(tmp_path: Path):
     with lock_output(tmp_path / MANIFEST), pytest.raises(UsageError, match="is in use: process"):
         MODELS.build(SIZES, vocab_size=258).save(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_which_only_a_killed_save_was_is_as_good_as_empty(tmp_path: Path):
+    folder = tmp_path / "model"
+    script = DIES.format(sizes=SIZES, name="tokenizer.json", folder=str(folder))  # the first file
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert f".{MANIFEST}.lock" in {file.name for file in folder.iterdir()}
+    assert not is_occupied(folder)
+
+
+def test_what_cannot_be_swept_away_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def forbidden(folder: Path, name: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("axon_core.manifest.sweep", forbidden)
+    with pytest.raises(CheckpointError, match=r"cannot write .*: Operation not permitted"):
+        MODELS.build(SIZES, vocab_size=258).save(tmp_path)
