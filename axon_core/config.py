@@ -227,6 +227,10 @@ def _message(error: ErrorDetails) -> str:
             return "this field is required"
         case "value_error":
             return f"{error['msg'].removeprefix('Value error, ')}"
+        case "model_type":
+            of_part = error.get("ctx", {}).get("class_name") == Spec.__name__
+            kind = "a name or a table with a `type`" if of_part else "a table"
+            return f"must be {kind}, got {shortened(repr(error['input']), 200)}"
         case _:
             rule = error["msg"].partition(" should ")[2] or f"be {error['msg']}"
             return f"must {rule}, got {shortened(repr(error['input']), 200)}"

@@ -14,9 +14,11 @@ def expanded(path: Path | str, error: type[AxonError] = DataError) -> Path:
     """Return a path with `~` and `$VARIABLES` filled in; a `$` that is part of an existing file's name stays.
 
     Raises:
-        AxonError: the path names a variable that is not set, or holds a zero byte; of the kind `error`, by default a
-            `DataError`.
+        AxonError: the path is empty, names a variable that is not set, or holds a zero byte; of the kind `error`, by
+            default a `DataError`.
     """
+    if not str(path).strip():
+        raise error(f"path {str(path)!r} is empty; name a file or a folder, or leave the field out where it may be")
     if "\0" in str(path):
         raise error(f"path {str(path)!r} holds a zero byte, which no file's name has")
     place = Path(os.path.expanduser(os.path.expandvars(path)))

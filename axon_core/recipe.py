@@ -12,9 +12,10 @@ path = "text.txt"
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -27,7 +28,7 @@ from axon_core.errors import ConfigError, UsageError
 from axon_core.interfaces.trainer import Trainer
 from axon_core.registry import TRAINERS
 from axon_core.sizes import within_memory
-from axon_core.swapping import Swap, default_part, report, swap
+from axon_core.swapping import Swap, default_part, report, schemas_of, swap
 
 __all__ = ["Recipe", "override"]
 
@@ -94,6 +95,8 @@ class Recipe(config.Config):
             if "trainer" not in result and (command := _command(result)):
                 words = shlex.join(["axon", command, name if _installed(name, read_from) else read_from])
                 raise UsageError(f"{name} describes more than one training, each with its tables: use `{words}`")
+            if strays := [*_strays(result)]:
+                raise ConfigError(strays)
             recipe = validate(cls, {**result, "name": name, "source": source})
         report(swaps)
         return recipe.model_copy(update={"swaps": (*recipe.swaps, *swaps)})
@@ -113,6 +116,22 @@ class Recipe(config.Config):
         """
         with at(source=self.source), within_memory():
             return TRAINERS[self.trainer.type].from_recipe(self, saved)
+
+
+def _strays(tables: Table) -> Generator[tuple[tuple[str, ...], str]]:
+    """Yield what a recipe does not have, each with the table that it may belong into or a name close to it."""
+    known = ("summary", "model", "trainer", "data")
+    for name in sorted(tables.keys() - Recipe.model_fields.keys()):
+        inside = [f"{table}.{name}" for table in known if name in _names(tables.get(table))]
+        near = inside or difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
+        yield (name,), f"unknown field {name!r} ({hint})"
+
+
+def _names(table: Any) -> set[str]:
+    """Return the fields that a table of a recipe has or, as its `type` says, may have."""
+    given = cast(Table, table) if isinstance(table, dict) else {}
+    return {*given, *(field for schema in schemas_of(table) for field in schema.model_fields)}
 
 
 def _installed(name: str, source: str) -> bool:
@@ -163,6 +182,8 @@ def _overridden(tables: Mapping[str, Any], overrides: Iterable[str]) -> tuple[Ta
         if old is None or old["type"] == value:
             table[name] = value
             continue
+        if value.startswith("{"):
+            raise UsageError(f"--set {text}: not a TOML table; its texts stand in quotes, as in {{type='MyPart'}}")
         given = frozenset(other[len(place)] for other in paths if other[: len(place)] == place and other > place)
         new, done = swap(place, old, value, given)
         swaps.append(done)

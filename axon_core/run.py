@@ -211,6 +211,8 @@ class RunFolder:
 
 
 def _check_empty(path: Path) -> None:
+    if path.is_file():
+        raise UsageError(f"{path} is a file, and a run is a folder: choose another name with --out")
     if is_occupied(path):
         raise UsageError(
             f"{path} is not empty, and a run never overwrites another: continue it with --resume, or choose another "

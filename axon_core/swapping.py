@@ -19,7 +19,7 @@ from axon_core.discovery import discover
 from axon_core.errors import AxonError, ConfigError
 from axon_core.registry import registries, registry_of
 
-__all__ = ["Swap", "default_part", "report", "swap"]
+__all__ = ["Swap", "default_part", "report", "schemas_of", "swap"]
 
 Table = dict[str, Any]
 Schema = type[BaseModel]
@@ -103,7 +103,7 @@ def default_part(tables: Mapping[str, Any], path: Sequence[str]) -> Table | None
         node = table.get(name, part)
         if part is not None and isinstance(node, Mapping) and "type" not in node:
             node = merged(part, cast("Mapping[str, Any]", node))
-        schemas = _schemas(node, None if owner is None else owner.model_fields[name])
+        schemas = schemas_of(node, None if owner is None else owner.model_fields[name])
     return part if part and "type" in part else None
 
 
@@ -121,7 +121,7 @@ def _before(config: Schema, name: str, table: Mapping[str, Any]) -> Table:
     return known
 
 
-def _schemas(node: Any, field: FieldInfo | None) -> Sequence[Schema]:
+def schemas_of(node: Any, field: FieldInfo | None = None) -> Sequence[Schema]:
     """Return the classes that may validate what stands in a field: those its `type` names, or the field's own."""
     name = cast("Mapping[str, Any]", node).get("type") if isinstance(node, Mapping) else node
     if isinstance(name, str):

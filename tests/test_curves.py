@@ -37,6 +37,8 @@ def test_each_panel_has_its_curves_and_empty_ones_are_left_out(run: RunFolder, m
         "first": {"a": (1, 2, 3.0, 2.0), "a, held out": (2, 2.5)},
         "second": {"d, held out": (2, 7.0)},
     }
+    for axes in figure.axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())  # there is no half step
 
 
 def test_a_picture_is_written_even_of_nothing(run: RunFolder):

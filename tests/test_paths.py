@@ -24,3 +24,9 @@ def test_an_unset_variable_is_named_by_an_error_of_the_right_kind(tmp_path: Path
             expanded("$NOT_SET/a", **given)
     (tmp_path / "costs$NOT_SET").touch()  # a file may be called so
     assert expanded(tmp_path / "costs$NOT_SET") == tmp_path / "costs$NOT_SET"
+
+
+@pytest.mark.parametrize("given", ["", " "])
+def test_an_empty_path_is_not_the_current_folder(given: str):
+    with pytest.raises(DataError, match="is empty; name a file or a folder"):
+        expanded(given)

@@ -74,6 +74,11 @@ def test_an_override_into_a_value():
         override(TABLES, ["trainer.steps.x=1"])
 
 
+def test_a_table_that_is_not_toml_is_not_the_name_of_a_part():
+    with pytest.raises(UsageError, match=r"--set model.attention=\{type=MQA\}: not a TOML table; .* in quotes"):
+        override(TABLES, ["model.attention={type=MQA}"])
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "mine.toml"
     path.write_text(text)
@@ -94,6 +99,11 @@ def test_a_file_is_read_and_round_trips(tmp_path: Path):
         ("[model]\n", "mine.toml: trainer: this field is required"),
         ('[trainr]\ntype = "t"\n', r"mine.toml: .*trainr: unknown field 'trainr' \(did you mean 'trainer'\?\)"),
         ("[trainer]\nsteps = 1\n", "mine.toml: trainer.type: this field is required"),
+        ("trainer = 5\n", r"mine.toml: trainer: must be a name or a table with a `type`, got 5"),
+        ("trainer = 't'\nmodel = 5\n", r"mine.toml: model: must be a valid dictionary, got 5"),
+        ('steps = 5\n[trainer]\ntype = "t"\nsteps = 1\n', r"unknown field 'steps' \(did you mean 'trainer.steps'\?\)"),
+        ('seed = 5\n[trainer]\ntype = "causal_lm"\n', r"unknown field 'seed' \(did you mean 'trainer.seed'\?\)"),
+        ('swap = 5\n[trainer]\ntype = "t"\n', r"unknown field 'swap' \(known: summary, model, trainer, data\)"),
     ],
 )
 def test_errors_name_the_file_and_the_place(tmp_path: Path, text: str, message: str):

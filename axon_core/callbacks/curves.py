@@ -48,6 +48,7 @@ def draw_curves(run: RunFolder, panels: Mapping[str, Sequence[str]], file: str) 
             label = name if split == "train" else f"{name}, held out"
             axes.plot(steps, values, styles[split], linewidth=1, markersize=4, label=label)
         axes.legend(fontsize="small")
+        axes.locator_params("x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
     save_figure(figure, run.path / file)
 

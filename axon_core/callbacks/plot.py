@@ -40,5 +40,6 @@ class LossPlot:
             steps, losses = [step for step, _ in points], [loss for _, loss in points]
             axes.plot(steps, losses, marker=marker, linewidth=1, label=split.replace("_", " "))
         axes.legend()
+        axes.locator_params("x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         save_figure(figure, fit.run.plot)
