@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -312,3 +313,8 @@ sys.exit(app.main([]))
     finally:
         os.close(output)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_info_of_a_folder_that_is_no_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["info", str(tmp_path)]) == 2
+    assert f"The path {tmp_path} is no run folder either: it holds no run.json" in capsys.readouterr().err

@@ -122,6 +122,8 @@ def _entries(key: str, needed: bool) -> list[Entry]:
     if not found and needed:
         brings = [p for p in known_papers() if any(bare in keys for keys in p.offers.values())]
         hints = [f"{p.title} (arXiv {p.arxiv}) offers it: {install_line(p.distribution)}" for p in brings]
+        if Path(key).exists():
+            hints.insert(0, f"The path {key} is no run folder either: it holds no run.json")
         raise UnknownKey(
             unknown_name(
                 "component", key, {e.key: e.source for e in components}, *hints, "`axon recipes` lists recipes"
