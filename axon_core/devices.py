@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
-__all__ = ["AUTO", "choose_device", "describe_device"]
+__all__ = ["AUTO", "choose_device", "describe_device", "multiplies_bf16"]
 
 AUTO = "auto"
 """The best device there is: `cuda`, else `mps` where it works, else `cpu`."""
@@ -33,6 +35,21 @@ def choose_device(device: str = AUTO) -> str:
 def describe_device(device: str) -> str:
     """Return a device in words: `cpu`, `cuda (NVIDIA H200)`."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if torch.device(device).type == "cuda" else device
+
+
+@cache
+def multiplies_bf16(device: str) -> bool:
+    """Return whether a device has instructions for matrix products in bfloat16.
+
+    Without them PyTorch computes such products many times slower than in float32, as on CPUs that have AVX2 alone.
+    """
+    match torch.device(device).type:
+        case "cuda":
+            return torch.cuda.get_device_capability(device) >= (8, 0)
+        case "cpu":
+            return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        case _:
+            return False
 
 
 def _is_there(kind: str) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from axon_core import config
 from axon_core.config import Count, Spec, at, validate
+from axon_core.devices import multiplies_bf16
 from axon_core.errors import ConfigError
 from axon_core.linear import StackedLinear
 
@@ -200,7 +201,9 @@ _COEFFICIENTS: Mapping[str, Callable[[int], Coefficients]] = {
 }
 
 
-_DTYPE = torch.bfloat16  # precise enough for a direction, and several times as fast as float32
+def _dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16, precise enough for a direction, where it is several times as fast as float32."""
+    return torch.bfloat16 if multiplies_bf16(str(device)) else torch.float32
 
 
 def orthogonalise(
@@ -210,9 +213,10 @@ def orthogonalise(
 
     Newton–Schulz: X ← X / ‖X‖, then for each (a, b, c): X ← a X + (b A + c A²) X with A = X Xᵀ. The coefficients are
     Keller Jordan's ("Muon", 2024) or those of Polar Express (arXiv 2505.16932, Algorithm 1). It is fast for r ≤ c.
-    Computed in `dtype`, by default bfloat16, and returned in that of `matrices`.
+    Computed in `dtype`, by default bfloat16 where the device has instructions for it, else float32, and returned in
+    that of `matrices`.
     """
-    x = matrices.to(dtype or _DTYPE)
+    x = matrices.to(dtype or _dtype(matrices.device))
     x = x * (1 / (matrices.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).to(x.dtype)
     for a, b, c in coefficients:
         gram = x @ x.mT

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from toy_trainer import Toy
 
-from axon_core import MODELS, devices
+from axon_core import MODELS, devices, optim
 from axon_core.cli import main
 from axon_core.cli.app import COMMANDS, load_command
 from axon_core.devices import choose_device
 from axon_core.discovery import discover
+from axon_core.interfaces import trainer
 from axon_core.tokenizer import ByteTokenizer
 
 COMPUTES_NOT = {"export", "import", "info", "doctor", "list", "new", "papers", "recipes", "search"}
@@ -56,6 +57,20 @@ def commands() -> dict[str, click.Command]:
         inner = command.commands if isinstance(command, click.Group) else {"": command}
         found |= {f"{entry.key} {name}".strip(): each for name, each in inner.items()}
     return found
+
+
+@pytest.mark.parametrize(("can", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_a_precision_left_to_the_device_is_what_it_is_fast_in(can, precision, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(trainer, "multiplies_bf16", lambda device: asked.append(device) or can)
+    assert Toy.Config(precision="auto", device="cpu").precision == precision
+    assert Toy.Config(precision="bf16", device="cpu").precision == "bf16" and asked == ["cpu"]
+    monkeypatch.setattr(optim, "multiplies_bf16", lambda device: can)
+    assert optim._dtype(torch.device("cpu")) == (torch.bfloat16 if can else torch.float32)
+
+
+def test_what_multiplies_bf16_is_asked_of_the_device_itself():
+    assert isinstance(devices.multiplies_bf16("cpu"), bool) and not devices.multiplies_bf16("meta")
 
 
 def test_every_command_that_computes_takes_a_device():

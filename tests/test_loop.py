@@ -52,7 +52,7 @@ def test_other_seeds_and_dropout_change_the_weights():
 def test_the_update_does_not_depend_on_the_micro_batches(optimizer, monkeypatch: pytest.MonkeyPatch):
     # Muon's polynomials blow rounding up by orders of magnitude where a gradient has directions close to nothing; in
     # double precision what is left shows whether the sums are right.
-    monkeypatch.setattr(optim, "_DTYPE", torch.float64)
+    monkeypatch.setattr(optim, "_dtype", lambda device: torch.float64)
     trained = []
     for pieces in (1, 3, 8):
         trainer = Toy.make(micro_batches=pieces, optimizer=optimizer, steps=4)

@@ -13,6 +13,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from axon_core import config
 from axon_core.config import Count
-from axon_core.devices import AUTO, choose_device
+from axon_core.devices import AUTO, choose_device, multiplies_bf16
 from axon_core.optim import AdamW, Optimizer
 from axon_core.randomness import Key
 
@@ -73,8 +74,6 @@ class Trainer(ABC):
         """Where `linear` and `cosine` end, as a fraction of the peak."""
         clip: PositiveFloat | None = None
         """The gradients' largest norm, over all parameters: larger ones are scaled down to it; left out, any."""
-        precision: Literal["fp32", "bf16"] = "fp32"
-        """`bf16` computes matrix products in bfloat16 (autocast); weights and updates stay in float32."""
         compile: bool = False
         """Compile the loss with `torch.compile`: it begins half a minute later, and a step takes a seventh less."""
         ema: float | None = Field(default=None, gt=0, lt=1)
@@ -91,6 +90,9 @@ class Trainer(ABC):
         """Stop after so many evaluations in a row without a lower `loss`; left out, never."""
         device: str = Field(default=AUTO, validate_default=True)
         """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
+        precision: Literal["auto", "fp32", "bf16"] = "fp32"
+        """`bf16` computes matrix products in bfloat16 (autocast); weights and updates stay in float32. `auto` is `bf16`
+        where the device has instructions for it, else `fp32`, which is then many times as fast."""
 
         log: tuple[Literal["tensorboard", "wandb"], ...] = ()
         """Where the numbers go beside the metrics file: `tensorboard`, `wandb`; each needs the extra of its name."""
@@ -99,6 +101,13 @@ class Trainer(ABC):
         @classmethod
         def _computes(cls, device: str) -> str:
             return choose_device(device)
+
+        @field_validator("precision")
+        @classmethod
+        def _suits(cls, precision: str, info: ValidationInfo) -> str:
+            if precision == AUTO and "device" in info.data:
+                return "bf16" if multiplies_bf16(info.data["device"]) else "fp32"
+            return precision
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:
