@@ -91,7 +91,8 @@ def test_config(llama, hf_folder, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_layers": 10**9}, "no tensor 'model.layers.2.self_attn.q_proj.weight'"),
+        ({"num_hidden_layers": 60_000}, "no tensor 'model.layers.2.self_attn.q_proj.weight'"),
+        ({"num_hidden_layers": 10**9}, "n_layers: must be less than or equal to 65536, got 1000000000"),
         ({"num_attention_heads": 10**18 + 1}, "n_heads: must be less than or equal to 65536, got 1000000000000000001"),
         ({"num_attention_heads": 10**26}, "n_heads must fit 64 bits, got 10000000000000000000…"),
         ({"max_position_embeddings": 10**26}, "context must fit 64 bits, got 10000000000000000000…"),
@@ -113,9 +114,9 @@ def test_a_last_layer_does_not_stand_for_those_before_it(llama, hf_folder):
     source = hf_folder(llama())
     tensors = load_file(source / "model.safetensors")
     for name in [name for name in tensors if ".layers.1." in name]:
-        tensors[name.replace(".1.", ".999999999.")] = tensors[name].clone()
+        tensors[name.replace(".1.", ".59999.")] = tensors[name].clone()
     save_file(tensors, source / "model.safetensors")
-    edit(source / "config.json", num_hidden_layers=10**9)
+    edit(source / "config.json", num_hidden_layers=60_000)
     refused(source, "no tensor 'model.layers.2.self_attn.q_proj.weight'")
 
 
@@ -373,7 +374,11 @@ def test_llama2c(llama, llama2c_file):
         (data[:-1], "must have .* bytes by its header, but has"),
         (data + b"\0" * 4, "must have .* bytes by its header, but has"),
         (data[:9], "it has 9 bytes, fewer than a header"),
-        (struct.pack("<7i", 64, 112, 2**30, 2, 2, 400, 64) + data[28:], "must have .* bytes by its header, but has"),
+        (struct.pack("<7i", 64, 112, 60_000, 2, 2, 400, 64) + data[28:], "must have .* bytes by its header, but has"),
+        (
+            struct.pack("<7i", 64, 112, 2**30, 2, 2, 400, 64) + data[28:],
+            "n_layers: must be less than or equal to 65536",
+        ),
         (b"GGUF" + data[4:], "no llama2.c checkpoint"),
         (struct.pack("<7i", 64, 112, 2, 0, 2, 400, 256) + data[28:], "no llama2.c checkpoint: its header"),
         (struct.pack("<Ii", 0x616B3432, 1) + data[8:], "of version 1; only version 0"),
