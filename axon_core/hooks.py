@@ -94,7 +94,7 @@ class Hooks:
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is plugin and not implementation.hookwrapper:
                     guard = self._guarded_wrapper if implementation.wrapper else self._guarded
-                    implementation.function = guard(plugin, caller.name, implementation.function)
+                    implementation.function = guard(plugin, caller.name, implementation.function)  # pyright: ignore[reportAttributeAccessIssue]  pluggy has no other place
 
     def emit(self, event: str, **facts: Any) -> set[str]:
         """Tell every hook of an event; return what they ask for."""
