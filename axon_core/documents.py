@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -130,7 +130,14 @@ def gunzipped(file: Path) -> bytes:
     packed = file.read_bytes()
     if not packed.startswith(b"\x1f\x8b"):
         raise OSError("Not a gzipped file")
-    found, size, rest = list[bytes](), 0, packed
+    for _ in _pieces(packed, file):
+        pass  # what is refused is never held as a whole
+    return b"".join(_pieces(packed, file))
+
+
+def _pieces(packed: bytes, file: Path) -> Generator[bytes]:
+    """Yield what a gzip file unpacks to, a MiB at a time."""
+    size, rest = 0, packed
     while rest:
         reader = zlib.decompressobj(wbits=31)
         while not reader.eof:
@@ -138,11 +145,10 @@ def gunzipped(file: Path) -> bytes:
             rest = reader.unconsumed_tail
             size += len(piece)
             check_unpacked(size, len(packed), file)
-            found.append(piece)
+            yield piece
             if not piece and not rest and not reader.eof:
                 raise EOFError("it is cut off before its end")
         rest = reader.unused_data.lstrip(b"\0")  # which some programs fill up the last block with
-    return b"".join(found)
 
 
 def _bounded(text: str, most: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,11 @@ def test_a_recipe_of_any_content_is_refused_in_words(text: str, tmp_path: Path, 
 def test_a_file_that_unpacks_to_far_more_is_refused_and_others_are_read(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.jsonl.gz"
     bomb.write_bytes(gzip.compress(b" " * (200 << 20), 9))
+    tracemalloc.start()
     with pytest.raises(ValueError, match="100 times"):
         gunzipped(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20  # at most a few pieces are held at once
+    tracemalloc.stop()
     with pytest.raises(DataError, match="100 times"):
         list(read_json_lines(bomb))
     lines = [json.dumps({"prompt": "x" * 100}) + "\n"] * 10_000
