@@ -142,7 +142,10 @@ def load_config(folder: Path, cls: type[M]) -> M:
     provenance.require([part.model_dump() for part in saved.parts], f"the model in {folder}")
     found: type[Model] = cls if saved.type is None else MODELS[saved.type]
     if not issubclass(found, cls):
-        raise CheckpointError(f"{folder} holds a {found.__name__}, which is no {cls.__name__}")
+        raise CheckpointError(
+            f"{folder} holds a model of the kind {found.__name__}, and {cls.__name__} is needed here; name the folder "
+            "of such a model"
+        )
     try:
         with weightless(sizes(folder / WEIGHTS)), forked("cpu"):  # the first weights are drawn, and replaced
             model = cast(M, found.build(**saved.config))

@@ -200,7 +200,8 @@ class RunFolder:
                 elif line.endswith(b"\n"):  # else it is the last one, which a kill has cut off
                     damaged += 1
         if damaged:
-            _log.warning("%d damaged lines of %s are left out", damaged, self.metrics)
+            what = "1 damaged line" if damaged == 1 else f"{damaged} damaged lines"
+            _log.warning("left out of %s: %s", self.metrics, what)
 
     def publish(self) -> None:
         """Copy what the latest checkpoint exported to `model/`. Raises `CheckpointError` where it cannot be written."""

@@ -37,7 +37,7 @@ def test_damage_in_one_line_costs_no_other(tmp_path: Path, damage: bytes, caplog
     file.write_bytes(b"".join([*lines[:5], damage + b"\n", *lines[5:]]))
     read = [*RunFolder.open(tmp_path / "run").read_metrics()]
     assert read == [json.loads(line) for line in lines]
-    assert f"1 damaged lines of {file} are left out" in caplog.text
+    assert f"left out of {file}: 1 damaged line\n" in caplog.text
     trainer = Toy.make()
     fit(trainer, tmp_path / "run", resume=True)
     assert trainer.digest() == digest_after()
