@@ -27,15 +27,15 @@ def attend(
     Source: arXiv 1706.03762, Section 3.2.1.
 
     Query head i reads key/value head i // (h / k). The keys are the last m of the scope's keys, so that a cache with
-    a window may hand over fewer. `scale` defaults to d^−½. `narrow` hides further keys from a query, and must leave
-    it itself; `bias` is added to the scores (b h n m). The softmax is computed in float32 at least.
+    a window may hand over fewer. `scale` defaults to d^−½. `narrow` hides further keys from a query, but never its own;
+    `bias` is added to the scores (b h n m). The softmax is computed in float32 at least.
 
-    Both are evaluated once for all layers that pass an equal function, and kept until the pass ends (`Scope.once`). One
-    that depends on data, as a forget gate of the tokens does, is therefore a function made in each call:
+    Both are evaluated once for all layers that pass an equal function, and kept until the pass ends (`Scope.once`). A
+    function that depends on data, such as a forget gate of the tokens, must therefore be created in each call:
 
         bias=lambda query, key: gate        # gate `(b h n m)`, computed in this call from this layer's tokens
 
-    A method, a module or a dataclass that holds the data may be equal to an earlier one, whose values would be taken.
+    A method, a module or a dataclass that holds the data may equal an earlier one, whose values would then be reused.
     """
     if narrow is None and bias is None and scope.triangular(k.shape[1]) and is_faster(q, k, v):
         return causal_attention(q, k, v, scale)
@@ -44,7 +44,7 @@ def attend(
     half = q.dtype.itemsize < 4 or autocast
     if not half or (device != "cpu" and bias is None):
         return _attend(q, k, v, scope, scale, narrow, bias)
-    # In float32 instead: torch's half-precision kernel for CPUs is several times slower, above all backward over short
+    # In float32 instead: torch's half-precision kernel for CPUs is several times slower, especially backward over short
     # rows (7.4 against 2.3 ms) and for a single query (0.68 against 0.18 ms; benchmarks/attend.py).
     # A bias is added in float32 on every device: half precision would round its larger values.
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -99,7 +99,7 @@ class QKV(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], memory: Float[Tensor, "b m d"] | None = None
     ) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b m k d"], Float[Tensor, "b m k d"]]:
-        """Return queries of `x`, and keys and values of `memory`, or of `x` itself where that is None."""
+        """Return queries of `x`, and keys and values of `memory`, or of `x` itself if that is None."""
         if memory is not None:
             return (self.query(x), *self.key_value(memory))
         q, k, v = (self._heads(part, x) for part in self.projection(x))
@@ -117,6 +117,6 @@ class QKV(nn.Module):
         return self._heads(both[..., :k], memory), self._heads(both[..., k:], memory)
 
     def _heads(self, part: Float[Tensor, "b n hd"], x: Tensor) -> Float[Tensor, "b n h d"]:
-        if x.device.type == "cpu":  # `attend` wants them so there: cast once, where autocast narrowed them
+        if x.device.type == "cpu":  # `attend` needs that dtype here: cast once, if autocast narrowed them
             part = part.to(x.dtype)
         return part.unflatten(-1, (-1, self.head_dim))

@@ -1,4 +1,4 @@
-"""Generation in bulk: a file of prompts in, a file of JSON lines out, which a later call completes."""
+"""Generation in bulk: a file of prompts in, a file of JSON lines out, which a later call can complete."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _ANEW = "choose another file, or remove this one to begin anew"
 
 
 class Prompt(records.Prompt):
-    """A prompt and, where it has one of its own, its id."""
+    """A prompt, and its id if it has one of its own."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: str
-    """What is to be gone on from; it may be empty where a marker comes before it."""
+    """The text to continue; it may be empty if a marker comes before it."""
     id: records.Text | int | None = None
-    """What tells it from the others; left out, the number of its line."""
+    """Identifies the prompt; by default the number of its line."""
 
 
 class Row(NamedTuple):
-    """A prompt, and what is to be made of it."""
+    """A prompt, and what to generate from it."""
 
     id: Id
     """The prompt's id."""
@@ -56,12 +56,12 @@ class Row(NamedTuple):
     request: Request
     """Its tokens, options and seed."""
     origin: str
-    """A checksum of all that decides what the row will hold."""
+    """A checksum of everything that determines what the row will hold."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be added to a file of results."""
+    """What remains to be added to a file of results."""
 
     tokenizer: Tokenizer
     path: Path
@@ -69,15 +69,14 @@ class Plan:
     done: int
     """How many rows the file holds already."""
     pending: tuple[Row, ...]
-    """The others, the longest prompts first: what is too much for the memory then shows at once."""
+    """The other rows, longest prompts first, so that a lack of memory shows at once."""
 
 
 def prompts_by_id(path: Path) -> dict[Id, str]:
     """Return the prompts in a file, by their ids and in their order.
 
-    In a file named `.jsonl` or `.json` each line is an object with `prompt` and, if it is not to be the line's number,
-    `id`. In any other, each line is a prompt, and the line's number, counted from 1, its id. Blank lines are passed
-    over.
+    In a file named `.jsonl` or `.json`, each line is an object with `prompt` and, optionally, `id`. In any other file,
+    each line is a prompt. An id defaults to the line's number, counted from 1. Blank lines are skipped.
 
     Raises:
         DataError: the file cannot be read, holds no prompt, or a line lacks `prompt` or holds something else.
@@ -121,9 +120,9 @@ def plan(
 ) -> Plan:
     """Check everything, and find the prompts that have no row yet in the file at `path`.
 
-    What a prompt brings does not depend on its place, the other prompts, or the calls it takes: one whose id is a
-    number has the seed `seed + id - 1`, one whose id is a text a seed made of `seed` and the id. Each row names its
-    origin, a checksum of its request, of `logprobs`, and of `made_by`; rows of another origin are refused. A
+    A prompt's result does not depend on its place, the other prompts, or the number of calls. A prompt whose id is a
+    number has the seed `seed + id - 1`; one whose id is a text has a seed derived from `seed` and the id. Each row
+    names its origin, a checksum of its request, of `logprobs`, and of `made_by`; rows of another origin are refused. A
     half-written last line is removed.
 
     Args:
@@ -134,7 +133,7 @@ def plan(
         options: fields of `Request` for all prompts: `max_new_tokens`, `sampling`, `stop`.
         seed: what all seeds derive from.
         logprobs: whether rows hold the tokens' log-probabilities.
-        made_by: what else decides what rows hold, such as a checksum of the model and the dtype it computes in.
+        made_by: what else determines the rows, such as a checksum of the model and the dtype it computes in.
 
     Raises:
         UsageError: an option is wrong, or the file holds the results of other prompts or of another origin.
@@ -159,13 +158,13 @@ def _seed(seed: int, key: Id) -> int:
 
 
 def _finished(path: Path, rows: Mapping[Id, Row]) -> set[Id]:
-    """Return the ids of the rows that a file holds already; a half-written last line is removed."""
-    if not path.is_file():  # not there yet, or a device, whose end a reader may never see
+    """Return the ids of the rows already in a file, and remove a half-written last line."""
+    if not path.is_file():  # missing, or a device, which may never end
         return set()
     data = path.read_bytes()
     *lines, tail = data.split(b"\n")
     if not (tail.startswith(_BEGIN) or _BEGIN.startswith(tail)) or _is_other(tail):
-        raise DataError(f"{path} ends with what is no row of results; choose another file")  # and never cut it
+        raise DataError(f"{path} ends with what is no row of results; choose another file")  # never cut such a file
     done: set[Id] = set()
     for number, line in enumerate(lines, 1):
         try:
@@ -193,7 +192,7 @@ def _finished(path: Path, rows: Mapping[Id, Row]) -> set[Id]:
 
 
 def _is_other(tail: bytes) -> bool:
-    """Whether a last line without a newline is whole JSON that is no row of results."""
+    """Whether a last line without a newline is whole JSON that is not a row of results."""
     try:
         row: Any = parse_json(tail.decode())
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -213,21 +212,21 @@ def generate_rows(
 ) -> None:
     """Append the rows of a plan to its file, each as soon as it is finished.
 
-    A row is what `record` returns, between the prompt's id and the row's origin; prompts of about the same length run
-    as one batch. Where the model fails on a row, those beside it and after it are finished all the same. One warning is
-    logged where texts may outgrow the context that the model was trained on.
+    A row is what `record` returns, between the prompt's id and the row's origin. Prompts of about the same length run
+    as one batch. If the model fails on a row, the others are finished all the same. One warning is logged if texts may
+    outgrow the context that the model was trained on.
 
     Args:
         model: the plan's model, with weights.
         plan: what `plan` found to do.
         batch_size: how many prompts run side by side.
         compile: whether decoding is compiled (`axon_core.compiling.compiled`).
-        progress: is called with the rows done, all rows, and the tokens generated by this call.
+        progress: called with the numbers of rows done, of all rows, and of tokens generated by this call.
 
     Raises:
-        CheckpointError: the file cannot be written, or the model failed on a row, as where its scores are not finite;
-            another plan tries it again.
-        Interrupted: by Ctrl-C; another plan goes on.
+        CheckpointError: the file cannot be written, or the model failed on a row, for example because its scores are
+            not finite; another plan retries the row.
+        Interrupted: by Ctrl-C; another plan continues.
     """
     done, total, made = plan.done, plan.done + len(plan.pending), 0
     failed: list[tuple[Row, Exception]] = []
@@ -261,7 +260,7 @@ def generate_rows(
 def _completions(
     model: CausalLM, tokenizer: Tokenizer, batch: Sequence[Row], compile: bool
 ) -> Iterator[tuple[Row, Completion | Exception]]:
-    """Yield for each token its row's completion so far, or what the model raised where it fails on the row alone."""
+    """For each token yield its row's completion so far, or the model's error if it fails on that row alone."""
     completions = [Completion() for _ in batch]
     try:
         for chunk in decode_requests(model, tokenizer, [row.request for row in batch], compile=compile):
@@ -277,6 +276,6 @@ def _completions(
 
 
 def record(prompt: str, completion: Completion, logprobs: bool) -> dict[str, Any]:
-    """Return a completion as JSON: `prompt`, `text`, `finish`, `tokens`, and `logprobs` where they are asked for."""
+    """Return a completion as JSON: `prompt`, `text`, `finish`, `tokens`, and `logprobs` if they are asked for."""
     row = {"prompt": prompt, "text": completion.text, "finish": completion.finish, "tokens": completion.tokens}
     return {**row, "logprobs": completion.logprobs} if logprobs else row

@@ -1,4 +1,4 @@
-"""Decoding state: what the layers keep between the tokens, allocated outside the modules.
+"""Decoding state: what the layers keep between tokens, allocated outside the modules.
 
 All rows of a batch use the same slot for the same step; shorter rows are padded before their first token, nowhere
 else, and the positions count valid tokens only, so that a row's numbers do not depend on its neighbours.
@@ -23,13 +23,13 @@ class State:
     """One tensor an attention keeps while decoding."""
 
     shape: tuple[int, ...]
-    """Shape for one token of one row, or, where `per_token` is False, for one row as a whole."""
+    """Shape for one token of one row, or, if `per_token` is False, for one row as a whole."""
     per_token: bool = True
     """Whether there is one entry per token, or a single state that every token updates."""
     dtype: torch.dtype | None = None
-    """The model's own dtype where None; a recurrent state usually wants float32."""
+    """None means the model's own dtype; a recurrent state usually needs float32."""
     window: int | None = None
-    """Over how many tokens, its own included, a query reaches back; older entries are dropped."""
+    """How many tokens a query reaches back, its own included; older entries are dropped."""
 
 
 class LayerCache:
@@ -49,11 +49,11 @@ class LayerCache:
         }
 
     def append(self, **new: Float[Tensor, "b n ..."]) -> tuple[Tensor, ...]:
-        """Add per-token entries and return, in the order given, all that a query may reach: `(b m ...)`."""
+        """Add per-token entries and return, in the order given, everything a query may reach: `(b m ...)`."""
         return tuple(self._append(name, entries) for name, entries in new.items())
 
     def once(self, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Return what `make` returned the first time: what cross-attention computes of a memory, which stays."""
+        """Return what `make` returned the first time: what cross-attention computes from a fixed memory."""
         if self._memory is None:
             self._memory = make()
         return self._memory
@@ -110,9 +110,9 @@ class Step(NamedTuple):
 class Cache:
     """The decoding state of a whole model: one `LayerCache` a layer, and the positions of all slots.
 
-    `horizon` is the sequence length up to which cached entries stay valid (`RotaryEmbedding.constant_until`). Past
-    it the cache keeps the tokens alone, and `extend` hands back all of them to be run again, so that decoding gives
-    exactly what one pass over the whole sequence gives.
+    `horizon` is the sequence length up to which cached entries stay valid (`RotaryEmbedding.constant_until`). Beyond
+    it, the cache keeps only the tokens, and `extend` returns all of them to be run again, so that decoding gives
+    exactly the result of one pass over the whole sequence.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Cache:
         A cache with a horizon, a window or a state that is not per token cannot be static: it returns itself.
 
         Args:
-            block: by how many slots more become visible when those that are visible are full (`StaticCache.reserve`).
+            block: how many more slots become visible when the visible ones are full (`StaticCache.reserve`).
         """
         states = [state for layer in self.layers for state in layer.states.values()]
         if self.horizon is None and all(state.per_token and state.window is None for state in states):
@@ -149,10 +149,10 @@ class Cache:
         return self
 
     def reserve(self, n: int) -> None:
-        """Make sure that `n` more tokens find room.
+        """Ensure that there is room for `n` more tokens.
 
         Raises:
-            ContextError: the cache was not made for as many.
+            ContextError: the cache was not made for that many.
         """
         if self.length + n > self.capacity:
             raise ContextError(
@@ -210,9 +210,9 @@ class Cache:
             tensor.copy_(tensor[rows])
 
     def keep(self, rows: Int[Tensor, " r"]) -> None:
-        """Keep only these rows, in this order, free the memory of the others, and close up what was padding for them.
+        """Keep only these rows, in this order, free the others' memory, and drop slots that are now all padding.
 
-        A single row that was padded on the left is then one without padding.
+        A single row that was padded on the left then has no padding.
         """
         self.positions, self._next = self.positions[rows], self._next[rows]
         if self.tokens is not None:
@@ -226,7 +226,7 @@ class Cache:
             self._close_up(first)
 
     def _close_up(self, first: int) -> None:
-        """Let slot `first` be the first; those before it are padding in all rows."""
+        """Make slot `first` the first one; those before it are padding in all rows."""
         self.positions = self.positions.roll(-first, 1)
         if self.tokens is not None:
             self.tokens = self.tokens.roll(-first, 1)
@@ -244,11 +244,11 @@ class Cache:
 
 
 class StaticCache(Cache):
-    """A cache in which everything that changes from token to token is in tensors that stay where they are.
+    """A cache that keeps everything that changes from token to token in tensors at fixed addresses.
 
-    It takes one token a row at a time, and `extend` hands over the `visible` slots, of which those that are not filled
-    have the position of padding: each token runs the same operations on the same memory, so that a step can be
-    replayed. Only `visible` grows, by a block at a time.
+    It takes one token a row at a time. `extend` returns the `visible` slots; those not yet filled have the position of
+    padding. Each token thus runs the same operations on the same memory, so that a step can be replayed. Only
+    `visible` grows, a block at a time.
     """
 
     def __init__(self, grown: Cache, block: int) -> None:
@@ -256,7 +256,7 @@ class StaticCache(Cache):
 
         Args:
             grown: a cache without a horizon, whose states are all per token and without a window.
-            block: by how many slots more become visible when those that are visible are full: larger blocks mean fewer
+            block: how many more slots become visible when the visible ones are full: larger blocks mean fewer
                 captures; smaller ones, fewer unused slots read.
         """
         self.capacity, self.horizon, self.length, self.tokens = grown.capacity, None, grown.length, None
@@ -267,19 +267,19 @@ class StaticCache(Cache):
 
     @property
     def slot(self) -> Int[Tensor, " 1"]:
-        """The slot of the next token: a tensor that counts on; another one after `keep`, which moves the memory."""
+        """The slot of the next token: a tensor updated in place; `keep`, which moves the memory, replaces it."""
         return self._slot
 
     @property
     def visible(self) -> int:
-        """How many slots are handed over, those not filled yet included; 0 before the first `reserve`."""
+        """How many slots are returned, including those not yet filled; 0 before the first `reserve`."""
         return self._visible
 
     def reserve(self, n: int) -> None:
-        """Let so many slots be visible that `n` more tokens find room.
+        """Make enough slots visible for `n` more tokens.
 
         Raises:
-            ContextError: the cache was not made for as many.
+            ContextError: the cache was not made for that many.
         """
         super().reserve(n)
         if self.length + n > self._visible:
@@ -312,7 +312,7 @@ class StaticCache(Cache):
         self._visible = 0
 
     def keep(self, rows: Int[Tensor, " r"]) -> None:
-        """Keep only these rows, as `Cache.keep` does; what replayed steps knew of the memory is void."""
+        """Keep only these rows, as `Cache.keep` does; steps captured before are no longer valid."""
         super().keep(rows)
         self._restart()
 
@@ -323,7 +323,7 @@ class StaticCache(Cache):
 
 
 def _refuse_padding_inside(positions: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"]) -> None:
-    """Refuse padding at positions that count up from a token: a window or a recurrent state would take it for one."""
+    """Refuse padding whose positions continue from a token: a window or a recurrent state would take it for one."""
     inside = ~valid & (positions >= 0)
     if inside.any():
         row, column = (int(i) for i in inside.nonzero()[0])

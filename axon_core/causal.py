@@ -1,4 +1,4 @@
-"""Causal attention of many queries on CPUs, for inference: blocks of queries, each with all the keys that it sees."""
+"""Causal attention of many queries on CPUs, for inference: blocks of queries, each with all the keys it sees."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 __all__ = ["causal_attention", "is_faster"]
 
 _BLOCK = 64  # queries of a head
-_FEWEST, _MOST = 192, 1024  # queries from which it is faster, and keys up to which it is
+_FEWEST, _MOST = 192, 1024  # the fewest queries and the most keys for which it is faster
 _LEAST, _LARGEST = 1 << 11, 1 << 16
-"""Keys of all heads and rows: with fewer the calls take longer than the work, with more the weights leave the cache."""
+"""Keys of all heads and rows: below, calls take longer than the work; above, the weights do not fit in the cache."""
 
 
 def is_faster(q: Float[Tensor, "b n h d"], k: Float[Tensor, "b m k d"], v: Float[Tensor, "b m k e"]) -> bool:
-    """Whether `causal_attention` can be had for these, and is faster than torch's kernel."""
+    """Whether `causal_attention` supports these inputs, and is faster than torch's kernel."""
     if q.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     if not q.dtype == k.dtype == v.dtype:
@@ -28,19 +28,20 @@ def is_faster(q: Float[Tensor, "b n h d"], k: Float[Tensor, "b m k d"], v: Float
 def causal_attention(
     q: Float[Tensor, "b n h d"], k: Float[Tensor, "b m k d"], v: Float[Tensor, "b m k e"], scale: float | None = None
 ) -> Float[Tensor, "b n h e"]:
-    """Return softmax(q kᵀ · scale) v, the queries being the last of the keys, of which none sees a later one.
+    """Return softmax(q kᵀ · scale) v, where the queries stand at the last keys, and none sees a later key.
 
     Source: arXiv 1706.03762, Section 3.2.1 and Section 3.2.3.
 
-    Query head i reads key/value head i // (h / k). `scale` defaults to d^−½. All is computed in float32 at least, and
-    returned in q's dtype, without gradients. A block's products are the library's, for all heads of a group at once,
-    and no later block is multiplied: for one prompt 0.6 to 0.75 of the time of torch's kernel (`benchmarks/attend.py`).
+    Query head i reads key/value head i // (h / k). `scale` defaults to d^−½. Everything is computed in float32 at
+    least and returned in q's dtype, without gradients. The library multiplies a block for all heads of a group at once,
+    and later blocks are skipped: one prompt takes 0.6 to 0.75 times as long as with torch's kernel
+    (`benchmarks/attend.py`).
     """
     (b, n, h, d), (_, m, groups, e) = q.shape, v.shape
     factor: float = d**-0.5 if scale is None else scale
     keys, values = (_wide(x.transpose(1, 2)).flatten(0, 1) for x in (k, v))
     later = keys.new_ones((_BLOCK, _BLOCK), dtype=torch.bool).triu(1).repeat_interleave(h // groups, 0)
-    room = keys.new_empty(b * h * min(n, _BLOCK) * m)  # for the weights, one block's after another's
+    room = keys.new_empty(b * h * min(n, _BLOCK) * m)  # for the weights of one block after another
     out = q.new_empty(b, n, h, e)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         for i in range(0, n, _BLOCK):
@@ -57,10 +58,10 @@ def causal_attention(
 
 
 def _grouped(x: Float[Tensor, "b s h d"], groups: int) -> Float[Tensor, "b k s r d"]:
-    """`x`, the heads of a group beside each other, as if they were further queries of one head."""
+    """`x` with the heads of a group side by side, as if they were further queries of one head."""
     return x.unflatten(2, (groups, -1)).transpose(1, 2)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """`x` in float32 at least, one number after the other in memory."""
+    """`x` in float32 at least, contiguous in memory."""
     return x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()

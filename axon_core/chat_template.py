@@ -13,17 +13,17 @@ __all__ = ["ChatTemplate"]
 
 @runtime_checkable
 class ChatTemplate(Protocol):
-    """How a dialogue is written down for a model: any callable; a registered one is built of its class's `Config`.
+    """How a dialogue is written for a model: any callable; a registered one is built from its class's `Config`.
 
-    A dialogue that ends with the user's message is left open, for the model to answer; its tokens are what the tokens
-    of the answered dialogue begin with.
+    A dialogue that ends with the user's message is left open for the model to answer; the tokens of the answered
+    dialogue begin with its tokens.
     """
 
     def __call__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Return the tokens of a dialogue.
 
         Raises:
-            UsageError: a message cannot be told from the template's own marks.
+            UsageError: a message cannot be told apart from the template's own marks.
             DataError: the tokenizer cannot encode it, or lacks a marker that the template needs.
         """
         ...

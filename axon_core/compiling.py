@@ -1,6 +1,6 @@
 """A trainer's loss, and one decoding step of a model, compiled into a few kernels.
 
-Those of a decoding step run as fast as the weights can be read.
+The kernels of a decoding step run as fast as the weights can be read.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
 
 class Call(NamedTuple):
-    """A call of what a step was compiled to."""
+    """A call of a step's compiled code."""
 
     function: Callable[..., Sequence[Any]]
     """The compiled code."""
     inputs: tuple[Any, ...]
-    """All that it reads and writes: the model's weights, the cache's buffers, tokens, and sizes."""
+    """Everything it reads and writes: the model's weights, the cache's buffers, tokens, and sizes."""
     outputs: Sequence[Any]
     """What it returned."""
 
 
-_FEW = 8  # queries: up to there a kernel for blocks of them has nothing to work with
+_FEW = 8  # queries: too few for a kernel that works on blocks of them
 _OPTIONS = {
-    "size_asserts": False,  # they and the next take 0.3 ms
+    "size_asserts": False,  # these and the next take 0.3 ms
     "alignment_asserts": False,
     "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
 }
@@ -77,13 +77,13 @@ def scores(model: CausalLM, features: Float[Tensor, "b n d"]) -> tuple[Float[Ten
 def compiled(model: CausalLM) -> Step:
     """Return `step` for this model, compiled when it is first run.
 
-    It is compiled once for a single row, and once for several; for a cache that cannot be static, for several rows once
-    without padding and once with it, and where it has a window, at most once more for each of them, as it fills. The
-    lengths of the rows, their number and the cache's capacity are variables of the compiled code. Where PyTorch finds
-    no compiler, a warning says so, and the model runs as it is. What is compiled belongs to the model's modules, their
-    configs and hooks, and the shapes, dtypes and ties of its weights, not to their values.
+    It is compiled once for a single row and once for several. For a cache that cannot be static, several rows compile
+    once without padding and once with it; if it has a window, at most once more for each of these, as it fills. The
+    lengths of the rows, their number and the cache's capacity are variables of the compiled code. If PyTorch finds no
+    compiler, a warning says so, and the model runs uncompiled. The compiled code depends on the model's modules, their
+    configs and hooks, and the shapes, dtypes and ties of its weights, but not on their values.
     """
-    first: dict[int, int] = {}  # where a tensor occurs first: which ones are tied
+    first: dict[int, int] = {}  # where each tensor first occurs: which ones are tied
     tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     key = (
         *(
@@ -106,15 +106,15 @@ def compiled(model: CausalLM) -> Step:
 def compiled_loss(loss: Loss) -> Loss:
     """Return `loss`, compiled when it is first run on tensors of these shapes.
 
-    Each shape has code of its own, so that the numbers do not depend on the shapes that came before. Where PyTorch
-    finds no compiler, a warning says so, and the loss is computed as it is.
+    Each shape has its own code, so that the numbers do not depend on the shapes that came before. If PyTorch finds no
+    compiler, a warning says so, and the loss is computed uncompiled.
     """
     return torch.compile(loss, dynamic=False, backend=_inductor)
 
 
 @contextmanager
 def compiled_calls() -> Generator[list[Call]]:
-    """Take down the calls that compiled steps make inside the block, in their order."""
+    """Record the calls that compiled steps make inside the block, in order."""
     calls: list[Call] = []
     token = _calls.set(calls)
     try:
@@ -128,7 +128,7 @@ def _hooks(module: nn.Module) -> tuple[int, ...]:
 
 
 def _compile() -> Step:
-    # `compiled` has checked what the guards would look at again before every token: 0.6 ms for 12 layers.
+    # `compiled` has checked what the guards would check again before every token: 0.6 ms for 12 layers.
     from torch._dynamo.decorators import mark_static
 
     options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
@@ -139,7 +139,7 @@ def _compile() -> Step:
         model: CausalLM, tokens: Int[Tensor, "b 1"], cache: Cache
     ) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
         for layer in cache.layers:
-            if marked.get(layer) is not layer.buffers:  # new, or others since rows were dropped
+            if marked.get(layer) is not layer.buffers:  # new, or replaced when rows were dropped
                 marked[layer] = layer.buffers
                 for name, state in layer.states.items():  # the sizes that never vary: two that are equal by chance
                     buffer = layer.buffers[name]  # would be taken for one
@@ -152,14 +152,14 @@ def _compile() -> Step:
 def multiply_row(
     x: Float[Tensor, "... d"], weight: Float[Tensor, "r d"], bias: Float[Tensor, " r"] | None = None
 ) -> Float[Tensor, "... r"]:
-    """Return `x weightᵀ + bias` for a single row x, as sums of products that a compiler makes one loop of.
+    """Return `x weightᵀ + bias` for a single row x, as sums of products that a compiler fuses into one loop.
 
     A library's matrix product reads weights for a single row at a third of the memory's speed or copies them into
-    another layout first. Two sums run side by side, since a single one would wait for itself.
+    another layout first. Two sums run side by side, since the additions of a single one wait for each other.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     d = x.shape[-1]
-    # Above 4,096 terms inductor sums in another, slower way: then in equal pieces, where there are some.
+    # Above 4,096 terms inductor sums in another, slower way: split into equal pieces, if possible.
     pieces = next((n for n in range(-(-d // 4096), 17) if d % n == 0), 1)
     row = _stored(x.reshape(pieces, -1).to(wide))
     halves = weight.chunk(2)
@@ -181,12 +181,12 @@ def attend_few(
 
     Source: arXiv 1706.03762, Section 3.2.1.
 
-    Written out, it is compiled into loops that read keys and values where they are, in the dtype they have.
+    Written out, it compiles into loops that read keys and values in place, in their own dtype.
     """
     dtype, wide = q.dtype, torch.promote_types(q.dtype, torch.float32)
     q = _stored(q.to(wide) * (q.shape[-1] ** -0.5 if scale is None else scale))
     k, v = k.to(wide), v.to(wide)
-    # A loop of its own for each query: the compiler makes one of them, which reads every key and value once.
+    # One loop for each query: the compiler fuses them into one, which reads every key and value once.
     scores = torch.stack([(row.unsqueeze(2) * k).sum(-1) for row in q.unbind(2)], 2)
     if attn_mask is not None:
         attn_mask = _stored(attn_mask)
@@ -198,7 +198,7 @@ def attend_few(
 
 
 def _backend(graph: GraphModule, inputs: list[Any], **_: Any) -> Callable[..., Any]:
-    """Compile a graph with inductor, the products that do little but read memory written out as sums."""
+    """Compile a graph with inductor, with the products that do little but read memory written out as sums."""
     lowered = Graph()
     lowered.output(lowered.graph_copy(graph.graph, {}))
     for node in lowered.find_nodes(op="call_function", target=linear):
@@ -219,7 +219,7 @@ def _backend(graph: GraphModule, inputs: list[Any], **_: Any) -> Callable[..., A
 
 
 def _taken_down(function: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
-    """`function`, whose calls `compiled_calls` hears of."""
+    """`function`, whose calls `compiled_calls` records."""
 
     def call(*inputs: Any) -> Sequence[Any]:
         outputs = function(*inputs)
@@ -238,13 +238,13 @@ def _inductor(
     options: dict[str, Any] | None = None,
     otherwise: GraphModule | None = None,
 ) -> Callable[..., Any]:
-    """Compile a graph with inductor; where that cannot be done, return `otherwise`, or the graph, as it is."""
+    """Compile a graph with inductor; if that fails, return `otherwise`, or the graph itself."""
     from torch._dynamo.exc import ShortenTraceback
     from torch._inductor.compile_fx import compile_fx
 
     try:
         compiled: Any = compile_fx(graph, inputs, config_patches=options)
-    except ShortenTraceback as error:  # what inductor says where it fails, for want of a compiler above all
+    except ShortenTraceback as error:  # what inductor raises when it fails, mostly for want of a compiler
         reason = str(error).strip().splitlines()[0]
         warnings.warn(f"the model is not compiled, and slower for it: {reason}", RuntimeWarning, stacklevel=2)
         return (graph if otherwise is None else otherwise).forward
@@ -252,13 +252,13 @@ def _inductor(
 
 
 def _stored(x: Tensor) -> Tensor:
-    """`x`, stored by inductor, which would otherwise compute it anew for every output of a product, or every head."""
+    """`x`, stored by inductor, which would otherwise recompute it for every output of a product, or every head."""
     x = x.contiguous()
     return x.as_strided(x.shape, x.stride())
 
 
 def _shape(node: Any) -> tuple[Any, ...]:
-    """The shape of a node's value; a size that varies is no int."""
+    """The shape of a node's value; a size that varies is not an int."""
     return tuple(node.meta["example_value"].shape)
 
 

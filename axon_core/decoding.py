@@ -52,9 +52,9 @@ class _Row:
 class Decoder:
     """Continues rows of tokens step by step.
 
-    A row's tokens depend on its prompt, seed, sampling and limit alone, not on the other rows; to the rounding of a
-    matrix product, which may depend on the number of rows. A row that outgrows the model's context goes on from its
-    last half context. Rows that have ended leave the batch once they are half of it.
+    A row's tokens depend only on its prompt, seed, sampling and limit, not on the other rows, up to the rounding of
+    matrix products, which may depend on the number of rows. A row that outgrows the model's context continues from its
+    last half context. Finished rows leave the batch once they are half of it.
 
     Args:
         model: any causal language model.
@@ -62,13 +62,13 @@ class Decoder:
         seeds: the seed of each row's random numbers.
         sampling: how each row's tokens are chosen.
         limits: the number of new tokens after which each row ends.
-        vocab_size: how many tokens the tokenizer has. Rows of the model beyond it, by which its vocabulary was rounded
-            up, are never drawn; left out, all of them may be.
+        vocab_size: how many tokens the tokenizer has. Rows of the model beyond it, by which the vocabulary was rounded
+            up, are never drawn; by default all of them may be.
         compile: whether the steps after the prompt run compiled (`compiled`) and are replayed (`replayed`), on a CUDA
-            device as graphs: slow to begin, and much faster then.
+            device as graphs: slow to start, and much faster afterwards.
 
     Raises:
-        UsageError: there is no prompt, one is empty, or it holds a number that is no token of the model.
+        UsageError: there is no prompt, one is empty, or it holds a number that is not a token of the model.
         ContextError: a prompt is longer than the model's context.
     """
 
@@ -112,12 +112,12 @@ class Decoder:
 
     @property
     def going(self) -> bool:
-        """Whether any row goes on."""
+        """Whether any row continues."""
         return bool(self._going)
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
-        """Return the next token of each row that goes on.
+        """Return the next token of each row that continues.
 
         Raises:
             CheckpointError: the model's scores are not finite.
@@ -153,18 +153,18 @@ class Decoder:
         return given
 
     def end(self, row: int) -> None:
-        """Give this row no more tokens."""
+        """End this row: it gets no more tokens."""
         self._going = [other for other in self._going if other.number != row]
 
     def _scores(self) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
-        """Run the model on the tokens chosen last, or on whole rows where the cache cannot go on."""
+        """Run the model on the tokens chosen last, or on whole rows if the cache cannot continue."""
         context = self._model.context
         full = [row for row in self._going if row.length > context]
         if self._cache is None or full:
             for row in full:
                 row.first = len(row.tokens) - (context + 1) // 2
             return self._prefill(self._going)
-        # A row that has ended may cost a little, but never grow beyond the context.
+        # A finished row may cost a little, but must never grow beyond the context.
         few = 2 * len(self._going) <= len(self._batch)
         if few or any(row.length > context for row in self._batch):
             staying = set(self._going)
@@ -173,19 +173,19 @@ class Decoder:
             self._cache.keep(kept)
             self._last = self._last[kept]
             self._take([self._batch[i] for i in at])
-        # Past its horizon the cache runs whole rows, each time of another length: nothing to compile.
+        # Past its horizon the cache runs whole rows, each time of a different length: nothing to compile.
         past = self._cache.horizon is not None and self._cache.length >= self._cache.horizon
         return (step if past else self._run)(self._model, self._last, self._cache)
 
     def _prefill(self, rows: list[_Row]) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
-        """Run `rows` in one pass, padded on the left, into a new cache with room for what is to come."""
+        """Run `rows` in one pass, padded on the left, into a new cache with room for the new tokens."""
         self._take(rows)
         tokens, valid = pad_left([row.tokens[row.first :] for row in rows])
         new = max(row.limit for row in rows) - self._step
         capacity = tokens.shape[1] + min(new, self._model.context - min(row.length for row in rows))
-        if self._way is not None:  # it never reaches the end, where slots of several rows are next to each other: the
-            capacity = -(-capacity // self._way.block) * self._way.block + 1  # compiler would tell that apart
-        self._cache = None  # its memory is free before the new one takes its own
+        if self._way is not None:  # never filled to the end, where the slots of several rows are adjacent: the
+            capacity = -(-capacity // self._way.block) * self._way.block + 1  # compiler would treat that differently
+        self._cache = None  # frees its memory before the new one is allocated
         self._cache = self._model.new_cache(len(rows), capacity)
         mask = None if bool(valid.all()) else valid.to(self._device)
         # What a chunk needs does not grow with the prompt. Past a horizon the cache would run all of it for each chunk.
@@ -201,7 +201,7 @@ class Decoder:
         return result
 
     def _take(self, rows: list[_Row]) -> None:
-        """Let `rows` be the batch, grouped by how their tokens are chosen."""
+        """Make `rows` the batch, grouped by how their tokens are chosen."""
         self._batch = list(rows)
         self._numbers = torch.tensor([row.number for row in rows], device=self._device)
         groups: dict[Sampling, list[int]] = {}
@@ -212,7 +212,7 @@ class Decoder:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None]:
-    """Put the model into evaluation mode for the block, and each of its modules back into its own."""
+    """Put the model into evaluation mode for the block, then restore the mode of each module."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -224,7 +224,7 @@ def evaluating(model: nn.Module) -> Generator[None]:
 
 
 def check_prompt(model: CausalLM, prompt: Sequence[int], name: str = "the prompt") -> None:
-    """Raise `UsageError` or `ContextError` where the model cannot go on from these tokens."""
+    """Raise `UsageError` or `ContextError` if the model cannot continue these tokens."""
     if not prompt:
         raise UsageError(f"{name} is empty; give it some text to go on from")
     if len(prompt) > model.context:

@@ -9,14 +9,13 @@ import torch
 __all__ = ["AUTO", "choose_device", "describe_device", "multiplies_bf16"]
 
 AUTO = "auto"
-"""The best device there is: `cuda`, else `mps` where it works, else `cpu`."""
+"""The best available device: `cuda`, else `mps` if it works, else `cpu`."""
 
 
 def choose_device(device: str = AUTO) -> str:
-    """Return a device that computes here, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`, `mps`.
+    """Return a device that works here, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`, `mps`.
 
-    `auto` becomes `cuda` where a GPU works, else `mps` where that has float64, which probabilities are computed in,
-    else `cpu`.
+    `auto` becomes `cuda` if a GPU works, else `mps` if it has float64, in which probabilities are computed, else `cpu`.
 
     Raises:
         ValueError: PyTorch has no such device here, or it holds no numbers.
@@ -41,7 +40,7 @@ def describe_device(device: str) -> str:
 def multiplies_bf16(device: str) -> bool:
     """Return whether a device has instructions for matrix products in bfloat16.
 
-    Without them PyTorch computes such products many times slower than in float32, as on CPUs that have AVX2 alone.
+    Without them PyTorch computes such products many times slower than in float32, as on CPUs that have only AVX2.
     """
     match torch.device(device).type:
         case "cuda":
@@ -57,7 +56,7 @@ def _is_there(kind: str) -> bool:
 
 
 def _works(kind: str) -> bool:
-    """Return whether a device adds float64 numbers: a GPU too old for this PyTorch is there, and does not."""
+    """Return whether a device adds float64 numbers: a GPU too old for this PyTorch is listed, but does not."""
     try:
         return (torch.ones(2, device=kind, dtype=torch.float64) + 1).sum().item() == 4
     except (RuntimeError, TypeError):  # MPS raises a TypeError for float64

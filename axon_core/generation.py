@@ -1,7 +1,8 @@
 """Generation with any causal language model: batched, cached, and streaming.
 
-Text in, text out: `generate`, and `stream` for its pieces as they come. Requests with options of their own in, and
-completions with tokens, log-probabilities and the reason they ended out: `complete`, and `chunks` as they come.
+`generate` returns text for text, and `stream` yields its pieces as they come. `complete` takes requests with options
+of their own, and returns completions with tokens, log-probabilities and the reason they ended; `chunks` yields these
+as they come.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ Finish = Literal["stop", "length", "eos"]
 
 
 class Request(Config):
-    """A text to go on from, and how."""
+    """A text to continue, and how."""
 
     prompt: str | Sequence[int]
-    """A text, or its tokens where they are more than the tokenizer makes of a text."""
+    """A text, or its tokens if they are more than the tokenizer makes of a text."""
     max_new_tokens: int = Field(default=200, gt=0, le=1_000_000)
-    """How many tokens are generated at most."""
+    """The most tokens to generate."""
     sampling: Sampling = Sampling()
     """How tokens are chosen."""
     stop: tuple[str, ...] = ()
@@ -84,23 +85,23 @@ class Chunk(NamedTuple):
     row: int
     """The request's number, counted from 0."""
     text: str
-    """May be empty: of a character with bytes to come, or of what may turn out to be a stop string."""
+    """May be empty, while a character lacks bytes or the text may turn out to be a stop string."""
     token: int
     """The token."""
     logprob: float
     """Its log-probability under the model as it is: before penalty, temperature and filters, in nats."""
     finish: Finish | None
-    """Why the row ends with this chunk, or None where it goes on."""
+    """Why the row ends with this chunk, or None if it continues."""
 
 
 @dataclass
 class Completion:
-    """What a request brought."""
+    """The result of a request."""
 
     text: str = ""
     """The text after the prompt, without the stop string that ended it."""
     tokens: list[int] = field(default_factory=list[int])
-    """All tokens that were generated, those of the stop string and the end-of-text token included."""
+    """All generated tokens, including those of the stop string and the end-of-text token."""
     logprobs: list[float] = field(default_factory=list[float])
     """The log-probability of each token (`Chunk.logprob`)."""
     finish: Finish | None = None
@@ -155,11 +156,11 @@ def generate(
         model: any causal language model.
         tokenizer: the one the model was trained with.
         prompt: one text, or several, which are run as one batch and do not affect each other.
-        max_new_tokens: how many tokens are generated at most; the tokenizer's end-of-text token ends a text earlier.
+        max_new_tokens: the most tokens to generate; the tokenizer's end-of-text token ends a text earlier.
         sampling: how tokens are chosen.
         stop: strings that end a text; they are not part of it.
         seed: row i of a batch draws what a single prompt with seed `seed + i` draws.
-        compile: whether decoding is compiled: the first text then takes a minute, and those after it are much faster.
+        compile: whether decoding is compiled: the first text then takes a minute, and later ones are much faster.
 
     Raises:
         UsageError: a prompt is empty.
@@ -193,7 +194,7 @@ def stream(
 def complete(
     model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request], *, compile: bool = False
 ) -> list[Completion]:
-    """Return what each request brings; they run as one batch and do not affect each other. Arguments as `chunks`."""
+    """Return the completion of each request; they run as one batch and are independent. Arguments as for `chunks`."""
     completions = [Completion() for _ in requests]
     for chunk in chunks(model, tokenizer, requests, compile=compile):
         completions[chunk.row].add(chunk)
@@ -203,13 +204,13 @@ def complete(
 def chunks(
     model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request], *, compile: bool = False
 ) -> Generator[Chunk, None, None]:
-    """Yield what each token adds, as it comes; every step brings one chunk for each request that goes on.
+    """Yield what each token adds, as it comes; every step yields one chunk for each request that continues.
 
     With `compile`, decoding is compiled when the first token is asked for (`axon_core.compiling.compiled`). A warning
-    is logged where a text may outgrow the context that the model was trained on.
+    is logged if a text may outgrow the context that the model was trained on.
 
     Raises:
-        UsageError: there is no request, a prompt is empty, or it holds a number that is no token of the model.
+        UsageError: there is no request, a prompt is empty, or it holds a number that is not a token of the model.
         DataError: a prompt cannot be encoded.
         ContextError: a prompt is longer than the model's context.
         CheckpointError: the tokenizer has more tokens than the model, or the model's scores are not finite.
@@ -222,7 +223,7 @@ def chunks(
 def decode_requests(
     model: CausalLM, tokenizer: Tokenizer, requests: Sequence[Request], *, compile: bool = False
 ) -> Generator[Chunk, None, None]:
-    """Yield what `chunks` yields, and raise what it raises; nothing warns of a long text."""
+    """Yield what `chunks` yields, and raise what it raises, without a warning about long texts."""
     check_vocabulary(tokenizer, model.config.vocab_size)
     prompts = [request.tokens(tokenizer) for request in requests]
     texts = [_Text(tokenizer, request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
@@ -245,7 +246,7 @@ def decode_requests(
 
 
 def sample_text(model: CausalLM, tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
-    """Return a text to judge a training by: the prompt, and 200 tokens after it, past the context too."""
+    """Return a text to judge a training by: the prompt, and 200 tokens after it, even past the context."""
     request = Request(prompt=prompt, sampling=Sampling(temperature=0.8))
     tokens = [chunk.token for chunk in decode_requests(model, tokenizer, [request])]
     return tokenizer.decode([*prompt, *tokens])
@@ -264,8 +265,8 @@ def decode(
 ) -> Generator[list[int | None], None, None]:
     """Yield, step by step, the next token of each row of `prompts`; None for a row that has ended.
 
-    A row ends with a token of `stop`, which is its last. What holds of rows, and what is raised: see `Decoder`, which
-    the other arguments are for.
+    A row ends with a token of `stop`, which is its last. See `Decoder` for the other arguments, how rows behave, and
+    the errors raised.
     """
     n = len(prompts)
     given = [sampling or Sampling()] * n, [max_new_tokens] * n
@@ -302,7 +303,7 @@ class _Text:
 
 
 def warn_beyond(context: int, requests: Iterable[Request]) -> None:
-    """Log one warning where prompts, which are tokens, and what follows them may be longer than a model's context."""
+    """Log one warning if prompts, as tokens, and what follows them may be longer than a model's context."""
     total = max((len(request.prompt) + request.max_new_tokens for request in requests), default=0)
     if total > context:
         _log.warning(

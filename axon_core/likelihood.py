@@ -101,12 +101,12 @@ class Sequences:
 
 
 def encode_completion(tokenizer: Tokenizer, text: str, *, finished: bool = True) -> list[int]:
-    """Return the ids of a text that follows a prompt, and `eos` where the tokenizer has one and the text is `finished`.
+    """Return the ids of a text that follows a prompt, and `eos` if the tokenizer has one and the text is `finished`.
 
-    The prompt is encoded by itself, as it is when a model is to go on from it (`Tokenizer.encode_prompt`); so is the
-    completion, without the space that some encoders put before a text. Raises `DataError` where it cannot be encoded.
+    The prompt is encoded by itself, as when a model continues it (`Tokenizer.encode_prompt`); so is the completion,
+    without the space that some encoders put before a text. Raises `DataError` if it cannot be encoded.
     """
-    # Where an encoder adds a space, it does so at the very start: before a newline that is then cut off again.
+    # An encoder that adds a space does so at the very start: before a newline, which is then cut off.
     start = "\n" if tokenizer.drops_spaces else ""
     ids = tokenizer.encode(start + text, eos=finished and tokenizer.eos is not None)
     return ids[len(tokenizer.encode(start)) :]
@@ -116,7 +116,7 @@ def token_logprobs(logits: Float[Tensor, "*b v"], tokens: Int[Tensor, "*b"]) -> 
     """Return log p(token) = z_token − log Σ_v exp z_v in float32, or in float64 for float64 logits z.
 
     The normalised scores of all tokens are never held at once, neither here nor for the gradient: half-precision
-    logits cost no float32 copy.
+    logits need no float32 copy.
     """
     flat: Tensor = _TokenLogprobs.apply(logits.flatten(0, -2), tokens.flatten())
     return flat.view(tokens.shape)
@@ -132,8 +132,8 @@ def token_entropies(logits: Float[Tensor, "*b v"]) -> Float[Tensor, "*b"]:
 def scored_logprobs(model: CausalLM, sequences: Sequences, *, vocab_size: int | None = None) -> Float[Tensor, "b n"]:
     """Return log p(token | tokens before it) of the scored tokens, each at its place, and 0 at all others.
 
-    Only features that score such a token become logits. With `vocab_size` it is p of what a `Decoder` with this
-    argument draws: among so many tokens, without the model's rows beyond them.
+    Only features that score such a token become logits. With `vocab_size`, p is what a `Decoder` with this argument
+    draws from: only that many tokens, without the model's rows beyond them.
     """
     wanted = sequences.scored[:, 1:]
     features = model.features(sequences.tokens, valid=sequences.valid)[:, :-1][wanted]
@@ -175,7 +175,7 @@ class _TokenLogprobs(Function):
 
 
 def _exact(logits: Tensor) -> Tensor:
-    """Return the logits in float32 or, as they are, in float64."""
+    """Return the logits in float32, or unchanged if they are in float64."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

@@ -1,4 +1,4 @@
-"""Matrix products: the linear map of a layer, several as one, and who computes them where libraries differ."""
+"""Matrix products: the linear map of a layer, several as one, and which library computes them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ __all__ = ["Linear", "StackedLinear", "linear", "product"]
 
 
 def _mkl_falls_behind() -> bool:
-    """Whether torch's float32 products come from MKL on a processor to which it denies its AVX-512 kernels."""
+    """Whether torch's float32 products come from MKL on a processor for which MKL withholds its AVX-512 kernels."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     try:
         with Path("/proc/cpuinfo").open() as file:
             vendor = file.read(64)  # the second line
-    except OSError:  # no Linux: torch's own choice stays
+    except OSError:  # not Linux: torch's own choice stays
         return False
     return "AuthenticAMD" in vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 _ONEDNN = _mkl_falls_behind()
 _ROWS, _PRODUCTS = 128, 1 << 23
-"""Rows, and multiplications in all, from which oneDNN is worth its call: some 30 µs, and W in another layout."""
+"""The fewest rows and multiplications for which oneDNN is worth its cost: some 30 µs, and W in another layout."""
 
 
 def linear(
     x: Float[Tensor, "... d"], weight: Float[Tensor, "r d"], bias: Float[Tensor, " r"] | None = None
 ) -> Float[Tensor, "... r"]:
-    """Return x Wᵀ + b as `torch.nn.functional.linear` does, by the library that is fastest at it.
+    """Return x Wᵀ + b as `torch.nn.functional.linear` does, with the library that is fastest at it.
 
-    In float32 on a processor of AMD's with AVX-512 that is oneDNN, in half of MKL's time (`product`); everywhere else,
-    and for few rows, it is what torch takes.
+    In float32 on an AMD processor with AVX-512 that is oneDNN, in half of MKL's time (`product`); everywhere else, and
+    for few rows, it is the library that torch chooses.
     """
     if (
         _ONEDNN
@@ -56,7 +56,7 @@ def linear(
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return a bᵀ in float32, computed by oneDNN: `(n d), (r d) -> (n r)`. Transposed matrices are read as they are.
 
-    A custom operator, so that autograd and `torch.compile` know it, with its derivatives of every order.
+    It is a custom operator with derivatives of every order, so that autograd and `torch.compile` know it.
     """
     return torch.ops.mkldnn._linear_pointwise(_dense(a), _dense(b), None, "none", [], "")
 
@@ -67,7 +67,7 @@ def _(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _dense(a: Tensor) -> Tensor:
-    """`a`, copied if its rows or columns are apart in memory: oneDNN would read those hundreds of times as slowly."""
+    """`a`, copied unless its rows or its columns are contiguous: oneDNN would read it hundreds of times more slowly."""
     return a if a.is_contiguous() or a.T.is_contiguous() else a.contiguous()
 
 

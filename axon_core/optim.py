@@ -58,7 +58,7 @@ class _Optimizer(config.Config):
 
     @abstractmethod
     def build(self, modules: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
-        """Return optimisers that share out the trainable parameters of `modules`."""
+        """Return optimisers that share the trainable parameters of `modules` among them."""
 
 
 class AdamW(_Optimizer):
@@ -83,9 +83,9 @@ class AdamW(_Optimizer):
 class Muon(_Optimizer):
     """Muon on the hidden matrices of a model, AdamW without decay on the rest.
 
-    A hidden matrix is what the model's `hidden_matrices()` says, or the weight of any `nn.Linear` where a module has no
-    such method; the matrices in a `StackedLinear` are taken one by one. What is left are embeddings (`nn.Embedding`),
-    the head (other matrices) and vectors.
+    A hidden matrix is one that the model's `hidden_matrices()` returns, or the weight of any `nn.Linear` if a module
+    has no such method; the matrices in a `StackedLinear` are taken one by one. The rest are embeddings
+    (`nn.Embedding`), the head (other matrices) and vectors.
     """
 
     type: Literal["muon"] = "muon"
@@ -135,7 +135,7 @@ OPTIMIZERS: Mapping[str, type[_Optimizer]] = {"adamw": AdamW, "muon": Muon}
 
 
 def moment_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the bytes an optimiser of `OPTIMIZERS` keeps of its parameters after its first update.
+    """Return the bytes an optimiser of `OPTIMIZERS` keeps for its parameters after its first update.
 
     AdamW keeps two moments and a float32 counter a parameter, Muon one momentum.
     """
@@ -166,7 +166,7 @@ def _group(parameters: list[nn.Parameter], lr: float, **options: float) -> dict[
 
 
 def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """Return the trainable parameters, each once though modules may share some."""
+    """Return the trainable parameters, each once even if modules share some."""
     return list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
 
 
@@ -202,7 +202,7 @@ _COEFFICIENTS: Mapping[str, Callable[[int], Coefficients]] = {
 
 
 def _dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16, precise enough for a direction, where it is several times as fast as float32."""
+    """Return bfloat16, precise enough for a direction, on devices where it is several times as fast as float32."""
     return torch.bfloat16 if multiplies_bf16(str(device)) else torch.float32
 
 
@@ -213,7 +213,7 @@ def orthogonalise(
 
     Newton–Schulz: X ← X / ‖X‖, then for each (a, b, c): X ← a X + (b A + c A²) X with A = X Xᵀ. The coefficients are
     Keller Jordan's ("Muon", 2024) or those of Polar Express (arXiv 2505.16932, Algorithm 1). It is fast for r ≤ c.
-    Computed in `dtype`, by default bfloat16 where the device has instructions for it, else float32, and returned in
+    Computed in `dtype`, by default bfloat16 if the device has instructions for it, else float32, and returned in
     that of `matrices`.
     """
     x = matrices.to(dtype or _dtype(matrices.device))
@@ -225,7 +225,7 @@ def orthogonalise(
 
 
 class MuonOptimizer(torch.optim.Optimizer):
-    """Muon (Keller Jordan, 2024): momentum whose every matrix is orthogonalised, all matrices of one shape at once.
+    """Muon (Keller Jordan, 2024): momentum with every matrix orthogonalised, all matrices of one shape at once.
 
         M ← μ M + (1 - μ) G;   U = orthogonalise((1 - μ) G + μ M);   W ← (1 - η λ) W - η √max(1, r / c) U
 

@@ -15,11 +15,11 @@ _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # <linux/mman.h>; the second since Linu
 
 
 def use_huge_pages(tensors: Iterable[Tensor]) -> None:
-    """Ask Linux to move the memory of tensors on the CPU into huge pages, where they are; their addresses stay.
+    """Ask Linux to move the memory of tensors on the CPU into huge pages, in place; their addresses stay.
 
     A processor that streams 200 MB of weights looks up 50,000 pages of 4 KiB, or 100 of 2 MiB, and fetches no data
-    ahead past the end of one. Takes two seconds a gigabyte, once. Other systems, older kernels, and memory that is a
-    file's stay as they are: nothing depends on it but the speed.
+    ahead past the end of one. It takes two seconds a gigabyte, once. Other systems, older kernels, and memory mapped
+    from a file stay as they are: only the speed depends on it.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""Prompts to respond to, as tokens: encoded, and checked to leave a response its room."""
+"""Prompts to respond to, as tokens: encoded, and checked to leave room for a response."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def encode_prompts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> tu
 
 
 def check_room(prompts: Iterable[Prompt], response_tokens: int, context: int, whose: str) -> None:
-    """Raise `ContextError`, naming the prompt, where one and its response are too long for a model."""
+    """Raise `ContextError`, naming the prompt, if one and its response are too long for a model."""
     for prompt in prompts:
         if len(prompt.tokens) + response_tokens > context:
             raise ContextError(

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=CausalLM)
 
 _AT_ONCE = 1 << 18  # numbers of a weight that are rounded at once
 _WIDENED = 1 << 20  # numbers of a weight that are widened at once: what a processor's cache holds
-_ROWS = 16  # in bfloat16, up to which a product reads the 8 bits themselves faster than it does widened ones
+_ROWS = 16  # in bfloat16: the most for which a product is faster on the 8 bits themselves than on widened ones
 
 
 def to_int8(weight: Float[Tensor, "r d"]) -> tuple[Int[Tensor, "r d"], Float[Tensor, " r"]]:
@@ -35,7 +35,7 @@ def to_int8(weight: Float[Tensor, "r d"]) -> tuple[Int[Tensor, "r d"], Float[Ten
         return q, scale
     n = max(1, _AT_ONCE // max(1, weight.shape[1]))
     buffer = weight.new_empty(min(n, weight.shape[0]), weight.shape[1], dtype=torch.float32)
-    for first in range(0, weight.shape[0], n):  # in little memory, and all of it used again
+    for first in range(0, weight.shape[0], n):  # in little memory, all of it reused
         part = weight[first : first + n]
         wide = buffer[: len(part)].copy_(part)
         least = torch.maximum(wide.amax(-1), -wide.amin(-1)) / 127
@@ -49,9 +49,9 @@ def to_int8(weight: Float[Tensor, "r d"]) -> tuple[Int[Tensor, "r d"], Float[Ten
 def int8_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """Return s ⊙ (x qᵀ) on a CPU: `(n d), (r d), (r) -> (n r)`, in x's dtype.
 
-    Up to 16 rows in bfloat16, of 16, 32, … features, read the 8-bit numbers as they are. For others the weight is
-    widened to x's dtype in pieces that a processor's cache holds, in the same memory one after the other. A custom
-    operator, so that autograd and `torch.compile` know it.
+    Up to 16 rows in bfloat16, of 16, 32, … features, read the 8-bit numbers as they are. For others, the weight is
+    widened to x's dtype in pieces that fit in a processor's cache, one after the other in the same memory. It is a
+    custom operator, so that autograd and `torch.compile` know it.
     """
     s = scale.to(x.dtype)
     if x.dtype == torch.bfloat16 and len(x) <= _ROWS and x.shape[1] % 16 == 0 and _aligned(weight):
@@ -66,7 +66,7 @@ def int8_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def _aligned(x: Tensor) -> bool:
-    """Whether x begins where whole registers can be read: torch's kernel for 8 bits ends the process elsewhere."""
+    """Whether x begins where whole registers can be read: elsewhere, torch's 8-bit kernel crashes the process."""
     return x.is_contiguous() and x.data_ptr() % 64 == 0
 
 
@@ -90,7 +90,7 @@ int8_product.register_autograd(_gradients, setup_context=_keep)
 class Int8Linear(nn.Module):
     """A linear map with an 8-bit weight and a scale for each output: `(... d) -> (... r)`, y = s ⊙ (x qᵀ) + b.
 
-    Inputs and outputs stay what they are. Made from a `StackedLinear`, it returns several results as that does.
+    Inputs and outputs stay as they are. Made from a `StackedLinear`, it returns several results as that does.
     """
 
     weight: Tensor
@@ -112,7 +112,7 @@ class Int8Linear(nn.Module):
         n = x.shape[:-1].numel()
         if x.device.type == "cpu" and not (n == 1 and torch.compiler.is_compiling()):
             y = int8_product(wide.reshape(n, x.shape[-1]), self.weight, self.scale).view(*x.shape[:-1], -1)
-        else:  # compiled, a loop that widens each number where it multiplies it
+        else:  # compiled, a loop that widens each number as it multiplies it
             y = linear(wide, self.weight.to(wide.dtype)) * self.scale
         y = y.to(x.dtype)
         if self.bias is not None:
@@ -127,7 +127,7 @@ class Int8Linear(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take tensors of the layer this stands for (`axon_core.weights.load_weights`); the weight is rounded."""
+        """Take the tensors of the layer this replaces (`axon_core.weights.load_weights`); the weight is rounded."""
         if f"{prefix}weight" in state_dict:
             self.weight, self.scale = to_int8(state_dict[f"{prefix}weight"])
         if f"{prefix}bias" in state_dict:
@@ -147,8 +147,8 @@ def quantize(model: M, name: str = "int8") -> M:
     """Return a copy of `model` for inference whose linear layers, the head included, hold 8-bit weights.
 
     Embeddings and norms share their memory with `model`. The copy can be neither trained nor saved; it is made in
-    seconds from the model as it was trained. That of a model without weights (`weightless`) rounds them as it takes
-    them (`load_weights`), so that the two are never in memory together.
+    seconds from the trained model. The copy of a model without weights (`weightless`) rounds them as it takes them
+    (`load_weights`), so that the two are never in memory together.
 
     Raises:
         UsageError: there is no quantisation of that name.
@@ -162,7 +162,7 @@ def quantize(model: M, name: str = "int8") -> M:
         else tensor.detach()
         for tensor in (*model.parameters(), *model.buffers())
     }
-    for module in model.modules():  # what else computes does so in its own way
+    for module in model.modules():  # subclasses compute in their own way
         if isinstance(module, nn.Linear) and type(module) in (nn.Linear, Linear, StackedLinear):
             replaced[id(module)] = QUANTIZATIONS[name](module)
     return copy.deepcopy(model, replaced)

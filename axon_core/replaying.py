@@ -20,7 +20,7 @@ __all__ = ["WAYS", "Way", "compiled_call", "cuda_graph", "replayed"]
 Result = tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]
 
 Capture = Callable[[Callable[[], Result]], Callable[[], Result]]
-"""Runs a step, and returns what does the same again with what is then in the same memory."""
+"""Runs a step and returns a function that repeats it on the later contents of the same memory."""
 
 
 class Way(NamedTuple):
@@ -35,10 +35,10 @@ def replayed(step: Step, capture: Capture) -> Step:
     """Return `step`, for a `StaticCache` captured once for each number of `visible` slots and then replayed.
 
     The model's modules and weights must stay the same objects meanwhile; values that change in place are seen.
-    Any other cache runs the step itself; so does one whose step cannot be captured, because an attention looks at
-    numbers on the host for instance, after a warning that says so.
+    Any other cache runs the step itself; so does, after a warning, one whose step cannot be captured, for instance
+    because an attention reads numbers on the host.
     """
-    # With the slot that it reads, which is another one once the cache has moved, and how many slots are visible.
+    # With the slot that it reads, which changes when the cache moves, and the number of visible slots.
     known: WeakKeyDictionary[Cache, tuple[Tensor, int, Callable[[Tensor], Result]]] = WeakKeyDictionary()
     works = True
 
@@ -52,7 +52,7 @@ def replayed(step: Step, capture: Capture) -> Step:
         if again is not None and slot is cache.slot and captured == visible:
             cache.length = length
             return again(tokens)
-        if not (works and length < visible):  # the next token's step is another one
+        if not (works and length < visible):  # the next token's step is a different one
             return step(model, tokens, cache)
         tokens, results = tokens.clone(), list[Result]()
 
@@ -68,7 +68,7 @@ def replayed(step: Step, capture: Capture) -> Step:
             works = False
             reason = str(error).strip().splitlines()[0]
             warnings.warn(f"decoding steps are not replayed, and slower for it: {reason}", RuntimeWarning, stacklevel=2)
-        cache.length = length  # what came after the first has not happened
+        cache.length = length  # undo the runs after the first
         return results[0]
 
     return run
@@ -83,9 +83,9 @@ def _fed(again: Callable[[], Result], tokens: Int[Tensor, "b 1"]) -> Callable[[T
 
 
 def compiled_call(run: Callable[[], Result]) -> Callable[[], Result]:
-    """Capture the call of compiled code that `run` makes, and return what makes that call alone.
+    """Capture the call of compiled code that `run` makes, and return a function that makes only that call.
 
-    What is left out takes 0.35 ms for 12 layers: looking at what the code was compiled for, and collecting its inputs.
+    This skips 0.35 ms for 12 layers: checking what the code was compiled for, and collecting its inputs.
 
     Raises:
         RuntimeError: the model is compiled in several pieces, or its scores are not what they return.
@@ -110,7 +110,7 @@ def cuda_graph(run: Callable[[], Result]) -> Callable[[], Result]:
     """Capture `run` as a CUDA graph: hundreds of kernels that a GPU starts by itself, without waiting for Python.
 
     The result is the same memory every time. The tests run on CPUs, with a stand-in that records and repeats a step's
-    operations: replaying a graph is what no test of this project has done.
+    operations: no test of this project has replayed a graph.
     """
     run()  # compiles, and lets libraries set up what they need
     graph = torch.cuda.CUDAGraph()

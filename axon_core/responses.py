@@ -18,7 +18,7 @@ class Response(NamedTuple):
     """What a model wrote after a prompt."""
 
     tokens: list[int]
-    """Its tokens, the one that ends it included; at least one."""
+    """Its tokens, including the one that ends it; at least one."""
     finished: bool
     """Whether it ended by itself."""
 
@@ -44,10 +44,10 @@ def respond(
         temperature: what logits are divided by.
         ends: the tokens that end a response (`Tokenizer.ends`); without any, every response has `max_new_tokens`.
         vocab_size: how many tokens the tokenizer has; rows of the model beyond it are never drawn. None: all may be.
-        rows: how many run at once; left out, all.
+        rows: how many run at once; by default all.
 
     Raises:
-        UsageError: a prompt is empty, or holds a number that is no token of the model.
+        UsageError: a prompt is empty, or holds a number that is not a token of the model.
         ContextError: a prompt is longer than the model's context.
     """
     size = rows or max(1, len(prompts))
@@ -65,7 +65,7 @@ def respond(
 
 
 def ended(ends: Collection[int], response: Sequence[int]) -> bool:
-    """Return whether a response ended by itself, with one of the tokens `ends`; where there are none, each did."""
+    """Return whether a response ended by itself, with one of the tokens `ends`; if there are none, each did."""
     return not ends or response[-1] in ends
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from axon_core.config import Config
 
-_TOP = 1024  # logits that are sorted first for top-p: of a trained model nearly always enough
+_TOP = 1024  # logits that are sorted first for top-p: nearly always enough for a trained model
 
 
 class Sampling(Config):
     """How the next token is chosen. The fields apply in their order."""
 
     repetition_penalty: float = Field(default=1.0, gt=0)
-    """Tokens of the prompt and of the text so far lose by it; 1 changes nothing (arXiv 1909.05858, Section 4.1)."""
+    """Above 1, tokens of the prompt and text become less likely; 1 changes nothing (arXiv 1909.05858, Section 4.1)."""
     temperature: float = Field(default=1.0, ge=0)
     """Logits are divided by it; 0 always takes the most likely token."""
     top_k: int | None = Field(default=None, ge=1)
@@ -48,14 +48,14 @@ def keep_top_p(logits: Float[Tensor, "b v"], p: float, finite: int | None = None
     """Set the logits of improbable tokens to −∞ (arXiv 1904.09751, Section 3.1).
 
     In order of falling probability, a token stays while the probability before it is at most p: the most likely one
-    always does. Of equally likely ones those with the lowest index come first. `finite` tells how many logits of a
-    row are more than −∞, at most, where that is known.
+    always does. Of equally likely ones, those with the lowest index come first. `finite` is an upper bound on the
+    number of logits of a row above −∞, if known.
     """
     total = (logits - logits.amax(-1, keepdim=True)).double().exp().sum(-1, keepdim=True)
     enough = logits.shape[-1] if finite is None else min(finite, logits.shape[-1])
     least, count = _nucleus(logits.topk(min(_TOP, enough)).values, total, p)
     if enough > _TOP:
-        # Sorting all is slow, and seldom needed. Each row goes its own way, whatever those beside it do.
+        # Sorting all is slow, and rarely needed. Each row is treated by itself, whatever those beside it need.
         flat = (count == _TOP).squeeze(-1)
         if bool(flat.any()):
             least[flat], count[flat] = _nucleus(logits[flat].sort(descending=True).values, total[flat], p)
@@ -65,7 +65,7 @@ def keep_top_p(logits: Float[Tensor, "b v"], p: float, finite: int | None = None
 def _nucleus(
     ordered: Float[Tensor, "b k"], total: Float[Tensor, "b 1"], p: float
 ) -> tuple[Float[Tensor, "b 1"], Int[Tensor, "b 1"]]:
-    """The least of the largest logits that top-p keeps, and how many it keeps; `total` is Σ exp(s − max s)."""
+    """The smallest logit that top-p keeps, and how many it keeps; `total` is Σ exp(s − max s)."""
     probability = (ordered - ordered[:, :1]).double().exp() / total
     count = (probability.cumsum(-1) - probability <= p).sum(-1, keepdim=True).clamp(min=1)  # 0 where one is NaN
     return ordered.gather(-1, count - 1), count
@@ -92,8 +92,8 @@ def choose(
 ) -> Int[Tensor, " b"]:
     """Return the next token of each row: the first whose cumulative probability exceeds the row's `uniform` number.
 
-    Rows do not affect each other. `uniform`, in [0, 1), is needed unless the temperature is 0; `seen` tells the tokens
-    that a repetition penalty is for, and is needed where there is one.
+    Rows do not affect each other. `uniform`, in [0, 1), is needed unless the temperature is 0; `seen` marks the tokens
+    that a repetition penalty applies to, and is needed if there is one.
 
     Raises:
         ValueError: one of the two is needed and missing.

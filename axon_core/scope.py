@@ -20,7 +20,7 @@ class Between(Protocol):
     """
 
     def __call__(self, query: Int[Tensor, "b 1 n 1"], key: Int[Tensor, "b 1 1 m"], /) -> Shaped[Tensor, "b h n m"]:
-        """Return one value for each query, key and, where it has them, head."""
+        """Return one value for each query, key and, if it has them, head."""
         ...
 
 
@@ -28,8 +28,8 @@ class Scope:
     """Positions and visibility of the tokens of one forward pass.
 
     A key is visible to a query if it is not padding, belongs to the same document and, in a causal scope, does not
-    come later. `positions` may have a batch axis of 1 where all rows are alike. Padding has position −1, and
-    sees itself, so that no softmax runs over nothing; what comes out for it is never seen by another token.
+    come later. `positions` may have a batch axis of 1 if all rows are alike. Padding has position −1, and sees itself,
+    so that no softmax is empty; its result is never seen by another token.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class Scope:
     ) -> None:
         """Make a scope; `padded` says whether `positions` or `keys` hold any padding.
 
-        `keys` are the positions of all that can be attended to, of which the queries are the last, and default to
-        the queries themselves. `documents` number the documents of a packed row.
+        `keys` are the positions of everything that can be attended to. The queries are the last of them; by default,
+        they are all of them. `documents` number the documents of a packed row.
         """
         self.positions = positions
         self.keys = positions if keys is None else keys
@@ -76,7 +76,7 @@ class Scope:
         if documents is not None:
             starts = documents.diff(dim=1, prepend=documents[:, :1] - 1) != 0
             positions = positions - positions.masked_fill(~starts, 0).cummax(1).values
-            documents = starts.cumsum(1)  # a number that comes back later is another document
+            documents = starts.cumsum(1)  # a number that recurs later is another document
         return cls(positions.masked_fill(~present, -1), causal=causal, padded=valid is not None, documents=documents)
 
     @classmethod
@@ -91,7 +91,7 @@ class Scope:
 
     @property
     def valid(self) -> Bool[Tensor, "b n"] | None:
-        """Which tokens are not padding; None where none is."""
+        """Which tokens are not padding; None if there is no padding."""
         return self.positions >= 0 if self.padded else None
 
     def rotation(self, rotary: RotaryEmbedding, dtype: torch.dtype) -> Rotation:
@@ -104,7 +104,7 @@ class Scope:
     def rotate(
         self, rotary: RotaryEmbedding | None, *heads: Float[Tensor, "b n h d"]
     ) -> tuple[Float[Tensor, "b n h d"], ...]:
-        """Rotate `heads` by their positions; without a rotary embedding they are returned as they are."""
+        """Rotate `heads` by their positions; without a rotary embedding they are returned unchanged."""
         if rotary is None:
             return heads
         rotation = self.rotation(rotary, heads[0].dtype)
@@ -130,11 +130,11 @@ class Scope:
     def once(self, key: object, make: Callable[[], Any]) -> Any:
         """Return what `make` made for an equal `key` the first time; later layers get the same object.
 
-        The key must hold all that the result depends on. What depends on the tokens of a layer is not for here: nothing
-        in a key can stand for data, since tensors do not compare to one truth value, and a module that is called twice
-        in one pass, or a method of it, is equal to itself. All that is made is kept until the pass ends.
+        The key must hold everything the result depends on. What depends on the tokens of a layer does not belong here:
+        no key can stand for data, since tensors do not compare to one truth value, and a module that is called twice in
+        one pass, or a method of it, equals itself. Everything made is kept until the pass ends.
         """
-        for known, made in self._once:  # not by hash, which would make a constant of a compiled length
+        for known, made in self._once:  # not by hash, which would make a compiled length a constant
             if known == key:
                 return made
         self._once.append((key, make()))

@@ -1,4 +1,4 @@
-"""What responses are worth to a reward, which may be anybody's function: scored, and checked."""
+"""Scores of responses under a reward, which may be any function, with its results checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Scorer", "scored"]
 Scorer = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """Returns one finite number for each prompt and its response, which depends on these two alone.
 
-One whose attribute `judges_ends` is true is given, as `finished`, whether each response ended by itself, too."""
+A scorer whose attribute `judges_ends` is true also gets, as `finished`, whether each response ended by itself."""
 
 _ROWS = 512  # responses that are scored at once
 
@@ -42,9 +42,9 @@ def scored(
 
     Args:
         reward: what scores them.
-        prompts: each after what to call it in a message, such as "line 3 of prompts.jsonl".
+        prompts: each preceded by its name for messages, such as "line 3 of prompts.jsonl".
         responses: n for each prompt.
-        finished: whether each ended by itself, rather than being cut off; left out, all did.
+        finished: whether each ended by itself, rather than being cut off; by default, all did.
 
     Raises:
         TrainingError: the reward fails, or is not one finite number for each; the message names the prompt.

@@ -1,4 +1,4 @@
-"""Sizes that a file claims, compared with the tensors it holds before any memory is asked for."""
+"""Sizes that a file claims, compared with the tensors it holds before any memory is allocated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Bound(TorchDispatchMode):
         sizes: how many numbers each of the tensors has.
 
     Raises:
-        CheckpointError: in the block, where the model is several times as large as all tensors.
+        CheckpointError: in the block, if the model is several times as large as all tensors.
     """
 
     def __init__(self, sizes: Collection[int]) -> None:
@@ -46,7 +46,7 @@ class Bound(TorchDispatchMode):
         self._largest = max(self._numbers, _TABLE)
 
     def count(self, parameter: nn.Parameter) -> None:
-        """Take note of a parameter that the model has registered."""
+        """Count a parameter that the model has registered."""
         self._tensors -= 1
         self._numbers -= parameter.numel()
         if self._tensors < 0 or self._numbers < 0:
@@ -71,7 +71,7 @@ def within_memory() -> Generator[None]:
     """Refuse modules that this machine cannot hold, as they are built and before numbers are drawn for them.
 
     Raises:
-        UsageError: in the block, where parameters take more than the machine's memory, or there are more than 8,192.
+        UsageError: in the block, if parameters take more than the machine's memory, or there are more than 8,192.
     """
     memory, held, tensors = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 0, 0
 
@@ -95,7 +95,7 @@ def within_memory() -> Generator[None]:
 
 
 def _numbers_made(func: Any, args: tuple[Any, ...]) -> int:
-    """Return how many numbers the result of an operation has, where it may have more than each of its arguments."""
+    """Return how many numbers the result of an operation has, if it may have more than each of its arguments."""
     tensors = [argument for argument in args if isinstance(argument, Tensor)]
     if torch.Tag.pointwise in func.tags and tensors:
         return prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))

@@ -1,4 +1,4 @@
-"""Stop strings: where a stream of text ends, found without giving out a part of what ends it."""
+"""Stop strings: where a stream of text ends, found without emitting any part of what ends it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["StopStrings", "cut"]
 
 
 class StopStrings:
-    """Passes a stream of text on up to the first complete stop string, which is not given out.
+    """Passes on a stream of text up to the first complete stop string, which is not emitted.
 
-    What may turn out to be the beginning of one is held back until that is decided. So the pieces that come out,
-    joined, are `cut` of the pieces that went in, joined, however the text was divided.
+    Text that may turn out to begin a stop string is held back until that is decided. The pieces that come out, joined,
+    thus equal `cut` of the pieces that went in, joined, however the text was divided.
 
     >>> stop = StopStrings(["END"])
     >>> stop.push("the E"), stop.push("N"), stop.push("T, EN"), stop.push("D."), stop.stopped
@@ -24,7 +24,7 @@ class StopStrings:
         self._held = ""
 
     def push(self, text: str) -> str:
-        """Return what of the text so far is certain and has not been given out; nothing once it has stopped."""
+        """Return the text that is now certain and was not emitted before; nothing once it has stopped."""
         if self.stopped:
             return ""
         text = self._held + text
@@ -37,13 +37,13 @@ class StopStrings:
         return text[: len(text) - hold]
 
     def finish(self) -> str:
-        """Return what was held back: at the text's end it begins no stop string after all."""
+        """Return what was held back: at the end of the text it does not begin a stop string after all."""
         held, self._held = self._held, ""
         return held
 
 
 def cut(text: str, stop: Sequence[str]) -> str | None:
-    """Return the text before the stop string that is complete first, or None where there is none.
+    """Return the text before the stop string that is complete first, or None if there is none.
 
     Of two that end at the same character, the one that begins earlier counts.
     """
@@ -52,5 +52,5 @@ def cut(text: str, stop: Sequence[str]) -> str | None:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return how long the longest end of `text` is that begins `stop` without completing it."""
+    """Return the length of the longest end of `text` that begins `stop` without completing it."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

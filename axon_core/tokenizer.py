@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 PAD = -1
-"""The id that fills up short rows. It is no token: it decodes to nothing and must never reach an embedding."""
+"""The id that fills up short rows. It is not a token: it decodes to nothing and must never reach an embedding."""
 
 _FILE, _MODEL = "tokenizer.json", "tokenizer.model"
 
@@ -45,7 +45,7 @@ _FILE, _MODEL = "tokenizer.json", "tokenizer.model"
 class Tokenizer(ABC):
     """Turns text into token ids and back: `decode(encode(text)) == text`, unless the encoder normalises the text.
 
-    `bos` and `eos` are the ids that mark a text's begin and end, or None where there are none. They are ids only: no
+    `bos` and `eos` are the ids that mark a text's beginning and end, or None if there are none. They are ids only: no
     text encodes to them, and they decode to nothing.
     """
 
@@ -58,7 +58,7 @@ class Tokenizer(ABC):
     add_bos: bool = False
     """Whether `bos` comes before a prompt, as a model expects whose training texts all began with it."""
     other_ends: frozenset[int] = frozenset()
-    """Ids beside `eos` that the model was trained to end a text with."""
+    """Ids besides `eos` that the model was trained to end a text with."""
     drops_spaces: int = 0
     """How many of a text's first pieces may begin with the encoder's own space; the first with text is the last."""
     spaced: frozenset[int] = frozenset()
@@ -77,7 +77,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _state(self, folder: Path) -> dict[str, Any]:
-        """Return what `_restore` needs, as JSON; bigger things go into files of `folder`."""
+        """Return what `_restore` needs, as JSON; larger data go into files of `folder`."""
 
     @classmethod
     @abstractmethod
@@ -94,7 +94,7 @@ class Tokenizer(ABC):
         return len(self._pieces)
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
-        """Return the ids of `text`, between `bos` and `eos` where they are asked for.
+        """Return the ids of `text`, between `bos` and `eos` if they are asked for.
 
         Raises:
             DataError: the text cannot be encoded, or the tokenizer has no such marker.
@@ -114,11 +114,11 @@ class Tokenizer(ABC):
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Return the ids of a text that a model is to go on from: after `bos` where `add_bos` says so."""
+        """Return the ids of a text that a model is to continue: after `bos` if `add_bos` says so."""
         return self.encode(text, bos=self.add_bos)
 
     def decode(self, ids: Iterable[int], *, after: Iterable[int] = ()) -> str:
-        """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD, padding nothing.
+        """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD, and padding disappears.
 
         With `after`, the tokens of a prompt, it is the text that `ids` add to the prompt's. Only there is a first
         space the completion's own: `encode_completion` is the inverse.
@@ -130,7 +130,7 @@ class Tokenizer(ABC):
         return stream.push(*ids) + stream.finish()
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes that one token stands for. Raises `DataError` where it is not in the vocabulary."""
+        """Return the bytes that one token stands for. Raises `DataError` if it is not in the vocabulary."""
         if token == PAD:
             return b""
         if not 0 <= token < len(self._pieces):
@@ -138,7 +138,7 @@ class Tokenizer(ABC):
         return self._pieces[token]
 
     def save(self, folder: Path | str) -> None:
-        """Write `tokenizer.json`, and the files it names, into `folder`; what a killed process left of them is removed.
+        """Write `tokenizer.json`, and the files it names, into `folder`; a killed process's leftovers are removed.
 
         Raises:
             CheckpointError: they cannot be written.
@@ -195,7 +195,7 @@ class DecodeStream:
         return self._decoder.decode(b"".join([self._piece(token) for token in tokens]))
 
     def finish(self) -> str:
-        """Return what is left: a character that was cut off reads U+FFFD."""
+        """Return what is left: a character that was cut off becomes U+FFFD."""
         return self._decoder.decode(b"", final=True)
 
     def _piece(self, token: int) -> bytes:
@@ -371,9 +371,9 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Raise `CheckpointError` where a model of so many tokens cannot be used with this tokenizer.
+    """Raise `CheckpointError` if a model of that many tokens cannot be used with this tokenizer.
 
-    It may have more tokens than the tokenizer, as where its vocabulary was rounded up.
+    The model may have more tokens than the tokenizer, as when its vocabulary was rounded up.
     """
     if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(

@@ -80,7 +80,7 @@ def _detach(node: Any, name: str, tensors: dict[str, Tensor], seen: dict[tuple[A
     if isinstance(node, list | tuple):
         children = enumerate(cast(list[Any], node))
         return [_detach(child, f"{name}/{i}", tensors, seen) for i, child in children]
-    if isinstance(node, float) and not math.isfinite(node):  # which JSON has no words for
+    if isinstance(node, float) and not math.isfinite(node):  # which JSON cannot express
         return {_NUMBER: str(node)}
     if not isinstance(node, Tensor):
         return node

@@ -24,13 +24,13 @@ __all__ = ["dtypes", "load_weights", "misfit", "read_tensor", "sizes", "weightle
 
 @contextmanager
 def weightless(within: Collection[int] | None = None) -> Generator[None]:
-    """Build modules whose parameters have a shape and no memory: they are on the meta device, and never initialised.
+    """Build modules whose parameters have a shape but no memory: they are on the meta device, and never initialised.
 
     Only parameters are: a buffer or a constant that a module computes for itself, and that no file holds, is real.
-    With `within`, the numbers of each tensor in a file, a model is refused that is much larger than those (`Bound`).
+    With `within`, the numbers of each tensor in a file, a model much larger than those is refused (`Bound`).
 
     Raises:
-        CheckpointError: in the block, where the model outgrows `within`.
+        CheckpointError: in the block, if the model outgrows `within`.
 
     >>> with weightless():
     ...     layer = nn.Linear(1000, 1000)
@@ -126,7 +126,7 @@ def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) ->
 def read_tensor(file: Path, name: str, rows: slice | None = None) -> Shaped[Tensor, ...]:
     """Return a tensor of a safetensors file, or some of its rows, in memory of its own.
 
-    The file is opened for each, so that the part of it that was read does not stay in memory beside the tensor.
+    The file is opened for each call, so that the part of it that was read does not stay in memory beside the tensor.
     """
     with safe_open(file, "pt") as opened:
         tensor: Tensor = opened.get_tensor(name) if rows is None else opened.get_slice(name)[rows]

@@ -21,12 +21,12 @@ class Attention(nn.Module, ABC):
 
     The `scope` says which positions the tokens have and what each may see; an attention may narrow that, never widen
     it. With a `cache`, the tokens of `x` follow those already in it, and the result is the same as for one pass over
-    all of them. With a `memory` too, the cache holds nothing of `x`: what is computed of the memory alone is kept in it
+    all of them. With a `memory` as well, the cache holds nothing of `x`, only what is computed from the memory alone
     (`LayerCache.once`), so that only the first pass reads the memory.
     """
 
     class Config(config.Config):
-        """What every attention is told by the model that uses it."""
+        """What a model passes down to every attention."""
 
         dim: PositiveInt
         """Features d of a token."""
@@ -39,10 +39,10 @@ class Attention(nn.Module, ABC):
 
         @property
         def rotary_dim(self) -> int:
-            """How many features of a head the rotary embedding turns; 0 where the attention takes none."""
+            """How many features of a head the rotary embedding rotates; 0 if the attention takes none."""
             return self.head_dim
 
-        @model_validator(mode="after")  # not in the default's factory: what that raises, pydantic does not report
+        @model_validator(mode="after")  # not in the default's factory, whose errors pydantic does not report
         def _divisible(self) -> Self:
             if "head_dim" not in self.model_fields_set and self.dim % self.n_heads:
                 raise ValueError(
@@ -52,7 +52,7 @@ class Attention(nn.Module, ABC):
             return self
 
     cross: ClassVar[bool] = True
-    """Whether it can attend to a `memory`; a model that needs that refuses attentions which cannot."""
+    """Whether it can attend to a `memory`; a model that needs this refuses attentions that cannot."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Options the conformance kit builds it with, on top of what a model passes down; one variant each."""
 

@@ -41,7 +41,7 @@ class Model(nn.Module, ABC):
 
     @classmethod
     def build(cls, **values: Any) -> Self:
-        """Build the model from the values of its config. Raises `ConfigError` where one breaks a rule."""
+        """Build the model from the values of its config. Raises `ConfigError` if one breaks a rule."""
         return cls(validate(cls.Config, values))
 
     def hidden_matrices(self) -> list[Tensor]:
@@ -59,7 +59,7 @@ class Model(nn.Module, ABC):
     def save(self, folder: Path | str, tokenizer: Tokenizer | None = None) -> None:
         """Write `config.json` (with the versions of all parts) and `model.safetensors` into `folder`.
 
-        With its `tokenizer` the folder is all that `axon generate` needs. What a killed process left there is removed.
+        With its `tokenizer`, the folder is all that `axon generate` needs. Leftovers of a killed process are removed.
 
         Raises:
             CheckpointError: the folder cannot be written to, or the tokenizer has more tokens than the model.
@@ -90,8 +90,8 @@ class Model(nn.Module, ABC):
 class CausalLM(Model):
     """A causal language model `(b n) -> (b n v)`: position i scores the token that follows the first i + 1.
 
-    `forward` is `logits` after `features`; they are apart because generation needs the logits of the last position
-    alone.
+    `forward` is `logits` after `features`; they are separate because generation needs only the logits of the last
+    position.
     """
 
     class Config(Model.Config):
@@ -121,7 +121,7 @@ class CausalLM(Model):
         """Return the features of each token, ready for `logits`.
 
         `valid` is False for padding, whatever id stands there; `documents` number the documents of packed rows; with
-        a `cache` the tokens follow those already in it, and padding stands before a row's first token only.
+        a `cache` the tokens follow those already in it, and padding comes only before a row's first token.
 
         Raises:
             UsageError: with a cache, documents are given, or padding after a row's first token.

@@ -20,7 +20,7 @@ class Norm(nn.Module, ABC):
     """
 
     class Config(config.Config):
-        """What every norm is told by the model that uses it."""
+        """What a model passes down to every norm."""
 
         dim: PositiveInt
         """Size d of the normalised axis."""

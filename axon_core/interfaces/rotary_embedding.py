@@ -67,7 +67,7 @@ class RotaryEmbedding(nn.Module, ABC):
     """
 
     class Config(config.Config):
-        """What every rotary embedding is told by the model that uses it."""
+        """What a model passes down to every rotary embedding."""
 
         dim: PositiveInt
         """How many features of a head are rotated: an even number r ≤ head_dim."""
@@ -100,8 +100,8 @@ class RotaryEmbedding(nn.Module, ABC):
 
     @property
     def constant_until(self) -> int | None:
-        """Up to which sequence length a position's rotation never changes; None: it never does.
+        """The sequence length up to which a position's rotation never changes; None if it never does.
 
-        Beyond it everything a cache holds was computed with other rotations, and has to be computed anew.
+        Beyond it, everything in a cache was computed with other rotations and must be computed again.
         """
         return None

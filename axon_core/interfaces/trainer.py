@@ -40,7 +40,7 @@ class Trainer(ABC):
         for minibatch in minibatches(data, key):            # each one update of the weights
             minimise Σ_i sum_i / count_i                    # sums from loss, counts from counts
 
-    The counts are known before the first backward pass, because they depend on the data alone. So the sums may be
+    The counts are known before the first backward pass, because they depend on the data alone. The sums may thus be
     taken over any number of micro-batches and processes: the update is the same.
 
     Data are dictionaries of tensors whose first axis counts examples; the core cuts them along it.
@@ -73,9 +73,9 @@ class Trainer(ABC):
         final: NonNegativeFloat = Field(default=0.0, le=1)
         """Where `linear` and `cosine` end, as a fraction of the peak."""
         clip: PositiveFloat | None = None
-        """The gradients' largest norm, over all parameters: larger ones are scaled down to it; left out, any."""
+        """The largest norm of the gradients of all parameters: larger ones are scaled to it; left out, no limit."""
         compile: bool = False
-        """Compile the loss with `torch.compile`: it begins half a minute later, and a step takes a seventh less."""
+        """Compile the loss with `torch.compile`: it starts half a minute later, and a step takes a seventh less."""
         ema: float | None = Field(default=None, gt=0, lt=1)
         """Decay of the exponential moving average of the weights, which is then what is evaluated and exported.
 
@@ -87,15 +87,15 @@ class Trainer(ABC):
         keep: PositiveInt = 2
         """How many of the latest checkpoints are kept."""
         patience: PositiveInt | None = None
-        """Stop after so many evaluations in a row without a lower `loss`; left out, never."""
+        """Stop after this many evaluations in a row without a lower `loss`; left out, never."""
         device: str = Field(default=AUTO, validate_default=True)
-        """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
+        """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one."""
         precision: Literal["auto", "fp32", "bf16"] = "fp32"
         """`bf16` computes matrix products in bfloat16 (autocast); weights and updates stay in float32. `auto` is `bf16`
         where the device has instructions for it, else `fp32`, which is then many times as fast."""
 
         log: tuple[Literal["tensorboard", "wandb"], ...] = ()
-        """Where the numbers go beside the metrics file: `tensorboard`, `wandb`; each needs the extra of its name."""
+        """Where the numbers go besides the metrics file: `tensorboard`, `wandb`; each needs the extra of its name."""
 
         @field_validator("device")
         @classmethod
@@ -120,14 +120,14 @@ class Trainer(ABC):
             return self
 
     class Evaluation(config.Config):
-        """What a trained model can be measured on; its fields are options of `axon evaluate`. By default nothing.
+        """What a trained model can be measured on; its fields are options of `axon evaluate`. By default, nothing.
 
-        One that is left out and has the name of a setting in the trainer's `Config` is as the run had it.
+        A field that is left out and has the name of a setting in the trainer's `Config` takes the run's value.
         """
 
     unit: ClassVar[str] = "examples"
     next_command: ClassVar[str | None] = None
-    """The command to go on with after training, such as `axon sample {run}`; `{run}` stands for the run's folder.
+    """The command to continue with after training, such as `axon sample {run}`; `{run}` stands for the run's folder.
     Left out, a language model generates, and any other model is evaluated."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Recipes the conformance kit builds it from, as small as can be; one variant each."""
@@ -139,9 +139,9 @@ class Trainer(ABC):
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
-        """Raise a `ConfigError` where a table breaks a rule, or an `UnknownKey`, as far as that is known without files.
+        """Raise a `ConfigError` if a table breaks a rule, or an `UnknownKey`, as far as that is known without files.
 
-        A training that is to begin hours later is checked so. By default it looks at the table `trainer`.
+        This checks a training that is to start hours later. By default it checks the table `trainer`.
         """
         with config.at("trainer"):
             config.validate(cls.Config, recipe.trainer.options)
@@ -164,15 +164,15 @@ class Trainer(ABC):
         """Return the examples of a step, over all processes: a pure function of `step`, so that a run may resume."""
 
     def data_digest(self) -> str:
-        """Return a checksum of all that is learned from and measured on: a run goes on only with the same data.
+        """Return a checksum of all data for training and evaluation: a run continues only with the same data.
 
         It depends on nothing that may change when a run is resumed, such as seed or batch size. By default it is the
-        `digest` of the attribute `data`, and where there is none it is empty: then only the first batch is compared.
+        `digest` of the attribute `data`; without that, it is empty, and only the first batch is compared.
         """
         return str(getattr(getattr(self, "data", None), "digest", ""))
 
     def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
-        """Return what the step learns from: roll-outs, noise, all that is drawn before the loss. By default the batch.
+        """Return what the step learns from: roll-outs, noise, everything drawn before the loss. By default the batch.
 
         Runs without gradients, in evaluation mode. `key` belongs to the step.
         """
@@ -190,11 +190,11 @@ class Trainer(ABC):
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the terms of the loss as *sums* over the examples, under the names that `counts` uses.
 
-        A term without gradient is a metric: it is divided and reported likewise, and not minimised.
+        A term without gradient is a metric: it is divided and reported likewise, but not minimised.
         """
 
     def evaluate(self) -> dict[str, float]:
-        """Return means over the *whole* held-out part; `loss` is the one to lower. By default there is none.
+        """Return means over the *whole* held-out part; `loss` is the one to lower. By default, nothing.
 
         Runs without gradients, in evaluation mode.
         """
@@ -208,16 +208,15 @@ class Trainer(ABC):
     def saved_names(cls, folder: Path) -> Mapping[str, Sequence[str]]:
         """Return what the numbers of the model that `export` wrote into `folder` stand for, by kind, in their order.
 
-        Such as `{"classes": ("cats", "dogs")}`; `axon info` shows it. By default nothing has names.
+        For example `{"classes": ("cats", "dogs")}`; `axon info` shows it. By default nothing has names.
         """
         return {}
 
     @classmethod
     def evaluate_on(cls, folder: Path, given: Any, device: str) -> Mapping[str, float | str]:
-        """Return what the model that `export` wrote into `folder` achieves on what a user gave, and how measured.
+        """Return what the model that `export` wrote into `folder` achieves on a user's data, and how it was measured.
 
-        `given` is an `Evaluation`; `device` is where to compute. The data that the run was trained on need not be
-        there.
+        `given` is an `Evaluation`; `device` is where to compute. The data that the run was trained on may be absent.
         """
         return {}
 
