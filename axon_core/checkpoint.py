@@ -55,7 +55,7 @@ M = TypeVar("M", bound="Model")
 
 
 class _Part(BaseModel):
-    """A part by its names, none of which is anything else in a line that a user is to paste."""
+    """A part by its names, which are safe in a command line that a user is to paste."""
 
     group: str
     key: str
@@ -75,7 +75,7 @@ class _Saved(BaseModel):
 def save_model(model: Model, folder: Path) -> None:
     """Write a model as `config.json`, which names its parts and their versions, and `model.safetensors`.
 
-    What a process that was killed left of these files is removed.
+    Leftovers of these files from a killed process are removed.
 
     Raises:
         CheckpointError: the folder cannot be written to.
@@ -115,7 +115,7 @@ def load_model(folder: Path, cls: type[M]) -> M:
 
 
 def load_into(model: Model, folder: Path, into: Model | None = None) -> None:
-    """Read the weights in `folder` into what `load_config` returned, or into what `quantize` made of that.
+    """Read the weights in `folder` into what `load_config` returned, or into what `quantize` made of it.
 
     Raises:
         CheckpointError: they are damaged.
@@ -132,7 +132,7 @@ def load_into(model: Model, folder: Path, into: Model | None = None) -> None:
 def load_config(folder: Path, cls: type[M]) -> M:
     """Check a model folder and return its model without the weights, as `weightless` builds it.
 
-    Of the weights the header alone is read, which tells names, shapes, and whether the file is whole; `load_into` and
+    Only the header of the weights is read, which gives names, shapes, and whether the file is whole; `load_into` and
     `check_weights` compare the checksum.
 
     Raises:
@@ -147,7 +147,7 @@ def load_config(folder: Path, cls: type[M]) -> M:
             "of such a model"
         )
     try:
-        with weightless(sizes(folder / WEIGHTS)), forked("cpu"):  # the first weights are drawn, and replaced
+        with weightless(sizes(folder / WEIGHTS)), forked("cpu"):  # the first weights are drawn, then replaced
             model = cast(M, found.build(**saved.config))
         problem = misfit(model, folder / WEIGHTS)
     except ConfigError as error:
@@ -156,7 +156,7 @@ def load_config(folder: Path, cls: type[M]) -> M:
         raise CheckpointError(f"no model in {folder}: {WEIGHTS} is missing") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
-    except (CheckpointError, RuntimeError, OverflowError) as error:  # torch's own words where a size has no number
+    except (CheckpointError, RuntimeError, OverflowError) as error:  # torch's own words if a size has no number
         raise CheckpointError(f"the weights in {folder} do not fit its config: {str(error).splitlines()[0]}") from None
     if problem:
         raise CheckpointError(f"the weights in {folder} do not fit its config: {problem}")
@@ -164,7 +164,7 @@ def load_config(folder: Path, cls: type[M]) -> M:
 
 
 def check_weights(folder: Path) -> None:
-    """Read all weights in `folder`, and raise `CheckpointError` where they are not those that were saved."""
+    """Read all weights in `folder`, and raise `CheckpointError` if they are not those that were saved."""
     if sha256(folder / WEIGHTS) != _saved(folder).sha256:
         raise _damaged(folder)
 
@@ -193,13 +193,13 @@ def _damaged(folder: Path) -> CheckpointError:
 
 
 def first_mismatch(error: Exception) -> str:
-    """Return the first of the problems that `load_state_dict` lists in its error, for a one-line message."""
+    """Return the first problem that `load_state_dict` lists in its error, for a one-line message."""
     lines = [line.strip() for line in str(error).splitlines()]
     return lines[1] if len(lines) > 1 else str(error)
 
 
 class Checkpoints:
-    """The checkpoints of a run: folders `step-<n>`, each complete or not there.
+    """The checkpoints of a run: folders `step-<n>`, each complete or absent.
 
     A checkpoint holds the training state, the exported `model/` and a manifest of checksums.
 
@@ -225,7 +225,7 @@ class Checkpoints:
         """
         target = self.folder / f"step-{step}"
         with writing(self.folder):
-            self.folder.mkdir(exist_ok=True)  # in a folder that is there: one that was moved is not made again
+            self.folder.mkdir(exist_ok=True)  # its parent must exist: a run that was moved is not made again
         with new_folder(target) as folder:
             write_tree(folder, state)
             (folder / "model").mkdir()
@@ -234,7 +234,7 @@ class Checkpoints:
         return target
 
     def _prune(self) -> None:
-        """Drop all but the latest checkpoints; one that is being read stays until the next time."""
+        """Drop all but the latest checkpoints; one that is being read stays until next time."""
         for name in self.names()[: -self._keep]:
             with unpinned(self.folder / name) as unread:
                 if unread:
@@ -255,7 +255,7 @@ class Checkpoints:
             return None
         folder = self.folder / (wanted or names[-1])
         if problem := verify(folder):
-            if not folder.exists():  # a training that runs has replaced it by a later one
+            if not folder.exists():  # a running training has replaced it by a later one
                 return self.find(name)
             good = self.intact()
             remedy = (
@@ -280,7 +280,7 @@ class Checkpoints:
         return rate
 
     def clean(self, step: int) -> None:
-        """Remove what a killed process left: drafts, checkpoints after `step`, those beyond the number to keep."""
+        """Remove what a killed process left: drafts, checkpoints after `step`, and those beyond the number to keep."""
         if not self.folder.is_dir():
             return
         sweep(self.folder)
@@ -291,7 +291,7 @@ class Checkpoints:
 
     @contextmanager
     def reading(self, name: str | None = None) -> Generator[Path | None]:
-        """Yield what `find` returns; a training that runs does not remove it within the block.
+        """Yield what `find` returns; a running training does not remove it within the block.
 
         Raises:
             UsageError: there is no checkpoint of that name.
@@ -306,5 +306,5 @@ class Checkpoints:
 
     @staticmethod
     def read(checkpoint: Path) -> dict[str, Any]:
-        """Return the training state of a checkpoint that `find` found. Raises `CheckpointError` where it is damaged."""
+        """Return the training state of a checkpoint that `find` found. Raises `CheckpointError` if it is damaged."""
         return read_tree(checkpoint)

@@ -26,7 +26,7 @@ from axon_core.tokenizer import Tokenizer, train_tokenizer
 __all__ = ["TEXT_SUFFIXES", "TextConfig", "TextData", "Windows", "read_text"]
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".utf-8", ".utf8", ""})
-"""How the names of text files in a folder end, in any case; "" for those without a suffix."""
+"""Suffixes of the text files in a folder, in upper or lower case; "" for names without one."""
 
 
 class TextConfig(config.Config):
@@ -36,7 +36,7 @@ class TextConfig(config.Config):
     """A UTF-8 text file, or a folder of them (`TEXT_SUFFIXES`); `~` and `$VARIABLES` are filled in. Left out: Python's
     own reference."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Which part of the text, at its end, is kept from training and used for evaluation."""
+    """The fraction of the text, at its end, that is kept from training and used for evaluation."""
     tokenizer: Spec = Field(default_factory=lambda: Spec(type="char"), validate_default=True)
     """How text becomes tokens: `byte`, `char` or `sentencepiece`, with options."""
 
@@ -46,7 +46,7 @@ def read_text(path: str | Path | None = None) -> str:
 
     In a folder, text files are those with a suffix of `TEXT_SUFFIXES`; one warning names what else is there
     (`data_files`). A file given by its own name may have any suffix. Without a path it is the English reference text
-    that every CPython carries in `pydoc_data.topics`.
+    that every CPython ships in `pydoc_data.topics`.
 
     Raises:
         DataError: the path names an unset variable, does not exist, cannot be read, is not UTF-8, or holds no text.
@@ -79,7 +79,7 @@ def _read_file(file: Path) -> str:
 
 
 class Windows:
-    """Samples windows of `context + 1` tokens: inputs, and the targets one further on.
+    """Samples windows of `context + 1` tokens: inputs, and targets shifted by one.
 
     An epoch cuts the text, from a random offset, into windows that follow each other, and visits them in random order:
     each token is a target at most once an epoch, and almost all are. The offset changes from epoch to epoch, so that
@@ -164,7 +164,7 @@ class TextData:
 
     @classmethod
     def of(cls, text: str, tokenizer: Tokenizer | None = None, held_out: float = 0.1) -> Self:
-        """Split a text that is at hand and tokenize both parts, by default into characters.
+        """Split a given text and tokenize both parts, by default into characters.
 
         Raises:
             DataError: the text cannot be tokenized, or is too short.
@@ -176,7 +176,7 @@ class TextData:
 
     @property
     def digest(self) -> str:
-        """A checksum of the text as tokens, by which another one is told apart."""
+        """A checksum of the text's tokens, which tells it apart from others."""
         return digest(self.train, self.held_out)
 
     @property
@@ -187,8 +187,8 @@ class TextData:
     def held_out_batches(self, context: int, size: int, most: int | None = None) -> Iterator[Int[Tensor, "b n+1"]]:
         """Yield windows that cover the held-out part: each token after the first is a target exactly once.
 
-        All windows have `context + 1` tokens but the last, which holds what is left and comes alone. Where that makes
-        more than `most` targets, yield only windows of full length, spread evenly, that together have at least as many.
+        All windows have `context + 1` tokens except the last, which holds what is left and comes alone. If that makes
+        more than `most` targets, yield only full windows, spread evenly, that together have at least `most`.
         """
         targets = len(self.held_out) - 1
         whole = targets // context

@@ -1,4 +1,4 @@
-"""Checksums of data in memory, by which other data are told apart."""
+"""Checksums of data in memory, which tell different data apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["digest"]
 def digest(*parts: Any) -> str:
     """Return the SHA-256 of tensors, texts, bytes, numbers, None, and lists, tuples and dictionaries of them.
 
-    What is of another type, length or order has another one; the order of a dictionary does not matter.
+    Data of another type, length or order have another one; the order of a dictionary does not matter.
 
     >>> digest(["ab", "c"]) == digest(["a", "bc"])
     False
@@ -33,7 +33,7 @@ def digest(*parts: Any) -> str:
 def _add(total: Any, node: Any) -> None:
     match node:
         case Tensor():
-            # The whole is flat before its bytes are looked at: a single number has no axis that could be.
+            # Flattened before its bytes are viewed: a single number has no axis to view them along.
             flat = node.detach().cpu().contiguous().flatten().view(torch.uint8)
             total.update(f"tensor {node.dtype} {tuple(node.shape)};".encode())
             total.update(flat.numpy().data)

@@ -1,4 +1,4 @@
-"""Everything that several processes share, in one place; with a single one each reduction is the identity."""
+"""Everything that several processes share, in one place; with a single process each reduction is the identity."""
 
 from __future__ import annotations
 

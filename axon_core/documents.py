@@ -1,4 +1,4 @@
-"""JSON and TOML from files, and files that are packed: of any content, but of bounded depth and size."""
+"""JSON and TOML from files, and compressed files: of any content, but of bounded depth and size."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = [
 ]
 
 DEPTH = 64
-"""How deep lists and tables may lie in each other."""
+"""How deep lists and tables may be nested."""
 TOML_CHARACTERS, JSON_CHARACTERS = 1 << 20, 1 << 26
-"""How much may be in a TOML file, which people write, and in a JSON file, which may hold a vocabulary."""
+"""The most characters in a TOML file, which people write, and in a JSON file, which may hold a vocabulary."""
 RATIO = 100
-"""How many times its own size a packed file may become, where that is more than 64 MiB."""
+"""How many times its own size a packed file may unpack to, if that is more than 64 MiB."""
 _FREE = 64 << 20
 
 
 def integer(digits: str) -> int:
-    """Read an integer of a JSON file, in which a size may stand.
+    """Read an integer of a JSON file, which may be a size.
 
     Raises:
-        ValueError: it is beyond 64 bits, and so the size of nothing.
+        ValueError: it is beyond 64 bits, and so cannot be a size.
     """
     if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 63:
         raise ValueError(f"an integer must fit 64 bits, got {digits[:20]}{'…' * (len(digits) > 20)}")
@@ -46,13 +46,13 @@ def integer(digits: str) -> int:
 
 
 def parse_json(text: str, parse_int: Callable[[str], int] = integer, **hooks: Any) -> Any:
-    """Return what JSON says; files of other projects may hold integers that are no sizes (`parse_int=int`).
+    """Return what JSON says; files of other projects may hold integers that are not sizes (`parse_int=int`).
 
     `hooks` are the others of `json.loads`, such as `parse_constant`.
 
     Raises:
-        ValueError: it is no JSON, holds an integer that no size can be, is nested more than `DEPTH` deep, or has more
-            than `JSON_CHARACTERS`.
+        ValueError: it is not JSON, holds an integer that cannot be a size, is nested more than `DEPTH` deep, or has
+            more than `JSON_CHARACTERS`.
     """
     try:
         return _shallow(json.loads(_bounded(text, JSON_CHARACTERS), parse_int=parse_int, **hooks))
@@ -64,7 +64,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Return what TOML says.
 
     Raises:
-        ValueError: it is no TOML, is nested more than `DEPTH` deep, or has more than `TOML_CHARACTERS`.
+        ValueError: it is not TOML, is nested more than `DEPTH` deep, or has more than `TOML_CHARACTERS`.
     """
     try:
         return _shallow(tomllib.loads(_bounded(text, TOML_CHARACTERS)))
@@ -73,7 +73,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def to_toml(tables: Mapping[str, Any]) -> str:
-    """Return tables of numbers, strings, lists and tables as TOML, which has no None: what is None is left out.
+    """Return tables of numbers, strings, lists and tables as TOML, which has no None: None values are left out.
 
     >>> print(to_toml({"summary": "small", "trainer": {"lr": 0.1, "clip": None, "betas": [0.9, 0.99]}}))
     summary = "small"
@@ -110,7 +110,7 @@ def _toml_value(value: Any) -> str:
 
 
 def check_unpacked(size: int, packed: int, file: Path) -> None:
-    """Raise `ValueError` where a file of `packed` bytes would become `size` bytes, and that is too many to be data."""
+    """Raise `ValueError` if a file of `packed` bytes would unpack to `size` bytes, too many to be data."""
     if size > max(_FREE, RATIO * packed):
         raise ValueError(
             f"{file.name} has {packed:,} bytes and would unpack to more than {RATIO} times as many; unpack it yourself "
@@ -125,7 +125,7 @@ def gunzipped(file: Path) -> bytes:
         OSError: it cannot be read.
         EOFError: it is cut off.
         zlib.error: it is damaged.
-        ValueError: it would unpack to far more than it is (`check_unpacked`).
+        ValueError: it would unpack to far more than its size (`check_unpacked`).
     """
     packed = file.read_bytes()
     if not packed.startswith(b"\x1f\x8b"):
@@ -148,7 +148,7 @@ def _pieces(packed: bytes, file: Path) -> Generator[bytes]:
             yield piece
             if not piece and not rest and not reader.eof:
                 raise EOFError("it is cut off before its end")
-        rest = reader.unused_data.lstrip(b"\0")  # which some programs fill up the last block with
+        rest = reader.unused_data.lstrip(b"\0")  # with which some programs pad the last block
 
 
 def _bounded(text: str, most: int) -> str:

@@ -1,4 +1,4 @@
-"""How likely a language model finds a text, and how far an evaluation has come."""
+"""How likely a language model finds a text, and the progress of an evaluation."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ __all__ = [
 
 T = TypeVar("T")
 Listener = Callable[..., object]
-"""Is told by the keywords `done`, `total` and `doing` how much of how much is done, and in a word of what."""
+"""Called with the keywords `done` and `total`, how much of how much is done, and `doing`, a word for what."""
 
 _listener: ContextVar[Listener | None] = ContextVar("evaluation", default=None)
 
 
 @contextmanager
 def listening(listener: Listener) -> Generator[None]:
-    """Within the block tell `listener` how far each evaluation has come."""
+    """Within the block, report the progress of each evaluation to `listener`."""
     token = _listener.set(listener)
     try:
         yield
@@ -50,13 +50,13 @@ def listening(listener: Listener) -> Generator[None]:
 
 
 def tell(done: int, total: int, doing: str = "evaluating") -> None:
-    """Tell the listener, if there is one, how far an evaluation has come; at its beginning `done` is 0."""
+    """Report the progress of an evaluation to the listener, if there is one; at the beginning `done` is 0."""
     if listener := _listener.get():
         listener(done=min(done, total), total=total, doing=doing)
 
 
 def tracked(batches: Iterable[T], total: int, size: Callable[[T], int], doing: str = "evaluating") -> Generator[T]:
-    """Yield the batches; tell the listener at first and after each how much of `total` is done, as `size` counts it."""
+    """Yield the batches; before the first and after each, report how much of `total` is done, as `size` counts it."""
     done = 0
     tell(done, total, doing)
     for batch in batches:
@@ -66,12 +66,12 @@ def tracked(batches: Iterable[T], total: int, size: Callable[[T], int], doing: s
 
 
 def spread(n: int, most: int) -> Sequence[int]:
-    """Return the numbers, counted from 0, of `most` of n examples, spread evenly; all where those are no more."""
+    """Return the numbers, counted from 0, of `most` of n examples, spread evenly; of all if there are no more."""
     return range(n) if n <= most else [i * n // most for i in range(most)]
 
 
 def coverage(unit: str, evaluated: float, of: float) -> dict[str, float]:
-    """Return how many of the held-out examples were evaluated, to stand beside the numbers; nothing where all were.
+    """Return how many of the held-out examples were evaluated, to stand beside the numbers; nothing if all were.
 
     `unit` names the examples in the plural, as in `{"tokens": 250000, "held_out_tokens": 1115394}`.
     """
@@ -79,12 +79,12 @@ def coverage(unit: str, evaluated: float, of: float) -> dict[str, float]:
 
 
 class Clock:
-    """Says how far an evaluation has come, at what rate, and how long it will take: `evaluating 3/9  1/s  ETA 0:00:06`.
+    """Describes the progress, rate and remaining time of an evaluation: `evaluating 3/9  1/s  ETA 0:00:06`.
 
-    It starts with the first call, and again where less is done than before: with another evaluation, or another part.
+    It starts with the first call, and restarts when less is done than before: for another evaluation, or another part.
 
     Args:
-        seconds: least time between two lines.
+        seconds: minimum time between two lines.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -93,7 +93,7 @@ class Clock:
         self._done = math.inf
 
     def line(self, done: int, total: int, doing: str = "evaluating") -> str | None:
-        """Return the line, or None where one has just been shown or there is nothing left to wait for."""
+        """Return the line, or None if one has just been shown or there is nothing left to wait for."""
         now = time.monotonic()
         if done < self._done:
             self._begun = self._shown = now
@@ -117,7 +117,7 @@ class TextEvaluation(Trainer.Evaluation):
 def evaluate_text(folder: Path, given: TextEvaluation, device: str = "cpu") -> dict[str, float | str]:
     """Return how likely the saved model in `folder`, computing on `device`, finds a text.
 
-    These are `loss` in nats per token, `nats_per_byte`, `bits_per_byte`, `perplexity` (a token) and the number of
+    These are `loss` in nats per token, `nats_per_byte`, `bits_per_byte`, `perplexity` (per token) and the number of
     `tokens`. The whole text is read, in windows of the model's context; all tokens but the first count.
 
     Raises:
@@ -130,7 +130,7 @@ def evaluate_text(folder: Path, given: TextEvaluation, device: str = "cpu") -> d
     return {
         **found,
         "nats_per_byte": found["bits_per_byte"] * math.log(2),
-        "perplexity": math.exp(min(found["loss"], 700.0)),  # what a float can hold of it
+        "perplexity": math.exp(min(found["loss"], 700.0)),  # capped at what a float can hold
     }
 
 
@@ -138,7 +138,7 @@ def evaluate_text(folder: Path, given: TextEvaluation, device: str = "cpu") -> d
 def measure(model: CausalLM, data: TextData, most: int | None = None) -> dict[str, float]:
     """Return `loss` in nats per token, `bits_per_byte`, and the number of `tokens`, of a text's held-out part.
 
-    With `most`, about so many tokens are read, in windows spread evenly over the part.
+    With `most`, about that many tokens are read, in windows spread evenly over the part.
     """
     context, device = model.config.context, next(model.parameters()).device
     total, tokens, length = torch.zeros((), dtype=torch.float64), 0, 0

@@ -1,4 +1,4 @@
-"""Folders given as data: which of their files are read, in which order, and where one file is wanted instead."""
+"""Folders given as data: which of their files are read, in which order, and when a single file is required instead."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def data_files(folder: Path, kind: str, suffixes: Collection[str]) -> list[Path]
     """Return the files of a folder, and of the folders in it, whose names end in one of `suffixes`.
 
     They come in the order of their paths, compared folder by folder and character by character: `a/z.txt` before
-    `b.txt`, `B.txt` before `a.txt`. Hidden files and folders, whose names begin with a dot, are passed over. One
-    warning names the first of the others, and counts them; a link to a folder is one of them.
+    `b.txt`, `B.txt` before `a.txt`. Hidden files and folders, whose names begin with a dot, are skipped. One warning
+    names the first of the others, and counts them; a link to a folder is one of them.
 
     Args:
         folder: where to look.
         kind: what the files hold, for messages: "text".
-        suffixes: which names count, in lower case: ".txt", or "" for a name without a suffix. A file's own may be in
-            upper case.
+        suffixes: which names count, in lower case: ".txt", or "" for a name without a suffix. A file's own suffix may
+            be in upper case.
 
     Raises:
         DataError: a folder cannot be read, or there is no such file; the message names what is there.
@@ -51,13 +51,13 @@ def data_files(folder: Path, kind: str, suffixes: Collection[str]) -> list[Path]
 
 
 def refuse_folder(place: Path, wanted: str) -> None:
-    """Raise `DataError` where `place` is a folder, though `wanted`, such as "a file of JSON lines", must be given."""
+    """Raise `DataError` if `place` is a folder, although `wanted`, such as "a file of JSON lines", is required."""
     if place.is_dir():
         raise DataError(f"cannot read {place}: it is a folder; give {wanted}")
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return what is in a folder but folders themselves; a link to a folder is not followed."""
+    """Return what is in a folder, except folders; a link to a folder is not followed."""
     found = list[Path]()
     for place, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]

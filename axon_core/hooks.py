@@ -1,7 +1,7 @@
 """Events of a training, as pluggy hooks: progress, files, plots, and whatever an installed plugin adds.
 
-A hook is any object with methods of `Events`' names, each marked `@hook` and taking those of the arguments it wants. A
-plugin offers one through the entry-point group `axon.v1.hooks`: a class, of which an instance is made.
+A hook is any object with methods named after events of `Events`, each marked `@hook` and taking only the arguments it
+wants. A plugin offers one through the entry-point group `axon.v1.hooks`: a class, which is instantiated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger("axon")
 
 
 class Events:
-    """The events. Hooks observe: they may ask for an evaluation, a checkpoint or the end, and never change numbers."""
+    """The events. Hooks observe: they may ask for an evaluation, a checkpoint or the end, but never change numbers."""
 
     @_spec
     def fit_start(self, fit: Fit) -> None:
@@ -44,7 +44,7 @@ class Events:
 
     @_spec
     def eval_progress(self, fit: Fit, done: int, total: int, doing: str) -> None:
-        """An evaluation has come so far in what `doing` names, for trainers that say it (`axon_core.evaluating`)."""
+        """An evaluation has progressed in what `doing` names, for trainers that report it (`axon_core.evaluating`)."""
 
     @_spec
     def eval_end(self, fit: Fit, metrics: dict[str, float]) -> Request:
@@ -56,17 +56,17 @@ class Events:
 
     @_spec
     def error(self, fit: Fit, error: BaseException) -> None:
-        """Training breaks off, also when it is interrupted."""
+        """Training ends with an error, or is interrupted."""
 
     @_spec
     def fit_end(self, fit: Fit) -> None:
-        """Training has come to its end, early or not."""
+        """Training has ended, early or not."""
 
 
 class Hooks:
     """The hooks of one training, run by pluggy in the order given; `tryfirst`, `trylast` and wrappers work.
 
-    One that fails is reported and switched off, and training continues; only an `AxonError` ends it.
+    A hook that fails is reported and switched off, and training continues; only an `AxonError` ends it.
 
     Args:
         given: hook objects; those of installed plugins come first.
@@ -100,7 +100,7 @@ class Hooks:
         """Tell every hook of an event; return what they ask for."""
         return set(getattr(self._manager.hook, event)(**facts))
 
-    # Without these guards the first exception would keep the event from all other hooks.
+    # Without these guards, the first exception would keep the event from all other hooks.
     def _guarded(self, plugin: object, event: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*facts: Any) -> Any:
             try:

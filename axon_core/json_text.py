@@ -21,11 +21,11 @@ def to_json(value: Any, **layout: Any) -> str:
     '{"step": 3, "loss": null, "values": [1.0, null], "not_finite": {"loss": "nan", "values.1": "-inf"}}'
 
     Raises:
-        TypeError: it holds something else than JSON's types.
+        TypeError: it holds something other than JSON's types.
     """
     try:
         return json.dumps(value, allow_nan=False, **layout)
-    except ValueError:  # seldom, so that the search below costs nothing
+    except ValueError:  # rare, so the search below costs nothing
         return json.dumps(_finite(value, "", {}), allow_nan=False, **layout)
 
 

@@ -50,7 +50,7 @@ class Lock:
         self._file, self._descriptor = file, descriptor
 
     def is_lost(self) -> bool:
-        """Whether the lock's folder was moved or deleted since."""
+        """Whether the lock's folder has been moved or deleted since it was locked."""
         return not _is_at(self._file, self._descriptor)
 
 
@@ -95,9 +95,9 @@ def is_lock(name: str) -> bool:
 
 @contextmanager
 def pinned(folder: Path) -> Generator[bool]:
-    """Within the block, keep a folder that is read from being removed by a writer that asks `unpinned`.
+    """Within the block, keep a writer that calls `unpinned` from removing a folder that is being read.
 
-    Yields whether the folder is there; where it is not, nothing is kept.
+    Yields whether the folder is there; if it is not, nothing is protected.
     """
     with _shared(folder, fcntl.LOCK_SH) as there:
         yield there
@@ -105,7 +105,7 @@ def pinned(folder: Path) -> Generator[bool]:
 
 @contextmanager
 def unpinned(folder: Path) -> Generator[bool]:
-    """Yield whether nobody reads a folder, and keep it so within the block."""
+    """Yield whether nobody is reading a folder, and keep it that way within the block."""
     with _shared(folder, fcntl.LOCK_EX) as alone:
         yield alone
 
@@ -129,7 +129,7 @@ def _locked(file: Path, place: Path, *, create: bool = True) -> Generator[Lock]:
     descriptor = _acquire(file, place, os.O_CREAT if create else 0)
     _held.add(descriptor)
     try:
-        with suppress(OSError):  # on a full disk: who holds it is for messages alone
+        with suppress(OSError):  # on a full disk: the holder's name is only for messages
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, to_json(_holder()).encode(), 0)
         yield Lock(file, descriptor)
@@ -141,7 +141,7 @@ def _locked(file: Path, place: Path, *, create: bool = True) -> Generator[Lock]:
 
 
 def _acquire(file: Path, place: Path, flags: int) -> int:
-    """Return the descriptor of the locked file, which is at its place: a holder before may have removed it."""
+    """Return the descriptor of the locked file, which is still in place: an earlier holder may have removed it."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o666)
         if not _flock(descriptor, fcntl.LOCK_EX):

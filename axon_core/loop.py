@@ -1,4 +1,4 @@
-"""The training loop, one for all papers: what a trainer supplies, run, evaluated, saved and resumed."""
+"""The training loop, one for all papers: it runs, evaluates, saves and resumes what a trainer supplies."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Status = Literal["finished", "stopped", "paused", "interrupted"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a training came to."""
+    """The outcome of a training."""
 
     step: int
     """Steps done in all."""
     status: Status
     """Whether all steps were done, a hook or `patience` ended it, or `stop_at` did."""
     metrics: dict[str, float]
-    """The last evaluation; empty where the trainer has none."""
+    """The last evaluation; empty if the trainer has none."""
     run: RunFolder | None
     """The run folder, if there is one."""
 
@@ -67,10 +67,10 @@ def fit(
         out: the run folder, made here; without one nothing is written.
         resume: continue from the latest checkpoint in `out`, or from the one of this name; from the start if there is
             none yet.
-        stop_at: save and return after this step though more are to come, as when a machine is lent for an hour.
-        hooks: what is to be told of the events; those of installed plugins are added.
-        progress: show on the standard error, or in a notebook's cell, how far it has come; a `Progress` among `hooks`
-            takes the place of the usual line.
+        stop_at: save and return after this step even if more are to come, as when a machine is available for an hour.
+        hooks: objects to tell of the events; those of installed plugins are added.
+        progress: show progress on standard error or in a notebook's cell; a `Progress` among `hooks` replaces the usual
+            line.
         recipe: what the trainer was built from, for `run.json`.
 
     Raises:
@@ -124,7 +124,7 @@ class Fit:
         self._collects = type(trainer).collect is not Trainer.collect
 
     def run_to(self, end: int) -> Result:
-        """Do the steps that are left until `end`; see `fit`.
+        """Do the remaining steps up to `end`; see `fit`.
 
         Raises:
             CheckpointError: the run folder cannot be written to.
@@ -152,7 +152,7 @@ class Fit:
                     status = "interrupted"
                 if status or "save" in asked or _due(state.step, config.save_every):
                     self._save()
-            # Also when nothing was left to do: the last process may have been killed here.
+            # Also if nothing was left to do: the previous process may have been killed here.
             if self.run is not None and state.step:
                 self.run.publish()
             if self._ending is not None:
@@ -210,7 +210,7 @@ class Fit:
                     f"{type(self.trainer).__name__}.loss and .counts must name the same terms, got "
                     f"{sorted(terms)} and {sorted(counts)}"
                 )
-            # A count of 0 belongs to a sum of 0: no example bears on that term.
+            # A count of 0 belongs to a sum of 0: no example contributes to that term.
             losses = {name: term / (counts[name] or 1.0) for name, term in terms.items() if term.requires_grad}
             if not losses:
                 raise ContractError(f"no term of {type(self.trainer).__name__}.loss has a gradient")
@@ -247,7 +247,7 @@ class Fit:
         return self._tell("eval_end", metrics=metrics)
 
     def _check(self, cause: BaseException | None = None) -> None:
-        """Raise `TrainingError` where a weight is not finite, or what the optimiser or the average keeps of it."""
+        """Raise `TrainingError` if a weight is not finite, or anything the optimiser or the average keeps for it."""
         if (name := self.state.not_finite()) is not None:
             raise TrainingError(self._diverged(f"{name} holds a number that is not finite")) from cause
 
@@ -266,26 +266,26 @@ class Fit:
         self._tell("saved", path=path)
 
     def _tell(self, event: str, **facts: Any) -> set[str]:
-        """Tell the hooks of an event, and return what they ask for; what ends the training waits until all is saved."""
+        """Tell the hooks of an event and return their requests; an error that ends training waits for the save."""
         try:
             return self._hooks.emit(event, fit=self, **facts)
         except (AxonError, SystemExit, KeyboardInterrupt) as error:
             if self._caught and isinstance(error, KeyboardInterrupt):
-                raise  # the second request, which is to stop at once
+                raise  # the second request, to stop at once
             self._ending = error
             return set()
 
     @contextmanager
     def _rescued(self) -> Generator[None]:
-        """Save what the steps so far came to where the block, which is between two steps, fails or ends the process."""
+        """If the block, between two steps, fails or is interrupted, save a checkpoint and re-raise."""
         try:
             yield
         except BaseException as error:
             if self._caught and isinstance(error, KeyboardInterrupt):
-                raise  # the second request, which is to stop at once
+                raise  # the second request, to stop at once
             self._check(error)  # weights that are not finite are the reason, whatever the error says
             if self.run is not None and self.state.step:
-                with suppress(CheckpointError):  # the first error is the one to tell of
+                with suppress(CheckpointError):  # the first error is the one to report
                     if f"step-{self.state.step}" not in self.run.checkpoints.names():
                         self._save()
                     error.add_note(self._remedy())

@@ -1,6 +1,6 @@
-"""The manifest of a folder: the SHA-256 of its files, by which a file that was changed after it was written is told.
+"""The manifest of a folder: the SHA-256 of its files, which reveals files changed after they were written.
 
-Without a manifest nothing is checked: who changes a file on purpose removes the manifest.
+Without a manifest nothing is checked: whoever changes a file on purpose removes the manifest.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def sha256(file: Path) -> str:
 
 
 def sums(folder: Path) -> dict[str, str]:
-    """Return the checksums in a folder's manifest, by the files' paths in it; of a folder without one, none.
+    """Return the checksums in a folder's manifest, by the files' paths in it; none if it has no manifest.
 
     Raises:
         CheckpointError: the manifest cannot be read.
@@ -61,9 +61,9 @@ def sums(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def adding(folder: Path, *names: str) -> Generator[None]:
-    """Claim, for the block, files of a folder that its manifest is to name; the folder is made where there is none.
+    """Claim, for the block, files of a folder that its manifest is to name; the folder is made if there is none.
 
-    What a killed process left of them is removed. One process at a time adds files to a folder.
+    Leftovers of a killed process are removed. One process at a time adds files to a folder.
 
     Raises:
         CheckpointError: the folder cannot be written to.
@@ -115,10 +115,10 @@ def verify(folder: Path) -> str | None:
 
 
 def note(folder: Path, *names: str) -> None:
-    """Add files that were just written to a folder's manifest, which is made where there is none."""
+    """Add files that were just written to a folder's manifest, which is made if there is none."""
     try:
         known = sums(folder)
-    except CheckpointError:  # what it said of other files is lost already
+    except CheckpointError:  # what it said about other files is already lost
         known = {}
     _write(folder, {**known, **{name: sha256(folder / name) for name in names}})
 

@@ -1,4 +1,4 @@
-"""The order that examples are learned from in: a pure function of the step, so that a run may stop and go on."""
+"""The order that examples are learned from in: a pure function of the step, so that a run may stop and continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from axon_core.randomness import Key
 __all__ = ["EPOCHS", "Order", "across_epochs"]
 
 EPOCHS = 1 << 16
-"""How often a single step may go through all examples: more is a slip of the pen that would take for ever."""
+"""How often a single step may go through all examples: more is a typo that would take forever."""
 
 
 class Order:
@@ -26,7 +26,7 @@ class Order:
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
     def batch(self, step: int, size: int) -> Int[Tensor, " b"]:
-        """Return the numbers of the `size` examples of a step; raises `UsageError` as `across_epochs`."""
+        """Return the numbers of the `size` examples of a step; raises `UsageError` as `across_epochs` does."""
         return across_epochs(self._epoch, self._size, step, size)
 
     def _shuffled(self, epoch: int) -> Int[Tensor, " n"]:

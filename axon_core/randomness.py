@@ -65,6 +65,6 @@ class Key:
 
 
 def forked(device: str) -> AbstractContextManager[None]:
-    """Within the block the global generators may be seeded; after it those of the CPU and `device` are as before."""
+    """Within the block the global generators may be seeded; after it, those of the CPU and `device` are restored."""
     kind = torch.device(device)
     return torch.random.fork_rng(devices=[] if kind.type == "cpu" else [kind.index or 0], device_type=kind.type)

@@ -1,4 +1,4 @@
-"""Records of what to learn from: JSON lines, each checked against its kind, with the line named where one is wrong.
+"""Records of what to learn from: JSON lines, each checked against its kind, with the line named if it is wrong.
 
 {"prompt": "2 + 2 ="}
 {"prompt": "2 + 2 =", "completion": " 4"}
@@ -48,29 +48,29 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class _Record(Config):
-    model_config = ConfigDict(strict=True)  # a number is no text, and "1" no number
+    model_config = ConfigDict(strict=True)  # a number is not a text, and "1" is not a number
 
 
 class Prompt(_Record):
-    """A prompt; other fields of its line, such as a completion, are passed over."""
+    """A prompt; other fields of its line, such as a completion, are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     prompt: Text
-    """What is to be gone on from."""
+    """The text to continue."""
 
 
 class Completion(_Record):
-    """A prompt, and how it should be gone on from."""
+    """A prompt, and how it should continue."""
 
     prompt: Text
     """What the text begins with."""
     completion: Text
-    """What is to follow."""
+    """What should follow."""
 
 
 class Comparison(_Record):
-    """A prompt and two ways to go on from it, of which the first was preferred."""
+    """A prompt and two continuations, of which the first was preferred."""
 
     prompt: Text
     """What both texts begin with."""
@@ -79,7 +79,7 @@ class Comparison(_Record):
     rejected: Text
     """The other one."""
     margin: float = Field(default=0.0, ge=0)
-    """By how much, on a scale of the data's own; 0 where nobody said."""
+    """By how much, on the data's own scale; 0 if nobody said."""
     unfinished: Annotated[tuple[Literal["chosen", "rejected"], ...], Field(strict=False)] = ()
     """Which of them were cut off before their end, so that no end-of-text token follows."""
 
@@ -91,7 +91,7 @@ class Comparison(_Record):
 
 
 class Ranking(_Record):
-    """A prompt and several ways to go on from it, put in order."""
+    """A prompt and several continuations, ranked."""
 
     prompt: Text
     """What all texts begin with."""
@@ -159,7 +159,7 @@ class Records(list[R]):
 
 
 def line_names(records: Sequence[object], path: Path | str) -> list[str]:
-    """Return what to call each record of a file in a message, `line 3 of path`; records from elsewhere are counted."""
+    """Return what to call each record of a file in a message, `line 3 of path`; records from elsewhere are numbered."""
     lines = records.lines if isinstance(records, Records) else range(1, len(records) + 1)
     return [f"line {line} of {path}" for line in lines]
 
@@ -167,14 +167,14 @@ def line_names(records: Sequence[object], path: Path | str) -> list[str]:
 def read_records(path: Path | str, kind: type[R]) -> Records[R]:
     """Return the records in a file of JSON lines, or in such a file compressed as `.gz`, in their order.
 
-    Blank lines are passed over.
+    Blank lines are skipped.
 
     Args:
         path: the file; `~` and `$VARIABLES` are filled in.
         kind: the class of all its records, such as `Comparison`.
 
     Raises:
-        DataError: the file cannot be read or is empty, or a line is no record of that kind.
+        DataError: the file cannot be read or is empty, or a line is not a record of that kind.
     """
     records = Records[R]()
     for number, place, value in _lines(path):
@@ -190,19 +190,19 @@ def read_records(path: Path | str, kind: type[R]) -> Records[R]:
 
 
 def read_prompts(path: Path | str) -> list[tuple[str, str]]:
-    """Return the prompts in a file of JSON lines, each after what to call it in a message; as `read_records`."""
+    """Return the prompts in a file of JSON lines, each preceded by its name for messages; see `read_records`."""
     records = read_records(path, Prompt)
     return [*zip(line_names(records, expanded(path)), (record.prompt for record in records), strict=True)]
 
 
 def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the JSON object in each line of a file, or of a `.gz` file, after what to call the line in a message.
+    """Yield the JSON object in each line of a file, or of a `.gz` file, preceded by the line's name for messages.
 
-    Blank lines are passed over.
+    Blank lines are skipped.
 
     Raises:
-        DataError: the path is a folder's, the file cannot be read or unpacks to far more than it is, or a line is no
-            UTF-8 text, no JSON object, or has a field twice.
+        DataError: the path is a folder's, the file cannot be read or unpacks to far more than its size, or a line is
+            not UTF-8 text, is not a JSON object, or has a field twice.
     """
     for _, place, value in _lines(path):
         yield place, value
@@ -245,7 +245,7 @@ class _Twice(ValueError):
 
 
 def _no_number(name: str) -> None:
-    """Refuse `NaN` and `Infinity`, which Python's reader takes for numbers."""
+    """Refuse `NaN` and `Infinity`, which Python's reader accepts as numbers."""
     raise ValueError(f"{name} is no number")
 
 

@@ -1,4 +1,4 @@
-"""The run folder of a training: begun, taken up again, and how a training that broke off is to be resumed."""
+"""The run folder of a training: starting it, resuming it, and how to resume after an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["how_to_resume", "opened_run"]
 def opened_run(
     trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, Any] | None, state: State
 ) -> Generator[RunFolder]:
-    """Make the run folder, or take up the one that is there; within the block no other process writes to it.
+    """Make the run folder, or reopen the one that is there; within the block no other process writes to it.
 
     Args:
         trainer: what is trained.
@@ -62,7 +62,7 @@ def opened_run(
 
 
 def _take_up(run: RunFolder, resume: bool | str, state: State) -> None:
-    """Load a checkpoint, and forget what came after it."""
+    """Load a checkpoint, and discard what came after it."""
     checkpoint = run.checkpoints.find(resume if isinstance(resume, str) else None)
     if checkpoint is None and run.model.exists():
         raise CheckpointError(
@@ -76,12 +76,12 @@ def _take_up(run: RunFolder, resume: bool | str, state: State) -> None:
 
 
 def how_to_resume(run: RunFolder | None, lr: float, diverged: bool = False) -> str:
-    """Say from which checkpoint to resume, and how: one that is intact, and slower than what led astray.
+    """Say from which checkpoint to resume, and how: an intact one, with a lower learning rate if training diverged.
 
     Args:
         run: the run folder, if there is one.
-        lr: the learning rate that was trained with.
-        diverged: whether that rate is to be lowered.
+        lr: the learning rate used so far.
+        diverged: whether that rate should be lowered.
     """
     if run is None:
         return "There is no run folder to resume from."

@@ -2,7 +2,7 @@
 
 run.json          recipe as resolved, versions, hardware, command
 metrics.jsonl     one {"step", "split", "name", "value"} a line
-loss.png          the curves, where matplotlib is installed
+loss.png          the curves, if matplotlib is installed
 checkpoints/      step-<n>/
 model/            what the trainer exported at the end
 """
@@ -85,7 +85,7 @@ class RunFolder:
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Raise `UsageError` where `path` holds something already, or another process trains there."""
+        """Raise `UsageError` if `path` holds something already, or another process trains there."""
         _check_empty(path)
         check_unlocked(path)
 
@@ -139,7 +139,7 @@ class RunFolder:
             raise CheckpointError(f"{file} is damaged or cannot be read: {error}") from None
 
     def recipe(self, overrides: Iterable[str] = ()) -> Recipe:
-        """Return the recipe it was trained by, with `overrides`. Raises `CheckpointError` where it had none."""
+        """Return the recipe it was trained by, with `overrides`. Raises `CheckpointError` if it had none."""
         tables = dict(self.facts.get("recipe") or {})
         if not tables:
             raise CheckpointError(f"{self.path} was trained from Python, not by a recipe, so it can go on only there")
@@ -162,7 +162,7 @@ class RunFolder:
                 self._lock = None
 
     def check(self) -> None:
-        """Check that a `locked` folder is where it was. Raises `CheckpointError` where it was moved or deleted."""
+        """Check that a `locked` folder is still in place. Raises `CheckpointError` if it was moved or deleted."""
         if self._lock is not None and self._lock.is_lost():
             raise CheckpointError(
                 f"the run folder {self.path} was moved or deleted while it was trained in, so training stops. Its "
@@ -170,15 +170,15 @@ class RunFolder:
             )
 
     def write_facts(self) -> None:
-        """Write `run.json`, replacing it at once."""
+        """Write `run.json`, replacing it atomically."""
         with writing(self.path):
             facts = json.loads(to_json(self.facts, default=str))
             write_text(self.path / "run.json", to_json({**facts, _SUM: _checksum(facts)}, indent=1))
 
     def rewind(self, step: int) -> None:
-        """Forget whatever came after `step`: later checkpoints, and later lines of the metrics.
+        """Discard whatever came after `step`: later checkpoints, and later lines of the metrics.
 
-        Of the metrics, all other lines stay as they are, damaged ones too; a last line that was cut off goes.
+        All other lines of the metrics stay as they are, damaged ones included; a last line that was cut off is removed.
         """
         with writing(self.path):
             sweep(self.path)
@@ -191,20 +191,20 @@ class RunFolder:
                         kept.write(line)
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of the metrics; those that are damaged are left out, with a warning that has their number."""
+        """Yield the lines of the metrics; damaged ones are skipped, with a warning that counts them."""
         damaged = 0
         with self.metrics.open("rb") as lines:
             for line in lines:
                 if (metric := _metric(line)) is not None:
                     yield metric
-                elif line.endswith(b"\n"):  # else it is the last one, which a kill has cut off
+                elif line.endswith(b"\n"):  # otherwise it is the last one, cut off by a kill
                     damaged += 1
         if damaged:
             what = "1 damaged line" if damaged == 1 else f"{damaged} damaged lines"
             _log.warning("left out of %s: %s", self.metrics, what)
 
     def publish(self) -> None:
-        """Copy what the latest checkpoint exported to `model/`. Raises `CheckpointError` where it cannot be written."""
+        """Copy what the latest checkpoint exported to `model/`. Raises `CheckpointError` if it cannot be written."""
         self.check()
         latest = self.checkpoints.folder / self.checkpoints.names()[-1]
         with new_folder(self.model) as folder:
@@ -222,7 +222,7 @@ def _check_empty(path: Path) -> None:
 
 
 def _metric(line: bytes) -> dict[str, Any] | None:
-    """Return what a line of the metrics says, or None where it is damaged."""
+    """Return what a line of the metrics says, or None if it is damaged."""
     try:
         metric = cast(dict[str, Any], parse_json(line.decode("utf-8-sig")))
         if words := metric.pop("not_finite", None):

@@ -1,4 +1,4 @@
-"""Models that were saved: where they are, and how a training starts from them."""
+"""Saved models: where they are, and how a training starts from them."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Saved(config.Config):
 
     @property
     def folder(self) -> Path:
-        """The model's folder. Raises `CheckpointError` where there is no model in `init`."""
+        """The model's folder. Raises `CheckpointError` if there is no model in `init`."""
         return place(self.init)
 
 
 def place(name: str) -> Path:
-    """Return the folder of the model that a recipe names. Raises `CheckpointError` where there is none."""
+    """Return the folder of the model that a recipe names. Raises `CheckpointError` if there is none."""
     return model_folder(expanded(name, CheckpointError))
 
 
@@ -74,7 +74,7 @@ def model_folder(path: Path) -> Path:
 
 @contextmanager
 def reading(path: Path) -> Generator[Path]:
-    """Yield `model_folder(path)`; a training that runs removes no checkpoint that is read within the block.
+    """Yield `model_folder(path)`; a running training does not remove a checkpoint that is read within the block.
 
     Raises:
         CheckpointError: there is no model, or it is damaged.

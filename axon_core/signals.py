@@ -16,10 +16,10 @@ _log = logging.getLogger("axon")
 
 @contextmanager
 def first_signal(listen: bool) -> Generator[list[int]]:
-    """Within the block, collect the first SIGINT, SIGTERM or SIGHUP instead of dying of it; a second one acts as ever.
+    """Within the block, collect the first SIGINT, SIGTERM or SIGHUP instead of dying of it; a second one acts as usual.
 
     SIGHUP comes when the terminal is closed, from the system and from the shell, so a second one is ignored. A signal
-    that is ignored already, as SIGHUP is under `nohup`, stays so. Nothing is collected where `listen` is False, and
+    that is already ignored, as SIGHUP is under `nohup`, stays ignored. Nothing is collected if `listen` is False, or
     outside the main thread, which alone gets signals.
     """
     caught: list[int] = []
@@ -31,7 +31,7 @@ def first_signal(listen: bool) -> Generator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        for other, handler in before.items():  # SIGHUP's own never comes back in between: a second one would end it
+        for other, handler in before.items():  # SIGHUP's is never restored in between: a second one would end it
             signal.signal(other, signal.SIG_IGN if other == signal.SIGHUP else handler)
         _log.warning("finishing this step and saving; once more to stop at once")
 

@@ -1,4 +1,4 @@
-"""The state of a training: all that exact resumption needs, and nothing else."""
+"""The state of a training: everything that exact resumption needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class State:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if self.average is not None and self.trainer.config.ema is not None:
-            # A large decay would hold on to the first weights for thousands of steps: it rises to its value.
+            # A large decay would hold on to the first weights for thousands of steps, so it rises to its value.
             decay = min(self.trainer.config.ema, (1 + self.step) / (10 + self.step))
             for name, average in self.average.items():
                 average.lerp_(self.parameters[name].detach(), 1 - decay)
@@ -94,7 +94,7 @@ class State:
             parameter.data, self.average[name] = average, parameter.data  # type: ignore[index]
 
     def judge(self, evaluation: dict[str, float]) -> bool:
-        """Take note of an evaluation; return whether the training has stopped getting better."""
+        """Record an evaluation; return whether the training has stopped improving."""
         self.evaluation = evaluation
         if (loss := evaluation.get("loss")) is not None:
             improved = math.isfinite(loss) and (self.best is None or loss < self.best)
@@ -110,7 +110,7 @@ class State:
     def not_finite(self) -> str | None:
         """Return the name of a weight, average or moment in which a number is not finite, or None.
 
-        It waits for the device once, and needs no memory to speak of.
+        It waits for the device once, and needs hardly any memory.
         """
         tensors = {f"the weight {name}": parameter.detach() for name, parameter in self.parameters.items()}
         tensors |= {f"the average of {name}": average for name, average in (self.average or {}).items()}
@@ -119,18 +119,18 @@ class State:
             tensors |= {f"the optimiser's {key} of {name}": value for key, value in found.items()}
         names = [name for name, tensor in tensors.items() if tensor.numel()]
         device = next(iter(self.parameters.values())).device
-        # The extremes of a tensor are finite where all of it is: they are NaN where one of its numbers is.
+        # The extremes of a tensor are finite if all of it is: they are NaN if one of its numbers is.
         extremes = [torch.stack(tensors[name].aminmax()).isfinite().all().to(device) for name in names]
         finite = torch.stack(extremes).tolist()
         return next((name for name, fine in zip(names, finite, strict=True) if not fine), None)
 
     @cached_property
     def _data(self) -> str:
-        """The checksum of all data, made once: they do not change while they are in memory."""
+        """The checksum of all data, computed once: the data do not change while they are in memory."""
         return self.trainer.data_digest()
 
     def _moments(self) -> dict[str, dict[str, Any]]:
-        """Return what the optimisers keep of each parameter, by its name."""
+        """Return what the optimisers keep for each parameter, by its name."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {names[id(p)]: state for optimizer in self.optimizers for p, state in optimizer.state.items()}
 

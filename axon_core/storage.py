@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, claimed by one writer, and checked by checksums."""
+"""Files and folders that are whole or absent, claimed by one writer, and checked by checksums."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DRAFT = re.compile(rf"{re.escape(_UNFINISHED)}[0-9a-f]{{8}}-(?P<name>.+)", re.D
 
 
 class _WriteError(CheckpointError):
-    """A failed write; its cause is what the system said."""
+    """A failed write; its cause is the system's error."""
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def writing(place: Path) -> Generator[None]:
 
 
 def is_occupied(folder: Path) -> bool:
-    """Whether something is at `folder` other than a folder that is empty but for locks and what a kill left."""
+    """Whether something is at `folder` other than a folder with nothing but locks and leftovers of a kill."""
     if not folder.is_dir():
         return folder.exists()
     return any(not is_lock(file.name) and not _DRAFT.match(file.name) for file in folder.iterdir())
@@ -70,10 +70,10 @@ def is_occupied(folder: Path) -> bool:
 def claimed_folder(target: Path) -> Generator[Path]:
     """Claim, before long work, a new or empty folder for the block: yield its absolute path, with a lock beside it.
 
-    What a killed process left of it is removed.
+    Leftovers of a killed process are removed.
 
     Raises:
-        UsageError: something is there already, or another process makes it just now; the message names that process.
+        UsageError: something is there already, or another process is making it; the message names that process.
         CheckpointError: the place cannot be written to.
     """
     place = target.resolve()
@@ -89,7 +89,7 @@ def claimed_folder(target: Path) -> Generator[Path]:
 def claimed_file(target: Path, source: Path | None = None) -> Generator[None]:
     """Claim, before long work, a file that is to be written within the block, with a lock beside it.
 
-    What a killed process left of it is removed. A device, such as the standard output, is not locked.
+    Leftovers of a killed process are removed. A device, such as the standard output, is not locked.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -121,7 +121,7 @@ def _claimed(target: Path) -> Generator[None]:
 def whole_file(target: Path) -> Generator[Path]:
     """Yield the path of an empty draft beside `target` that takes its place at the end of the block.
 
-    The draft's name ends as the target's does. Whatever goes wrong removes it, and leaves `target` as it was.
+    The draft's name ends as the target's does. Any error removes it, and leaves `target` as it was.
 
     Raises:
         CheckpointError: the disk is full or the place cannot be written to.
@@ -136,7 +136,7 @@ def whole_file(target: Path) -> Generator[Path]:
     try:
         with writing(target):
             yield draft
-            draft.chmod(mode)  # as the umask has it; some libraries make files for the owner alone
+            draft.chmod(mode)  # as the umask says; some libraries make files for the owner alone
             _flush(draft)
             os.replace(draft, target)
     finally:
@@ -144,7 +144,7 @@ def whole_file(target: Path) -> Generator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a UTF-8 text file, as `whole_file` does. Raises `CheckpointError` where it cannot be written."""
+    """Write a UTF-8 text file, as `whole_file` does. Raises `CheckpointError` if it cannot be written."""
     with whole_file(file) as draft:
         draft.write_text(text, encoding="utf-8")
 
@@ -153,7 +153,7 @@ def write_text(file: Path, text: str) -> None:
 def whole_folder(target: Path) -> Generator[Path]:
     """Yield a temporary folder that becomes `target` at the end of the block: completely, or not at all.
 
-    Whatever goes wrong removes the temporary folder; after a kill, `sweep` does.
+    Any error removes the temporary folder; after a kill, `sweep` does.
 
     Raises:
         CheckpointError: the disk is full, or the place is missing or cannot be written to.
@@ -177,16 +177,16 @@ def whole_folder(target: Path) -> Generator[Path]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder so that, whenever this is killed, it is never there in part."""
+    """Remove a folder so that it is never there in part, even after a kill."""
     doomed = _draft(folder)
     folder.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left unfinished in `folder`, of all files and folders or of the one of this name.
+    """Remove what killed processes left unfinished in `folder`, of all files and folders or only of this name.
 
-    Only who holds the lock of these may: it is how others are known to be dead.
+    Only the holder of their lock may call it: the lock is how others are known to be dead.
     """
     for left in folder.iterdir():
         found = _DRAFT.match(left.name)
@@ -198,12 +198,12 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 
 def _draft(target: Path) -> Path:
-    """Return a name beside `target` for what is unfinished: at random, as process ids are equal in two containers."""
+    """Return a name beside `target` for a draft: random, as process ids may be equal in two containers."""
     return target.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}-{target.name}")
 
 
 def _flush(path: Path) -> None:
-    """Have the system write a file or folder to the disk."""
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

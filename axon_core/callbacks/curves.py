@@ -22,7 +22,7 @@ _log = logging.getLogger("axon")
 def draw_curves(run: RunFolder, panels: Mapping[str, Sequence[str]], file: str) -> None:
     """Draw the numbers in a run's metrics file over the steps, as the picture `file` in its folder.
 
-    What was measured on held-out data is dotted. Without matplotlib nothing is drawn: the plot of the loss says so.
+    Numbers measured on held-out data are dotted. Without matplotlib nothing is drawn; the loss plot says so.
 
     Args:
         run: the run.
@@ -54,7 +54,7 @@ def draw_curves(run: RunFolder, panels: Mapping[str, Sequence[str]], file: str) 
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a matplotlib figure; where the file cannot be written, say so: a training loses nothing by it."""
+    """Write a matplotlib figure; if the file cannot be written, say so and continue: training does not depend on it."""
     try:
         with whole_file(file) as draft:
             figure.savefig(draft, dpi=120)

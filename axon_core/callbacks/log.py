@@ -1,4 +1,4 @@
-"""What the hooks share that write the numbers of a training somewhere."""
+"""The base of all hooks that log the numbers of a training."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Log"]
 
 
 class Log(ABC):
-    """Writes the numbers of every step and evaluation; where to is the subclass's.
+    """Writes the numbers of every step and evaluation; a subclass decides where.
 
-    One opens its log at `fit_start`. The log is closed when training ends, whatever the reason.
+    A subclass opens its log at `fit_start`. The log is closed when training ends, whatever the reason.
     """
 
     @abstractmethod
@@ -25,7 +25,7 @@ class Log(ABC):
 
     @abstractmethod
     def close(self, failed: bool) -> None:
-        """Close the log, if it is open; `failed` says whether training broke off."""
+        """Close the log, if it is open; `failed` says whether training ended with an error."""
 
     @hook
     def step_end(self, fit: Fit, metrics: dict[str, float]) -> Request:
@@ -39,7 +39,7 @@ class Log(ABC):
 
     @hook
     def error(self) -> None:
-        """Close the log of a training that broke off."""
+        """Close the log of a training that ended with an error."""
         self.close(failed=True)
 
     @hook

@@ -23,7 +23,7 @@ _log = logging.getLogger("axon")
 class MetricsFile(Log):
     """Appends every number to the run's `metrics.jsonl`, one `{"step", "split", "name", "value"}` a line.
 
-    Where the file can no longer be written, as on a full disk, it asks for a checkpoint, and training goes on without.
+    If the file can no longer be written, as on a full disk, it asks for a checkpoint, and training continues without.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class MetricsFile(Log):
 
     @hook
     def saved(self) -> None:
-        """Have the system write the file to the disk."""
+        """Flush the file to disk."""
         if self._file is not None:
             try:
                 os.fsync(self._file)
@@ -48,7 +48,7 @@ class MetricsFile(Log):
                 self._give_up(error)
 
     def write(self, step: int, split: str, metrics: dict[str, float]) -> Request:
-        """Append a line for each number; ask for a checkpoint where that fails."""
+        """Append a line for each number; if that fails, ask for a checkpoint."""
         if self._file is None:
             return None
         lines = ({"step": step, "split": split, "name": name, "value": metrics[name]} for name in metrics)
@@ -59,7 +59,7 @@ class MetricsFile(Log):
                 data = data[os.write(self._file, data) :]
         except OSError as error:
             with suppress(OSError):
-                os.ftruncate(self._file, size)  # not a part of a line, which another process would write on
+                os.ftruncate(self._file, size)  # leave no partial line, which another process would append to
             self._give_up(error)
             return "save"
         return None

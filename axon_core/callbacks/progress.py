@@ -1,4 +1,4 @@
-"""The hook that shows how far training has come."""
+"""The hook that shows the progress of training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Shows step, loss, rate and remaining time: one line that renews itself, or plain lines without a terminal.
+    """Shows step, loss, rate and remaining time: one line updated in place, or plain lines without a terminal.
 
-    The loss is the mean since the line was last renewed. In a notebook the line is in the cell's output.
+    The loss is the mean since the line was last updated. In a notebook the line is in the cell's output.
 
     Args:
-        stream: where to write; left out, the notebook's cell, or else the standard error.
-        seconds: least time between two plain lines.
+        stream: where to write; by default the notebook's cell, or else standard error.
+        seconds: minimum time between two plain lines.
     """
 
     def __init__(self, stream: TextIO | None = None, seconds: float = 5.0) -> None:
@@ -49,7 +49,7 @@ class Progress:
 
     @hook
     def step_end(self, fit: Fit, metrics: dict[str, float]) -> None:
-        """Renew the line, if it is time to."""
+        """Update the line if it is due."""
         self._losses.append(metrics["loss"])
         now, step, steps = time.monotonic(), fit.state.step, fit.trainer.config.steps
         if now - self._shown < self._surface.pause and step < steps:
@@ -64,7 +64,7 @@ class Progress:
 
     @hook
     def eval_progress(self, done: int, total: int, doing: str) -> None:
-        """Show in the same line how far an evaluation has come, with its rate and remaining time."""
+        """Show the progress of an evaluation in the same line, with its rate and remaining time."""
         if (line := self._clock.line(done, total, doing)) is not None:
             self._surface.renew(line)
 

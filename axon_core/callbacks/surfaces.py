@@ -12,10 +12,10 @@ __all__ = ["Cell", "Lines", "Surface", "Terminal", "choose_surface"]
 
 
 class Surface(Protocol):
-    """What can show lines that stay, and one that renews itself.
+    """Shows lines that stay, and one that is updated in place.
 
     Attributes:
-        pause: least time in seconds between two renewals.
+        pause: minimum time in seconds between two updates.
     """
 
     pause: float
@@ -25,7 +25,7 @@ class Surface(Protocol):
         ...
 
     def renew(self, line: str, step: int | None = None) -> None:
-        """Show a line in place of the last renewed one, and how many steps are done, where that has changed."""
+        """Show a line in place of the last updated one, and the number of steps done, if it has changed."""
         ...
 
     def close(self) -> None:
@@ -37,8 +37,8 @@ class Lines:
     """Plain lines, each of which stays: for a file, a pipe, or a log.
 
     Args:
-        stream: where to write; nowhere where a program has no such stream.
-        pause: least time in seconds between two renewals.
+        stream: where to write; nowhere if the program has no such stream.
+        pause: minimum time in seconds between two updates.
     """
 
     def __init__(self, stream: TextIO | None, pause: float) -> None:
@@ -63,7 +63,7 @@ class Terminal:
 
     Args:
         stream: the terminal.
-        first: steps that were done before.
+        first: steps done before.
         total: steps in all.
     """
 
@@ -74,7 +74,7 @@ class Terminal:
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-        # Renewed by hand: a thread of its own would take time from the training.
+        # Refreshed by hand: a thread of its own would take time from training.
         self._bar = Progress(*columns, console=Console(file=stream), auto_refresh=False)
         self._task = self._bar.add_task("", total=total, completed=first)
         self._bar.start()
@@ -84,7 +84,7 @@ class Terminal:
         self._bar.console.print(printable(line), highlight=False, markup=False)
 
     def renew(self, line: str, step: int | None = None) -> None:
-        """Renew the bar and its line."""
+        """Update the bar and its line."""
         self._bar.update(self._task, completed=step, description=printable(line), refresh=True)
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class Terminal:
 
 
 class Cell:
-    """One output of a notebook's cell: the lines that stay, and below them the one that renews itself."""
+    """One output of a notebook's cell: the lines that stay, and below them the one that is updated."""
 
     pause = 0.5
 
@@ -104,12 +104,12 @@ class Cell:
         self._last = ""
 
     def print(self, line: str) -> None:
-        """Show a line above the one that renews itself."""
+        """Show a line above the one that is updated."""
         self._lines.append(printable(line))
         self._show()
 
     def renew(self, line: str, step: int | None = None) -> None:
-        """Renew the last line."""
+        """Update the last line."""
         self._last = printable(line)
         self._show()
 
@@ -125,12 +125,12 @@ class Cell:
 
 
 def choose_surface(stream: TextIO | None, pause: float, first: int, total: int) -> Surface:
-    """Return where to show progress: on `stream`, or where None is given in the notebook's cell or the standard error.
+    """Return where to show progress: on `stream`, or if it is None, in the notebook's cell or on standard error.
 
     Args:
         stream: where to write; None for the usual place.
-        pause: least time in seconds between two plain lines.
-        first: steps that were done before.
+        pause: minimum time in seconds between two plain lines.
+        first: steps done before.
         total: steps in all.
     """
     if stream is None and _in_notebook():
@@ -142,6 +142,6 @@ def choose_surface(stream: TextIO | None, pause: float, first: int, total: int) 
 
 
 def _in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook; nothing is imported for it."""
+    """Return whether this process is the kernel of a notebook, without importing anything."""
     ipython: Any = sys.modules.get("IPython")
     return hasattr(ipython and ipython.get_ipython(), "kernel")

@@ -19,11 +19,11 @@ __all__ = ["TensorBoard"]
 class TensorBoard(Log):
     """Writes every number as a scalar, `train/loss` or `held_out/loss`, into `tensorboard/` in the run folder.
 
-    A resumed run continues its log; what came after the checkpoint is replaced. Look at it by
+    A resumed run continues its log; what came after the checkpoint is replaced. View it with
     `tensorboard --logdir runs`.
 
     Args:
-        folder: where to write; left out, in the run folder.
+        folder: where to write; by default in the run folder.
 
     Raises:
         UsageError: the package `tensorboard` is not installed.
@@ -37,7 +37,7 @@ class TensorBoard(Log):
 
     @hook
     def fit_start(self, fit: Fit) -> None:
-        """Begin a file of events. Raises `UsageError` where there is no folder for it."""
+        """Open an event file. Raises `UsageError` if there is no folder for it."""
         if self._folder is not None:
             folder = Path(self._folder)
         elif fit.run is not None:
@@ -48,7 +48,7 @@ class TensorBoard(Log):
 
     @hook
     def saved(self) -> None:
-        """Bring everything to the file, so that a kill loses no number before the checkpoint."""
+        """Flush the file, so that a kill loses no number before the checkpoint."""
         if self._writer is not None:
             self._writer.flush()
 

@@ -21,10 +21,10 @@ def usual_hooks(given: Iterable[object], *, saved: bool, progress: bool, logs: I
     """Return the hooks of a training, in the order in which they are told of an event.
 
     Args:
-        given: the caller's own; a `Progress` among them takes the place of the usual one.
+        given: the caller's own; a `Progress` among them replaces the usual one.
         saved: whether there is a run folder, which gets the numbers and their plot.
-        progress: whether to show how far it has come; of several processes, the first one does.
-        logs: names of `LOGS`; one of that kind among the given takes its place. The first process writes them.
+        progress: whether to show progress; of several processes, only the first does.
+        logs: names of `LOGS`; a hook of the same kind in `given` replaces it. Only the first process writes logs.
 
     Raises:
         UsageError: the package that a log needs is not installed.

@@ -21,11 +21,11 @@ _KEY = "wandb"  # the field of `run.json` with the id under which a resumed run 
 class Wandb(Log):
     """Logs every number to Weights & Biases, as `train/loss` or `held_out/loss`.
 
-    By default it is offline: it writes into `wandb/` in the run folder, and `wandb sync` uploads that. The environment
-    decides where it says so (`WANDB_MODE=online`). A resumed run has the id of the run that it continues.
+    By default it is offline: it writes to `wandb/` in the run folder, which `wandb sync` uploads. The environment takes
+    precedence (`WANDB_MODE=online`). A resumed run keeps the id of the run that it continues.
 
     Args:
-        project: the project; left out, what `WANDB_PROJECT` says, or `axon`.
+        project: the project; by default what `WANDB_PROJECT` says, or `axon`.
 
     Raises:
         UsageError: the package `wandb` is not installed.
