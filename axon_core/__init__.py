@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-# Each module, and the public names it defines. Nothing is imported before it is asked for, so that `import axon_core`
+# Each module, and the public names it defines. Nothing is imported until it is asked for, so that `import axon_core`
 # and the listing commands load neither torch nor pydantic. `__init__.pyi` tells type checkers the same.
 _NAMES = {
     "attend": ["QKV"],

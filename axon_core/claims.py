@@ -35,7 +35,7 @@ Verdict = Literal["reproduced", "direction holds", "failed", "not run"]
 
 
 class NotRun(AxonError):
-    """A check raises it where something it needs is missing here, such as a data set; the message says what."""
+    """A check raises it if something it needs is missing here, such as a data set; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Outcome:
     """What a check found."""
 
     passed: bool | Literal["direction"]
-    """Whether the claim holds here; `"direction"` where the effect has the paper's sign but not its size."""
+    """Whether the claim holds here; `"direction"` if the effect has the paper's sign but not its size."""
     measured: str
     """What was measured, in words: `"largest difference 3.1e-16"`; with `values`, what they are: `"BLEU"`."""
     values: Sequence[float] = ()
@@ -67,7 +67,7 @@ class Result:
     reported: str
     """What the paper reports."""
     measured: str
-    """What was measured here, with the word `scaled` where the check is a scaled-down one; or why it was not."""
+    """What was measured here, with the word `scaled` if the check is scaled down; or why nothing was measured."""
     scale: str
     """`exact`, `scaled` or `full`."""
     verdict: Verdict
@@ -83,9 +83,9 @@ class Result:
 
 
 def check(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = False) -> Result:
-    """Run the check of one claim; whatever goes wrong in it is its result, never an exception.
+    """Run the check of one claim; any failure in it becomes its result, never an exception.
 
-    A claim of scale `full` runs only where `full` says so. The figure, if the check draws one and matplotlib is
+    A claim of scale `full` runs only if `full` is set. The figure, if the check draws one and matplotlib is
     installed, goes to the folder `out`.
     """
     start = time.perf_counter()
@@ -137,7 +137,7 @@ def save(results: Iterable[Result], out: Path) -> Path:
 
 @contextmanager
 def _one_thread() -> Generator[None]:
-    """Compute on one thread: small kernels lose more to the hand-over than they gain, above all on a busy machine."""
+    """Compute on one thread: small kernels lose more to the hand-over than they gain, especially on a busy machine."""
     import torch
 
     threads = torch.get_num_threads()

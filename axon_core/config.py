@@ -27,10 +27,10 @@ __all__ = ["Config", "Count", "Spec", "at", "validate"]
 C = TypeVar("C", bound=BaseModel)
 
 Count = Annotated[int, Field(gt=0, le=65_536)]
-"""How many of something are made or done one by one: layers, samples, repetitions within a step.
+"""A number of things made or done one by one: layers, samples, repetitions within a step.
 
-What is larger is a slip of the pen, which would keep the machine busy for ever; numbers of steps, examples and tokens
-have other types, as they are sizes of data.
+A larger one is a typo that would keep the machine busy forever. Numbers of steps, examples and tokens
+have other types, since they are sizes of data.
 """
 
 
@@ -39,7 +39,7 @@ class Config(BaseModel):
 
     Unknown fields, numbers that are not finite and integers beyond 64 bits are errors. Every field
     carries a description; a field that stands for a constant of a paper cites the section.
-    A table without a `type` changes the part that its field declares by default: what it does not name stays.
+    A table without a `type` changes the part that its field declares by default: fields it does not name stay.
     """
 
     model_config = ConfigDict(
@@ -63,7 +63,7 @@ class Config(BaseModel):
 
 
 def _integers(at: str, value: Any) -> Generator[tuple[str, int]]:
-    """Yield an integer, or those in a collection, after where each stands; a config in it has looked at its own."""
+    """Yield the place and value of an integer, or of each in a collection; a config in it has checked its own."""
     if isinstance(value, int):
         yield at, value
     elif isinstance(value, Mapping):
@@ -103,7 +103,7 @@ class Spec(BaseModel):
 
     @classmethod
     def of(cls, value: Spec | str | type | Mapping[str, Any]) -> Self:
-        """Return `value`, in any of its forms, as a spec. Raises `ConfigError` where it is none of them."""
+        """Return `value`, in any of its forms, as a spec. Raises `ConfigError` if it is none of them."""
         return value if isinstance(value, cls) else validate(cls, value)
 
     @property
@@ -113,10 +113,10 @@ class Spec(BaseModel):
 
 
 def declared_part(config: type[BaseModel], name: str, known: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the table of the part, or of the config, that a field has by default; None where it has neither.
+    """Return the table of the part, or of the config, that a field has by default; None if it has neither.
 
-    `known` are the values of the fields before it, which the default may depend on. A default that may as well be of
-    another config, where no `type` tells which, is not returned.
+    `known` are the values of the fields before it, which the default may depend on. A default that might equally be of
+    another config, with no `type` to tell which, is not returned.
     """
     field = config.model_fields[name]
     kinds = _alternatives(field.annotation)
@@ -124,7 +124,7 @@ def declared_part(config: type[BaseModel], name: str, known: Mapping[str, Any]) 
         default = field.get_default(call_default_factory=True, validated_data=dict(known))
         if Spec in kinds and not isinstance(default, BaseModel):
             default = Spec.of(default)
-    except Exception:  # it depends on what is missing or wrong: validation will tell
+    except Exception:  # it depends on what is missing or wrong: validation will report it
         return None
     if not isinstance(default, BaseModel):
         return None
@@ -135,7 +135,7 @@ def declared_part(config: type[BaseModel], name: str, known: Mapping[str, Any]) 
 
 
 def merged(part: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `part` with the fields of `table`; of tables without a `type` in it, too, only what they name changes."""
+    """Return `part` with the fields of `table`; nested tables without a `type` also change only what they name."""
     return {
         **part,
         **{
@@ -146,7 +146,7 @@ def merged(part: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_partial(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether this is a table that leaves open of which part it is."""
+    """Whether this is a table that does not say which part it belongs to."""
     return isinstance(value, Mapping) and "type" not in value
 
 
@@ -155,13 +155,13 @@ def validate(config: type[C], values: Any) -> C:
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        # What asks for the value of a wrong field follows from an error already listed.
+        # A default that needs the value of a wrong field follows from an error already listed.
         errors = [e for e in error.errors(include_url=False) if e["type"] != "default_factory_not_called"]
         raise ConfigError([*_problems(errors, config)]) from None
 
 
 def _problems(errors: Sequence[ErrorDetails], config: type[BaseModel]) -> Generator[tuple[tuple[str, ...], str]]:
-    """Yield each rule that is broken, and where; the unknown fields of a table together, beside those it has."""
+    """Yield the place of each broken rule, and the rule; a table's unknown fields together, beside those it has."""
     unknown: dict[tuple[str, ...], list[str]] = {}
     for error in errors:
         path = tuple(map(str, error["loc"]))
@@ -192,7 +192,7 @@ def _fields(config: type[BaseModel], path: Sequence[str]) -> list[str]:
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    """Return what a field may hold besides None: the members of a union, those of unions within it too."""
+    """Return what a field may hold besides None: the members of a union, including those of nested unions."""
     if get_origin(annotation) is Annotated:
         return _alternatives(get_args(annotation)[0])
     if get_origin(annotation) not in (Union, UnionType):
@@ -201,7 +201,7 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _kinds(annotation: Any) -> Generator[type]:
-    """Yield the classes in an annotation, those within unions and collections too."""
+    """Yield the classes in an annotation, including those within unions and collections."""
     if isinstance(annotation, type) and not get_args(annotation):
         yield annotation
     for inner in get_args(annotation):
@@ -210,7 +210,7 @@ def _kinds(annotation: Any) -> Generator[type]:
 
 @contextmanager
 def at(*path: str, source: str | None = None) -> Generator[None]:
-    """Add `path` on the left of every `ConfigError`, and of a key that cannot be looked up, raised in the block."""
+    """Prepend `path` to every `ConfigError`, and to every failed look-up of a key, raised in the block."""
     try:
         yield
     except RegistryError as error:

@@ -62,7 +62,7 @@ class Entry:
     key: str
     """The name it is looked up by."""
     distribution: str
-    """Normalised name of the distribution which offers it."""
+    """Normalised name of the distribution that offers it."""
     version: str
     """Version of that distribution."""
     target: str
@@ -81,7 +81,7 @@ class Entry:
         return f"{self.distribution} {self.version}".strip()
 
     def load(self) -> Any:
-        """Import the target and return the object. Raises `PluginLoadError` where the plugin's code cannot be run."""
+        """Import the target and return the object. Raises `PluginLoadError` if the plugin's code cannot be run."""
         module, _, attributes = self.target.replace(" ", "").partition(":")
         try:
             return reduce(getattr, filter(None, attributes.split(".")), import_module(module))
@@ -95,7 +95,7 @@ class Problem:
     """Something wrong in the environment, and what to do about it."""
 
     distribution: str
-    """The distribution it concerns, as well as that is known."""
+    """The distribution it concerns, as far as that is known."""
     what: str
     """What is wrong."""
     remedy: str
@@ -154,7 +154,7 @@ _found: Discovered | None = None
 
 
 def discover() -> Discovered:
-    """Return what is installed, scanned once per process, on first need."""
+    """Return what is installed, scanned once per process, on first use."""
     global _found
     if (found := _found) is None:
         import_module("importlib.metadata")  # here, because the lock below is never held during an import
@@ -177,7 +177,7 @@ def normalised(distribution: str) -> str:
 
 
 def scan(*, thorough: bool = False) -> Discovered:
-    """Read the entry points of every distribution on `sys.path`, one by one, so that a broken one hurts no other.
+    """Read the entry points of every distribution on `sys.path`, one by one, so that a broken one affects no other.
 
     `thorough` also examines the distributions that have nothing to do with Axon.
     """
@@ -222,8 +222,8 @@ def _is_whole(dist: Distribution) -> bool:
         return False
 
 
-# A file that importlib.metadata cannot parse fails everybody's call of its `entry_points`, and torch and pydantic call
-# that as they are imported: these keep them from it, where it could not work anyway, so that plugins load all the same.
+# A file that importlib.metadata cannot parse breaks every call of its `entry_points`, which torch and pydantic call
+# on import. These keep them from calling it when it could not work anyway, so that plugins still load.
 _UNPLUGGED = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
 
 
@@ -265,10 +265,10 @@ def _examine(
 
 def _header(dist: Distribution, name: str) -> str | None:
     """Read one field of a distribution's metadata; `dist.version` parses the whole e-mail, 50 times slower."""
-    for file in ("METADATA", "PKG-INFO", ""):  # the last where the .egg-info is itself the file
+    for file in ("METADATA", "PKG-INFO", ""):  # the last if the .egg-info is itself the file
         if text := dist.read_text(file):
             found = re.search(rf"^{name}:[ \t]*(\S+)", text.partition("\n\n")[0], re.MULTILINE | re.IGNORECASE)
-            # A name stands in lines to paste, so that one which is none is as good as missing.
+            # A name appears in command lines to paste, so an invalid one is as good as missing.
             return found and (found[1] if name != "Name" or _DIST_NAME.fullmatch(found[1]) else None)
     return None
 

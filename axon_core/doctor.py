@@ -16,7 +16,7 @@ __all__ = ["examine"]
 
 
 def examine() -> tuple[Discovered, list[Problem]]:
-    """Scan the environment anew, import every plugin, and return what was found and all that is wrong.
+    """Scan the environment again, import every plugin, and return what was found and everything that is wrong.
 
     This runs the plugins' code.
     """
@@ -62,7 +62,7 @@ def _unusable(entry: Entry) -> Iterator[Problem]:
 
 
 def _checks(entry: Entry) -> list[Entry]:
-    """The checks of a paper's claims, as entries; none where the card is damaged, which is a problem of its own."""
+    """The checks of a paper's claims, as entries; none if the card is damaged, which is a problem of its own."""
     try:
         claims = read_card(entry).claim
     except AxonError:
@@ -104,7 +104,7 @@ def _disagreements(found: Discovered) -> Iterator[Problem]:
                         for key, _ in parsed.items(section, raw=True):
                             seen[name, section.removeprefix(f"{API}."), key] = folder
     except (configparser.Error, UnicodeError) as error:
-        # It stops at the first file it cannot read. Most often the scan has named that one; else, this does.
+        # It stops at the first file it cannot read. Usually the scan has named it already; if not, this does.
         file = Path(str(getattr(error, "source", "")))
         name = normalised(file.parent.name.partition("-")[0])
         if file.name and name not in named:

@@ -45,7 +45,7 @@ class ConfigError(UsageError):
 
 
 class RegistryError(UsageError):
-    """A look-up failed; `place` is where the key stands in a recipe, where it comes from one."""
+    """A look-up failed; `place` is where the key stands in a recipe, if it comes from one."""
 
     place: tuple[str, ...] = ()
     source: str | None = None
@@ -84,7 +84,7 @@ class ContextError(UsageError):
 
 
 class TrainingError(AxonError):
-    """Training cannot go on: its numbers have stopped being finite."""
+    """Training cannot continue: its numbers are no longer finite."""
 
 
 class Interrupted(AxonError):

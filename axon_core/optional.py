@@ -1,4 +1,4 @@
-"""Packages of the extras, which a user installs where they are wanted."""
+"""Packages of the extras, which a user installs when needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["import_optional"]
 
 
 def import_optional(module: str, extra: str) -> ModuleType:
-    """Return a module of a package that an extra of axon-core brings.
+    """Return a module of a package that an extra of axon-core installs.
 
     Raises:
         UsageError: it is not installed, or cannot be imported; the message has the line that installs it.

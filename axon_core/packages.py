@@ -1,6 +1,6 @@
-"""A plugin's package on disk, and what its card says of its commands: found without importing the plugin.
+"""A plugin's package on disk, and what its card says about its commands: found without importing the plugin.
 
-What a listing needs at once is here, without the libraries that check a card as a whole (`axon_core.paper`).
+What a listing needs quickly is here, without the libraries that check a card as a whole (`axon_core.paper`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def command_line(entry: Entry) -> str:
         [command]
         fly = "Fly a kite."
 
-    Where there is none, or the card cannot be read, it is the plugin's name and version.
+    If there is none, or the card cannot be read, it is the plugin's name and version.
     """
     for paper in discover().entries("paper"):
         if paper.distribution == entry.distribution and (line := _line(paper, entry.key)):
@@ -36,7 +36,7 @@ def command_line(entry: Entry) -> str:
 
 
 def package_folders(entry: Entry) -> list[Path]:
-    """Return the folders of the package that a paper's `entry` names, also of an editable install.
+    """Return the folders of the package that a paper's `entry` names, including those of an editable install.
 
     None of its code is run: `importlib.util.find_spec("a.b")` would import `a`, so each finder is asked part by part.
 
@@ -57,12 +57,12 @@ def package_folders(entry: Entry) -> list[Path]:
 
 
 def _line(paper: Entry, command: str) -> str | None:
-    """Return what the card of `paper` says of a command, on one line; None where it says nothing or is damaged."""
+    """Return what the card of `paper` says about a command, on one line; None if it says nothing or is damaged."""
     try:
         file = next(path for folder in package_folders(paper) if (path := folder / CARD).is_file())
         line = parse_toml(file.read_text("utf-8-sig"))["command"][command]
         return " ".join(line.split())
-    except Exception:  # a listing is hurt by no card: `axon papers` and `axon doctor` say what is wrong with it
+    except Exception:  # no card may break a listing: `axon papers` and `axon doctor` say what is wrong with it
         return None
 
 

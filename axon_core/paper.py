@@ -58,7 +58,7 @@ class Paper(Config):
     claim: tuple[Claim, ...] = ()
     """The claims that can be checked."""
     command: dict[str, Text] = Field(default_factory=dict)
-    """What `axon --help` says of the plugin's commands, one sentence each, by name."""
+    """What `axon --help` says about the plugin's commands, one sentence each, by name."""
 
     @model_validator(mode="after")
     def _distinct_claims(self) -> Self:
@@ -82,18 +82,18 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe that an installed plugin brings."""
+    """A recipe that an installed plugin provides."""
 
     name: str
     """The name that its command takes: the file's, without `.toml`."""
     distribution: str
-    """The plugin that brings it."""
+    """The plugin that provides it."""
     version: str
     """The plugin's version."""
     path: Path
     """The file."""
     summary: str
-    """Its `summary`, or what keeps the file from being read."""
+    """Its `summary`, or why the file cannot be read."""
     command: str = "train"
     """The command that takes it."""
 
@@ -104,13 +104,13 @@ class Recipe:
 
     @property
     def tables(self) -> dict[str, Any]:
-        """What the file says. Raises `ConfigError` where it cannot be read."""
+        """What the file says. Raises `ConfigError` if it cannot be read."""
         with at(source=str(self.path)):
             return _toml(self.path)
 
 
 def cards() -> tuple[Card, ...]:
-    """Return the card of every installed paper; a damaged one hurts no other."""
+    """Return the card of every installed paper; a damaged one affects no other."""
     return tuple(map(_card, discover().entries("paper")))
 
 
@@ -177,7 +177,7 @@ def _recipes_of(entry: Entry) -> list[Recipe]:
     try:
         folders = package_folders(entry)
     except PluginLoadError:
-        return []  # `axon papers` and `axon doctor` name it
+        return []  # `axon papers` and `axon doctor` report it
     return [
         Recipe(path.stem, entry.distribution, entry.version, path, *_summary(path))
         for folder in folders
@@ -186,7 +186,7 @@ def _recipes_of(entry: Entry) -> list[Recipe]:
 
 
 def _summary(path: Path) -> tuple[str, str]:
-    """Return what a recipe says of itself, and the command it is for."""
+    """Return what a recipe says about itself, and the command it is for."""
     try:
         tables = _toml(path)
     except ConfigError as error:

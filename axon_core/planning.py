@@ -1,4 +1,4 @@
-"""What a training would do, said before it begins: models with their sizes, steps, and memory; nothing is written."""
+"""What a training would do, before it starts: models with their sizes, steps, and memory; nothing is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from axon_core.swapping import Swap
 
 __all__ = ["Memory", "ModelPlan", "Plan"]
 
-_STEPS = 8  # first steps whose batches are looked at
+_STEPS = 8  # first steps whose batches are inspected
 
 
 class ModelPlan(config.Config):
@@ -31,13 +31,13 @@ class ModelPlan(config.Config):
     trained: int
     """Those that the optimiser updates; the others are frozen."""
     config: dict[str, Any]
-    """All of its settings, with their defaults; empty where it is no registered model."""
+    """All of its settings, with their defaults; empty if it is not a registered model."""
 
 
 class Memory(config.Config):
     """Bytes that the parameters take; activations, data and what libraries need come on top.
 
-    The numbers are exact where every trained parameter is part of the loss, and otherwise upper bounds.
+    The numbers are exact if every trained parameter is part of the loss, and otherwise upper bounds.
     """
 
     weights: int
@@ -47,23 +47,23 @@ class Memory(config.Config):
     optimizer: int
     """The optimiser's moments, after its first update."""
     average: int
-    """The moving average of the trained parameters, where there is one (`ema`)."""
+    """The moving average of the trained parameters, if there is one (`ema`)."""
 
     @property
     def total(self) -> int:
-        """The sum of them."""
+        """Their sum."""
         return self.weights + self.gradients + self.optimizer + self.average
 
 
 class Plan(config.Config):
-    """What a recipe comes to, without a step done."""
+    """What a recipe amounts to, before any step is done."""
 
     name: str
     """The recipe's name."""
     out: Path
     """The run folder that the training would make."""
     recipe: dict[str, Any]
-    """The recipe's tables, as overrides have left them, and `trainer` with all defaults."""
+    """The recipe's tables, after overrides, and `trainer` with all defaults."""
     swaps: tuple[Swap, ...]
     """The parts that overrides replace, and what became of their options."""
     models: dict[str, ModelPlan]
@@ -75,7 +75,7 @@ class Plan(config.Config):
     unit: str
     """What the trainer counts."""
     units: float | None
-    """How many of that unit a step learns from, the mean of the first steps; None where they come about in training."""
+    """How many of that unit a step learns from, the mean of the first steps; None if they arise only in training."""
     memory: Memory
     """What the parameters take."""
 
@@ -101,7 +101,7 @@ class Plan(config.Config):
         )
 
     def lines(self) -> list[str]:
-        """Return it as a recipe in TOML, for people: what is known beside its tables stands in comments."""
+        """Return it as a recipe in TOML, for people: what is known besides its tables is in comments."""
         units = "" if self.units is None or self.unit == "examples" else f", {self.units:,.0f} {self.unit}"
         of_all = f", {self.units * self.steps:,.0f} {self.unit}" if units and self.units else ""
         parts = {name: value for name, value in self.memory.model_dump().items() if value}
@@ -135,7 +135,7 @@ def _described(model: ModelPlan) -> str:
 
 
 def _units(trainer: Trainer, batches: Sequence[dict[str, Tensor]]) -> float | None:
-    """Return the mean of what steps count, where they learn from their batches as they are."""
+    """Return the mean of what steps count, if they learn from their batches unchanged."""
     kind = type(trainer)
     if kind.collect is not Trainer.collect or kind.minibatches is not Trainer.minibatches:
         return None

@@ -14,14 +14,14 @@ _MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")
 
 
 def printable(text: str, *, line: bool = False) -> str:
-    r"""Return `text` with what would steer a terminal written as in Python: `\x1b` for an escape.
+    r"""Return `text` with what would control a terminal written as in Python: `\x1b` for an escape.
 
     A file name, a title or a model's output can then neither colour nor overwrite what is on the screen, nor reverse
     its order. Newlines and tabs stay, and so do all letters, marks, signs and emoji.
 
     Args:
         text: any text.
-        line: whether it is to stay on one line, such as a cell of a table: newlines and tabs are written out too.
+        line: whether it must stay on one line, as in a cell of a table: newlines and tabs are escaped too.
 
     >>> printable("safe\x1b[2J")
     'safe\\x1b[2J'
@@ -31,7 +31,7 @@ def printable(text: str, *, line: bool = False) -> str:
 
 
 def printable_json(text: str) -> str:
-    r"""Return JSON with the same characters escaped as JSON does it, so that it still says the same.
+    r"""Return JSON with the same characters escaped as in JSON, so that it still means the same.
 
     >>> printable_json('"\u202e"')
     '"\\u202e"'
@@ -40,7 +40,7 @@ def printable_json(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return `text` with its middle left out where it has more than `most` characters.
+    """Return `text` with its middle left out if it has more than `most` characters.
 
     >>> shortened("a message of many words", 15)
     'a messag… words'

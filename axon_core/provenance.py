@@ -21,7 +21,7 @@ def parts_of(modules: Iterable[nn.Module], *classes: type) -> list[dict[str, str
     found: list[dict[str, str]] = []
     for registry in registries():
         for entry in registry.entries():
-            # Where the package is imported already, looking the entry up runs no foreign code.
+            # If the package is already imported, looking up the entry runs no foreign code.
             if entry.target.partition(":")[0].partition(".")[0] in packages:
                 part = {name: getattr(entry, name) for name in ("group", "key", "distribution", "version")}
                 try:
@@ -33,7 +33,7 @@ def parts_of(modules: Iterable[nn.Module], *classes: type) -> list[dict[str, str
 
 
 def key(part: Mapping[str, str]) -> str:
-    """Return the key that looks exactly this part up, whatever else is installed."""
+    """Return the key that looks up exactly this part, whatever else is installed."""
     return part["key"] if _by_hand(part) else f"{part['distribution']}:{part['key']}"
 
 
@@ -56,6 +56,6 @@ def _by_hand(part: Mapping[str, str]) -> bool:
 
 
 def _installed(part: Mapping[str, str]) -> bool:
-    """Whether a distribution is here; a folder of metadata that an interrupted installation left empty is none."""
+    """Whether a distribution is here; an empty metadata folder left by an interrupted installation is not one."""
     copies = metadata.distributions(name=part["distribution"])
     return _by_hand(part) or any(copy.read_text("METADATA") or copy.read_text("PKG-INFO") for copy in copies)

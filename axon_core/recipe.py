@@ -58,7 +58,7 @@ class Recipe(config.Config):
         """Read an installed recipe by name, or a TOML file by path, and apply `overrides` like `"a.b=c"`.
 
         Raises:
-            UnknownKey: no installed plugin brings a recipe of that name.
+            UnknownKey: no installed plugin provides a recipe of that name.
             ConfigError: the file is not TOML, or a table is missing or misspelt.
             UsageError: there is no such file, an override is malformed, or another command is for the recipe.
         """
@@ -77,11 +77,11 @@ class Recipe(config.Config):
 
     @classmethod
     def of(cls, tables: Mapping[str, Any], name: str, source: str, overrides: Iterable[str] = ()) -> Self:
-        """Make a recipe of its tables.
+        """Make a recipe from its tables.
 
         Raises:
             ConfigError: a table or an override breaks a rule; the message names `source` and the overrides.
-            UsageError: an override is malformed, or goes into something that is no table; or another command is for
+            UsageError: an override is malformed, or goes into something that is not a table; or another command is for
                 these tables.
         """
         overrides = list(overrides)
@@ -119,7 +119,7 @@ class Recipe(config.Config):
 
 
 def _strays(tables: Table) -> Generator[tuple[tuple[str, ...], str]]:
-    """Yield what a recipe does not have, each with the table that it may belong into or a name close to it."""
+    """Yield the fields a recipe does not have, each with the table it may belong in or a name close to it."""
     known = ("summary", "model", "trainer", "data")
     for name in sorted(tables.keys() - Recipe.model_fields.keys()):
         inside = [f"{table}.{name}" for table in known if name in _names(tables.get(table))]
@@ -162,7 +162,7 @@ def override(tables: Mapping[str, Any], overrides: Iterable[str]) -> Table:
     {'optimizer': {'type': 'adamw', 'lr': 0.1}, 'steps': 8}
 
     Raises:
-        UsageError: an override is not of that form, or goes into something that is no table.
+        UsageError: an override is not of that form, or goes into something that is not a table.
     """
     result, swaps = _overridden(tables, overrides)
     report(swaps)
@@ -196,12 +196,12 @@ def _overridden(tables: Mapping[str, Any], overrides: Iterable[str]) -> tuple[Ta
 
 
 def _depth(path: list[str]) -> tuple[int, bool]:
-    """Order paths so that a table comes before its fields, and its `type` before the others: it decides on them."""
+    """Order paths so that a table comes before its fields, and its `type` before the others: it determines them."""
     return len(path) - (path[-1] == "type"), path[-1] == "type"
 
 
 def _inside(tables: Table, path: list[str], text: str) -> Table:
-    """Return the table at `path`, made where there is none."""
+    """Return the table at `path`, made if there is none."""
     table = tables
     for name in path:
         inner = {} if (found := table.get(name)) is None else found

@@ -67,17 +67,17 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     A key that two distributions claim is listed, and looked up, as `"distribution:key"`, which is valid for every key.
     `in`, iteration, `len`, `==` and `entries` never import a plugin; `values` and `items` import them all. Two
-    registries are equal where they are the same object.
+    registries are equal if they are the same object.
 
     Args:
         group: the entry-point group it serves, without the prefix `axon.v1.`.
-        interface: the base class of all its classes, or, so that it is imported on need, `"package.module:Name"`.
+        interface: the base class of all its classes, or, to import it on demand, `"package.module:Name"`.
     """
 
     def __new__(cls, group: str, interface: str | type[T]) -> Self:
-        """Make the registry, of a class of its own in which a look-up is the method of its dict, written in C.
+        """Make the registry, with a class of its own whose look-up is the method of its dict, written in C.
 
-        That takes less than twice as long as a look-up in a dict; `__getitem__` as written below, three times as long.
+        A look-up then takes less than twice as long as in a dict; with `__getitem__` as below, three times as long.
         """
         loaded = _Loaded()
         own = type(cls.__name__, (cls,), {"__getitem__": loaded.__getitem__, "__doc__": cls.__doc__})
@@ -163,11 +163,11 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return tuple(entry for found in self._entries().values() for entry in found)
 
     def config(self, spec: Spec | str | type | Mapping[str, Any], **given: Any) -> Config:
-        """Return the validated config `build` would use, without building; parts among `given` are passed over.
+        """Return the validated config `build` would use, without building; parts among `given` are ignored.
 
         Raises:
             ConfigError: an option breaks a rule, or contradicts a keyword.
-            ContractError: the class knows nothing of a keyword.
+            ContractError: the class does not know a keyword.
         """
         return self._prepare(spec, given)[1]
 
@@ -179,7 +179,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
         Raises:
             ConfigError: an option breaks a rule, or contradicts a keyword; paths are relative to the component.
-            ContractError: the class knows nothing of a keyword, or needs a part that is not given.
+            ContractError: the class does not know a keyword, or needs a part that is not given.
         """
         cls, config, parts = self._prepare(spec, given)
         try:
@@ -232,8 +232,8 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def override(self, **classes: type[T]) -> Generator[None]:
         """Within the block, offer `classes` under their keys, in place of what is installed.
 
-        Raises `UsageError` where a key holds a colon, and `ContractError` where a class does not keep the interface's
-        contract.
+        Raises `UsageError` if a key holds a colon, and `ContractError` if a class does not keep the contract of the
+        interface.
         """
         local = {key: (self._local_entry(key, cls), cls) for key, cls in classes.items()}
         before = {key: self._local.get(key) for key in classes}
@@ -257,7 +257,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         self._loaded.clear()
 
     def _entries(self) -> dict[str, tuple[Entry, ...]]:
-        """Candidates by key, sorted by key; made again after a new scan or a `register`."""
+        """Candidates by key, sorted by key; rebuilt after a new scan or a `register`."""
         found = discovery.discover()
         if self._table_of is not found:
             table: dict[str, tuple[Entry, ...]] = {}
@@ -314,7 +314,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return f"the {self.name} {cls.__module__}.{cls.__qualname__}"
 
     def _check(self, cls: Any, entry: Entry) -> None:
-        """Raise `ContractError`, naming all that is missing, unless `cls` keeps the contract of the interface."""
+        """Raise `ContractError`, naming everything missing, unless `cls` keeps the contract of the interface."""
         if missing := breaches(cls, self.interface):
             raise ContractError(
                 f"the {self.name} {entry.key!r} of {entry.source} ({entry.target}) does not keep the contract of its "
@@ -327,9 +327,9 @@ def _config_class(cls: type) -> type[Config]:
 
 
 def key_of(cls: type) -> str:
-    """Return the key under which a registry offers `cls`, qualified where the bare key is ambiguous.
+    """Return the key under which a registry offers `cls`, qualified if the bare key is ambiguous.
 
-    Raises `ConfigError` where no registry does.
+    Raises `ConfigError` if no registry does.
     """
     root = cls.__module__.partition(".")[0]
     for registry in registries():
@@ -372,7 +372,7 @@ def registry_of(group: str) -> Registry[Any]:
 
 
 def refresh() -> None:
-    """Scan for plugins again, as after installing one while this process runs; loaded classes are looked up anew."""
+    """Scan for plugins again, as after installing one while this process runs; loaded classes are looked up again."""
     importlib.invalidate_caches()
     discovery.forget()
     for registry in registries():

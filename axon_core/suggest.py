@@ -48,13 +48,13 @@ def install_line(distribution: str, extra: str = "") -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return up to three of `known` that `name` may be a misspelling of, whatever the case."""
+    """Return up to three of `known` that `name` may be a misspelling of, ignoring case."""
     folded = {k.lower(): k for k in known}
     return [folded[k] for k in difflib.get_close_matches(name.lower(), folded, n=3)]
 
 
 def unknown_name(kind: str, name: str, known: Mapping[str, str], *hints: str) -> str:
-    """Say that no `kind` called `name` is installed, then `hints`, what is near, and what is known: name -> source."""
+    """Say that no `kind` called `name` is installed, then `hints`, similar names, and what is known: name -> source."""
     sentences = [f"no {kind} {name!r} is installed", *hints]
     if near := nearest(name.rpartition(":")[2], known):
         sentences.append(f"Near it: {', '.join(map(repr, near))}")
@@ -63,7 +63,7 @@ def unknown_name(kind: str, name: str, known: Mapping[str, str], *hints: str) ->
 
 
 def unknown_key(key: str, group: str, entries: Iterable[Entry]) -> str:
-    """Say that nothing installed offers `key` in `group`, and what would bring it."""
+    """Say that nothing installed offers `key` in `group`, and what would provide it."""
     bare, hints = key.rpartition(":")[2], list[str]()
     if off := sorted({e.distribution for e in discover().disabled if (e.group, e.key) == (group, bare)}):
         hints.append(f"{', '.join(off)} offers it, but AXON_PLUGINS or AXON_DISABLE_PLUGINS leaves that plugin out")

@@ -82,16 +82,16 @@ def swap(
 
 
 def report(swaps: Sequence[Swap]) -> None:
-    """Tell the user in one line each what swaps have kept and dropped."""
+    """Tell the user what each swap kept and dropped, in one line each."""
     for done in swaps:
         if done.kept or done.dropped:
             _log.warning("%s", done)
 
 
 def default_part(tables: Mapping[str, Any], path: Sequence[str]) -> Table | None:
-    """Return the table of the part that stands at `path` of a recipe where nothing is written there, if one does.
+    """Return the table of the part that stands at `path` of a recipe if nothing is written there; None if none does.
 
-    The configs of the parts around it say so: a model that names its own norm, a trainer its optimiser.
+    The configs of the enclosing parts determine it: a model that names its own norm, a trainer its optimiser.
     """
     node: Any = tables
     part: Table | None = None
@@ -108,7 +108,7 @@ def default_part(tables: Mapping[str, Any], path: Sequence[str]) -> Table | None
 
 
 def _before(config: Schema, name: str, table: Mapping[str, Any]) -> Table:
-    """Return the values of the fields before one: those written in a table, else their defaults where these are had."""
+    """Return the values of the fields before one: those written in a table, else their defaults, if available."""
     known: Table = {}
     for field, info in config.model_fields.items():
         if field == name:
@@ -131,7 +131,7 @@ def schemas_of(node: Any, field: FieldInfo | None = None) -> Sequence[Schema]:
 
 
 def _refused(configs: Sequence[Schema], new: str, options: Table) -> dict[str, str]:
-    """Return the options that no config takes, each with the reason; a reason that is not of one option is left out."""
+    """Return the options that no config takes, each with the reason; reasons not tied to one option are left out."""
     found = [_reasons(config, new, options) for config in configs]
     found = found or [dict.fromkeys(options, f"nothing is known of {new}")]
     return {name: found[0][name] for name in options if all(name in reasons for reasons in found)}
@@ -144,24 +144,24 @@ def _reasons(config: Schema, new: str, options: Table) -> dict[str, str]:
         validate(config, {name: value for name, value in options.items() if name not in strange})
     except ConfigError as error:  # other problems too: what a model passes down is missing here
         told = {path[0]: message.partition(", got ")[0] for path, message in error.problems if path}
-    except Exception:  # a plugin's validator that needs what is missing: the build will tell
+    except Exception:  # a plugin's validator that needs what is missing: the build will report it
         told = {}
     return {**strange, **{name: why for name, why in told.items() if name in options}}
 
 
 def _configs(key: str, beside: str = "") -> list[Schema]:
-    """Return the configs of what is offered as `key`, only where `beside` is offered too, if that is so anywhere."""
+    """Return the configs of what is offered as `key`, only those offered together with `beside`, if there are any."""
     found = list(_offering(key))
     configs: list[Schema] = []
     for catalogue in [catalogue for catalogue in found if beside in catalogue] or found:
-        with suppress(AxonError):  # a damaged plugin: the build will tell
+        with suppress(AxonError):  # a damaged plugin: the build will report it
             kind: Any = catalogue[key]
             configs.append(getattr(kind, "Config", kind))
     return configs
 
 
 def _offering(key: str) -> Generator[Mapping[str, type]]:
-    """Yield all that offers something as `key`; of plugins' registries only those are imported."""
+    """Yield every catalogue that offers something as `key`; of plugins' registries only those are imported."""
     from axon_core.optim import OPTIMIZERS
     from axon_core.tokenizer import TOKENIZERS
 
