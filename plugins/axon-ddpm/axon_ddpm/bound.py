@@ -19,13 +19,13 @@ Losses = Callable[
     [Float[Tensor, "b c h w"], Float[Tensor, "b c h w"], Int[Tensor, " b"], Int[Tensor, " b"]],
     tuple[Float[Tensor, " b"], Float[Tensor, "b o h w"], Float[Tensor, "b c h w"]],
 ]
-"""Of pictures, noise, places in the chain and classes: the loss of each picture, the model's output, and x_t."""
+"""Maps pictures, noise, places in the chain and classes to each picture's loss, the model's output, and x_t."""
 
 _ROWS = 256
 
 
 def places(n: int, total: int, key: Key, picture: int) -> Int[Tensor, " n"]:
-    """Return one place of the chain at random from each of n equal strata of 1 … total − 1; all if those are fewer."""
+    """Return one random place in the chain from each of n equal strata of 1 … total − 1, or all if there are fewer."""
     last = total - 1
     if n >= last:
         return torch.arange(1, total)
@@ -45,8 +45,8 @@ def held_out(
 ) -> dict[str, float]:
     """Return the mean `loss` and `bits_per_dim` of held-out pictures, each with its class.
 
-    bits/dim = prior + L_0 + Σ_{t ≥ 1} L_t. The first two are taken as they are; the sum is T − 1 times the mean over
-    `steps` places, one at random from each of as many strata, others for each picture: an unbiased estimate.
+    bits/dim = prior + L_0 + Σ_{t ≥ 1} L_t. The first two are computed exactly. The sum is estimated without bias as
+    T − 1 times the mean over `steps` places, one drawn at random from each of as many strata, others for each picture.
     """
     n, total = len(pictures), len(diffusion.process)
     chosen = [torch.cat((torch.zeros(1).long(), places(steps, total, key("t"), i))) for i in range(n)]

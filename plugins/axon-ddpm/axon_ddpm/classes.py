@@ -1,4 +1,4 @@
-"""Names of the classes that pictures fall into: their order, and which number a name stands for."""
+"""Names of picture classes: their order, and the number that each name stands for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from axon_core.errors import UsageError
 __all__ = ["Classes", "captions", "class_number", "in_order", "listed"]
 
 Classes = int | str | Sequence[int | str]
-"""A class by its number or name: one for all pictures, or one for each."""
+"""A class by its number or name: one for all pictures, or one per picture."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
-_LISTED = 20  # names in a message, at most
+_LISTED = 20  # most names in a message
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -27,15 +27,15 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def class_number(label: int | str, names: Sequence[str]) -> int:
-    """Return the number of a class, which is its place in `names`.
+    """Return the number of a class, which is its index in `names`.
 
-    A text is a class's name. Where no name is itself a number, a text may be the class's number as well.
+    A string is a class's name. If no name is itself a number, a string may also be the class's number.
 
     >>> class_number("dogs", ["cats", "dogs"]), class_number("1", ["cats", "dogs"]), class_number("1", ["1", "2"])
     (1, 1, 0)
 
     Raises:
-        UsageError: there is no such class; the message lists those there are.
+        UsageError: there is no such class; the message lists the ones that exist.
     """
     if isinstance(label, str):
         if label in names:
@@ -52,7 +52,7 @@ def class_number(label: int | str, names: Sequence[str]) -> int:
 
 
 def captions(n: int, names: Sequence[str], classes: Classes | None = None) -> list[str]:
-    """Return the names of n pictures' classes, by default of all classes in turn; none where classes have no names.
+    """Return the names of n pictures' classes, by default all classes in turn; empty if classes have no names.
 
     >>> captions(3, ["cats", "dogs"]), captions(2, ["cats", "dogs"], "dogs"), captions(2, [])
     (['cats', 'dogs', 'cats'], ['dogs', 'dogs'], [])
@@ -69,7 +69,7 @@ def captions(n: int, names: Sequence[str], classes: Classes | None = None) -> li
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return the names in one line, the first 20 where there are more.
+    """Return the names on one line, only the first 20 if there are more.
 
     >>> listed(["cats", "dogs"])
     'cats, dogs'

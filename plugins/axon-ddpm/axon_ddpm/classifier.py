@@ -1,4 +1,4 @@
-"""A small classifier of the data at hand: the judge of samples where no pretrained network can be had."""
+"""A small classifier of the data at hand, to judge samples where no pretrained network is available."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Classifier(nn.Module):
             return torch.cat([self.body(rows) for rows in x.split(_ROWS)]).double()
 
     def classify(self, x: Float[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
-        """Return the likeliest class of each picture."""
+        """Return the most likely class of each picture."""
         with torch.no_grad():
             return torch.cat([self(rows) for rows in x.split(_ROWS)]).argmax(1)
 
 
 def turned(x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]]:
-    """Return the pictures in all four quarter turns, and which: labels for pictures without classes (1803.07728)."""
+    """Return the pictures in all four quarter turns, and the turns: labels where there are no classes (1803.07728)."""
     return torch.cat([x.rot90(k, (2, 3)) for k in range(4)]), torch.arange(4).repeat_interleave(len(x))
 
 

@@ -1,4 +1,4 @@
-"""Dali: what a trained model paints: new pictures, variations, the missing part of one, the way between two."""
+"""Dali paints with a trained model: new pictures, variations, the missing part of one, the steps between two."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from axon_ddpm.samplers import SAMPLERS, Frame, Noise, Predict
 
 __all__ = ["Dali", "PictureNoise", "filling", "predictor"]
 
-_ROUNDING = 1e-4  # how far beyond [−1, 1] a picture may be that was computed
+_ROUNDING = 1e-4  # how far beyond [−1, 1] a computed picture may be
 _ALWAYS = "this model was trained with the class of every picture and knows none without"
 
 
 class PictureNoise:
-    """Standard normal numbers of pictures, each from a generator of its own.
+    """Standard normal noise for pictures, each with a generator of its own.
 
-    So a picture depends on the key and its own number alone, and on no other picture of its batch.
+    So a picture depends only on the key and its own number, not on the other pictures of its batch.
     """
 
     def __init__(self, key: Key, pictures: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
@@ -49,11 +49,11 @@ def predictor(
     classes: Int[Tensor, " b"] | None = None,
     guidance: float = 1.0,
 ) -> Predict:
-    """Return what `model` predicts at the indices of `process`, the diffusion's own chain or a respaced one.
+    """Return a function that predicts with `model` at an index of `process`, the diffusion's chain or a respaced one.
 
-    With classes the output is u + guidance · (c − u), of u without and c with the class: 1 is the model's own
-    prediction, more than 1 exaggerates the class, 0 ignores it (arXiv 2207.12598, where guidance is 1 + w). A learned
-    variance is not exaggerated: it is what the model says of the class.
+    With classes the output is u + guidance · (c − u), where u is predicted without and c with the class: 1 is the
+    model's own prediction, more than 1 exaggerates the class, 0 ignores it (arXiv 2207.12598, where guidance is 1 + w).
+    A learned variance is not exaggerated: it is the one predicted with the class.
     """
     classes = None if guidance == 0 else classes
 
@@ -75,9 +75,9 @@ def predictor(
 
 
 def filling(predict: Predict, process: Process, picture: Float[Tensor, "c h w"], mask: Bool[Tensor, "h w"]) -> Predict:
-    """Return `predict` with the picture where the mask is False, so that only the rest is painted.
+    """Return `predict` with the picture put in where the mask is False, so that only the rest is painted.
 
-    What is known of x_0 takes the place of its prediction, and the noise follows: any sampler then walks the known part
+    The known part of x_0 replaces its prediction, and the noise follows from it. Any sampler then moves the known part
     along the posterior of the true picture, whose variance is β̃ whatever the model's is, and ends on it.
     """
     small = process.log_variance_small.tolist()
@@ -91,20 +91,20 @@ def filling(predict: Predict, process: Process, picture: Float[Tensor, "c h w"],
 
 
 class Dali:
-    """A model and the way it is sampled from; every method yields the frames of one batch of pictures.
+    """A model and how to sample from it; every method yields the frames of one batch of pictures.
 
-    Pictures are `(c h w)` over [−1, 1]. Picture number n of a seed is the same in any batch: `first` is the number of
-    the batch's first.
+    Pictures are `(c h w)` over [−1, 1]. For a given seed, picture n is the same in any batch; `first` is the number of
+    the batch's first picture.
 
     Attributes:
-        model: what predicts, in the mode it is in.
-        diffusion: how its output is read.
-        config: how it is sampled from.
+        model: the model that predicts, in its current mode.
+        diffusion: how to read its output.
+        config: how to sample from it.
 
     Raises:
         UnknownKey: there is no such sampler.
-        UsageError: there are more steps than the chain has, the model cannot be guided, or as many classes are named as
-            the model does not have.
+        UsageError: there are more steps than the chain has, the model cannot be guided, or the number of class names is
+            not the model's.
     """
 
     class Config(config.Config):
@@ -147,10 +147,10 @@ class Dali:
 
     @classmethod
     def load(cls, folder: Path | str, *, seed: int = 0, **settings: object) -> Self:
-        """Read the model that a training exported into `folder`; `settings` are those of `Config`.
+        """Load the model that a training run exported into `folder`; `settings` are those of `Config`.
 
         Raises:
-            CheckpointError: it is missing, damaged or no denoiser.
+            CheckpointError: it is missing, damaged or not a denoiser.
             ConfigError: a setting breaks a rule.
         """
         model, diffusion = Denoiser.load(folder), Diffusion.load(Path(folder))
@@ -158,7 +158,7 @@ class Dali:
 
     @property
     def steps(self) -> int:
-        """Steps from noise to picture."""
+        """The number of steps from noise to picture."""
         return len(self._process)
 
     def steps_back(self, strength: float) -> int:
@@ -179,11 +179,11 @@ class Dali:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the model's classes by number; numbers where they were never named."""
+        """The names of the model's classes by number; the numbers themselves if they were never named."""
         return self.diffusion.config.class_names or tuple(map(str, range(self.model.config.n_classes)))
 
     def sample(self, n: int, classes: Classes | None = None, *, first: int = 0) -> Generator[Frame]:
-        """Paint n new pictures, of given classes, by number or name, where the model knows any.
+        """Paint n new pictures, of the given classes (by number or name) if the model has classes.
 
         Raises:
             UsageError: n is less than 1, or the classes do not fit the model.
@@ -200,13 +200,13 @@ class Dali:
         *,
         first: int = 0,
     ) -> Generator[Frame]:
-        """Paint n pictures from a noised one (arXiv 2108.01073): of all steps the last share `strength`.
+        """Paint n pictures from a noised one (arXiv 2108.01073), by only the last share `strength` of all steps.
 
-        It is the sampler's steps that are counted: half of those of `ddpm` and `ddim` reach half of the chain, but the
-        last quarter of `dpm_solver`'s, whose strides of log SNR are nearly equal, a thirtieth of a cosine chain.
+        The share is of the sampler's steps. Half of those of `ddpm` and `ddim` cover half of the chain, but the last
+        quarter of `dpm_solver`'s, whose strides of log SNR are nearly equal, covers a thirtieth of a cosine chain.
 
         Raises:
-            UsageError: n is less than 1, the picture has another size than the model's or is not over [−1, 1],
+            UsageError: n is less than 1, the picture is not of the model's size or not over [−1, 1],
                 `strength` is not above 0 and at most 1, or the classes do not fit the model.
         """
         noise, process = self._noise(n, first), self._partial(strength)
@@ -222,12 +222,12 @@ class Dali:
         *,
         first: int = 0,
     ) -> Generator[Frame]:
-        """Paint n times what the mask marks, and leave the rest of the picture as it is.
+        """Paint the part that the mask marks, n times, and keep the rest of the picture as it is.
 
         Raises:
-            UsageError: n is less than 1, picture or mask have another size than the model's pictures, the picture is
-                not over [−1, 1], the mask holds more than True and False or marks nothing, or the classes do not fit
-                the model.
+            UsageError: n is less than 1, picture or mask is not of the size of the model's pictures, the picture is
+                not over [−1, 1], the mask holds values other than True and False or marks nothing, or the classes do
+                not fit the model.
         """
         known = self._fitting(picture), self._marked(mask)
         noise = self._noise(n, first)
@@ -241,13 +241,14 @@ class Dali:
         strength: float = 0.5,
         classes: Classes | None = None,
     ) -> Generator[Frame]:
-        """Paint a picture for each share of `other`: the two are mixed, both diffused by one noise.
+        """Paint a picture for each share of `other`, from a mixture of the two, both diffused with the same noise.
 
-        Source: arXiv 2006.11239, Section 4.4. All share their random numbers too, so that only the mixture differs.
+        Source: arXiv 2006.11239, Section 4.4. All share their other random numbers too, so that only the mixture
+        differs.
 
         Raises:
-            UsageError: a picture has another size than the model's or is not over [−1, 1], there is no share, or one
-                not from 0 to 1, `strength` is not above 0 and at most 1, or the classes do not fit the model.
+            UsageError: a picture is not of the model's size or not over [−1, 1], there is no share or one outside 0 to
+                1, `strength` is not above 0 and at most 1, or the classes do not fit the model.
         """
         if wrong := [share for share in shares if not 0 <= share <= 1]:
             raise UsageError(f"the shares of the other picture must be from 0 to 1, got {wrong[0]:g}")
@@ -274,7 +275,7 @@ class Dali:
         return self._sampler.run(process, predict, x, noise)
 
     def _partial(self, strength: float) -> Process:
-        """Return the chain's first steps, those a picture is noised by and comes back through."""
+        """Return the chain's first steps: those that noise a picture and then lead it back."""
         return self._process.respaced(torch.arange(self.steps_back(strength)))
 
     def _diffused(self, process: Process, x0: Tensor, noise: Tensor) -> Tensor:
@@ -296,7 +297,7 @@ class Dali:
                 f"{tuple(picture.shape)}; resize it first"
             )
         if not picture.is_floating_point() or not bool((picture.abs() <= 1 + _ROUNDING).all()):
-            low, high = picture.min().item(), picture.max().item()  # both NaN where any value is
+            low, high = picture.min().item(), picture.max().item()  # both are NaN if any value is
             raise UsageError(
                 f"the picture must be floating-point numbers from −1 to 1, got {picture.dtype} from {low:g} to "
                 f"{high:g}; axon_ddpm.pictures.to_unit makes them of bytes"

@@ -1,4 +1,4 @@
-"""Picture data: a folder, an .npz file or scikit-learn's digits, split, and sampled in an order fit for resuming."""
+"""Picture data from a folder, an .npz file or scikit-learn's digits: split, and sampled in a resumable order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PictureConfig(config.Config):
     """Whether the pictures have classes: `labels` in an .npz file, the subfolder in a folder, the digit of digits.
     Subfolders are numbered in the order of their names: whole numbers by value, then the others as text."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Which share of the pictures, chosen at random, is kept from training and used for evaluation."""
+    """The share of the pictures, chosen at random, that is held out of training and used for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Part:
     images: UInt8[Tensor, "n c h w"]
     """Values 0 … levels − 1."""
     labels: Int[Tensor, " n"]
-    """Their classes; all 0 where there are none."""
+    """Their classes; all 0 if there are none."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,8 +83,8 @@ class PictureData:
     Attributes:
         train: the pictures to train on.
         held_out: the others.
-        names: names of the classes by number; empty where there are none.
-        levels: how many values a number of a picture can take.
+        names: names of the classes by number; empty if there are none.
+        levels: how many values a channel of a pixel can take.
     """
 
     train: Part
@@ -104,7 +104,7 @@ class PictureData:
 
     @property
     def digest(self) -> str:
-        """A checksum by which other pictures, or other classes of the same, are told apart."""
+        """A checksum that changes with the pictures or their classes."""
         parts = ((part.images, part.labels) for part in (self.train, self.held_out))
         return digest(*parts, self.names, self.levels)
 
@@ -112,11 +112,11 @@ class PictureData:
     def load(cls, config: PictureConfig, names: Sequence[str] = ()) -> Self:
         """Read the pictures.
 
-        `names` are those of the classes that a model already knows, by number: equal names keep their numbers.
+        `names` are the classes that a model already knows, by number; equal names keep their numbers.
 
         Raises:
-            DataError: they are missing, unreadable, too few, of several sizes or channels, or have no classes, or one
-                that is not among `names`.
+            DataError: they are missing, unreadable, too few, or of several sizes or channels; or they have no classes,
+                or one that is not in `names`.
         """
         raw = _digits() if config.path == "digits" else _read(config)
         images, labels = raw.images, raw.labels
@@ -158,7 +158,7 @@ class PictureData:
 def _renumbered(
     labels: Int[Tensor, " n"], names: Sequence[str], known: Sequence[str], path: str
 ) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
-    """Return the labels as places in `known` instead of `names`."""
+    """Return the labels as indices into `known` instead of `names`."""
     if other := next((name for name in names if name not in known), None):
         raise DataError(
             f"{path} has a class {other!r}, but the model was trained with {listed(known)}; take it away, or start a "
@@ -202,7 +202,7 @@ def _npz(file: Path, *, classes: bool) -> _Raw:
             names = next((arrays[name] for name in _NAMES if classes and name in arrays), None)
     except DataError:
         raise
-    except Exception as error:  # numpy and zipfile say in a dozen ways that a file is damaged
+    except Exception as error:  # numpy and zipfile report a damaged file in a dozen ways
         raise DataError(
             f"cannot read {file}: {str(error) or 'it is damaged'}; give an .npz file with an array `images`, or a "
             "folder"
@@ -232,7 +232,7 @@ def _npz(file: Path, *, classes: bool) -> _Raw:
 
 
 def _class_names(given: np.ndarray | None, number: int, file: Path) -> tuple[str, ...]:
-    """Return the names of the classes of an .npz file, by number: those it holds, or their numbers."""
+    """Return the class names of an .npz file, by number: those it holds, or else the numbers."""
     if given is None:
         return tuple(map(str, range(number)))
     if given.dtype.kind not in "US" or given.shape != (number,):

@@ -1,4 +1,4 @@
-"""The interface of models that a diffusion trains: a noisy picture and its place in the chain in, a prediction out."""
+"""The interface of models trained by diffusion: a noisy picture and its place in the chain in, a prediction out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Denoiser(Model):
     """A model `(b c h w), (b) -> (b o h w)` of noisy pictures; trainer `ddpm` trains any that is registered."""
 
     class Config(Model.Config):
-        """What the trainer tells every denoiser of the pictures."""
+        """What the trainer tells every denoiser about the pictures."""
 
         size: PositiveInt
         """Height and width of the pictures."""
         channels: PositiveInt = 3
         """Channels c of the pictures."""
         out_channels: PositiveInt = Field(default_factory=lambda given: given["channels"])
-        """Channels o of the output: c, or 2c where it also says the variance."""
+        """Channels o of the output: c, or 2c if it also predicts the variance."""
         n_classes: NonNegativeInt = 0
-        """Classes the pictures fall into; 0 where there are none."""
+        """Classes the pictures fall into; 0 if there are none."""
 
     config: Config
 
@@ -36,5 +36,5 @@ class Denoiser(Model):
     ) -> Float[Tensor, "b o h w"]:
         """Return the prediction for pictures diffused t + 1 times.
 
-        The class `n_classes` stands for none at all, and so does None.
+        The class `n_classes` stands for no class, and so does None.
         """

@@ -1,4 +1,4 @@
-"""The options of diffusers' `UNet2DModel`: those that `unet` computes, and which of its own they are."""
+"""The options of diffusers' `UNet2DModel` that `unet` supports, and the options of `unet` they correspond to."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["UNet2DOptions", "read_options"]
 
 _CLASS = "UNet2DModel"
 _DOWN, _UP = ({kind: "Attn" in kind for kind in (f"{way}Block2D", f"Attn{way}Block2D")} for way in ("Down", "Up"))
-"""Which blocks have attentions, by their names in diffusers."""
+"""Whether a block has attentions, by its name in diffusers."""
 
 
 class UNet2DOptions(config.Config):
     """The options of a `UNet2DModel` as far as `unet` computes them; the defaults are those of diffusers 0.42.
 
-    An option whose type is a single value is one of which `unet` computes nothing else.
+    If an option's type is a single value, `unet` computes nothing else.
     """
 
     sample_size: PositiveInt
-    """Height and width of the pictures. diffusers leaves it open by default; a pair must be a square's."""
+    """Height and width of the pictures. diffusers leaves it open by default; a pair must be square."""
     in_channels: PositiveInt = 3
     """Channels of a picture."""
     out_channels: PositiveInt = 3
@@ -49,7 +49,7 @@ class UNet2DOptions(config.Config):
     block_out_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (224, 448, 672, 896)
     """Channels at each resolution: multiples of the first."""
     layers_per_block: PositiveInt = 2
-    """Residual blocks a resolution on the way down."""
+    """Residual blocks per resolution on the way down."""
     mid_block_scale_factor: Literal[1] = 1
     """What the sums in the middle are divided by."""
     downsample_padding: Literal[0, 1] = 1
@@ -98,7 +98,7 @@ class UNet2DOptions(config.Config):
     @field_validator("down_block_types", "up_block_types", mode="before")
     @classmethod
     def _today(cls, value: Any) -> Any:
-        """Take the names that blocks had at first, such as `UNetResDownBlock2D`."""
+        """Accept the original names of blocks, such as `UNetResDownBlock2D`."""
         return [str(kind).removeprefix("UNetRes") for kind in value] if isinstance(value, list | tuple) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
     @model_validator(mode="after")
@@ -168,11 +168,11 @@ def read_options(values: Mapping[str, object]) -> UNet2DOptions:
     """Return the options in a `UNet2DModel`'s `config`, or in its `config.json`.
 
     Raises:
-        ConfigError: `unet` cannot compute what an option says, or there is an option that diffusers 0.42 has not.
+        ConfigError: `unet` cannot compute what an option says, or there is an option that diffusers 0.42 does not have.
         UsageError: it is the config of another class.
     """
     if (kind := values.get("_class_name", _CLASS)) != _CLASS:
         raise UsageError(f"the config must be that of a {_CLASS}, got that of a {kind}")
-    given = {name: value for name, value in values.items() if not name.startswith("_")}  # what diffusers notes down
+    given = {name: value for name, value in values.items() if not name.startswith("_")}  # `_…`: diffusers' own notes
     with at(source="the config of diffusers' U-Net"):
         return validate(UNet2DOptions, given)

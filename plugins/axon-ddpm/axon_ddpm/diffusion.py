@@ -27,7 +27,7 @@ _FILE = "diffusion.json"
 
 
 class Prediction(NamedTuple):
-    """What a model's output says at x_t."""
+    """What a model's output predicts at x_t."""
 
     x0: Float[Tensor, "b c h w"]
     """The picture."""
@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
 
 
 class Diffusion:
-    """A chain of noise, and how to read in it what a model says (arXiv 2006.11239, Sections 2 and 3).
+    """A noising chain, and how to read a model's output in it (arXiv 2006.11239, Sections 2 and 3).
 
     Attributes:
         config: its settings.
@@ -46,7 +46,7 @@ class Diffusion:
     """
 
     class Config(config.Config):
-        """What a trained model cannot be used without."""
+        """Settings that a trained model cannot be used without."""
 
         schedule: Spec = Spec(type="linear")
         """The noise schedule: `linear`, `cosine`, `scaled_linear`, or another that is registered."""
@@ -55,11 +55,11 @@ class Diffusion:
         variance: Variance = "fixed_large"
         """σ² of the reverse step: β̃, β, learned between the two, or learned without bounds."""
         clip: bool = True
-        """Whether predicted pictures are cut to [−1, 1], the range of all pictures."""
+        """Whether predicted pictures are clipped to [−1, 1], the range of all pictures."""
         levels: int = Field(default=256, ge=2)
-        """Values a number of a picture can take, over [−1, 1]; the trainer takes them from the data."""
+        """Values a channel of a pixel can take, over [−1, 1]; the trainer takes them from the data."""
         unlabelled: bool = True
-        """Whether a model that knows classes was also trained without, as guidance needs; the trainer says so."""
+        """Whether a model with classes was also trained without them, as guidance needs; set by the trainer."""
         class_names: tuple[str, ...] = ()
         """Names of the classes by number; the trainer takes them from the data. Without names they are numbers."""
 
@@ -78,19 +78,19 @@ class Diffusion:
 
     @property
     def learns_variance(self) -> bool:
-        """Whether the model's output has a second half that says the variance."""
+        """Whether the model's output has a second half that gives the variance."""
         return self.config.variance in ("learned_range", "learned")
 
     def target(
         self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
-        """Return what the model should say of x_t."""
+        """Return what the model should output for x_t."""
         return target(self.config.parameterisation, self.process, x0, noise, t)
 
     def split(
         self, output: Float[Tensor, "b o h w"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
-        """Return the output in float32, and apart from it its second half where that says the variance."""
+        """Return the output in float32, with its second half split off if that gives the variance."""
         if not self.learns_variance:
             return output.float(), None
         mean, raw = output.float().chunk(2, 1)
@@ -106,10 +106,10 @@ class Diffusion:
         within: Process | None = None,
         index: Int[Tensor, " b"] | None = None,
     ) -> Prediction:
-        """Return what the output for x_t says, at the place t of the chain.
+        """Return what the output for x_t predicts at place t in the chain.
 
-        With `clip` the picture is cut to [−1, 1], and the noise is what then leads to x_t. `within` is a respaced chain
-        whose step `index` is at t: its steps are longer, and so is their variance.
+        With `clip` the picture is clipped to [−1, 1], and the noise is the one that then leads to x_t. `within` is a
+        respaced chain whose step `index` is at t: its steps are longer, and so is their variance.
         """
         output, raw = self.split(output)
         x0, noise = unmix(self.config.parameterisation, self.process, output, x_t, t)
@@ -137,7 +137,7 @@ class Diffusion:
 
         Raises:
             CheckpointError: the folder cannot be written to.
-            UsageError: another process saves into it; the message names that process.
+            UsageError: another process is saving into it; the message names that process.
         """
         with adding(folder, _FILE), writing(folder):
             write_text(folder / _FILE, to_json(self.config.model_dump(mode="json"), indent=1))
@@ -145,12 +145,12 @@ class Diffusion:
 
     @classmethod
     def build(cls, **values: object) -> Self:
-        """Build a diffusion from the values of its config. Raises `ConfigError` where one breaks a rule."""
+        """Build a diffusion from the values of its config. Raises `ConfigError` if one breaks a rule."""
         return cls(validate(cls.Config, values))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote. Raises `CheckpointError` where it is missing or damaged."""
+        """Read what `save` wrote. Raises `CheckpointError` if it is missing or damaged."""
         try:
             return cls.build(**parse_json(read_checked(folder / _FILE).decode("utf-8-sig")))
         except OSError as error:

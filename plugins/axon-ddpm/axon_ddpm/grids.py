@@ -1,4 +1,4 @@
-"""The hook that shows what a `ddpm` training paints: grids of samples in the run folder."""
+"""The hook that shows what a `ddpm` run paints: grids of samples in the run folder."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Grids"]
 
 
 class Grids:
-    """Writes grids of samples, by the averaged weights if there are any, into `samples/` of the run folder.
+    """Writes grids of samples, drawn with the averaged weights if there are any, into `samples/` of the run folder.
 
-    `step-<n>.png` comes every `grid_every` steps and at the end, early or not. All of a run begin with the same noise,
-    so that they show the same pictures growing better. `nearest-<n>.png` comes with an evaluation that compares
-    samples with the data: each sample, and to its right the training picture nearest to it. Below a sample stands the
-    name of the class that it was asked for.
+    `step-<n>.png` is written every `grid_every` steps and at the end, early or not. All grids of a run start from the
+    same noise, so they show the same pictures improving. `nearest-<n>.png` is written with an evaluation that compares
+    samples with the data: each sample has the nearest training picture to its right. Below a sample is the name of the
+    class it was asked for.
     """
 
     @hook
     def step_end(self, fit: Fit) -> None:
-        """Write a grid, if it is time to."""
+        """Write a grid, if one is due."""
         if found := _found(fit):
             trainer, folder = found
             every = trainer.config.grid_every
@@ -43,14 +43,14 @@ class Grids:
 
     @hook
     def fit_end(self, fit: Fit) -> None:
-        """Write the last grid, where the last step has none yet."""
+        """Write the last grid, if the last step has none yet."""
         if (found := _found(fit)) and not (found[1] / f"step-{fit.state.step}.png").exists():
             _paint(fit, *found)
 
 
 def _found(fit: Fit) -> tuple[DDPMTrainer, Path] | None:
-    """Return the trainer and the folder of its grids; None where another trainer is at work, or leaves no files."""
-    from axon_ddpm.trainer import DDPMTrainer  # this hook hears of every training, and most are others'
+    """Return the trainer and the folder of its grids; None if it is another trainer, or writes no files."""
+    from axon_ddpm.trainer import DDPMTrainer  # this hook runs in every training, most of them not ours
 
     if fit.run is None or not isinstance(fit.trainer, DDPMTrainer):
         return None

@@ -37,7 +37,7 @@ _TIMES = "time_embedding.linear_1.weight"
 
 
 def diffusers_options(model: UNet) -> dict[str, object]:
-    """Return the arguments with which diffusers' `UNet2DModel` is the same model."""
+    """Return the arguments that make diffusers' `UNet2DModel` the same model."""
     c = model.config
     attended = [c.size // 2**level in c.attention_at for level in range(len(c.multipliers))]
     return {
@@ -60,7 +60,7 @@ def diffusers_options(model: UNet) -> dict[str, object]:
 
 
 def diffusers_weights(model: UNet) -> dict[str, Tensor]:
-    """Return the model's weights by their names in diffusers, queries, keys and values apart.
+    """Return the model's weights by their names in diffusers, with queries, keys and values separate.
 
     Raises:
         UsageError: its attention is not multi-head attention with biases, of one head or of heads of `head_dim`.
@@ -85,24 +85,24 @@ def diffusers_weights(model: UNet) -> dict[str, Tensor]:
 
 
 def load_diffusers(config: Mapping[str, object], weights: Mapping[str, Tensor]) -> UNet:
-    """Return the `unet` that is a `UNet2DModel`: with the same weights, pictures and times its outputs are the same.
+    """Return the `unet` equal to a `UNet2DModel`: with the same weights, pictures and times it gives the same outputs.
 
     Classes keep their numbers. The last of them stands for no class in `unet`, which diffusers does not have.
 
     Args:
-        config: the model's `config`, or what its `config.json` says; what is left out has diffusers' defaults.
+        config: the model's `config`, or what its `config.json` says; options left out have diffusers' defaults.
         weights: its `state_dict`; attentions may have the names of diffusers' first files (`query`, `proj_attn`).
 
     Raises:
         ConfigError: `unet` cannot compute what an option says; the message names the option.
         UsageError: a name or a shape does not fit, or it is the config of another class.
-        CheckpointError: the sizes are those of a much larger model than the weights.
+        CheckpointError: the sizes are those of a much larger model than the weights are of.
     """
     options = read_options(config)
     weights = {_renamed(name): tensor for name, tensor in weights.items()}
     with weightless([tensor.numel() for tensor in weights.values()]), forked("cpu"):
         _check(diffusers_weights(UNet.build(**options.sizes())), weights)
-    with forked("cpu"):  # the first weights are drawn, and replaced
+    with forked("cpu"):  # the initial weights are drawn, then replaced
         model = UNet.build(**options.sizes())
     with torch.no_grad():
         for name, tensor in diffusers_weights(model).items():
@@ -122,7 +122,7 @@ def _check(known: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
 
 
 def _renamed(name: str) -> str:
-    """Return today's name of a weight of an attention."""
+    """Return the current name of a weight of an attention."""
     block, dot, rest = name.partition(".attentions.")
     index, _, inner = rest.partition(".")
     module, _, kind = inner.rpartition(".")
@@ -130,7 +130,7 @@ def _renamed(name: str) -> str:
 
 
 def _names(model: UNet) -> Iterator[tuple[str, str | tuple[str, ...]]]:
-    """Yield each module with weights: its name here, and its name there, or its three names."""
+    """Yield each module with weights: its name here, and its name, or its three names, in diffusers."""
     yield from _OUTSIDE.items()
     for side, ends in (("down", Downsample), ("up", Upsample)):
         level = index = 0

@@ -1,4 +1,4 @@
-"""The losses, each a pure function that returns one number a picture."""
+"""The losses, each a pure function that returns one number per picture."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["bound_term", "discretised_log_likelihood", "min_snr_weight", "normal
 
 
 def squared_error(output: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """Return the mean over each picture of (output − target)²; of the noise it is L_simple (2006.11239, Eq. 14)."""
+    """Return the mean over each picture of (output − target)²; for the noise it is L_simple (2006.11239, Eq. 14)."""
     return (output.float() - target).square().flatten(1).mean(1)
 
 
 def min_snr_weight(
     kind: Parameterisation, process: Process, t: Int[Tensor, " b"], gamma: float = 5.0
 ) -> Float[Tensor, " b"]:
-    """Return the weight min(snr, γ) of the squared error of x_0, as a weight of that of the output.
+    """Return the weight min(snr, γ) of the squared error of x_0, as a weight on the squared error of the output.
 
-    An output of this kind moves by (p − q a / s) times as much as x_0, which makes min(snr, γ)/snr of ε, min(snr, γ) of
-    x_0, and min(snr, γ)/(snr + 1) of v. Source: arXiv 2303.09556.
+    An output of this kind moves by (p − q a / s) times as much as x_0, which gives min(snr, γ)/snr for ε, min(snr, γ)
+    for x_0, and min(snr, γ)/(snr + 1) for v. Source: arXiv 2303.09556.
     """
     p, q = mixture(kind, process)
     moves = p - q * process.signal / process.noise
@@ -38,7 +38,7 @@ def normal_kl(
     other_mean: Float[Tensor, ...],
     other_log_variance: Float[Tensor, ...],
 ) -> Float[Tensor, ...]:
-    """Return KL(N(mean, e^log_variance) ‖ N(other_mean, e^other_log_variance)) of each number, in nats."""
+    """Return KL(N(mean, e^log_variance) ‖ N(other_mean, e^other_log_variance)) of each element, in nats."""
     difference = log_variance - other_log_variance
     return 0.5 * (difference.exp() - 1 - difference + (mean - other_mean).square() * (-other_log_variance).exp())
 
@@ -49,14 +49,14 @@ def discretised_log_likelihood(
     log_variance: Float[Tensor, ...],
     levels: int = 256,
 ) -> Float[Tensor, ...]:
-    """Return log P of each number of `x` under a normal distribution cut into `levels` bins over [−1, 1], in nats.
+    """Return log P of each element of `x` under a normal distribution cut into `levels` bins over [−1, 1], in nats.
 
-    A bin reaches 1 / (levels − 1) to both sides; the first and the last are open (arXiv 2006.11239, Eq. 13).
+    A bin extends 1 / (levels − 1) to either side; the first and the last are open-ended (arXiv 2006.11239, Eq. 13).
     """
     half = 1 / (levels - 1)
     inverse = (-0.5 * log_variance).exp()
     upper, lower = (x - mean + half) * inverse, (x - mean - half) * inverse
-    # Beyond the middle both ends of a bin are close to 1, where float32 cannot tell them apart: mirror them.
+    # Above the mean both ends of a bin have a CDF close to 1, where float32 cannot tell them apart: mirror them.
     flip = (x > mean) & (x.abs() < 1 - half)
     upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
     inside = torch.log((torch.special.ndtr(upper) - torch.special.ndtr(lower)).clamp(min=1e-12))
@@ -73,7 +73,7 @@ def bound_term(
     log_variance: Float[Tensor, "b _ _ _"],
     levels: int = 256,
 ) -> Float[Tensor, " b"]:
-    """Return the term of the variational bound that belongs to t, in bits per dimension.
+    """Return the term of the variational bound at t, in bits per dimension.
 
     KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), or −log p(x_0 | x_1) at t = 0 (arXiv 2006.11239, Eq. 5).
     """

@@ -2,7 +2,7 @@
 
 Every parameterisation is a mixture of picture and noise, output = p(t) x_0 + q(t) ε. With x_t = a x_0 + s ε, a = √ᾱ and
 s = √(1 − ᾱ), the two equations give x_0 and ε back, and with them everything that training and sampling need.
-Source: arXiv 2006.11239, Section 3.2; of the velocity arXiv 2202.00512.
+Source: arXiv 2006.11239, Section 3.2; for the velocity arXiv 2202.00512.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def unmix(
 
 
 def _less(output: Tensor, ratio: Table, x_t: Tensor, t: Tensor) -> Tensor:
-    """Return output − ratio · x_t, exact also where little is left of it, as of the noise where a ≈ 0.
+    """Return output − ratio · x_t, exact even where the two nearly cancel, as for the noise where a ≈ 0.
 
-    There the ratio is almost a whole number, 1: that many x_t are taken away without rounding, and then the rest.
+    There the ratio is almost a whole number, 1: that many x_t are subtracted without rounding, and then the rest.
     """
     whole = ratio.round()
     return output - at(whole, t) * x_t - at(ratio - whole, t) * x_t

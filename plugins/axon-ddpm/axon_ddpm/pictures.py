@@ -21,7 +21,7 @@ from axon_core.storage import whole_file, writing
 
 __all__ = ["fitted", "grid", "read_picture", "save_gif", "save_png", "to_bytes", "to_unit"]
 
-_CAPTION = 14  # dots of a line of text
+_CAPTION = 14  # height of a line of text, in pixels
 _MODES = {1: "L", 3: "RGB"}
 _DAMAGED = (
     UnidentifiedImageError,
@@ -30,7 +30,7 @@ _DAMAGED = (
     SyntaxError,
     struct.error,
     Image.DecompressionBombError,
-)  # how pillow says that a picture is damaged, its notes too
+)  # how pillow reports a damaged picture, its metadata included
 
 
 def to_unit(images: UInt8[Tensor, "... c h w"], levels: int = 256) -> Float[Tensor, "... c h w"]:
@@ -39,7 +39,7 @@ def to_unit(images: UInt8[Tensor, "... c h w"], levels: int = 256) -> Float[Tens
 
 
 def to_bytes(images: Float[Tensor, "... c h w"]) -> UInt8[Tensor, "... c h w"]:
-    """Return values over [−1, 1] as 0 … 255; what lies beyond is cut."""
+    """Return values over [−1, 1] as 0 … 255; values beyond are clipped."""
     return (images.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
 
 
@@ -51,14 +51,14 @@ def grid(
     cell: int = 48,
     captions: Sequence[str] = (),
 ) -> UInt8[Tensor, "c height width"]:
-    """Return the pictures side by side, in rows of `columns`, a line of white between them.
+    """Return the pictures side by side, in rows of `columns`, with a white line between them.
 
-    Small pictures are enlarged, each dot to a square, to about `cell` dots. By default there are about as many rows as
-    columns, of as many pictures as stand `together`. `captions`, if there are any, are one for each picture, and stand
-    below it, black on white; what is too long for the picture's width is cut off.
+    Small pictures are enlarged to about `cell` pixels, each pixel becoming a square. By default there are about as many
+    rows as columns, where `together` adjacent pictures count as one column. `captions`, if given, are one per picture,
+    and are written below it in black on white; text wider than the picture is cut off.
 
     Raises:
-        UsageError: there are captions, and not as many as pictures.
+        UsageError: there are captions, but not one for each picture.
     """
     b, c, h, w = images.shape
     if captions and len(captions) != b:
@@ -76,7 +76,7 @@ def grid(
 
 @cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return matplotlib's font, which has the letters of many languages; where it is not installed, pillow's own."""
+    """Return matplotlib's font, which covers many languages, or pillow's own if it is not installed."""
     found = find_spec("matplotlib")
     for place in (found.submodule_search_locations or ()) if found else ():
         with suppress(OSError, ImportError):
@@ -86,10 +86,10 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 @cache
 def _caption(text: str, width: int) -> UInt8[Tensor, "height width"]:
-    """Return a line of text, in the middle of a white strip."""
+    """Return a line of text, centred on a white strip."""
     image = Image.new("L", (width, _CAPTION), 255)
     draw, font = ImageDraw.Draw(image), _font()
-    if isinstance(font, ImageFont.ImageFont):  # pillow without FreeType, whose font has Latin letters alone
+    if isinstance(font, ImageFont.ImageFont):  # pillow without FreeType, whose font has only Latin letters
         text = text.encode("latin-1", "replace").decode("latin-1")
     while text and draw.textlength(text, font=font) > width:
         text = text[:-1]
@@ -98,7 +98,7 @@ def _caption(text: str, width: int) -> UInt8[Tensor, "height width"]:
 
 
 def save_png(picture: UInt8[Tensor, "c h w"], path: Path) -> None:
-    """Write a PNG. Raises `CheckpointError` where it cannot be written."""
+    """Write a PNG. Raises `CheckpointError` if it cannot be written."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
@@ -106,7 +106,7 @@ def save_png(picture: UInt8[Tensor, "c h w"], path: Path) -> None:
 
 
 def save_gif(frames: Sequence[UInt8[Tensor, "c h w"]], path: Path, *, milliseconds: int = 80) -> None:
-    """Write an animation that rests on its last frame. Raises `CheckpointError` where it cannot be written."""
+    """Write an animation that rests on its last frame. Raises `CheckpointError` if it cannot be written."""
     first, *rest = map(_image, frames)
     durations = [milliseconds] * len(rest) + [2000]
     with writing(path):
@@ -116,17 +116,17 @@ def save_gif(frames: Sequence[UInt8[Tensor, "c h w"]], path: Path, *, millisecon
 
 
 def read_picture(path: Path, channels: int | None = None, size: int | None = None) -> UInt8[Tensor, "c h w"]:
-    """Return the picture in a file, with 1 channel (grey) or 3 (colour), the way up that its camera noted.
+    """Return the picture in a file, with 1 channel (grey) or 3 (colour), the way up that its camera recorded.
 
-    What is transparent becomes white; of grey values of 16 bits the upper 8 are kept.
+    Transparent pixels become white; 16-bit grey values keep their upper 8 bits.
 
     Args:
         path: a PNG, JPEG or any other file pillow reads.
-        channels: how many it shall have; left out, as many as it has.
-        size: see `fitted`; left out, the picture stays as large as it is.
+        channels: how many the result has; by default as many as the file.
+        size: see `fitted`; by default the picture keeps its size.
 
     Raises:
-        DataError: the file is missing, is no picture, or has other channels than grey or colour, or values of 32 bits.
+        DataError: the file is missing, is not a picture, has channels other than grey or colour, or has 32-bit values.
     """
     try:
         with Image.open(path) as opened:
@@ -152,7 +152,7 @@ def read_picture(path: Path, channels: int | None = None, size: int | None = Non
 
 
 def fitted(image: Image.Image, size: int) -> Image.Image:
-    """Return the picture resized so that its shorter side is `size`, and the square in its middle."""
+    """Return the picture resized so that its shorter side is `size`, then cropped to the square in its middle."""
     w, h = image.size
     factor = size / min(w, h)
     resized = image.resize((max(size, round(w * factor)), max(size, round(h * factor))), Image.Resampling.LANCZOS)

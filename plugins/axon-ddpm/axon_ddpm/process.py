@@ -1,4 +1,4 @@
-"""The forward process q: its tables, what it makes of a picture, and its posterior. Pure arithmetic, no model."""
+"""The forward process q: its tables, how it diffuses a picture, and its posterior. Pure arithmetic, no model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["SPACINGS", "Process", "Spacing", "at", "spaced"]
 
 Spacing = Literal["trailing", "leading", "linspace", "log_snr", "middle"]
 
-_LEAST = 4e-5  # the signal-to-noise ratio at the end of the paper's chain: what is below it is noise alone
+_LEAST = 4e-5  # the signal-to-noise ratio at the end of the paper's chain: anything below it is only noise
 
 
 class Process:
     """The chain q(x_t | x_{t−1}) = N(√(1 − β_t) x_{t−1}, β_t), and its tables in float64 (arXiv 2006.11239, Section 2).
 
-    Index t = 0 means diffused once; "before" it is the clean picture, of which ᾱ = 1.
+    Index t = 0 means diffused once; "before" it is the clean picture, for which ᾱ = 1.
 
     Attributes:
-        timesteps: what a model is told instead of the index: the places in the chain it was trained on.
+        timesteps: what a model is given instead of the index: the places in the chain it was trained on.
         betas: β.
         alphas_bar: ᾱ_t = Π_{s ≤ t} (1 − β_s).
         alphas_bar_before: ᾱ_{t−1}.
@@ -62,7 +62,7 @@ class Process:
     def respaced(self, indices: Int[Tensor, " s"]) -> Process:
         """Return the chain through some of the indices, ascending: a process like any other, with β = 1 − ᾱ / ᾱ'.
 
-        ᾱ' is that of the index before in the list (arXiv 2102.09672, Section 4), not of the index below.
+        ᾱ' is that of the previous index in the list (arXiv 2102.09672, Section 4), not of the index below.
         """
         kept = self.alphas_bar[indices]
         before = torch.cat((torch.ones_like(kept[:1]), kept[:-1]))
@@ -94,9 +94,9 @@ class Process:
     def corrected(
         self, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """Return a picture put in place of the predicted one, and the noise ε = (x_t − √ᾱ x_0) / √(1 − ᾱ) beside it.
+        """Return a picture that replaces the predicted one, and with it the noise ε = (x_t − √ᾱ x_0) / √(1 − ᾱ).
 
-        Written from x_t − x_0, because early in the chain, where the divisor is small, the two are nearly equal.
+        Computed from x_t − x_0 because early in the chain, where the divisor is small, the two are nearly equal.
         """
         return x0, (x_t - x0 + at(1 - self.signal, t) * x0) / at(self.noise, t)
 
@@ -113,7 +113,7 @@ def at(table: Float64[Tensor, " t"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1
 
 
 def _strides(n: int, process: Process, scale: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the steps whose log signal-to-noise ratios are nearest to n equidistant ones on a scale, each once."""
+    """Return the distinct steps whose log signal-to-noise ratios are nearest to n equidistant ones on a scale."""
     levels, start = process.snr.log(), torch.tensor(math.log(_LEAST), dtype=torch.float64)
     levels, start = scale(levels), scale(torch.maximum(levels[-1], start))
     wanted = torch.linspace(start.item(), levels[0].item(), n, dtype=torch.float64).flip(0)
@@ -129,7 +129,7 @@ SPACINGS: dict[Spacing, Callable[[int, Process], Tensor]] = {
     "middle": lambda n, q: _strides(n, q, lambda level: ((level - 2) / 10).atan()),
 }
 """Ways to choose n steps of a chain: in equal strides from the last one down, from the first one up, or from end to
-end; or without what is noise alone in equal strides of the log signal-to-noise ratio (arXiv 2206.00927), or of
+end; or, leaving out what is only noise, in equal strides of the log signal-to-noise ratio (arXiv 2206.00927) or of
 arctan((log snr − 2) / 10), which are shorter in the middle, where most of a picture is decided."""
 
 

@@ -16,7 +16,7 @@ from axon_ddpm.pictures import to_bytes
 __all__ = ["FRECHET", "beside", "beside_captions", "comparison", "frechet_distance", "nearest"]
 
 FRECHET = "frechet_distance_small_classifier"
-"""The name of the measure, which says whose features it is of: it is no FID."""
+"""The name of the metric, which says whose features it uses: it is not an FID."""
 
 
 def frechet_distance(a: Float64[Tensor, "n f"], b: Float64[Tensor, "m f"]) -> float:
@@ -46,7 +46,7 @@ def _moments(x: Float64[Tensor, "n f"]) -> tuple[Tensor, Tensor, Tensor]:
 def nearest(
     x: Float[Tensor, "n c h w"], among: Float[Tensor, "m c h w"], k: int = 1
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """Return the k pictures of `among` nearest to each of `x`: root mean square differences, and which."""
+    """Return the k pictures of `among` nearest to each of `x`: their root mean square differences and indices."""
     distances = torch.cdist(x.flatten(1), among.flatten(1)) / x[0].numel() ** 0.5
     found = distances.topk(min(k, len(among)), largest=False)
     return found.values, found.indices
@@ -58,7 +58,7 @@ def beside(x: Float[Tensor, "n c h w"], among: Float[Tensor, "m c h w"]) -> UInt
 
 
 def beside_captions(names: Sequence[str]) -> list[str]:
-    """Return the captions of what `beside` returns, where `names` are those of its first argument's pictures."""
+    """Return the captions of what `beside` returns, given the `names` of its first argument's pictures."""
     return [text for name in names for text in (name, "nearest")]
 
 
@@ -71,26 +71,26 @@ def comparison(
 ) -> dict[str, float]:
     """Return how samples compare with as many held-out pictures, `real`, and with the training pictures.
 
-    The features are those of a small classifier: of the classes or, where there are none, of which way up a picture is.
-    It learns from half of the training pictures, so that the other half, to which all are compared, is as new to it as
-    held-out pictures and samples are. Where fewer than 2 pictures can be compared or fewer than 4 were trained on,
-    there is no such classifier, and only the distances from training pictures are left.
+    The features are those of a small classifier, which predicts the class or, if there are none, which way up a picture
+    is. It learns from half of the training pictures, so that the other half, to which everything is compared, is as new
+    to it as held-out pictures and samples are. If fewer than 2 pictures can be compared or fewer than 4 were trained
+    on, there is no such classifier, and only the distances from training pictures are returned.
 
         frechet_distance_small_classifier       of samples and training pictures in these features
         frechet_distance_small_classifier_real  of as many held-out pictures and training pictures: the floor
         nearest_training                        mean distance of a sample from the nearest of all training pictures
                                                 (root mean square, over a range of 2)
-        nearest_training_real                   the same of held-out pictures
+        nearest_training_real                   the same for held-out pictures
         recognised                              share of samples that the classifier takes for the class they were
                                                 asked for
         recognised_real                         its accuracy on held-out pictures
 
     Args:
-        samples: what the model painted, over [−1, 1] as all pictures here.
+        samples: what the model painted, over [−1, 1] like all pictures here.
         real: held-out pictures.
         train: the pictures it was trained on.
-        classes: the classes of the samples, which those of `real` are too, and of `train`, where there are any.
-        key: of the classifier's randomness.
+        classes: the classes of the samples, which are also those of `real`, and of `train`, if there are any.
+        key: the key of the classifier's randomness.
     """
     with torch.autocast(samples.device.type, enabled=False):  # the judge is not part of what is trained in bf16
         found = {
@@ -105,7 +105,7 @@ def comparison(
 def _judged(
     samples: Tensor, real: Tensor, train: Tensor, classes: tuple[Tensor, Tensor] | None, key: Key
 ) -> dict[str, float]:
-    """Return what a classifier says that learned from the first half of the training pictures."""
+    """Return the metrics by a classifier that learns from the first half of the training pictures."""
     half = len(train) // 2
     lesson = turned(train[:half]) if classes is None else (train[:half], classes[1][:half])
     judge = train_classifier(*lesson, key)

@@ -21,24 +21,24 @@ from axon_ddpm.process import Process, Spacing
 __all__ = ["DDIM", "DDPM", "SAMPLERS", "DPMSolver", "Frame", "Noise", "Predict", "Sampler", "final"]
 
 Predict = Callable[[Tensor, int], Prediction]
-"""What a model says of x at an index of the process."""
+"""Returns what a model predicts for x at an index of the process."""
 Noise = Callable[[], Tensor]
-"""The next standard normal numbers, of the shape of x."""
+"""Returns the next standard normal numbers, of the shape of x."""
 
 
 class Frame(NamedTuple):
     """One step of the way back."""
 
     x: Float[Tensor, "b c h w"]
-    """The pictures after the step; after the last one they are done."""
+    """The pictures after the step; after the last one they are finished."""
     x0: Float[Tensor, "b c h w"]
-    """What the model took them for before it."""
+    """The model's prediction of x_0 before the step."""
 
 
 class Sampler(ABC):
     """A way from x at the last index of a process, noise or a noisy picture, to a picture.
 
-    The process may be respaced: it is the process that knows how long the steps are.
+    The process may be respaced: it knows how long the steps are.
     """
 
     class Config(config.Config):
@@ -47,16 +47,16 @@ class Sampler(ABC):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Options it is tested with; one variant each."""
     spacing: ClassVar[Spacing] = "trailing"
-    """Which steps of a chain it takes where it is not told."""
+    """Which steps of a chain it takes by default."""
     uses_variance: ClassVar[bool] = False
-    """Whether it adds noise of the variance that the model predicts, which may fit no other steps than its own."""
+    """Whether it adds noise of the variance that the model predicts, which may fit only the model's own steps."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     @abstractmethod
     def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
-        """Yield the pictures after each step, and what the model took them for."""
+        """Yield the pictures after each step, and the model's prediction of x_0 before it."""
 
 
 class DDPM(Sampler):
@@ -68,7 +68,7 @@ class DDPM(Sampler):
     uses_variance = True
 
     def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
-        """Yield the pictures after each step, and what the model took them for."""
+        """Yield the pictures after each step, and the model's prediction of x_0 before it."""
         for i in reversed(range(len(process))):
             x0, _, log_variance = predict(x, i)
             x = process.posterior_x0[i].item() * x0 + process.posterior_xt[i].item() * x
@@ -90,7 +90,7 @@ class DDIM(Sampler):
     examples = ({}, {"eta": 0.5}, {"eta": 1.0})
 
     def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
-        """Yield the pictures after each step, and what the model took them for."""
+        """Yield the pictures after each step, and the model's prediction of x_0 before it."""
         for i in reversed(range(len(process))):
             x0, epsilon, _ = predict(x, i)
             before = process.alphas_bar_before[i].item()
@@ -104,15 +104,15 @@ class DDIM(Sampler):
 class DPMSolver(Sampler):
     """DPM-Solver++, a multistep solver for the noiseless way back: (2M) of arXiv 2211.01095, Algorithm 2, and (3M).
 
-    With a = √ᾱ, s = √(1 − ᾱ), λ = log(a / s), a step of h = λ' − λ and φ = 1 − e^−h, and where x_0 + D₁ u + D₂ u² leads
-    through the last two or three predictions of x_0, at λ + h u,
+    With a = √ᾱ, s = √(1 − ᾱ), λ = log(a / s), a step of h = λ' − λ and φ = 1 − e^−h, and where x_0 + D₁ u + D₂ u²
+    interpolates the last two or three predictions of x_0, at λ + h u,
 
         x' = s'/s x + a' φ (x_0 + D₁ / 2)                                   (2M)
         x' = s'/s x + a' (φ x_0 + (1 − φ/h) D₁ + (1/2 − (h − φ)/h²) D₂)     (3M)
 
     The first step and the last, which ends at λ = ∞, take D₁ = D₂ = 0, the second D₂ = 0. (3M) is that of the authors'
-    code and diffusers, which give D₂ half of what integrating the parabola would: its error is smaller than that of
-    (2M), but of second order too. It grows with the longest h, most where x_0 is decided, and the last step paints no
+    code and diffusers, which give D₂ half of what integrating the parabola would. Its error is smaller than that of
+    (2M), but also of second order. It grows with the longest h, most where x_0 is decided, and the last step paints no
     detail finer than the noise it starts from: hence the spacing.
     """
 
@@ -120,14 +120,14 @@ class DPMSolver(Sampler):
         """How far it looks back."""
 
         order: Literal[2, 3] = 3
-        """2 for DPM-Solver++(2M), 3 for (3M), which is more exact with as many predictions."""
+        """2 for DPM-Solver++(2M), 3 for (3M), which is more accurate for the same number of predictions."""
 
     config: Config
     examples = ({}, {"order": 2})
     spacing = "middle"
 
     def run(self, process: Process, predict: Predict, x: Float[Tensor, "b c h w"], noise: Noise) -> Generator[Frame]:
-        """Yield the pictures after each step, and what the model took them for."""
+        """Yield the pictures after each step, and the model's prediction of x_0 before it."""
         a, s = process.signal.tolist(), process.noise.tolist()
         lambdas = (process.snr.log() / 2).tolist()
         known = deque[Tensor](maxlen=self.config.order)  # the last predictions of x_0
@@ -139,9 +139,9 @@ class DPMSolver(Sampler):
 
 
 def _added(known: Sequence[Tensor], lambdas: Sequence[float]) -> Tensor:
-    """Return what a step adds, over a', of the predictions of x_0 known at its beginning, the last of which is its own.
+    """Return what a step adds, over a', from the predictions of x_0 known at its start, the last of which is its own.
 
-    `lambdas` are those of the step's end, of its beginning, and of the steps before.
+    `lambdas` are λ at the step's end, at its start, and at the starts of the steps before.
     """
     h = lambdas[0] - lambdas[1]
     phi, x0 = -math.expm1(-h), known[-1]
@@ -157,7 +157,7 @@ def _added(known: Sequence[Tensor], lambdas: Sequence[float]) -> Tensor:
 
 
 def final(frames: Iterable[Frame]) -> Float[Tensor, "b c h w"]:
-    """Return the pictures after the last step, and keep no others meanwhile.
+    """Return the pictures after the last step, without keeping any others meanwhile.
 
     Raises:
         ContractError: there is no frame.

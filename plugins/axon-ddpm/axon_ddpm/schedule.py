@@ -19,7 +19,7 @@ __all__ = ["NOISE_SCHEDULES", "Cosine", "Linear", "NoiseSchedule", "ScaledLinear
 
 
 class NoiseSchedule(ABC):
-    """The variances β_0 … β_{T−1} that a chain of T steps adds, one a step, each between 0 and 1."""
+    """The variances β_0 … β_{T−1} that a chain of T steps adds, one per step, each between 0 and 1."""
 
     class Config(config.Config):
         """What every noise schedule has."""
@@ -32,14 +32,14 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def betas(self) -> Float64[Tensor, " t"]:
-        """Return the variances in float64; the first is the one that a clean picture meets."""
+        """Return the variances in float64; the first is the one that applies to a clean picture."""
 
 
 class Linear(NoiseSchedule):
     """β from `start` to `end` in equal steps (arXiv 2006.11239, Section 4).
 
-    Both ends are those of 1000 steps: in a chain of T they are multiplied by 1000 / T, so that as little of the picture
-    is left at its end.
+    Both ends are those for 1000 steps: in a chain of T they are multiplied by 1000 / T, so that equally little of the
+    picture is left at its end.
     """
 
     class Config(NoiseSchedule.Config):
@@ -72,7 +72,7 @@ class Linear(NoiseSchedule):
 class ScaledLinear(Linear):
     """√β from √start to √end in equal steps, where `Linear` has β itself (arXiv 2006.11239, Section 4).
 
-    It is the schedule of the code of latent diffusion (arXiv 2112.10752).
+    It is the schedule in the code of latent diffusion (arXiv 2112.10752).
     """
 
     _power = 2

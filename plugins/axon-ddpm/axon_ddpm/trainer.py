@@ -1,4 +1,4 @@
-"""Trainer `ddpm`: denoising of pictures, at all places of the chain."""
+"""Trainer `ddpm`: denoising of pictures at all places in the chain."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class DDPMTrainer(Trainer):
     """Minimise the loss of denoising pictures x_t = √ᾱ x_0 + √(1 − ᾱ) ε, t uniform (arXiv 2006.11239, Algorithm 1).
 
     Works with any registered `Denoiser`, under the role `model`. A picture's t, noise and flip depend on its number
-    alone, so that neither a resumed run nor another number of processes changes them.
+    alone, so neither resuming a run nor a different number of processes changes them.
 
     Attributes:
-        beside: samples of the last evaluation, each followed by the training picture nearest to it; at first None.
+        beside: samples of the last evaluation, each followed by the training picture nearest to it; initially None.
 
     Raises:
-        ContractError: the model is no Denoiser.
-        ConfigError: the diffusion is said to have other levels or class names than the data, or `unlabelled` is said
-            there.
-        UsageError: `sampling.guidance` exaggerates a class, but the pictures have none, or are never without; or the
-            pictures have classes and `unlabelled` lets none of them be seen.
+        ContractError: the model is not a Denoiser.
+        ConfigError: the diffusion's config gives levels or class names that differ from the data's, or gives
+            `unlabelled`.
+        UsageError: `sampling.guidance` exaggerates a class, but the pictures have none, or are never trained on without
+            one; or the pictures have classes and `unlabelled` hides all of them.
     """
 
     class Config(Trainer.Config):
-        """Settings of denoising, beside those of every training."""
+        """Settings of denoising, in addition to those of every trainer."""
 
         diffusion: Diffusion.Config = Field(default_factory=Diffusion.Config)
         """The chain, and what the model predicts in it; `levels` and `class_names` come from the data."""
@@ -76,12 +76,12 @@ class DDPMTrainer(Trainer):
         grid: Count = 64
         """Pictures in a grid."""
         bound_steps: Count = 20
-        """Places of the chain at which a held-out picture is evaluated, besides the first; all, if those are fewer."""
+        """Places in the chain at which a held-out picture is evaluated, besides the first; all, if there are fewer."""
         compared: int = Field(1000, ge=0, le=65_536)
         """How many samples an evaluation compares with the data, at most as many as held-out pictures that it reads; 0
         for none. See `axon_ddpm.quality.comparison`, which needs 2 for all its measures."""
         eval_images: PositiveInt = 10_000
-        """Held-out pictures that an evaluation reads at most; of more, so many spread evenly over them."""
+        """The most held-out pictures that an evaluation reads; if there are more, they are evenly spaced."""
 
         @model_validator(mode="after")
         def _trains_variance(self) -> Self:
@@ -142,7 +142,7 @@ class DDPMTrainer(Trainer):
             self.diffusion = Diffusion(config.diffusion.model_copy(update=known))
         with at("trainer", "sampling"):
             self.dali = Dali(model, self.diffusion, config.sampling, seed=config.seed)
-        if config.sampling.guidance not in (0, 1) and not data.names:  # else only the first grid would say so
+        if config.sampling.guidance not in (0, 1) and not data.names:  # otherwise only the first grid would raise
             raise UsageError(
                 f"trainer.sampling.guidance {config.sampling.guidance:g} exaggerates a class, but the pictures have "
                 "none; set data.classes to true, or the guidance to 1"
@@ -161,8 +161,8 @@ class DDPMTrainer(Trainer):
 
         Raises:
             CheckpointError: `saved` holds no diffusion.
-            DataError: the pictures cannot be used, or have other classes than those that `saved` names.
-            UsageError: the diffusion of `saved` has another schedule or parameterisation than the recipe's.
+            DataError: the pictures cannot be used, or have classes other than those named in `saved`.
+            UsageError: the diffusion in `saved` differs from the recipe's in its schedule or parameterisation.
         """
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
@@ -229,7 +229,7 @@ class DDPMTrainer(Trainer):
         diffusion, config = self.diffusion, self.config
         x_t = diffusion.process.diffuse(x0, noise, t)
         output = self.models["model"](x_t, t, classes if self.data.names else None).float()
-        if config.loss == "variational":  # T times a term is in the mean the sum of all terms
+        if config.loss == "variational":  # T times a term is, on average, the sum of all terms
             return len(diffusion.process) * diffusion.bound(output, x0, x_t, t), output, x_t
         said, raw = diffusion.split(output)
         loss = squared_error(said, diffusion.target(x0, noise, t))
@@ -245,7 +245,7 @@ class DDPMTrainer(Trainer):
     def evaluate(self) -> dict[str, float]:
         """Return `loss` and `bits_per_dim` of the held-out pictures, and how samples compare with the data.
 
-        At most `eval_images` held-out pictures are read. Where those are not all, `images` says how many, and
+        At most `eval_images` held-out pictures are read. If those are not all, `images` says how many were read, and
         `held_out_images` how many there are. See `axon_ddpm.bound.held_out` and `axon_ddpm.quality.comparison`.
         """
         of = len(self.data.held_out)
@@ -266,7 +266,7 @@ class DDPMTrainer(Trainer):
         return {**found, **coverage("images", len(part), of)}
 
     def _compared(self, real: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> dict[str, float]:
-        """Compare samples with at most `compared` held-out pictures; the first ones are to be looked at (`beside`)."""
+        """Compare samples with at most `compared` held-out pictures; the first ones are kept to look at (`beside`)."""
         n, named = min(self.config.compared, len(real)), bool(self.data.names)
         train, labels = self.data.unit(self.data.train.images), labels[:n]
         samples = to_unit(self.pictures(n, labels.tolist() if named else None))
@@ -276,7 +276,7 @@ class DDPMTrainer(Trainer):
         return comparison(samples, real[:n], train, classes, Key((self.config.seed, "classifier")))
 
     def pictures(self, n: int, classes: Sequence[int] | None = None) -> UInt8[Tensor, "n c h w"]:
-        """Return n samples, of given classes or, where the pictures have classes, of all in turn."""
+        """Return n samples, of the given classes or, if the pictures have classes, of all in turn."""
         if classes is None and self.data.names:
             classes = [number % len(self.data.names) for number in range(n)]
         done = list[Tensor]()
@@ -292,10 +292,10 @@ class DDPMTrainer(Trainer):
         return {"classes": names} if names else {}
 
     def captions(self, n: int, classes: Sequence[int] | None = None) -> list[str]:
-        """Return the names of the classes that `pictures` are of; none where they have none, or it is ignored."""
+        """Return the names of the classes of `pictures`; empty if they have none, or guidance ignores them."""
         return captions(n, () if self.config.sampling.guidance == 0 else self.data.names, classes)
 
     def export(self, folder: Path) -> None:
-        """Write the model, and how its output is to be read."""
+        """Write the model, and how to read its output."""
         self.model.save(folder)
         self.diffusion.save(folder)

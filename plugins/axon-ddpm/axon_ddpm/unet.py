@@ -64,7 +64,7 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """x + attention(norm(x)) over all places of a picture, tokens `(b h·w c)`.
 
-    The attention's output starts at 0 where its last projection is called `out`, as in all of Axon's.
+    The attention's output starts at 0 if its last projection is called `out`, as in all of Axon's attentions.
     """
 
     attention: Attention
@@ -85,7 +85,7 @@ class AttentionBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, and an attention after it where the resolution has one."""
+    """A residual block, followed by an attention if the resolution has one."""
 
     def __init__(self, residual: ResidualBlock, attention: AttentionBlock | None) -> None:
         super().__init__()
@@ -114,11 +114,11 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the resolution by repeating each place, and a 3×3 convolution.
+    """Double the resolution by repeating each place, followed by a 3×3 convolution.
 
     Four of its nine taps see any one place twice or more, so the two steps are computed as one transposed convolution
-    of stride 2, of 4×4 taps of which 4 meet in each place: the kernel spread over 2×2 places. It takes some 0.6 of the
-    time.
+    of stride 2, of 4×4 taps of which 4 meet in each place: the kernel spread over 2×2 places. This takes about 0.6 of
+    the time.
     """
 
     def __init__(self, channels: int) -> None:
@@ -131,18 +131,18 @@ class Upsample(nn.Module):
 
 
 def spread(kernel: Float[Tensor, "o c 3 3"]) -> Float[Tensor, "c o 4 4"]:
-    """Return the kernel whose transposed convolution of stride 2 is to repeat each place and convolve by `kernel`."""
+    """Return the kernel whose transposed convolution of stride 2 repeats each place and convolves with `kernel`."""
     padded = pad(kernel.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
     rows = padded[..., 1:, :] + padded[..., :-1, :]
     return rows[..., 1:] + rows[..., :-1]
 
 
 class UNet(Denoiser):
-    """The U-Net of DDPM `(b c h w), (b) -> (b o h w)`; by its defaults that for CIFAR-10, of 35,746,307 parameters.
+    """The U-Net of DDPM `(b c h w), (b) -> (b o h w)`; by default the one for CIFAR-10, with 35,746,307 parameters.
 
-    It goes down by `blocks` residual blocks a resolution, and up by one more, each of which also gets the features of
-    its counterpart on the way down. A class is embedded and added to the time, with one class more for none. Source:
-    arXiv 2006.11239, Section 4 and Appendix B.
+    It has `blocks` residual blocks per resolution on the way down and one more on the way up, each of which also gets
+    the features of its counterpart on the way down. A class is embedded and added to the time, with one extra class for
+    none. Source: arXiv 2006.11239, Section 4 and Appendix B.
 
     Raises:
         ConfigError: a size does not fit, or an option of the attention breaks a rule.
@@ -157,7 +157,7 @@ class UNet(Denoiser):
         multipliers: tuple[PositiveInt, ...] = Field(default=(1, 2, 2, 2), min_length=1)
         """Channels at each resolution, in units of `width`; each resolution is half the one before."""
         blocks: Count = 2
-        """Residual blocks a resolution on the way down (Appendix B)."""
+        """Residual blocks per resolution on the way down (Appendix B)."""
         attention_at: tuple[PositiveInt, ...] = (16,)
         """Resolutions with an attention after each residual block (Appendix B); the middle always has one. The default
         holds for those it meets."""
@@ -241,7 +241,7 @@ class UNet(Denoiser):
         self.classes = nn.Embedding(c.n_classes + 1, time) if c.n_classes else None
         self.stem = nn.Conv2d(c.channels, c.width, 3, padding=1)
 
-        kept, size, before = [c.width], c.size, c.width  # channels of what the way up gets from the way down
+        kept, size, before = [c.width], c.size, c.width  # channels that the way up gets from the way down
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
             for _ in range(c.blocks):
@@ -277,7 +277,7 @@ class UNet(Denoiser):
             none = torch.full_like(t, self.config.n_classes)
             time = time + self.classes(none if classes is None else classes)
         time, scopes = silu(time), Scopes()
-        h = self.stem(x).contiguous(memory_format=torch.channels_last)  # tokens, and what convolutions take uncopied
+        h = self.stem(x).contiguous(memory_format=torch.channels_last)  # both tokens and convolutions use it uncopied
         kept = [h]
         for module in cast("Iterable[Stage | Downsample]", self.down):
             h = module(h, time, scopes) if isinstance(module, Stage) else module(h)
@@ -286,7 +286,7 @@ class UNet(Denoiser):
             h = module(h, time, scopes)
         for module in cast("Iterable[Stage | Upsample]", self.up):
             if isinstance(module, Stage):
-                h = torch.cat((h, kept.pop()), 1)  # a name for it, so that what came before is freed
+                h = torch.cat((h, kept.pop()), 1)  # rebinds h, so that the previous one is freed
                 h = module(h, time, scopes)
             else:
                 h = module(h)
