@@ -1,4 +1,4 @@
-"""The hook that draws what users of preference optimisation look at: rewards, margins, accuracy, log-probabilities."""
+"""The hook that draws the curves of preference optimisation: rewards, margins, accuracy, log-probabilities."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _PANELS = {
 
 
 class Curves:
-    """Draws `dpo.png` in the run folder when a training of `dpo` ends; needs matplotlib."""
+    """Draws `dpo.png` in the run folder when a `dpo` run ends; needs matplotlib."""
 
     @hook
     def fit_end(self, fit: Fit) -> None:
-        """Draw, from the numbers in the metrics file."""
-        from axon_dpo.trainer import DPOTrainer  # this hook hears of every training, and most are others'
+        """Draw the curves from the numbers in the metrics file."""
+        from axon_dpo.trainer import DPOTrainer  # this hook runs in every training, most of them not ours
 
         if fit.run is not None and isinstance(fit.trainer, DPOTrainer):
             draw_curves(fit.run, _PANELS, "dpo.png")

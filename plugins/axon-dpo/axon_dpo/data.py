@@ -1,4 +1,4 @@
-"""Comparisons as tokens: read, checked, split, and sampled in an order that can be entered at any step."""
+"""Comparisons as tokens: read, checked, split, and sampled in an order that can be resumed at any step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PreferenceConfig(config.Config):
 
     A `margin` beside them is allowed; this paper's losses do not use it."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Which part of the comparisons, at the file's end, is kept from training and used for evaluation."""
+    """The share of the comparisons, at the file's end, that is held out of training and used for evaluation."""
 
 
 class Pair(NamedTuple):
@@ -39,9 +39,9 @@ class Pair(NamedTuple):
     prompt: list[int]
     """What both texts begin with."""
     chosen: list[int]
-    """How the preferred one goes on."""
+    """How the preferred text continues."""
     rejected: list[int]
-    """How the other one does."""
+    """How the other text continues."""
 
 
 class Pairs(tuple[Pair, ...]):
@@ -69,7 +69,7 @@ class PreferenceData:
 
     @classmethod
     def load(cls, settings: PreferenceConfig, tokenizer: Tokenizer, context: int) -> Self:
-        """Read a file, and go on as `of` does. Raises `DataError` where a line is no comparison, too."""
+        """Read a file, then continue as `of` does. Also raises `DataError` if a line is not a comparison."""
         records = read_records(settings.path, Comparison)
         names = line_names(records, settings.path)
         return cls.of(records, tokenizer, context, settings.held_out, names)
@@ -85,14 +85,14 @@ class PreferenceData:
     ) -> Self:
         """Tokenize comparisons and split them; at least one is held out.
 
-        A text's end is marked by `eos`, where the tokenizer has one and the text is not `unfinished`; it counts like
-        any token.
+        A text ends with `eos` if the tokenizer has one and the text is not `unfinished`; it counts like any other
+        token.
 
         Args:
             records: the comparisons.
             tokenizer: the models' own.
-            context: the most tokens a model can be given.
-            held_out: which part of them, at their end, is kept from training.
+            context: the most tokens a model can take.
+            held_out: the share of them, at their end, that is held out of training.
             names: what to call each in messages; by default "comparison" and its number, counted from 1.
 
         Raises:
@@ -110,7 +110,7 @@ class PreferenceData:
 
     @property
     def digest(self) -> str:
-        """A checksum by which other comparisons, or the same with other tokens, are told apart."""
+        """A checksum that changes with the comparisons or their tokens."""
         return digest(*([pair[1:] for pair in part] for part in (self.train, self.held_out)))
 
 

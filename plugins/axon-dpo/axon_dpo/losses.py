@@ -70,7 +70,7 @@ class PreferenceLoss(ABC):
         """What every preference loss has."""
 
         beta: PositiveFloat = 0.1
-        """How dear it is to move away from the reference (arXiv 2305.18290, Appendix B: 0.1)."""
+        """How costly it is to move away from the reference (arXiv 2305.18290, Appendix B: 0.1)."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -80,7 +80,7 @@ class PreferenceLoss(ABC):
 
         Args:
             ratios: log π(y)/π_ref(y) of the chosen and of the rejected text.
-            lengths: how many tokens these have.
+            lengths: how many tokens each has.
         """
         chosen, rejected = ratios.unbind(1)
         return self.of(chosen - rejected)

@@ -1,4 +1,4 @@
-"""What preference losses come to where all texts can be listed: expectations in place of samples, and exact optima.
+"""Preference losses where all texts can be listed: expectations in place of samples, and exact optima.
 
 Source: arXiv 2305.18290, Eq. 4 and 7.
 """
@@ -15,7 +15,7 @@ __all__ = ["expected_loss", "optimal_policy", "preferences", "tabular_policy"]
 
 
 def optimal_policy(reference: Float[Tensor, " y"], rewards: Float[Tensor, " y"], beta: float) -> Float[Tensor, " y"]:
-    """Return π*(y) = π_ref(y) exp(r(y)/β) / Z, the best in reward less β times the KL divergence from the reference.
+    """Return π*(y) = π_ref(y) exp(r(y)/β) / Z, which maximises reward minus β times the KL from the reference.
 
     Source: arXiv 2305.18290, Section 4, Eq. 4.
     """
@@ -52,7 +52,7 @@ def expected_loss(
 def tabular_policy(
     reference: Float[Tensor, " y"], chosen: Float[Tensor, "y y"], loss: PreferenceLoss
 ) -> Float[Tensor, " y"]:
-    """Return the policy that minimises `expected_loss`, found by its exact gradient from the reference on."""
+    """Return the policy that minimises `expected_loss`, found by its exact gradient, starting from the reference."""
     scores = reference.log().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [scores], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"

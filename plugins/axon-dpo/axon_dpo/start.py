@@ -1,4 +1,4 @@
-"""Where a preference training starts: a saved model, and what it is compared with."""
+"""What preference optimisation starts from: a saved model, and the reference it is compared with."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["Start", "load_reference"]
 
 
 class Start(Saved):
-    """The `[model]` table of a recipe: models that were saved, whose types and sizes are in their folders."""
+    """The `[model]` table of a recipe: saved models, whose types and sizes are in their folders."""
 
     reference: str | None = None
     """The folder of another model as the reference; left out, the reference is the model as it is at the start."""
 
 
 def load_reference(start: Start, policy: CausalLM, tokenizer: Tokenizer) -> CausalLM | None:
-    """Return the reference, if it is a model of its own.
+    """Return the reference, if it is a separate model.
 
     Raises:
-        ConfigError: it has other tokens than the policy, so that their probabilities cannot be compared.
+        ConfigError: its tokens differ from the policy's, so that their probabilities cannot be compared.
         CheckpointError: see `axon_core.saved.load`.
     """
     if start.reference is None:

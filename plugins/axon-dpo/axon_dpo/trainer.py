@@ -43,26 +43,26 @@ _NAMES: tuple[str, ...] = (
 
 
 class DPOTrainer(Trainer):
-    """Minimise a preference loss, −log σ(βΔ) for one, of what the policy has moved from its reference.
+    """Minimise a preference loss, such as −log σ(βΔ), of how far the policy has moved from its reference.
 
     Δ = log π(y_w|x)/π_ref(y_w|x) − log π(y_l|x)/π_ref(y_l|x), for a prompt x, the chosen text y_w and the rejected one
     y_l (arXiv 2305.18290, Section 4, Eq. 7). Works with any `CausalLM`, under the role `policy`. The reference is the
-    policy as it is at the start, or a model of its own under the role `reference`. Its log-probabilities are computed
-    once, before the first step, and are part of every checkpoint: no reference stays in memory.
+    policy as it is at the start, or a separate model under the role `reference`. Its log-probabilities are computed
+    once, before the first step, and are part of every checkpoint, so no reference stays in memory.
 
     Dropout is off, so that at the start the policy is the reference. Metrics are means over comparisons: `rewards/…`
     are the implicit rewards β log π/π_ref, `logps/…` the summed log-probabilities in nats.
     """
 
     class Config(Trainer.Config):
-        """Settings of preference optimisation, beside those of every training."""
+        """Settings of preference optimisation, in addition to those of every trainer."""
 
         loss: Spec = Field(default_factory=lambda: Spec(type="sigmoid"), validate_default=True)
         """The preference loss by `type`, `sigmoid`, `conservative`, `robust`, `ipo` or `hinge`, with its `beta`."""
         reference_free: bool = False
         """Whether π_ref is left out, as if it found all texts equally likely."""
         eval_comparisons: PositiveInt = 5_000
-        """Held-out comparisons that an evaluation reads at most; of more, so many spread evenly over them."""
+        """The most held-out comparisons that an evaluation reads; if there are more, they are evenly spaced."""
 
     config: Config
     unit = "comparisons"
@@ -78,7 +78,7 @@ class DPOTrainer(Trainer):
 
     def __init__(self, config: Config, models: Mapping[str, nn.Module], data: PreferenceData) -> None:
         super().__init__(config, models)
-        self.models: dict[str, nn.Module] = dict(models)  # its own: the reference leaves once it is no longer needed
+        self.models: dict[str, nn.Module] = dict(models)  # a copy: the reference is removed once it is no longer needed
         self.policy = role(models, "policy", CausalLM, "dpo")
         self.data = data
         with at("trainer", "loss"):
@@ -91,7 +91,7 @@ class DPOTrainer(Trainer):
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
-        """Check the loss, and the tables `model` and `data` too; see `Trainer.check_recipe`."""
+        """Also check the loss, and the tables `model` and `data`; see `Trainer.check_recipe`."""
         super().check_recipe(recipe)
         with at("trainer", "loss"):
             PREFERENCE_LOSSES.config(validate(cls.Config, recipe.trainer.options).loss)
@@ -110,7 +110,7 @@ class DPOTrainer(Trainer):
             policy, tokenizer = load(saved or start.folder, CausalLM)
             models: dict[str, nn.Module] = {"policy": policy}
             context = policy.context
-            # A run that goes on has the reference's log-probabilities in its checkpoint.
+            # A resumed run has the reference's log-probabilities in its checkpoint.
             if not saved and not config.reference_free and (other := load_reference(start, policy, tokenizer)):
                 models["reference"], context = other, min(context, other.context)
         with at("data"):
@@ -126,13 +126,13 @@ class DPOTrainer(Trainer):
         """Add the reference's log-probabilities `(b 2)`, which the first step computes for all comparisons.
 
         Raises:
-            TrainingError: the reference gives a text no probability.
+            TrainingError: the reference gives a text zero probability.
         """
         return self._with_reference(batch, "train")
 
     def minibatches(self, data: dict[str, Tensor], key: Key) -> Iterable[dict[str, Tensor]]:
         """Return all comparisons as one mini-batch."""
-        self.policy.eval()  # dropout off: the policy is compared with what the reference is without dropout
+        self.policy.eval()  # no dropout: the policy is compared with a reference that has none
         return [data]
 
     def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
@@ -146,10 +146,10 @@ class DPOTrainer(Trainer):
     def evaluate(self) -> dict[str, float]:
         """Return means of the loss and the metrics over the held-out comparisons, at most `eval_comparisons` of them.
 
-        Where those are not all, `comparisons` says how many were read, and `held_out_comparisons` how many there are.
+        If those are not all, `comparisons` says how many were read, and `held_out_comparisons` how many there are.
 
         Raises:
-            TrainingError: the reference gives a text no probability.
+            TrainingError: the reference gives a text zero probability.
         """
         pairs, totals = self.data.held_out, dict.fromkeys(_NAMES, 0.0)
         self._measure_reference()
@@ -163,7 +163,7 @@ class DPOTrainer(Trainer):
         return {**means, **coverage("comparisons", len(chosen), len(pairs))}
 
     def sample(self) -> str:
-        """Return a held-out prompt, and how the policy goes on from it."""
+        """Return a held-out prompt, and how the policy continues it."""
         prompt, tokenizer = self.data.held_out[0].prompt, self.data.tokenizer
         return sample_text(self.policy, tokenizer, prompt)
 
@@ -172,17 +172,17 @@ class DPOTrainer(Trainer):
         self.policy.save(folder, self.data.tokenizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the reference's log-probabilities, as far as they are known, and whether there is one."""
+        """Return the reference's log-probabilities, as far as they are known, and whether there is a reference."""
         return {
             "reference": dict(self._reference),
             "reference_free": self.config.reference_free,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Restore what `state_dict` returned.
 
         Raises:
-            CheckpointError: it belongs to a run with a reference where this has none.
+            CheckpointError: it belongs to a run with a reference, and this one has none.
         """
         if (before := state["reference_free"]) != self.config.reference_free:
             raise CheckpointError(f"trainer.reference_free must stay {before}, as the run began, or start a new run")
@@ -208,7 +208,7 @@ class DPOTrainer(Trainer):
         return {**batch, "reference": self._reference[part][batch["number"].cpu()].to(self.config.device)}
 
     def _measure_reference(self) -> None:
-        """Compute the reference's log-probabilities of all comparisons, where that has not been done."""
+        """Compute the reference's log-probabilities of all comparisons, unless that has been done."""
         if not self._reference:
             parts = {"train": self.data.train, "held_out": self.data.held_out}
             self._reference = evaluation(self, lambda: {name: self._measured(pairs) for name, pairs in parts.items()})

@@ -1,4 +1,4 @@
-"""What every policy of a report is measured with: the same prompts, rewards and sizes, and what a policy scores."""
+"""The bench that measures every policy of a report with the same prompts, rewards and sizes, and its results."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _ENUMERABLE = 20_000  # responses to a prompt that are enumerated rather than sa
 
 @dataclass(frozen=True)
 class Measured:
-    """What a policy's responses are like; means over prompts.
+    """Measurements of a policy's responses; means over prompts.
 
-    Errors are standard errors over prompts, as responses to one prompt are not independent; None of a single prompt.
+    Errors are standard errors over prompts, as responses to one prompt are not independent; None for a single prompt.
     """
 
     reward: float
@@ -68,12 +68,12 @@ class Bench:
     """Draws responses and measures them.
 
     Attributes:
-        reference: what the policies began as.
-        tokenizer: everybody's.
-        prompts: what is responded to.
+        reference: the model that the policies started from.
+        tokenizer: the tokenizer of all models.
+        prompts: the prompts to respond to.
         reward: the known reward.
         judge: the reward model, if there is one.
-        responses: how many to each prompt.
+        responses: how many responses to draw for each prompt.
         response_tokens: the longest response.
         key: what all random numbers derive from.
     """
@@ -88,15 +88,15 @@ class Bench:
     key: Key
 
     def base(self) -> Drawn:
-        """Return responses of the reference, independent of those that they are compared with."""
+        """Return responses of the reference, independent of those they are compared with."""
         return self._draw(self.reference, self.key("reference"), self.responses, self.judge)
 
     def draw(self, policy: CausalLM) -> Drawn:
-        """Return responses of a policy; all policies draw the same random numbers, so that they compare the better."""
+        """Return responses of a policy; all policies use the same random numbers, which sharpens comparisons."""
         return self._draw(policy, self.key("policy"), self.responses, self.judge)
 
     def measure(self, policy: CausalLM, drawn: Drawn, base: Drawn) -> Measured:
-        """Return what a policy's responses are like beside the reference's."""
+        """Return measurements of a policy's responses, compared with the reference's."""
         kl, kl_error = _over_prompts(self.kl(policy, drawn).mean(1))
         wins, wins_error = _over_prompts(win_rate(drawn.rewards, base.rewards))
         responses = [response for some in drawn.tokens for response in some]
@@ -127,9 +127,9 @@ class Bench:
         return (ours - theirs).view_as(drawn.rewards)
 
     def reference_distribution(self, pool: int) -> tuple[Float[Tensor, "p y"], Float[Tensor, "p y"], bool]:
-        """Return rewards and probabilities of the reference's responses, and whether they are all that there are.
+        """Return rewards and probabilities of the reference's responses, and whether these are all there are.
 
-        Where there are too many, they are those of a `pool` of samples.
+        If there are too many, they are those of a `pool` of samples.
         """
         if min(self.reference.config.vocab_size, self.tokenizer.vocab_size) ** self.response_tokens > _ENUMERABLE:
             rewards = self._draw(self.reference, self.key("pool"), pool, judge=None).rewards
@@ -139,7 +139,7 @@ class Bench:
         return rewards, torch.stack([probabilities for _, probabilities in found]), True
 
     def accuracy(self, scorer: Scorer, rankings: Sequence[Ranking], file: Path) -> float:
-        """Return how many pairs of the rankings, which were read from `file`, a reward orders as they do."""
+        """Return the share of the pairs in the rankings, read from `file`, that a reward orders as they do."""
         named = [*zip(line_names(rankings, file), (ranking.prompt for ranking in rankings), strict=True)]
         written = [[ranking.responses[i] for i in ranking.ranking] for ranking in rankings]
         ends = [[i not in ranking.unfinished for i in ranking.ranking] for ranking in rankings]
@@ -159,6 +159,6 @@ class Bench:
 
 
 def _over_prompts(values: Float[Tensor, " p"]) -> tuple[float, float | None]:
-    """Return the mean over prompts and its standard error, None of a single one."""
+    """Return the mean over prompts and its standard error, None for a single prompt."""
     error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
     return values.mean().item(), error

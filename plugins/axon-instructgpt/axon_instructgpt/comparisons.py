@@ -38,7 +38,7 @@ def noisy_ranking(utilities: Float[Tensor, "b k"], generator: torch.Generator) -
 
 
 def bayes_accuracy(utilities: Float[Tensor, "b k"]) -> float:
-    """Return the accuracy of who knows the utilities, over all pairs: the mean of σ(|u_i − u_j|)."""
+    """Return the accuracy, over all pairs, of a judge who knows the utilities: the mean of σ(|u_i − u_j|)."""
     k = utilities.shape[1]
     i, j = torch.triu_indices(k, k, offset=1)
     return (utilities[:, i] - utilities[:, j]).double().abs().sigmoid().mean().item()
@@ -47,10 +47,10 @@ def bayes_accuracy(utilities: Float[Tensor, "b k"]) -> float:
 class Comparisons(Computing):
     """Samples responses of a model, and ranks them by a reward with Bradley–Terry noise.
 
-    Writes `rankings.jsonl`, all responses to a prompt in order; `comparisons.jsonl`, of each prompt its first two
-    responses, the better one chosen; and `facts.json`, with the noise and the Bayes accuracy. A prompt that brings the
+    Writes `rankings.jsonl`, all responses to a prompt in order; `comparisons.jsonl`, the first two responses to each
+    prompt, the better one chosen; and `facts.json`, with the noise and the Bayes accuracy. A prompt that yields the
     same text twice, or an empty one, is left out. A response that was cut off at `response_tokens` is marked as
-    `unfinished`, so that nobody learns that it ends there; `facts.json` has their number.
+    `unfinished`, so that no model learns that it ends there; `facts.json` has their number.
     """
 
     class Config(Computing.Config):
@@ -81,7 +81,7 @@ class Comparisons(Computing):
             registry_of("reward").config(config.reward)
 
     def run(self, out: Path) -> None:
-        """Sample, rank and write. Raises `DataError` where no prompt has different responses."""
+        """Sample, rank and write. Raises `DataError` if no prompt has different responses."""
         c, key = self.config, Key((self.config.seed, "comparisons"))
         with at("reward"):
             reward = registry_of("reward").build(c.reward)
@@ -124,5 +124,5 @@ class Comparisons(Computing):
 
 
 def _line(record: dict[str, Any], unfinished: Sequence[int | str]) -> dict[str, Any]:
-    """Return a record, with what of it was cut off, if anything was."""
+    """Return a record, with its responses that were cut off, if there are any."""
     return {**record, "unfinished": list(unfinished)} if unfinished else record

@@ -31,13 +31,13 @@ class DemonstrationConfig(config.Config):
     path: str
     """JSON lines of `{"prompt", "completion"}`, or of `{"messages": [{"role", "content"}, …]}`; it may be a `.gz`."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Which part of them, at the file's end, is kept from training and used for evaluation."""
+    """The share of them, at the file's end, that is held out of training and used for evaluation."""
     template: Spec = Spec(type="plain")
     """How dialogues become tokens, by `type`."""
     turns: Literal["all", "last"] = "all"
     """Which of the assistant's messages are learned; `last` is for Ghost Attention (arXiv 2307.09288, Section 3.3)."""
     tokenizer: Spec = Spec(type="byte")
-    """How text becomes tokens, for a new model; a saved one brings its own."""
+    """How text becomes tokens, for a new model; a saved one has its own."""
 
 
 class Example(NamedTuple):
@@ -73,7 +73,7 @@ class Demonstrations:
     ) -> Self:
         """Tokenize demonstrations and split them; at least one is held out.
 
-        A text's end is marked by `eos`, where the tokenizer has one, and is learned too.
+        A text ends with `eos` if the tokenizer has one, which is learned too.
 
         Raises:
             DataError: one cannot be encoded, a dialogue has nothing to learn, or there are fewer than two.
@@ -97,18 +97,18 @@ class Demonstrations:
 
     @property
     def digest(self) -> str:
-        """A checksum by which other demonstrations, or the same with other tokens, are told apart."""
+        """A checksum that changes with the demonstrations or their tokens."""
         return digest(self.train, self.held_out)
 
 
 def read_demonstrations(path: str) -> Sequence[Completion | Dialogue]:
-    """Return the records of a file; what the first one is, all are. Raises `DataError` as `read_records` does."""
+    """Return the records of a file, all of the first one's kind. Raises `DataError` as `read_records` does."""
     first = next(iter(islice(read_json_lines(path), 1)), ("", {}))[1]
     return read_records(path, Dialogue if "messages" in first else Completion)
 
 
 def split(items: Sequence[T], held_out: float, what: str) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """Return the first of them and those held out, at least one each. Raises `DataError` where there is only one."""
+    """Return the first of them and those held out, at least one each. Raises `DataError` if there is only one."""
     if len(items) < 2:
         raise DataError(f"there must be at least 2 {what}, one to train on and one held out, got {len(items)}")
     cut = min(max(1, round(len(items) * (1 - held_out))), len(items) - 1)

@@ -19,19 +19,19 @@ __all__ = ["Excerpts", "write_lines"]
 
 
 class Excerpts(Stage):
-    """Writes `train.jsonl` and `held_out.jsonl`: words of a text as a prompt, and how the text goes on.
+    """Writes `train.jsonl` and `held_out.jsonl`: words of a text as a prompt, and how the text continues.
 
-    Each is `{"prompt", "completion"}`, begins with a word, and no prompt is there twice. Those held out are from the
-    end of the text, which training on it keeps for evaluation.
+    Each is `{"prompt", "completion"}`, and begins with a word; no prompt occurs twice. Those held out are from the end
+    of the text, which training on the text keeps for evaluation.
     """
 
     class Config(Stage.Config):
-        """Where they are from, how many, and how long."""
+        """Where excerpts are from, how many there are, and how long they are."""
 
         path: str | None = None
         """A UTF-8 text file, or a folder of them; left out, the English text that Python carries."""
         end: float = Field(default=0.1, gt=0, lt=1)
-        """Which part of the text, at its end, the held-out excerpts are from."""
+        """The share of the text, at its end, that the held-out excerpts are from."""
         train: PositiveInt = 1000
         """Excerpts to train on."""
         held_out: PositiveInt = 100
@@ -41,12 +41,12 @@ class Excerpts(Stage):
         completion: PositiveInt = 12
         """Characters of a completion."""
         seed: int = 0
-        """Which ones."""
+        """What the choice of excerpts depends on."""
 
     config: Config
 
     def run(self, out: Path) -> None:
-        """Cut and write them. Raises `DataError` where the text has too few."""
+        """Cut and write them. Raises `DataError` if the text has too few."""
         c = self.config
         text = read_text(c.path)
         cut = int(len(text) * (1 - c.end))

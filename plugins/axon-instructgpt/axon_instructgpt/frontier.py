@@ -1,7 +1,7 @@
 """How much reward a divergence from a reference can buy: the optimum, and best-of-n, of known distributions.
 
-A distribution is the rewards of responses with their probabilities under the reference: all responses where they can
-be enumerated, and then exact; or samples, each with the same probability.
+A distribution is the rewards of responses with their probabilities under the reference: of all responses if they can be
+enumerated, which is exact, or of samples, each with the same probability.
 """
 
 from __future__ import annotations

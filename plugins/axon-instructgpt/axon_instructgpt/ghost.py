@@ -1,7 +1,7 @@
 """Ghost Attention: demonstrations of an instruction that holds for a whole dialogue (arXiv 2307.09288, Section 3.3).
 
 An answer is sampled from a dialogue in which the instruction comes before every message of the user, and learned in one
-in which it comes before the first alone. The turns before are the old ones, and no loss is on them: train with the
+in which it comes only before the first. The turns before the answer are the old ones and have no loss: train with the
 trainer `sft` and `turns = "last"`.
 """
 
@@ -29,11 +29,11 @@ def instructed(messages: Sequence[Message], instruction: str, *, first_only: boo
 def ghost_demonstration(
     messages: Sequence[Message], instruction: str, answer: Callable[[list[Message]], str]
 ) -> Dialogue:
-    """Return a dialogue whose last message alone is to be learned.
+    """Return a dialogue of which only the last message is to be learned.
 
     Args:
         messages: a dialogue that ends with the user's message.
-        instruction: what is to be respected throughout, such as "Answer in verse."
+        instruction: what to respect throughout, such as "Answer in verse."
         answer: samples the latest model's answer to a dialogue.
 
     Raises:

@@ -14,7 +14,7 @@ __all__ = ["collate", "pack"]
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Return rows of example numbers, the lengths of each row at most `capacity` together.
+    """Return rows of example numbers, the lengths in each row summing to at most `capacity`.
 
     Best fit, the longest first: an example goes into the fullest row it fits into. Nothing is cut; an example may not
     be longer than `capacity`.
@@ -35,7 +35,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def collate(rows: Sequence[Sequence[tuple[Sequence[int], Sequence[bool]]]]) -> dict[str, Tensor]:
-    """Return `tokens`, `scored` and `documents` `(b n)` of rows of examples, each its tokens and which of them count.
+    """Return `tokens`, `scored` and `documents` `(b n)` of rows of examples, each given as its tokens and which count.
 
     Documents are numbered from 1 in each row; 0 is padding.
     """

@@ -57,7 +57,7 @@ def page(facts: Mapping[str, Any]) -> str:
 
 
 def draw(facts: Mapping[str, Any], file: Path) -> None:
-    """Draw reward against KL divergence of policies, best-of-n and optimum; without matplotlib, nothing."""
+    """Draw reward against KL divergence of policies, best-of-n and optimum; without matplotlib, do nothing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -89,7 +89,7 @@ def draw(facts: Mapping[str, Any], file: Path) -> None:
 
 
 def _verdict(budget: Mapping[str, Any], policies: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Return in words who wins often enough within the budget."""
+    """Return in words which policies win often enough within the budget."""
     words = [
         f"{in_markdown(name)} {'reaches' if reached else 'does not reach'} it ({policies[name]['win_rate']:.1%} at "
         f"{policies[name]['kl']:.2f} nats)"
@@ -102,13 +102,13 @@ def _verdict(budget: Mapping[str, Any], policies: Mapping[str, Mapping[str, floa
 
 
 def _measured(values: Mapping[str, float | None], field: str, form: str) -> str:
-    """Return a number, and its standard error where it has one; what is so by definition has none."""
+    """Return a number, and its standard error if it has one; what holds by definition has none."""
     error = values.get(f"{field}_error")
     return form.format(values[field]) + (f" ± {form.format(error)}" if error else "")
 
 
 def _estimated(facts: Mapping[str, Any]) -> str:
-    """Return in words how best of n and optimum were found."""
+    """Return in words how best-of-n and the optimum were found."""
     if facts["frontier"]["exact"]:
         return "exact"
     return f"of a sample of {facts['pool']}, which shows at most {math.log(facts['pool']):.2f} nats"
@@ -120,5 +120,5 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text as a cell of a table: in one line, its line breaks shown; within backticks there is no HTML."""
+    """Return a text as a cell of a table: on one line, its line breaks shown; backticks keep it from being HTML."""
     return "`" + printable(text.replace("\n", "⏎"), line=True).replace("|", "¦").replace("`", "'") + "`"

@@ -1,4 +1,4 @@
-"""A pipeline: stages that are done one after another, each in a folder of its own, as one recipe describes them.
+"""A pipeline: stages that run one after another, each in a folder of its own, as one recipe describes them.
 
 summary = "X aligned by Y"
 command = "align"               # what it is for: `axon train` says so
@@ -52,7 +52,7 @@ class Pipeline:
     stages: dict[str, dict[str, Any]]
     """Each stage's table, by its name."""
     device: str | None = None
-    """Where all stages compute; left out, where their tables say. A stage may go on on another device."""
+    """Where all stages compute; left out, where their tables say. A stage may continue on another device."""
     logs: tuple[str, ...] = ()
     """Where all trainings log their numbers (`Trainer.Config.log`); left out, where their tables say."""
 
@@ -65,9 +65,10 @@ class Pipeline:
         All stages compute on `device`, if it is given, and all trainings log to `logs` (`Trainer.Config.log`), if any.
 
         Raises:
-            UnknownKey: no installed plugin brings a recipe of that name.
-            ConfigError: the file is not TOML, or no pipeline; a stage breaks a rule, or asks for one that comes later.
-            UsageError: there is no such file, an override is malformed, or it is the recipe of one training.
+            UnknownKey: no installed plugin provides a recipe of that name.
+            ConfigError: the file is not TOML, or not a pipeline; a stage breaks a rule, or refers to one that comes
+                later.
+            UsageError: there is no such file, an override is malformed, or it is the recipe of a single training run.
         """
         path = Path(name)
         if path.suffix != ".toml" and not path.is_file():
@@ -92,7 +93,7 @@ class Pipeline:
         return pipeline.reseeded(seed) if seed != 0 else pipeline
 
     def _check(self) -> None:
-        """Check all that can be known before the first stage: hours may lie between it and the last."""
+        """Check everything that can be known before the first stage: the last may run hours later."""
         with at(source=self.source):
             if not self.stages:
                 raise ConfigError([((), "a pipeline has a table for each stage, and there is none")])
@@ -102,7 +103,7 @@ class Pipeline:
                 self.build(name, Path())
 
     def reseeded(self, seed: int) -> Self:
-        """Return the same pipeline, `seed` added to all seeds. Raises `ConfigError` unless it is 0 or more."""
+        """Return the same pipeline with `seed` added to all seeds. Raises `ConfigError` unless it is 0 or more."""
         if type(seed) is not int or seed < 0:
             raise ConfigError([(("seed",), f"must be a whole number from 0 on, got {seed!r}")], self.source)
         return replace(self, stages={name: _kind(table).reseeded(table, seed) for name, table in self.stages.items()})
@@ -123,19 +124,20 @@ class Pipeline:
 
 
 def align(pipeline: Pipeline, out: Path, tell: Callable[[str], None]) -> None:
-    """Do the stages of a pipeline in the folder `out`; those that are done are passed over, a half one is taken up.
+    """Run the stages of a pipeline in the folder `out`, skipping finished ones and resuming an unfinished one.
 
     Args:
         pipeline: the stages.
         out: where each stage gets a folder of its name.
-        tell: is told which stage begins, and which are done.
+        tell: called with which stage begins, and which are done.
 
     Raises:
-        UsageError: `out` holds something else, a stage was begun with another table, or another process works there.
+        UsageError: `out` holds something else, a stage was started with another table, or another process is working
+            there.
         CheckpointError: the folder cannot be written to, is moved or deleted meanwhile, its record is damaged,
             or what a stage wrote was changed.
     """
-    _Record.open(out, pipeline)  # a folder that is another's is not touched
+    _Record.open(out, pipeline)  # a folder of something else is not touched
     with ExitStack() as stack:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -167,7 +169,7 @@ def _stages(pipeline: Pipeline, out: Path, record: _Record, lock: Lock, tell: Ca
 
 
 class _Record:
-    """What has been done in a folder: `align.json`, each stage's table, and the seconds it took where it is done."""
+    """What has been done in a folder: `align.json`, each stage's table, and the seconds it took once it is done."""
 
     def __init__(self, file: Path, stages: dict[str, dict[str, Any]]) -> None:
         self._file, self._stages = file, stages

@@ -1,4 +1,4 @@
-"""The auxiliary loss `pretraining`: PPO-ptx, in which a policy goes on learning the texts it was pre-trained on."""
+"""The auxiliary loss `pretraining`: PPO-ptx, in which a policy keeps learning the texts it was pre-trained on."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Pretraining:
         path: str | None = None
         """A UTF-8 text file, or a folder of them; left out, the English text that Python carries."""
         held_out: float = Field(default=0.1, ge=0, lt=1)
-        """Which part of the text, at its end, is left out: what pre-training kept for evaluation."""
+        """The share of the text, at its end, that is left out: what pre-training kept for evaluation."""
         gamma: NonNegativeFloat = 27.8
         """Weight γ (arXiv 2203.02155, Appendix C.4)."""
         length: Count | None = None

@@ -25,7 +25,7 @@ def ranking_loss(
     Args:
         scores: r, the best answer of each prompt first.
         present: False where a prompt has fewer answers than others; each has at least two.
-        margin: by how much a better answer's score is to be the higher.
+        margin: by how much a better answer's score should be higher.
     """
     gaps = scores[:, :, None] - scores[:, None, :]
     return mean_over_pairs(-logsigmoid(gaps - margin[:, None, None]), present)

@@ -1,4 +1,4 @@
-"""Ranked answers as tokens: read, checked, split, and put into batches in which a prompt's answers stay together."""
+"""Ranked answers as tokens: read, checked, split, and batched so that a prompt's answers stay together."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class RankedConfig(config.Config):
     path: str
     """JSON lines of `{"prompt", "chosen", "rejected"[, "margin"]}`, or of `{"prompt", "responses", "ranking"}`."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Which part of them, at the file's end, is kept from training and used for evaluation."""
+    """The share of them, at the file's end, that is held out of training and used for evaluation."""
     demonstrations: str | None = None
     """JSON lines of `{"prompt", "completion"}` whose mean score is to be 0; left out, the best answers of `path`."""
     tokenizer: Spec = Spec(type="byte")
-    """How text becomes tokens, for a new model; a saved one brings its own."""
+    """How text becomes tokens, for a new model; a saved one has its own."""
 
 
 class Ranked(NamedTuple):
@@ -44,9 +44,9 @@ class Ranked(NamedTuple):
     prompt: list[int]
     """What all texts begin with."""
     answers: list[list[int]]
-    """How they go on, the best first."""
+    """How they continue, the best first."""
     margin: float
-    """By how much a better answer's score is to be the higher."""
+    """By how much a better answer's score should be higher."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ class RankedData:
 
     @property
     def digest(self) -> str:
-        """A checksum by which other rankings and demonstrations, or the same with other tokens, are told apart."""
+        """A checksum that changes with the rankings and demonstrations or their tokens."""
         rankings = ([ranked[1:] for ranked in part] for part in (self.train, self.held_out))
         return digest(*rankings, self.demonstrations)
 
 
 def read_rankings(path: str) -> Sequence[Comparison | Ranking]:
-    """Return the records of a file; what the first one is, all are. Raises `DataError` as `read_records` does."""
+    """Return the records of a file, all of the first one's kind. Raises `DataError` as `read_records` does."""
     first = next(iter(islice(read_json_lines(path), 1)), ("", {}))[1]
     return read_records(path, Ranking if "responses" in first else Comparison)
 

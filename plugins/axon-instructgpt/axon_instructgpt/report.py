@@ -1,4 +1,4 @@
-"""The stage `report`: policies against the one they began as, by a known reward and by the reward model."""
+"""The stage `report`: compares policies with the model they started from, by a known reward and by the reward model."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from axon_instructgpt.stage import Computing
 
 __all__ = ["Report"]
 
-_TAKEN = ("reference", "prompt", "exact", "best_of_n", "optimum")  # what else stands where policies' names do
+_TAKEN = ("reference", "prompt", "exact", "best_of_n", "optimum")  # what else the report puts where policies' names are
 
 
 class Report(Computing):
-    """Compares policies with the model they began as, on prompts that no stage has seen.
+    """Compares policies with the model they started from, on prompts that no stage has seen.
 
     Writes `report.json`, `report.md` and, where matplotlib is installed, `frontier.png`: reward against KL divergence
     of every checkpoint of every policy, of best-of-n, and of the optimum π* ∝ π_ref exp(r/β). The last two are exact
@@ -47,7 +47,7 @@ class Report(Computing):
         """What is compared, and how thoroughly."""
 
         reference: str
-        """The folder of the run or the model that the policies began as."""
+        """The folder of the run or the model that the policies started from."""
         policies: dict[str, str]
         """The folder of each policy, by the name it has in the report."""
         prompts: str
@@ -61,7 +61,7 @@ class Report(Computing):
         budget: PositiveFloat | None = None
         """The KL divergence of a response, in nats, that a policy may spend on its wins; left out, none is checked."""
         required_win_rate: float = Field(default=0.9, ge=0, le=1)
-        """The win rate, by the known reward, that a policy is to reach within the budget."""
+        """The win rate, by the known reward, that a policy must reach within the budget."""
         responses: Count = 8
         """Responses of each policy to each prompt."""
         response_tokens: Count = 64
@@ -103,7 +103,7 @@ class Report(Computing):
             CheckpointError: a model cannot be read.
             DataError: prompts or rankings cannot be read.
             ContextError: a prompt and its response do not fit into a model; the message names it.
-            TrainingError: a reward fails, or is no finite number; the message names the prompt.
+            TrainingError: a reward fails, or is not a finite number; the message names the prompt.
         """
         facts = self._measure()
         with new_folder(out) as folder:
@@ -112,7 +112,7 @@ class Report(Computing):
             draw(facts, folder / "frontier.png")
 
     def _measure(self) -> dict[str, Any]:
-        """Return all facts; what can be wrong with models and files is found before anything is sampled."""
+        """Return all facts; problems with models and files are found before anything is sampled."""
         c = self.config
         bench = self._bench()
         folders = {name: expanded(folder, CheckpointError) for name, folder in c.policies.items()}
@@ -193,7 +193,7 @@ def _rankings(folder: Path) -> tuple[list[Ranking], Path, float]:
 
 
 def _accuracies(bench: Bench, rankings: list[Ranking], file: Path, bayes: float) -> dict[str, float]:
-    """Return how often the reward model orders a pair as the rankings do, beside the known reward itself."""
+    """Return how often the reward model orders a pair as the rankings do, next to the known reward itself."""
     scorers = {"accuracy": bench.judge, "known_reward_accuracy": bench.reward}
     found = {name: bench.accuracy(scorer, rankings, file) for name, scorer in scorers.items() if scorer is not None}
     return {**found, "bayes_accuracy": bayes, "prompts": len(rankings)}
@@ -202,7 +202,7 @@ def _accuracies(bench: Bench, rankings: list[Ranking], file: Path, bayes: float)
 def _verdict(
     budget: float | None, required: float, policies: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any] | None:
-    """Return the budget, the win rate that is required, and which policies reach that without spending more."""
+    """Return the budget, the required win rate, and which policies reach it within the budget."""
     if budget is None:
         return None
     reached = {
@@ -222,7 +222,7 @@ def _causal(folder: Path, device: str = "cpu") -> tuple[CausalLM, Tokenizer]:
 
 
 def _checkpoints(path: Path) -> list[tuple[int, Path]]:
-    """Return the step and the model of each checkpoint of a run; of a model's folder there are none."""
+    """Return the step and the model of each checkpoint of a run; a model's folder has none."""
     if not (path / "run.json").exists():
         return []
     checkpoints = RunFolder.open(path).checkpoints

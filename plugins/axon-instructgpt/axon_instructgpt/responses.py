@@ -1,4 +1,4 @@
-"""Responses of a language model to prompts: sampled, or all that there are, with their log-probabilities."""
+"""Responses of a language model to prompts: sampled, or all possible ones, with their log-probabilities."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def sampled(
     temperature: float = 1.0,
     rows: int = 256,
 ) -> list[list[list[int]]]:
-    """Return n responses to each prompt, as tokens, the one that ends it included.
+    """Return n responses to each prompt, as tokens, including the one that ends it.
 
-    A response depends on its prompt, its number and the key alone; `rows` of them run at once.
+    A response depends only on its prompt, its number and the key; `rows` of them run at once.
     """
     found = respond(
         model,

@@ -40,16 +40,16 @@ class RewardTrainer(Trainer):
     Source: arXiv 2203.02155, Section 3.5, Eq. 1, with the margins m of arXiv 2307.09288, Section 3.2.2. All answers of
     a prompt are in one batch element, and each runs once. The role `model` is a `RewardModel`, made of any `CausalLM`.
 
-    Metrics are means over prompts: `rewards/accuracies`, how many of its pairs have the right order, and
-    `rewards/margins`, by how much the better answer's score is the higher. What is exported scores the demonstrations
-    0 on average (Section 3.5): the mean is stored with the model.
+    Metrics are means over prompts: `rewards/accuracies`, the share of its pairs in the right order, and
+    `rewards/margins`, by how much the better answer's score is higher. The exported model scores the demonstrations 0
+    on average (Section 3.5): their mean score is stored with it.
     """
 
     class Config(Trainer.Config):
-        """Settings of reward models, beside those of every training."""
+        """Settings of reward models, in addition to those of every trainer."""
 
         eval_prompts: PositiveInt = 5_000
-        """Held-out prompts that an evaluation reads at most; of more, so many spread evenly over them."""
+        """The most held-out prompts that an evaluation reads; if there are more, they are evenly spaced."""
 
     config: Config
     unit = "prompts"
@@ -85,7 +85,7 @@ class RewardTrainer(Trainer):
         reward model.
 
         Raises:
-            ContractError: the model is no `CausalLM`, nor a reward model.
+            ContractError: the model is neither a `CausalLM` nor a reward model.
         """
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
@@ -127,7 +127,7 @@ class RewardTrainer(Trainer):
         return {name: values.sum() for name, values in zip(_NAMES, terms, strict=True)}
 
     def scores(self, data: Mapping[str, Tensor]) -> tuple[Float[Tensor, "b k"], Bool[Tensor, "b k"]]:
-        """Return the score of each answer, and which answers there are; each is run once."""
+        """Return the score of each answer, and which answers exist; each is run once."""
         present = data["valid"].any(-1)
         found = self.model.whole(data["tokens"][present], data["valid"][present])
         return found.new_zeros(present.shape).masked_scatter(present, found), present
@@ -135,7 +135,7 @@ class RewardTrainer(Trainer):
     def evaluate(self) -> dict[str, float]:
         """Return means of the loss and the metrics over the held-out prompts, at most `eval_prompts` of them.
 
-        Where those are not all, `prompts` says how many were read, and `held_out_prompts` how many there are.
+        If those are not all, `prompts` says how many were read, and `held_out_prompts` how many there are.
         """
         rankings = self.data.held_out
         held_out = [rankings[i] for i in spread(len(rankings), self.config.eval_prompts)]
@@ -151,7 +151,7 @@ class RewardTrainer(Trainer):
     def export(self, folder: Path) -> None:
         """Write the model, whose demonstrations then have a mean score of 0, and its tokenizer."""
         before = self.model.bias.clone()
-        try:  # the weights that training goes on with stay as they are, so that it resumes exactly
+        try:  # the weights in training stay as they are, so that it resumes exactly
             self.model.bias.copy_(self._mean_of_demonstrations())
             self.model.save(folder, self.data.tokenizer)
         finally:

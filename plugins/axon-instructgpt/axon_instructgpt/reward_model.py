@@ -21,12 +21,12 @@ __all__ = ["RewardModel"]
 class RewardModel(Model):
     """The score of each prefix of a text, `(b n) -> (b n)`: a linear function of any `CausalLM`'s features.
 
-    That of a whole text stands at its last token. The head takes the place of the trunk's output layer, which is not
-    used (arXiv 2203.02155, Section 3.5). The head begins as N(0, 1/(d + 1)) (arXiv 2009.01325). `bias` is what has
-    been subtracted, so that reference answers have a mean score of 0.
+    The score of a whole text is at its last token. The head replaces the trunk's output layer, which is not used (arXiv
+    2203.02155, Section 3.5). The head is initialised from N(0, 1/(d + 1)) (arXiv 2009.01325). `bias` is subtracted from
+    scores, so that reference answers have a mean score of 0.
 
     Raises:
-        ContractError: the trunk is no `CausalLM`.
+        ContractError: the trunk is not a `CausalLM`.
     """
 
     class Config(Model.Config):
@@ -53,7 +53,7 @@ class RewardModel(Model):
 
     @classmethod
     def of(cls, trunk: CausalLM) -> Self:
-        """Return a reward model that begins as `trunk`, with a new head; the weights are the trunk's own."""
+        """Return a reward model that starts from `trunk`, with a new head; the weights are the trunk's own."""
         device = next(trunk.parameters()).device
         with torch.no_grad():
             dim = trunk.features(torch.zeros(1, 1, dtype=torch.long, device=device)).shape[-1]
@@ -66,7 +66,7 @@ class RewardModel(Model):
         return self.trunk.context
 
     def forward(self, tokens: Int[Tensor, "b n"], *, valid: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n"]:
-        """Return the score of the text up to and with each token; `valid` is False for padding, on either side."""
+        """Return the score of the text up to and including each token; `valid` is False for padding, on either side."""
         return self._scores(self.trunk.features(tokens, valid=valid)) - self.bias
 
     def whole(self, tokens: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:

@@ -21,7 +21,7 @@ def best_of(rewards: Float[Tensor, "b n"]) -> Int[Tensor, " b"]:
     Source: arXiv 2307.09288, Section 3.2.3.
 
     Raises:
-        TrainingError: a reward is NaN, with which nothing can be compared.
+        TrainingError: a reward is NaN, which cannot be compared.
     """
     for row, column in rewards.isnan().nonzero()[:1].tolist():
         raise TrainingError(f"the reward of response {column} to prompt {row} is NaN; it must be a number")
@@ -31,7 +31,7 @@ def best_of(rewards: Float[Tensor, "b n"]) -> Int[Tensor, " b"]:
 def best_of_n_kl(n: int) -> float:
     """Return log n − (n − 1)/n, in nats: KL(best of n samples ‖ one sample) is at most that (arXiv 2401.01879).
 
-    It is that where no two responses have the same reward and none is likely to be drawn twice.
+    The two are equal if no two responses have the same reward and none is likely to be drawn twice.
     """
     return math.log(n) - (n - 1) / n
 

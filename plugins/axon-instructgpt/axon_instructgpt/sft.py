@@ -36,15 +36,15 @@ class SFTTrainer(Trainer):
 
     Works with any registered `CausalLM`, under the role `model` (arXiv 2203.02155, Section 3.5; no loss on prompts, as
     in arXiv 2307.09288, Section 3.1). Examples are packed: a row of a batch holds as many as fit into the model's
-    context, each a document of its own that starts at position 0 and sees no other. So `batch_size` counts rows. What
-    is learned is each token alike, whatever the row it is in.
+    context, each a document of its own that starts at position 0 and sees no other, so `batch_size` counts rows. Every
+    learned token counts the same, whatever row it is in.
     """
 
     class Config(Trainer.Config):
-        """Settings of fine-tuning, beside those of every training."""
+        """Settings of fine-tuning, in addition to those of every trainer."""
 
         eval_examples: PositiveInt = 5_000
-        """Held-out examples that an evaluation reads at most; of more, so many spread evenly over them."""
+        """The most held-out examples that an evaluation reads; if there are more, they are evenly spaced."""
 
     config: Config
     unit = "tokens"
@@ -118,8 +118,8 @@ class SFTTrainer(Trainer):
     def evaluate(self) -> dict[str, float]:
         """Return `loss` in nats per token, its `perplexity`, `accuracy`, and `tokens`, over the held-out examples.
 
-        At most `eval_examples` are read. Where those are not all, `examples` says how many, and `held_out_examples`
-        how many there are.
+        At most `eval_examples` are read. If those are not all, `examples` says how many were read, and
+        `held_out_examples` how many there are.
         """
         held_out = self.data.held_out
         examples = [held_out[i] for i in spread(len(held_out), self.config.eval_examples)]
@@ -133,12 +133,12 @@ class SFTTrainer(Trainer):
             for name, total in self.loss(data).items():
                 totals[name] += total.double().item()
         loss = totals["loss"] / tokens
-        perplexity = math.exp(min(loss, 700.0))  # as far as a float goes
+        perplexity = math.exp(min(loss, 700.0))  # as far as a float can hold it
         found = {"loss": loss, "perplexity": perplexity, "accuracy": totals["accuracy"] / tokens, "tokens": tokens}
         return {**found, **coverage("examples", len(examples), len(held_out))}
 
     def sample(self) -> str:
-        """Return a held-out prompt, and how the model goes on from it."""
+        """Return a held-out prompt, and how the model continues it."""
         tokens, scored = self.data.held_out[0]
         prompt, tokenizer = tokens[: scored.index(True)], self.data.tokenizer
         return sample_text(self.model, tokenizer, prompt)

@@ -1,4 +1,4 @@
-"""Stages of a pipeline, in a registry of their own; the usual one is a training."""
+"""Stages of a pipeline, in a registry of their own; the usual one is a training run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["STAGES", "Computing", "Stage", "Training"]
 
 
 class Stage(ABC):
-    """One step of a pipeline, which leaves all it brings in a folder.
+    """One step of a pipeline, which leaves everything it makes in a folder.
 
     Attributes:
         config: the stage's table.
@@ -42,26 +42,26 @@ class Stage(ABC):
 
     @classmethod
     def with_option(cls, table: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
-        """Return the stage's valid table with an option of its computation set, such as `device`, if it has that."""
+        """Return the stage's valid table with an option of its computation, such as `device`, set if it exists."""
         return {**table, name: value} if name in cls.Config.model_fields else table
 
     @abstractmethod
     def run(self, out: Path) -> None:
-        """Do it, into the folder `out`; what an interrupted earlier call left there is taken up, or replaced."""
+        """Run the stage into the folder `out`; what an interrupted call left there is resumed or replaced."""
 
 
 class Training(Stage):
-    """A training: the folder is a run folder, and an interrupted one is resumed."""
+    """A training run: its folder is a run folder, and an interrupted run is resumed."""
 
     class Config(Stage.Config):
         """A recipe's tables."""
 
         model: dict[str, Any] = Field(default_factory=dict)
-        """The model, as the trainer wants it."""
+        """The model, as the trainer expects it."""
         trainer: Spec
         """The registered trainer and its options."""
         data: dict[str, Any] = Field(default_factory=dict)
-        """The data, as the trainer wants them."""
+        """The data, as the trainer expects them."""
 
     config: Config
 
@@ -88,7 +88,7 @@ class Training(Stage):
         return {**table, "trainer": {"type": trainer.type, **trainer.options, name: value}}
 
     def run(self, out: Path) -> None:
-        """Train, or train on."""
+        """Train, or resume training."""
         recipe = self._recipe(out.name)
         saved = None
         if (out / "run.json").exists():

@@ -1,4 +1,4 @@
-"""Where a training starts: a new model, or one that was saved."""
+"""What training starts from: a new model, or a saved one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["begin", "check"]
 
 
 def check(table: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` or `UnknownKey` where the `[model]` table of a recipe breaks a rule, whatever the folders."""
+    """Raise `ConfigError` or `UnknownKey` if the `[model]` table of a recipe breaks a rule, whatever the folders."""
     with at("model"):
         if "init" in table:
             validate(Saved, table)
@@ -32,10 +32,10 @@ def begin(
 
     Args:
         table: a `Saved` model, or a new one's `type` and options.
-        saved: what the same recipe exported before; it comes first.
+        saved: what the same recipe exported before; it takes precedence.
         seed: what a new model's weights are drawn from.
         tokenizer: a new model's tokenizer.
-        text: what that is trained on.
+        text: what that tokenizer is trained on.
 
     Raises:
         ConfigError: the table, or the tokenizer's, breaks a rule.

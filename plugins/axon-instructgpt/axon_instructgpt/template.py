@@ -31,7 +31,7 @@ class Plain:
         self.config = config
 
     def __call__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens of a dialogue; see `ChatTemplate`. Raises `UsageError` where a line begins with a mark."""
+        """Return the tokens of a dialogue; see `ChatTemplate`. Raises `UsageError` if a line begins with a mark."""
         marks = [f"{name}:" for name in _NAMES.values()]
         tokens: list[int] = []
         for i, message in enumerate(messages):

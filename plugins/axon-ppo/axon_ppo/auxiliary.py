@@ -1,4 +1,4 @@
-"""Losses that ride along: further terms that the policy minimises in the same update, injected by their name."""
+"""Auxiliary losses: further terms that the policy minimises in the same update, injected by name."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ __all__ = ["AUXILIARY_LOSSES", "AuxiliaryLoss"]
 class AuxiliaryLoss(Protocol):
     """Further terms of the policy's loss, such as that of the texts it was pre-trained on.
 
-    Its class has a `Config` where it is registered, and is built as `cls(config, tokenizer=…, context=…, seed=…)`.
-    Where it has an attribute `digest`, a checksum of its data, a run goes on only with the same data.
+    If it is registered, its class has a `Config`, and is built as `cls(config, tokenizer=…, context=…, seed=…)`. If it
+    has an attribute `digest`, a checksum of its data, a run resumes only with the same data.
     """
 
     def batch(self, step: int, size: int) -> dict[str, Tensor]:
         """Return the `size` examples of a step: a pure function of the step, so that a run may resume.
 
-        Every tensor has `size` rows. They are cut into mini-batches, and gone through as often, as the responses are.
+        Every tensor has `size` rows. They are cut into mini-batches, and iterated over, in the same way as the
+        responses.
         """
         ...
 
@@ -33,7 +34,7 @@ class AuxiliaryLoss(Protocol):
         ...
 
     def loss(self, policy: CausalLM, data: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the terms as sums, weighted already, under the names that `counts` uses (`Trainer.loss`)."""
+        """Return the terms as sums, already weighted, under the names that `counts` uses (`Trainer.loss`)."""
         ...
 
 

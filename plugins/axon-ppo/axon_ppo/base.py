@@ -26,25 +26,25 @@ class PPOBase(Trainer):
     """Several epochs of updates on what the policy just did, none of which moves it far (1707.06347, Algorithm 1).
 
     A step of the loop is one iteration: `collect` acts, `minibatches` cuts what was collected, and `terms` is
-    the loss of actions, −L^CLIP + c₁ L^VF − c₂ S (Section 5, Eq. 9). What is collected has rows with a `number`, their
-    place in the step over all processes.
+    the loss of actions, −L^CLIP + c₁ L^VF − c₂ S (Section 5, Eq. 9). Collected rows have a `number`, their place in the
+    step over all processes.
     """
 
     class Config(Trainer.Config):
-        """What every proximal policy optimisation sets, beside the settings of every training."""
+        """Settings of all proximal policy optimisation, in addition to those of every trainer."""
 
         optimizer: Optimizer = Field(
             default_factory=lambda: AdamW(lr=3e-4, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-5)
         )
         """The optimiser by `type`; by default Adam with ε 1e-5 and no decay."""
         epochs: Count = 4
-        """How often each step's data are gone through."""
+        """How often each step's data are used."""
         minibatches: Count = 1
-        """Updates in an epoch, each on another part of the step's data."""
+        """Updates in an epoch, each on a different part of the step's data."""
         clip_range: PositiveFloat = 0.2
-        """ε: by how much the ratio of probabilities may leave 1 (Section 3, Eq. 7)."""
+        """ε: how far the ratio of probabilities may move from 1 (Section 3, Eq. 7)."""
         value_clip_range: PositiveFloat | None = 0.2
-        """By how much a value may move in a step before its loss is clipped; None for any."""
+        """How far a value may move in a step before its loss is clipped; None for any distance."""
         value_weight: NonNegativeFloat = 0.5
         """Weight c₁ of the value function's loss (Section 5, Eq. 9)."""
         entropy_weight: NonNegativeFloat = 0.0
@@ -91,7 +91,7 @@ class PPOBase(Trainer):
         numbers = data["number"]
         groups = self.rows // parts
         for epoch in range(self.config.epochs):
-            # Of every `parts` rows that follow each other one goes into each mini-batch, so that none is ever empty,
+            # Of every `parts` consecutive rows, one goes into each mini-batch, so that none is ever empty,
             # whatever share of the rows a process has.
             order = key(epoch).uniform((groups, parts)).argsort(-1).flatten()
             part_of = order.to(numbers.device)[numbers]
@@ -100,7 +100,7 @@ class PPOBase(Trainer):
                 yield {name: rows[chosen] for name, rows in data.items()}
 
     def entropies(self, logits: Float[Tensor, "k v"]) -> Float[Tensor, " k"]:
-        """Return the entropy of each action's distribution; with a gradient only where it is part of the loss."""
+        """Return the entropy of each action's distribution; with a gradient only if it is part of the loss."""
         with nullcontext() if self.config.entropy_weight else torch.no_grad():
             return token_entropies(logits)
 

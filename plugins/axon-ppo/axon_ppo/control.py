@@ -37,9 +37,9 @@ class ControlData(config.Config):
 class ControlTrainer(PPOBase):
     """Maximise the discounted rewards of an environment's episodes (arXiv 1707.06347, Section 5, Algorithm 1).
 
-    In a step, `batch_size` environments run side by side for `length` actions each. Episodes begin anew with every
-    step, so that what is seen depends on the step alone and a resumed run sees the same. Mini-batches are cut from
-    single actions.
+    In a step, `batch_size` environments run side by side for `length` actions each. Episodes start again with every
+    step, so that observations depend only on the step and a resumed run sees the same. Mini-batches are cut from single
+    actions.
 
     The roles are `policy` and `value`, any registered models that map an observation to scores of actions, and to one
     number.
@@ -51,14 +51,14 @@ class ControlTrainer(PPOBase):
     """
 
     class Config(PPOBase.Config):
-        """Settings for environments, beside those of all proximal policy optimisation."""
+        """Settings for environments, in addition to those of all proximal policy optimisation."""
 
         batch_size: PositiveInt = 8
         """Environments that run side by side."""
         value_clip_range: PositiveFloat | None = None
-        """By how much a value may move in a step before its loss is clipped; by default any, as are rewards."""
+        """How far a value may move in a step before its loss is clipped; not limited by default, as rewards are not."""
         length: Count = 512
-        """Actions in each of them in a step."""
+        """Actions in each environment in a step."""
         episodes: Count = 100
         """Episodes of an evaluation."""
 
@@ -180,7 +180,7 @@ class ControlTrainer(PPOBase):
         return dict.fromkeys(names, float(len(data["action"])))
 
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the sums over the actions of `terms` and, where an episode ended, of what one brought."""
+        """Return the sums over the actions of `terms` and, if an episode ended, of the mean return."""
         for model in (self.policy, self.value):
             model.eval()
         logits = self._policy(data["observation"])
@@ -196,7 +196,7 @@ class ControlTrainer(PPOBase):
         return {**terms, "objective/return": data["episode"].sum()} if "episode" in data else terms
 
     def evaluate(self) -> dict[str, float]:
-        """Return the mean `return` and `length` of whole episodes of the likeliest actions; `loss` is −`return`."""
+        """Return the mean `return` and `length` of whole episodes of the most likely actions; `loss` is −`return`."""
         n, key = self.config.episodes, Key((self.config.seed, "evaluate"))
         observation = self.environment.reset([key(i).seed for i in range(n)])
         tell(0, n)

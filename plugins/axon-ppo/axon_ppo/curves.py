@@ -1,4 +1,4 @@
-"""The hook that draws what users of proximal policy optimisation look at: reward, divergence, length, clipping."""
+"""The hook that draws the curves of proximal policy optimisation: reward, divergence, length, clipping."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _PANELS = {
 
 
 class Curves:
-    """Draws `ppo.png` in the run folder when a training of `ppo` or `ppo_control` ends; needs matplotlib."""
+    """Draws `ppo.png` in the run folder when a `ppo` or `ppo_control` run ends; needs matplotlib."""
 
     @hook
     def fit_end(self, fit: Fit) -> None:
-        """Draw, from the numbers in the metrics file."""
-        from axon_ppo.base import PPOBase  # this hook hears of every training, and most are others'
+        """Draw the curves from the numbers in the metrics file."""
+        from axon_ppo.base import PPOBase  # this hook runs in every training, most of them not ours
 
         if fit.run is not None and isinstance(fit.trainer, PPOBase):
             draw_curves(fit.run, _PANELS, "ppo.png")

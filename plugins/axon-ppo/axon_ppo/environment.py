@@ -16,16 +16,16 @@ __all__ = ["ENVIRONMENTS", "Environment", "Transition"]
 
 
 class Transition(NamedTuple):
-    """What one action brought in each of the environments that run side by side."""
+    """The result of one action in each of the environments that run side by side."""
 
     observation: Float[Tensor, "b o"]
-    """What is seen after it; where the episode ended, what was seen last."""
+    """What is seen after it; if the episode ended, what was seen last."""
     reward: Float[Tensor, " b"]
     """What it earned."""
     terminated: Bool[Tensor, " b"]
     """Whether the episode is over: nothing more can be earned."""
     truncated: Bool[Tensor, " b"]
-    """Whether the episode was cut off where it could have gone on."""
+    """Whether the episode was cut off where it could have continued."""
 
 
 class Environment(ABC):
@@ -39,22 +39,22 @@ class Environment(ABC):
     """
 
     class Config(config.Config):
-        """What can be chosen."""
+        """Options of an environment."""
 
     n_observed: int
     n_actions: int
 
     @abstractmethod
     def reset(self, seeds: Sequence[int]) -> Float[Tensor, "b o"]:
-        """Begin anew, with one episode for each seed (63 bits), and return what is seen first."""
+        """Start again with one episode for each seed (63 bits), and return the first observations."""
 
     @abstractmethod
     def restart(self, row: int, seed: int) -> Float[Tensor, " o"]:
-        """Begin another episode in one row, and return what is seen first."""
+        """Start another episode in one row, and return its first observation."""
 
     @abstractmethod
     def step(self, actions: Int[Tensor, " b"]) -> Transition:
-        """Act in all environments. A row whose episode has ended may bring anything until it is restarted."""
+        """Act in all environments. A row whose episode has ended may return anything until it is restarted."""
 
 
 ENVIRONMENTS: Registry[Environment] = Registry("environment", Environment)

@@ -18,17 +18,17 @@ __all__ = ["Gymnasium"]
 
 
 class Gymnasium(Environment):
-    """Any environment of Gymnasium with discrete actions and a vector to observe, or what becomes one.
+    """Any environment of Gymnasium with discrete actions whose observations are vectors or can be encoded as such.
 
-    See `axon_ppo.spaces.encoder` for observations. Action 0 is the first of the environment's own, its `start`.
+    See `axon_ppo.spaces.encoder` for observations. Action 0 is the environment's own first action, its `start`.
 
     Raises:
         UsageError: Gymnasium is not installed.
-        ConfigError: there is no such environment, or it has other observations or actions.
+        ConfigError: there is no such environment, or its observations or actions are of another kind.
     """
 
     class Config(Environment.Config):
-        """Which one."""
+        """Which environment."""
 
         id: str = "CartPole-v1"
         """Its name in Gymnasium's registry."""
@@ -46,27 +46,27 @@ class Gymnasium(Environment):
         self._ended = [True]
 
     def reset(self, seeds: Sequence[int]) -> Float[Tensor, "b o"]:
-        """Begin anew, with one episode for each seed.
+        """Start again with one episode for each seed.
 
         Raises:
             UsageError: Gymnasium is not installed.
-            ConfigError: it can make no further environment of this name.
-            ContractError: an environment shows what its space does not have.
+            ConfigError: it cannot make another environment of this name.
+            ContractError: an observation is not in the environment's space.
         """
         self._rows += [self._make() for _ in range(len(seeds) - len(self._rows))]
         self._ended = [False] * len(seeds)
         return torch.stack([self.restart(row, seed) for row, seed in enumerate(seeds)])
 
     def restart(self, row: int, seed: int) -> Float[Tensor, " o"]:
-        """Begin another episode in one row. Raises `ContractError` where it shows what its space does not have."""
+        """Start another episode in one row. Raises `ContractError` if its observation is not in its space."""
         self._ended[row] = False
         return self._vector(self._rows[row].reset(seed=seed)[0])
 
     def step(self, actions: Int[Tensor, " b"]) -> Transition:
-        """Act in all environments whose episode goes on; the others stay as they are.
+        """Act in all environments whose episode continues; the others stay as they are.
 
         Raises:
-            ContractError: an environment shows what its space does not have.
+            ContractError: an observation is not in the environment's space.
         """
         found: list[tuple[Tensor, float, bool, bool]] = []
         for row, action in enumerate(actions.tolist()):

@@ -69,7 +69,7 @@ def clipped_value_loss(
 ) -> tuple[Float[Tensor, ...], Bool[Tensor, ...]]:
     """Return ½ max((V − R)², (V_clip − R)²), V_clip = clip(V, V_old ± ε), and where the latter is the larger.
 
-    The clipping is not the paper's but its code's (arXiv 2005.12729); with an infinite ε it is ½ (V − R)², as in
+    The clipping is not in the paper but in its code (arXiv 2005.12729); with an infinite ε it is ½ (V − R)², as in
     arXiv 1707.06347, Section 5.
     """
     free = (values - returns).square()
@@ -94,9 +94,9 @@ def k3(logprobs: Float[Tensor, ...], reference: Float[Tensor, ...]) -> Float[Ten
 
 
 def adapted_coefficient(coefficient: float, kl: float, *, target: float, n: int, horizon: float) -> float:
-    """Return β (1 + clip(KL / target − 1, ±0.2) n / horizon), so that over `horizon` examples KL nears its target.
+    """Return β (1 + clip(KL / target − 1, ±0.2) n / horizon), so that over `horizon` examples KL approaches its target.
 
-    n examples showed the divergence `kl`. Source: arXiv 1909.08593, Section 2.2, in the form of its code.
+    `kl` is the divergence measured on n examples. Source: arXiv 1909.08593, Section 2.2, in the form of its code.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coefficient * (1 + error * n / horizon)

@@ -1,4 +1,4 @@
-"""Model `perceptron`: the small network of policies and value functions that see a vector."""
+"""Model `perceptron`: the small network for policies and value functions that observe a vector."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["Perceptron"]
 class Perceptron(Model):
     """Linear layers with tanh between them, `(… i) -> (… o)` (arXiv 1707.06347, Section 6.1).
 
-    Weights begin orthogonal, which is not the paper's but its code's (arXiv 2005.12729).
+    Weights are initialised orthogonally, which is not in the paper but in its code (arXiv 2005.12729).
     """
 
     class Config(Model.Config):
         """Its sizes."""
 
         inputs: PositiveInt
-        """Numbers i that come in."""
+        """Number of inputs i."""
         outputs: PositiveInt
-        """Numbers o that go out."""
+        """Number of outputs o."""
         hidden: tuple[PositiveInt, ...] = (64, 64)
         """Sizes of the hidden layers (Section 6.1: two of 64)."""
         gain: PositiveFloat = 0.01
-        """The singular values of the last layer at the start: small, so that a policy begins nearly indifferent."""
+        """The singular values of the last layer at the start: small, so that a policy starts nearly indifferent."""
 
     config: Config
     examples = ({"inputs": 3, "outputs": 2}, {"inputs": 3, "outputs": 2, "hidden": ()})
@@ -46,7 +46,7 @@ class Perceptron(Model):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
-        """Return the last layer's numbers."""
+        """Return the last layer's outputs."""
         for layer in self.layers[:-1]:
             x = torch.tanh(layer(x))
         return self.layers[-1](x)

@@ -22,13 +22,13 @@ class PromptConfig(config.Config):
     """The `[data]` table of a recipe whose data are prompts."""
 
     path: str | None = None
-    """A file of JSON lines, each with a `prompt`; other fields, such as a `completion`, are passed over."""
+    """A file of JSON lines, each with a `prompt`; other fields, such as a `completion`, are ignored."""
     prompts: tuple[Text, ...] = ()
-    """The prompts themselves, where they are few."""
+    """The prompts themselves, if they are few."""
     held_out: float = Field(default=0.1, ge=0, lt=1)
-    """Which part of the prompts, at their end, is kept from training and used for evaluation."""
+    """The share of the prompts, at their end, that is held out of training and used for evaluation."""
     tokenizer: Spec = Spec(type="byte")
-    """How text becomes tokens, for a new policy; a saved one brings its own."""
+    """How text becomes tokens, for a new policy; a saved one has its own."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -59,12 +59,12 @@ class PromptData:
 
     @classmethod
     def of(cls, named: Sequence[tuple[str, str]], tokenizer: Tokenizer, held_out: float = 0.0) -> Self:
-        """Make them of pairs of a name and a text. Raises `DataError` where one cannot be encoded."""
+        """Build the data from pairs of a name and a text. Raises `DataError` if one cannot be encoded."""
         prompts = encode_prompts(named, tokenizer)
         kept = len(prompts) - int(len(prompts) * held_out)
         return cls(tokenizer, prompts[:kept], prompts[kept:])
 
     @property
     def digest(self) -> str:
-        """A checksum by which other prompts, or the same with other tokens, are told apart."""
+        """A checksum that changes with the prompts or their tokens."""
         return digest(*([[prompt.text, prompt.tokens] for prompt in part] for part in (self.train, self.held_out)))

@@ -22,19 +22,19 @@ __all__ = ["REWARDS", "ModelReward", "Regex", "Reward"]
 
 @runtime_checkable
 class Reward(Protocol):
-    """What responses are worth: any callable of texts, whose class has a `Config` where it is registered.
+    """What responses are worth: any callable of texts, whose class has a `Config` if it is registered.
 
-    One that has an attribute `judges_ends`, and it is true, is also told, as `finished`, which responses ended by
+    If it has an attribute `judges_ends` that is true, it is also given, as `finished`, which responses ended by
     themselves (`axon_core.scoring.Scorer`).
     """
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
-        """Return one finite number for each prompt and its response, which depends on these two alone."""
+        """Return one finite number for each prompt and its response, which depends only on these two."""
         ...
 
 
 class Regex:
-    """How often a regular expression matches, for each character of the response."""
+    """How often a regular expression matches per character of the response."""
 
     class Config(config.Config):
         """What to look for."""
@@ -56,14 +56,14 @@ class Regex:
         self._pattern = re.compile(config.pattern)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Return matches by characters; an empty response is worth 0."""
+        """Return matches per character; an empty response is worth 0."""
         return [len(self._pattern.findall(text)) / max(1, len(text)) for text in responses]
 
 
 class ModelReward:
-    """What a saved reward model says, any registered `Model` that maps `(tokens, valid=…)`, `(b n)`, to scores `(b n)`.
+    """Scores of a saved reward model: any registered `Model` that maps `(tokens, valid=…)`, `(b n)`, to scores `(b n)`.
 
-    The score of a prefix stands at its last token. A response's is the one at its end, at `eos` where it ended so.
+    The score of a prefix is at its last token. A response's score is the one at its end: at `eos` if it ended with it.
 
     Attributes:
         model: the network, frozen; a trainer keeps it as the role `reward`.
@@ -71,7 +71,7 @@ class ModelReward:
     """
 
     class Config(config.Config):
-        """Where it is."""
+        """Where the model is."""
 
         path: str
         """A run's folder or a model's; `~` and `$VARIABLES` are filled in."""
@@ -84,7 +84,7 @@ class ModelReward:
 
     @classmethod
     def of(cls, model: nn.Module, tokenizer: Tokenizer) -> Self:
-        """Return the reward of a model that is at hand."""
+        """Return the reward of a model that is already in memory."""
         reward = cls.__new__(cls)
         reward._take(model, tokenizer)
         return reward

@@ -33,7 +33,7 @@ class Roles(config.Config):
     policy: dict[str, Any]
     """What is trained: `{init = …}` for a saved model, whose tokenizer is used too, or a new one by `type`."""
     value: Saved | None = None
-    """What the value model begins as: a saved `CausalLM`, or a reward model; left out, the policy."""
+    """What the value model starts from: a saved `CausalLM`, or a reward model; left out, the policy."""
     reward: Spec
     """What responses are worth, by `type`."""
     auxiliary: Spec | None = None
@@ -52,11 +52,11 @@ class Parts(NamedTuple):
 def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
     """Return the parts that the tables `model` and `data` of a recipe describe.
 
-    `saved` is what an earlier run of the recipe exported, with the tokenizer of that time.
+    `saved` is what an earlier run of the recipe exported, together with its tokenizer.
 
     Raises:
         ConfigError: a table breaks a rule.
-        UsageError: the value model has another tokenizer than the policy.
+        UsageError: the value model's tokenizer differs from the policy's.
         DataError: the prompts cannot be used.
         CheckpointError: a saved model cannot be read.
     """
@@ -94,7 +94,7 @@ def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
 
 
 def check_tables(recipe: Recipe) -> None:
-    """Raise `ConfigError` or `UnknownKey` where the tables `model` and `data` break a rule, whatever the files."""
+    """Raise `ConfigError` or `UnknownKey` if the tables `model` and `data` break a rule, whatever the files."""
     with at("model"):
         roles = validate(Roles, recipe.model)
         with at("policy"):
@@ -144,5 +144,5 @@ def check(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, res
 
 
 def checksum(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's weights and their names, by which another model is told apart."""
+    """Return the SHA-256 of a model's weights and their names, which identifies the model."""
     return digest(model.state_dict())

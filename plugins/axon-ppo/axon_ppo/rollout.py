@@ -1,4 +1,4 @@
-"""What policy, reference and value model say of the tokens of responses, and what each token is credited with."""
+"""What policy, reference and value model give for the tokens of responses, and what each token is credited with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["action_logits", "action_values", "credited", "judged"]
 def action_logits(
     model: CausalLM, sequences: Sequences, temperature: float, vocab_size: int | None = None
 ) -> tuple[Float[Tensor, "k v"], Int[Tensor, " k"]]:
-    """Return the logits, divided by `temperature`, that scored tokens were drawn by, and these tokens, row after row.
+    """Return the logits, divided by `temperature`, that scored tokens were drawn from, and these tokens, row by row.
 
     Only features that score such a token become logits, and only those of the tokenizer's `vocab_size` tokens: rows of
     the model beyond them are never drawn.
@@ -30,7 +30,7 @@ def action_logits(
 
 
 def action_values(model: nn.Module, sequences: Sequences) -> Float[Tensor, " k"]:
-    """Return the value of the state in which each scored token was chosen, row after row."""
+    """Return the value of the state in which each scored token was chosen, row by row."""
     return _precise(model(sequences.tokens, valid=sequences.valid)[:, :-1][sequences.scored[:, 1:]])
 
 
@@ -44,7 +44,7 @@ def judged(
     pieces: int,
     vocab_size: int | None = None,
 ) -> dict[str, Float[Tensor, "b n"]]:
-    """Return `logprob`, `reference` and `value`: what the three say of each action, at its token's place; 0 elsewhere.
+    """Return `logprob`, `reference` and `value`: what each gives for an action, at its token's place; 0 elsewhere.
 
     The rows are cut into `pieces`, of which one is in memory at a time. `temperature` and `vocab_size` as for
     `action_logits`.
@@ -71,9 +71,9 @@ def credited(
     gamma: float,
     lam: float,
 ) -> dict[str, Tensor]:
-    """Return whitened `advantage` and `return` `(b n)` of each action, and the `reward` `(b)` that a response brings.
+    """Return whitened `advantage` and `return` `(b n)` of each action, and the `reward` `(b)` that a response earns.
 
-    An action earns −β KL_t, the last one of a response the score too (arXiv 2203.02155, Section 3.5).
+    An action earns −β KL_t, and the last one of a response also the score (arXiv 2203.02155, Section 3.5).
 
     Args:
         scores: what each response is worth.

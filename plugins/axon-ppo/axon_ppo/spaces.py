@@ -12,17 +12,17 @@ __all__ = ["Encode", "action_range", "encoder"]
 
 _LONGEST = 2**20  # numbers in an observation, and actions, at most
 Encode = Callable[[Any], np.ndarray]
-"""From an observation to its vector, float32; raises `ValueError` where it is outside its space."""
+"""Maps an observation to its vector, float32; raises `ValueError` if it is outside its space."""
 
 
 def encoder(space: Any) -> tuple[int, Encode]:
-    """Return how long the vector of an observation is, and what makes it.
+    """Return how long the vector of an observation is, and a function that makes it.
 
     A vector stays as it is; each number of `Discrete` and `MultiDiscrete` becomes a one-hot vector, whose first entry
     stands for the space's `start`; a bit of `MultiBinary` is 0 or 1; the parts of `Tuple` and `Dict` follow each other.
 
     Raises:
-        ValueError: the space is another one, a `Box` of more than one axis, or empty or too large.
+        ValueError: the space is of another kind, a `Box` of more than one axis, or empty or too large.
     """
     size, encode = _encoder(space)
     if not 0 < size <= _LONGEST:

@@ -17,8 +17,8 @@ __all__ = ["Steering"]
 class Steering(Environment):
     """A body on a line, pushed left, not at all, or right: v ← v + 0.2 (a − 1), x ← x + 0.2 v; it earns 1 − x².
 
-    It begins at rest, within 1 of the middle. An episode is over once |x| > 2, and cut off after `limit` actions. Seen
-    are x and v. Left alone it earns about ⅔ an action; well steered, more than 0.9.
+    It starts at rest, within 1 of the middle. An episode is over once |x| > 2, and cut off after `limit` actions. The
+    observation is x and v. Left alone, the body earns about ⅔ per action; well steered, more than 0.9.
     """
 
     class Config(Environment.Config):
@@ -36,7 +36,7 @@ class Steering(Environment):
         self._age = torch.zeros(0, dtype=torch.long)
 
     def reset(self, seeds: Sequence[int]) -> Float[Tensor, "b 2"]:
-        """Begin anew, with one episode for each seed."""
+        """Start again with one episode for each seed."""
         self._state, self._age = (
             torch.zeros(len(seeds), 2, dtype=torch.float32),
             torch.zeros(len(seeds), dtype=torch.long),
@@ -44,7 +44,7 @@ class Steering(Environment):
         return torch.stack([self.restart(row, seed) for row, seed in enumerate(seeds)])
 
     def restart(self, row: int, seed: int) -> Float[Tensor, " 2"]:
-        """Begin another episode in one row."""
+        """Start another episode in one row."""
         self._age[row] = 0
         start = 2 * torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float32) - 1
         self._state[row] = torch.stack((start, torch.zeros_like(start)))

@@ -42,14 +42,14 @@ _ROWS = 64  # prompts of an evaluation that run at once
 
 
 class PPOTrainer(PPOBase):
-    """Maximise the reward of responses less β KL(π ‖ π_ref), by proximal policy optimisation of each token.
+    """Maximise the reward of responses minus β KL(π ‖ π_ref), by proximal policy optimisation of each token.
 
     The objective is that of arXiv 1707.06347, Section 3, Eq. 7, and its Algorithm 1.
 
-    A token earns −β (log π − log π_ref), the last one the response's score too (arXiv 1909.08593, 2203.02155). All
+    A token earns −β (log π − log π_ref), and the last one also the response's score (arXiv 1909.08593, 2203.02155). All
     log-probabilities are those at the temperature that responses are drawn at, and dropout is off throughout.
-    The roles are `policy`, a `CausalLM`; `value`, a `ValueModel` or what else gives each prefix a value; `reference`,
-    frozen; and `reward`, frozen, where the reward is a `ModelReward`.
+    The roles are `policy`, a `CausalLM`; `value`, a `ValueModel` or another model that gives each prefix a value;
+    `reference`, frozen; and `reward`, frozen, if the reward is a `ModelReward`.
 
     Args:
         config: the settings.
@@ -64,7 +64,7 @@ class PPOTrainer(PPOBase):
     """
 
     class Config(PPOBase.Config):
-        """Settings for language models, beside those of all proximal policy optimisation."""
+        """Settings for language models, in addition to those of all proximal policy optimisation."""
 
         value_weight: NonNegativeFloat = 0.1
         """Weight c₁ of the value function's loss."""
@@ -87,7 +87,7 @@ class PPOTrainer(PPOBase):
 
         A fixed score would be a prize to a policy that does worse than that: a reward has its 0 where it likes."""
         eval_prompts: PositiveInt = 1_000
-        """Held-out prompts that an evaluation responds to at most; of more, so many spread evenly over them."""
+        """The most held-out prompts that an evaluation responds to; if there are more, they are evenly spaced."""
 
     config: Config
     unit = "tokens"
@@ -135,8 +135,8 @@ class PPOTrainer(PPOBase):
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
         """Build the trainer from a recipe's tables `model` (see `Roles`), `data` and `trainer`.
 
-        A policy that is in a folder comes from there, with its tokenizer, again whenever the run is resumed: it is the
-        reference.
+        A policy in a folder is loaded from there with its tokenizer, and loaded again whenever the run is resumed: it
+        is the reference.
         """
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
@@ -146,7 +146,7 @@ class PPOTrainer(PPOBase):
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return the prompts of a step: `prompt`, their places in the data; their `number` in the step; and `tokens`.
 
-        By the tokens a run that is resumed knows other data.
+        The tokens let a resumed run recognise other data.
         """
         size = self.config.batch_size
         picks = self._order.batch(step, size)
@@ -163,7 +163,7 @@ class PPOTrainer(PPOBase):
         return digest(self.data.digest, getattr(self.auxiliary, "digest", ""), judge)
 
     def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
-        """Respond to the prompts, and return what each action is to be credited with.
+        """Respond to the prompts, and return what each action is credited with.
 
         Per action `(b n)`, at the place of its token: `logprob`, `value`, `advantage`, `return`. Per response `(b)`:
         `score`, `kl`, `surprisal`, `reward`, `coefficient`.
@@ -185,7 +185,7 @@ class PPOTrainer(PPOBase):
         return {**acted, **credit, "coefficient": coefficient, **given}
 
     def act(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Tensor]:
-        """Return responses to the prompts, their scores, and what the models say of every action; 0 where none is."""
+        """Return responses to the prompts, their scores, and what the models give for every action; 0 elsewhere."""
         self._drop_nothing()
         c, tokenizer = self.config, self.data.tokenizer
         asked = [prompt.tokens for prompt in prompts]
@@ -213,7 +213,7 @@ class PPOTrainer(PPOBase):
         }
 
     def minibatches(self, data: dict[str, Tensor], key: Key) -> Iterator[dict[str, Tensor]]:
-        """Yield the mini-batches of all epochs; after the last update β is adapted to the divergence there was."""
+        """Yield the mini-batches of all epochs; after the last update β is adapted to the measured divergence."""
         yield from super().minibatches(data, key)
         c = self.config
         if c.kl_target is not None:
@@ -252,10 +252,10 @@ class PPOTrainer(PPOBase):
             model.eval()  # a dropped feature would change the probabilities that the ratio compares
 
     def evaluate(self) -> dict[str, float]:
-        """Return the mean `score` and `kl` of responses to the held-out prompts, and their length; none, nothing.
+        """Return the mean `score` and `kl` of responses to the held-out prompts, and their length, if there are any.
 
-        `loss` is what they are trained for, with the first β: −(score − β kl). At most `eval_prompts` are responded to.
-        Where those are not all, `prompts` says how many, and `held_out_prompts` how many there are.
+        `loss` is the training objective with the initial β: −(score − β kl). At most `eval_prompts` are responded to.
+        If those are not all, `prompts` says how many were, and `held_out_prompts` how many there are.
         """
         held_out, key = self.data.held_out, Key((self.config.seed, "evaluate"))
         numbers = spread(len(held_out), self.config.eval_prompts)
@@ -294,7 +294,7 @@ class PPOTrainer(PPOBase):
         return {"kl_coefficient": self.kl_coefficient, "reference": checksum(self.reference)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over β. Raises `CheckpointError` where the run began with another reference."""
+        """Restore β. Raises `CheckpointError` if the run started with another reference."""
         if state["reference"] != checksum(self.reference):
             raise CheckpointError(
                 "the reference is not the one that the run began with; put the model that the policy began as back "

@@ -14,8 +14,8 @@ __all__ = ["ValueModel"]
 class ValueModel(nn.Module):
     """The value of each prefix, `(b n) -> (b n)`: a linear function of any `CausalLM`'s features.
 
-    It begins as 0, so that the first advantages are those of no value function at all. The trunk's own output layer is
-    not used, and gets no gradient.
+    It starts at 0, so that the first advantages are those without a value function. The trunk's own output layer is not
+    used, and gets no gradient.
     """
 
     def __init__(self, trunk: CausalLM) -> None:
@@ -34,9 +34,9 @@ class ValueModel(nn.Module):
         return self.trunk.context
 
     def forward(self, tokens: Int[Tensor, "b n"], *, valid: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n"]:
-        """Return the value of the text up to and with each token; `valid` is False for padding."""
+        """Return the value of the text up to and including each token; `valid` is False for padding."""
         return self.head(self.trunk.features(tokens, valid=valid)).squeeze(-1)
 
     def hidden_matrices(self) -> list[Tensor]:
-        """Return the trunk's matrices: what a matrix optimiser is for."""
+        """Return the trunk's matrices, which a matrix optimiser is for."""
         return self.trunk.hidden_matrices()
