@@ -46,7 +46,7 @@ def first_head(rows: Float[Tensor, "rows ..."], n_heads: int, n_kv_heads: int) -
 
 
 def random_heads(generator: torch.Generator) -> Pool:
-    """Return a way to start the heads afresh, as a new linear layer's (Figure 4, 'Random')."""
+    """Return a `Pool` that initialises the heads again, like a new linear layer's (Figure 4, 'Random')."""
 
     def fresh(rows: Float[Tensor, "rows ..."], n_heads: int, n_kv_heads: int) -> Float[Tensor, "pooled ..."]:
         kept = first_head(rows, n_heads, n_kv_heads)
@@ -99,7 +99,7 @@ def _loss(model: Tiny, text: Int[Tensor, " t"], batch: int, generator: torch.Gen
 
 @cache
 def _text() -> Int[Tensor, " t"]:
-    english = "\n".join(pydoc_data.topics.topics.values())  # the reference text that every CPython carries
+    english = "\n".join(pydoc_data.topics.topics.values())  # the reference text that ships with every CPython
     return torch.tensor(list(english.encode("ascii", "ignore")))
 
 

@@ -18,18 +18,18 @@ from axon_core.interfaces.rotary_embedding import RotaryEmbedding
 from axon_core.linear import Linear
 from axon_core.scope import Scope
 
-_MOST = 65_536  # heads that an attention may have
+_MOST = 65_536  # most heads that an attention may have
 
 
 class GroupedQueryAttention(Attention):
     """Grouped-query attention `(b n d) -> (b n d)`: query head i reads key/value head i // (h / k).
 
-    Between multi-head attention (k = h) and multi-query attention (k = 1): what is kept while decoding shrinks by
-    h / k. Cross-attention to a `memory` does not rotate. Source: arXiv 2305.13245, Section 2.2.
+    Between multi-head attention (k = h) and multi-query attention (k = 1): the cache shrinks by a factor of h / k.
+    Cross-attention to a `memory` does not rotate. Source: arXiv 2305.13245, Section 2.2.
     """
 
     class Config(Attention.Config):
-        """Sizes of grouped-query attention; `ConfigError` where the key/value heads do not divide the query heads."""
+        """Sizes of grouped-query attention; `ConfigError` if the key/value heads do not divide the query heads."""
 
         n_kv_heads: PositiveInt = Field(default_factory=lambda given: _largest_proper_divisor(given["n_heads"]))
         """Key/value heads k, the groups G of Section 2.2; by default the fewest groups short of multi-head attention
@@ -43,7 +43,7 @@ class GroupedQueryAttention(Attention):
         @field_validator("n_kv_heads")
         @classmethod
         def _divides(cls, n_kv_heads: int, info: ValidationInfo) -> int:
-            n_heads = info.data.get("n_heads", n_kv_heads)  # absent where it is itself wrong: reported there
+            n_heads = info.data.get("n_heads", n_kv_heads)  # absent if it is itself wrong, which is reported there
             if n_heads % n_kv_heads:
                 raise ValueError(
                     f"n_kv_heads must divide n_heads, but {n_heads} % {n_kv_heads} = {n_heads % n_kv_heads}; "
@@ -85,7 +85,7 @@ class GroupedQueryAttention(Attention):
         return self.k_norm(k), v
 
     def state(self) -> Mapping[str, State]:
-        """Keys and values, one per key/value head: h / k times less than multi-head attention keeps."""
+        """Keys and values, one per key/value head: h / k times fewer than multi-head attention keeps."""
         per_token = State((self.config.n_kv_heads, self.config.head_dim))
         return {"k": per_token, "v": per_token}
 

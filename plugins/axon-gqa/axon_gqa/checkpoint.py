@@ -1,4 +1,4 @@
-"""A model folder of a multi-head model becomes one of a grouped-query model, with the recipe that trains it further."""
+"""Converts the folder of a multi-head model to that of a grouped-query model, with a recipe to train it further."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from axon_gqa.uptraining import uptraining
 
 
 class Converted(NamedTuple):
-    """What `convert_checkpoint` made of what."""
+    """What `convert_checkpoint` converted, and the result."""
 
     before: CausalLM
     """The model as it was."""
@@ -31,18 +31,18 @@ class Converted(NamedTuple):
 def convert_checkpoint(run: Path, out: Path, n_kv_heads: int, device: str = "cpu") -> Converted:
     """Write the model of `run` with `n_kv_heads` mean-pooled key and value heads, its tokenizer, and a recipe.
 
-    The recipe up-trains it (`uptraining`). There is none for what no recipe for one model trained: a model's folder,
-    such as an imported one, or a run from Python.
+    The recipe up-trains it (`uptraining`). There is none if `run` was not trained by a recipe for one model: a model's
+    folder, such as an imported one, or a run from Python.
 
     Args:
         run: a run's folder or a model's.
-        out: the folder to be made; it must be new or empty.
+        out: the folder to create; it must be new or empty.
         n_kv_heads: key/value heads of each attention, the groups G.
         device: where the means are computed.
 
     Raises:
         CheckpointError: there is no language model in `run`, or it is damaged, or `out` cannot be written to.
-        UsageError: `out` is not empty, or the model's attention cannot be converted so (see `convert_model`).
+        UsageError: `out` is not empty, or the model's attention cannot be converted this way (see `convert_model`).
     """
     with claimed_folder(out) as place, reading(run) as folder:
         recipe = _recipe(run, out, n_kv_heads)

@@ -24,7 +24,7 @@ Pool = Callable[[Tensor, int, int], Tensor]
 
 
 def mean_pool(rows: Float[Tensor, "rows ..."], n_heads: int, n_kv_heads: int) -> Float[Tensor, "pooled ..."]:
-    """Average the `n_heads` heads of a key or value projection into `n_kv_heads`, neighbours together.
+    """Average the `n_heads` heads of a key or value projection into `n_kv_heads`, each the mean of neighbours.
 
     W_g = G/H Σ W_h over the H/G heads h of group g: a weight `(h·d D) -> (k·d D)`, or a bias without its last axis.
     Source: arXiv 2305.13245, Section 2.2.
@@ -41,13 +41,13 @@ def mean_pool(rows: Float[Tensor, "rows ..."], n_heads: int, n_kv_heads: int) ->
 def convert_attention(attention: Attention, n_kv_heads: int, *, pool: Pool = mean_pool) -> GroupedQueryAttention:
     """Return grouped-query attention with `n_kv_heads` whose key and value heads are means of `attention`'s.
 
-    Queries and output are as they were. Works for every attention that consists of projections `qkv` (`QKV`) and
-    `out`, as multi-head and grouped-query attention do. Another `pool` makes the heads in another way, as the paper's
-    ablation does (Section 3.3). Source: arXiv 2305.13245, Sections 2.1 and 2.2.
+    Queries and output are unchanged. Works for every attention that consists of projections `qkv` (`QKV`) and
+    `out`, as multi-head and grouped-query attention do. A different `pool` makes the heads differently, as in the
+    paper's ablation (Section 3.3). Source: arXiv 2305.13245, Sections 2.1 and 2.2.
 
     Raises:
-        UsageError: `n_kv_heads` does not divide the key/value heads of the attention, or it has other options or
-            parameters than grouped-query attention.
+        UsageError: `n_kv_heads` does not divide the key/value heads of the attention, or it has options or parameters
+            that grouped-query attention does not have.
     """
     config = _config(attention, n_kv_heads)
     with weightless():
@@ -88,9 +88,9 @@ def _check_groups(n_heads: int, n_kv_heads: int) -> None:
 
 
 def _config(attention: Attention, n_kv_heads: int) -> GroupedQueryAttention.Config:
-    """Return the config of the grouped-query attention that `attention` is to become, once it is known to be able to.
+    """Return the config of the grouped-query attention that `attention` is to become, after checking that it can.
 
-    Equal parameters do not make it so: a window or a bias of the scores would be lost without a word.
+    Equal parameters are not enough: a window or a bias of the scores would be lost silently.
     """
     given, target = attention.config, GroupedQueryAttention.Config
     _check_groups(getattr(given, "n_kv_heads", given.n_heads), n_kv_heads)
@@ -104,7 +104,7 @@ def _config(attention: Attention, n_kv_heads: int) -> GroupedQueryAttention.Conf
 
 def _fill(new: M, old: nn.Module, n_kv_heads: int, pool: Pool) -> M:
     """Give `new`, as `weightless` builds it, copies of what `old` holds, the keys and values of each `QKV` pooled."""
-    copies: dict[int, Tensor] = {}  # by identity: weights that are tied stay so
+    copies: dict[int, Tensor] = {}  # by identity: tied weights stay tied
     for module in old.modules():
         if isinstance(module, QKV):
             for parameter in module.projection.parameters():
@@ -123,7 +123,7 @@ def _fill(new: M, old: nn.Module, n_kv_heads: int, pool: Pool) -> M:
         raise _unlike(
             old, f"whose projections are `qkv` (a QKV) and `out`: the parameters differ ({mismatch})"
         ) from error
-    return new.to(next(old.parameters()).device).train(old.training)  # buffers that no state holds move here
+    return new.to(next(old.parameters()).device).train(old.training)  # buffers that are in no state dict move here
 
 
 def _attentions(module: nn.Module) -> list[Attention]:

@@ -1,4 +1,4 @@
-"""How long attention takes to decode a token when its cache is long already."""
+"""How long attention takes to decode a token when its cache is already long."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def step_seconds(groups: Sequence[int]) -> dict[int, float]:
     """Return, for each number of key/value heads, the median time of a decoding step of one layer of attention.
 
     Each step attends from one new token in each of `ROWS` rows to `TOKENS` kept ones. The layers take turns, so that
-    whatever else the machine does in the meantime meets all of them alike.
+    any other load on the machine affects all of them alike.
     """
     with torch.random.fork_rng(devices=[]):
         layers = {n_kv_heads: _decoding(n_kv_heads) for n_kv_heads in groups}
@@ -35,7 +35,7 @@ def step_seconds(groups: Sequence[int]) -> dict[int, float]:
 
 
 def _decoding(n_kv_heads: int) -> Callable[[], object]:
-    """Return what decodes one more token of every row, with random weights after random keys and values."""
+    """Return a function that decodes one more token of every row, with random weights after random keys and values."""
     config = GroupedQueryAttention.Config(dim=DIM, n_heads=HEADS, n_kv_heads=n_kv_heads)
     attention = GroupedQueryAttention(config)
     states = attention.state()

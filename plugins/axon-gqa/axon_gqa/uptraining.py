@@ -1,4 +1,4 @@
-"""Up-training: a converted model trained on by its run's own recipe, for a small share of the steps."""
+"""Up-training: a converted model is trained further by its run's own recipe, for a small share of the steps."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def uptraining(recipe: Recipe, init: Path) -> dict[str, Any]:
     """Return the tables of a recipe that trains the converted model in the folder `init` for `SHARE` of the steps.
 
     Data, trainer, optimiser and schedule stay those of `recipe`, by which the model was trained, as the paper trains
-    "on the same pre-training recipe" (arXiv 2305.13245, Section 2.1). What differs beside `steps`:
+    "on the same pre-training recipe" (arXiv 2305.13245, Section 2.1). What differs besides `steps`:
 
     - `warmup` takes a tenth of the steps, because the optimiser begins without its moments;
-    - `seed` is another, so that the first batches are not those the model began with;
-    - `ema` is left out, which over so few steps would remember the heads as they were pooled.
+    - `seed` differs, so that the first batches are not those the model started with;
+    - `ema` is left out, because over so few steps it would remember the heads as they were pooled.
 
     Raises:
         ConfigError: the recipe's trainer does not take its options.

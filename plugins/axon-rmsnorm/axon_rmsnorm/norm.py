@@ -21,7 +21,7 @@ def rms_norm(
     """Return x / RMS(x) · weight (Eq. 4), the RMS taken over the first ⌈partial · d⌉ features (Section 5).
 
     RMS(x) = √(mean(x²) + eps). Half precision is normalised in float32 and rounded *before* the multiplication by
-    the weight, as Llama does it, so that Llama checkpoints give the same bits. The result has the dtype of `x`.
+    the weight, as Llama does, so that Llama checkpoints give the same bits. The result has the dtype of `x`.
 
     Source: arXiv 1910.07467, Sections 4 and 5.
     """
@@ -38,7 +38,7 @@ def rms_norm(
 
 
 class _Normalise(torch.autograd.Function):
-    """x / RMS(x) with its derivative in closed form: half the time of autograd's, which goes by square and mean."""
+    """x / RMS(x) with its derivative in closed form: half the time of autograd's, which goes via square and mean."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:

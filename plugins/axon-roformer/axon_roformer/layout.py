@@ -1,4 +1,4 @@
-"""The two layouts of rotated features, and the way of a projection's weights from one to the other."""
+"""The two layouts of rotated features, and the conversion of a projection's weights between them."""
 
 from __future__ import annotations
 

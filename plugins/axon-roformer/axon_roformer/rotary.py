@@ -85,8 +85,8 @@ class _Extended(Rotary):
 class LinearRotary(_Extended):
     """Position interpolation: plain rotary embedding at position m / factor.
 
-    A model trained on `context` tokens reads factor · context tokens at positions between those it knows; it wants a
-    short fine-tuning with them. Source: Chen et al., arXiv 2306.15595, Section 2.3, Eq. 4, whose L'/L is `factor`.
+    A model trained on `context` tokens reads factor · context tokens at positions between those it knows; it needs a
+    short fine-tuning on them. Source: Chen et al., arXiv 2306.15595, Section 2.3, Eq. 4, whose L'/L is `factor`.
     """
 
     def _frequencies(self) -> Float[Tensor, " r2"]:
@@ -112,7 +112,7 @@ class DynamicRotary(_Extended):
         return self.config.context
 
     def forward(self, positions: Int[Tensor, "b n"]) -> Rotation:
-        """Return the rotation for tokens at `positions`, whose largest in a row tells the length of that row."""
+        """Return the rotation for tokens at `positions`, whose largest in a row gives the length of that row."""
         dim, factor, trained = self.config.dim, self.config.factor, self.config.context
         length = (positions.amax(-1) + 1).float()
         stretch = factor * length.clamp(min=trained) / trained - (factor - 1)

@@ -1,4 +1,4 @@
-"""Checkpoint averaging: one model whose weights are the mean of those a training had at its last checkpoints."""
+"""Checkpoint averaging: one model whose weights are the mean of a run's at its last checkpoints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def average(models: Sequence[Transformer]) -> Transformer:
 
 
 def latest_models(model: Path, count: int) -> list[Path]:
-    """Return the model folders of the last `count` checkpoints of a run, given that of the last; given 1, that itself.
+    """Return the model folders of the last `count` checkpoints of a run, given that of the last; for 1, only that.
 
     Raises:
         UsageError: the run keeps fewer checkpoints up to that one.

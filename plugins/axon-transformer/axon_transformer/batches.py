@@ -1,4 +1,4 @@
-"""Batches of about as many tokens each, of sentences of about the same length, in an order that keeps no state."""
+"""Batches of about equally many tokens, of sentences of about the same length, in an order without state."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from axon_core.tokenizer import PAD
 class TokenBatches:
     """Divides pairs of sentences into batches of `size` target tokens, or somewhat more.
 
-    In each epoch the pairs, sorted by the longer side's length and then by the target's, equal ones in random order,
-    are cut into `per_epoch` batches with about the same number of target tokens, and these come in random order. So
-    there is little padding, each pair comes once an epoch, and batch i is the same whenever it is asked for. Source:
-    after arXiv 1706.03762, Section 5.1.
+    In each epoch the pairs, sorted by the longer side's length and then by the target's, ties in random order, are cut
+    into `per_epoch` batches with about the same number of target tokens, and these come in random order. So there is
+    little padding, each pair comes once per epoch, and batch i is the same whenever it is requested. Source: after
+    arXiv 1706.03762, Section 5.1.
 
     Args:
         sources: lengths of the sources.
@@ -38,7 +38,7 @@ class TokenBatches:
             raise ConfigError([(("batch_size",), message)])
         self._targets = torch.tensor(targets)
         longer = torch.maximum(self._targets, torch.tensor(sources))
-        self._ranks = longer.double() * (max(targets) + 1) + self._targets  # what is left of a double is for chance
+        self._ranks = longer.double() * (max(targets) + 1) + self._targets  # the rest of a double breaks ties at random
         self.per_epoch = max(1, int(self._targets.sum()) // size)
         self._key = key
         self._epoch = lru_cache(maxsize=2)(self._cut)

@@ -22,7 +22,7 @@ __all__ = ["Score", "Tokenize", "Writing", "bleu", "tokenizer_of", "writing_of"]
 _log = logging.getLogger("axon")
 
 Writing = Literal["Chinese", "Japanese", "Korean", "unspaced", "spaced"]
-"""How a text is written, as far as BLEU's tokenizers differ by it; "unspaced" is Thai, Khmer, Lao and their like."""
+"""How a text is written, as far as it matters to BLEU's tokenizers; "unspaced" is Thai, Khmer, Lao and the like."""
 
 _TOKENIZERS: dict[Writing, str] = {
     "Chinese": "zh",
@@ -31,7 +31,7 @@ _TOKENIZERS: dict[Writing, str] = {
     "unspaced": "char",
     "spaced": "13a",
 }
-# What names of Unicode's characters begin with; the last are scripts that are written without spaces between words.
+# How the names of Unicode's characters begin; the last are scripts that are written without spaces between words.
 _SCRIPTS: dict[Writing, tuple[str, ...]] = {
     "Chinese": ("CJK ", "BOPOMOFO "),
     "Japanese": ("HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA "),
@@ -50,7 +50,7 @@ class Score(NamedTuple):
     score: float
     """From 0 to 100."""
     signature: str
-    """sacrebleu's signature (arXiv 1804.08771): scores are comparable where it is the same."""
+    """sacrebleu's signature (arXiv 1804.08771): scores are comparable if it is the same."""
 
 
 def bleu(translations: Sequence[str], references: Sequence[str], tokenize: str | None = None) -> Score:
@@ -60,7 +60,7 @@ def bleu(translations: Sequence[str], references: Sequence[str], tokenize: str |
     `tokenizer_of`.
 
     Raises:
-        UsageError: there is no such tokenizer, or what it needs is not here.
+        UsageError: there is no such tokenizer, or what it needs is not available.
     """
     name = tokenizer_of(references) if tokenize is None else tokenize
     if reason := _unusable(name):
@@ -73,9 +73,9 @@ def bleu(translations: Sequence[str], references: Sequence[str], tokenize: str |
 def tokenizer_of(references: Sequence[str]) -> str:
     """Return the name of the sacrebleu tokenizer that fits how the references are written.
 
-    It is 13a where words have spaces between them, which 13a relies on. Otherwise a warning names it: zh for Chinese,
-    ja-mecab for Japanese and ko-mecab for Korean, or char where the packages of these two are not installed, and char
-    for Thai, Khmer, Lao, Burmese and other scripts without spaces.
+    It is 13a if words have spaces between them, which 13a relies on. Otherwise a warning names it: zh for Chinese,
+    ja-mecab for Japanese and ko-mecab for Korean, or char if the packages of these two are not installed, and char for
+    Thai, Khmer, Lao, Burmese and other scripts without spaces.
     """
     writing = writing_of(references)
     name = _TOKENIZERS[writing]
@@ -112,7 +112,7 @@ def writing_of(texts: Sequence[str]) -> Writing:
 
 @lru_cache(maxsize=1 << 16)
 def _script(character: str) -> Writing | None:
-    """Return how texts with this letter are written; None of what is no letter or mark."""
+    """Return how texts with this letter are written; None for what is not a letter or mark."""
     name = unicodedata.name(character, "")
     for writing, beginnings in _SCRIPTS.items():
         if name.startswith(beginnings):
@@ -121,7 +121,7 @@ def _script(character: str) -> Writing | None:
 
 
 def _unusable(name: str) -> str | None:
-    """Return why BLEU cannot be tokenized by `name`, and what to do; None where it can."""
+    """Return why BLEU cannot be tokenized by `name`, and what to do; None if it can."""
     if name not in BLEU.TOKENIZERS:
         return f"must be one of sacrebleu's {', '.join(sorted(BLEU.TOKENIZERS))}, got {name!r}"
     if name in SPM_MODELS and not (file := _model_file(name)).exists():

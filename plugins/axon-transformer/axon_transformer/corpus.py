@@ -55,10 +55,10 @@ class Corpus(config.Config):
 
 
 def read_pairs(corpus: Corpus, role: str) -> list[Pair]:
-    """Return the pairs of a corpus, as they stand; `role`, such as "train", tells synthetic ones apart.
+    """Return the pairs of a corpus, unchanged; `role`, such as "train", tells synthetic ones apart.
 
     Raises:
-        DataError: a file cannot be read, the files differ in length, or a line of the table has not two columns.
+        DataError: a file cannot be read, the files differ in length, or a line of the table does not have two columns.
     """
     if corpus.reverse is not None:
         return reversed_pairs(corpus.reverse, role)
@@ -71,7 +71,7 @@ def read_pairs(corpus: Corpus, role: str) -> list[Pair]:
 
 
 def check_aligned(sources: Sequence[str], source: object, targets: Sequence[str], target: object) -> None:
-    """Raise `DataError` unless two files have as many lines."""
+    """Raise `DataError` unless two files have the same number of lines."""
     if len(sources) != len(targets):
         raise DataError(
             f"aligned files must have as many lines, but {source} has {len(sources):,} and {target} {len(targets):,}; "
@@ -83,7 +83,7 @@ def read_lines(path: str | Path) -> list[str]:
     """Return the lines of a UTF-8 file, plain or gzip; a line ends at a newline and nowhere else.
 
     Raises:
-        DataError: there is no such file, it cannot be read, is not UTF-8, or holds no line.
+        DataError: there is no such file, it cannot be read, is not UTF-8, or has no lines.
     """
     place = expanded(path)
     refuse_folder(place, "a file of sentences, one a line")
@@ -99,7 +99,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 
 def split_lines(data: bytes, place: object) -> list[str]:
-    """Return the lines of UTF-8 text that was read from `place`. Raises `DataError` where it is none, or empty."""
+    """Return the lines of UTF-8 text that was read from `place`. Raises `DataError` if it is not UTF-8, or is empty."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -115,7 +115,7 @@ def split_lines(data: bytes, place: object) -> list[str]:
 
 
 def normalised(text: str) -> str:
-    """Return `text` with every run of white space, no-break spaces too, as one space, and none at its ends."""
+    """Return `text` with every run of white space, including no-break spaces, as one space, and none at its ends."""
     return " ".join(text.split())
 
 

@@ -90,7 +90,7 @@ class Encoded:
         return type(self)([pairs[i] for i in numbers], [sources[i] for i in numbers], [targets[i] for i in numbers])
 
     def batches(self, size: int) -> Iterator[dict[str, Tensor]]:
-        """Yield all pairs, `size` at once, those of about the same length together."""
+        """Yield all pairs, `size` at a time, those of about the same length together."""
         order = sorted(range(len(self.pairs)), key=lambda i: (len(self.targets[i]), len(self.sources[i])))
         for start in range(0, len(order), size):
             yield self.batch(order[start : start + size])
@@ -112,7 +112,7 @@ class ParallelData:
 
     @classmethod
     def load(cls, settings: ParallelConfig, tokenizer: Tokenizer | None = None) -> Self:
-        """Read the pairs; without a `tokenizer` one is trained on those to train on.
+        """Read the pairs; without a `tokenizer`, one is trained on the training pairs.
 
         Raises:
             ConfigError: the tokenizer has no markers for begin and end, or its options break a rule.
@@ -130,7 +130,7 @@ class ParallelData:
 
 
 def markers(tokenizer: Tokenizer) -> tuple[int, int]:
-    """Return `bos` and `eos`. Raises `DataError` where the tokenizer lacks one."""
+    """Return `bos` and `eos`. Raises `DataError` if the tokenizer lacks one."""
     if tokenizer.bos is None or tokenizer.eos is None:
         raise DataError(f"a {tokenizer.type} tokenizer does not mark begin and end, which translation needs")
     return tokenizer.bos, tokenizer.eos

@@ -89,12 +89,12 @@ def cross_attention(
         raise UsageError(
             f"the cross-attention {model.config.cross_attention.type!r} has no one map a head, so there is none to draw"
         )
-    # For a single query, the heads of a group come as that many queries (`attend`): the order is the same.
+    # For a single query, the heads of a group arrive as that many queries (`attend`): the order is the same.
     return torch.stack([weights.reshape(-1, len(target), m) for weights in recorder.weights]).float().cpu()
 
 
 def label(piece: bytes) -> str:
-    """Return how a token reads beside a map: its text with spaces visible, or the byte of a character that it is of."""
+    """Return a token's label beside a map: its text with spaces visible, or its bytes if it is part of a character."""
     try:
         text = piece.decode().replace(" ", "▁")
     except UnicodeDecodeError:
@@ -103,7 +103,7 @@ def label(piece: bytes) -> str:
 
 
 def check_picture(path: Path) -> None:
-    """Raise `UsageError` unless matplotlib is installed and writes pictures of this kind."""
+    """Raise `UsageError` unless matplotlib is installed and can write pictures of this kind."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -116,10 +116,10 @@ def check_picture(path: Path) -> None:
 def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence[str], path: Path) -> None:
     """Write a picture of the maps: a row for each layer, a column for each head, white where the weight is 0.
 
-    Down each map go the tokens of the translation, as they were written, and across it those of the source.
+    The tokens of the translation run down each map, as they were written, and those of the source across it.
 
     Raises:
-        UsageError: matplotlib is not installed, or writes no pictures of that kind.
+        UsageError: matplotlib is not installed, or cannot write pictures of that kind.
         CheckpointError: the file cannot be written.
     """
     check_picture(path)

@@ -18,7 +18,7 @@ Sublayer = Callable[[Tensor], Tensor]
 
 
 class Dropout(nn.Module):
-    """Drops numbers at random while training, and scales the others up, so that their mean stays.
+    """Drops numbers at random while training, and scales up the others, so that the mean stays the same.
 
     It compares random bytes with `p`, to the nearest of 256 steps. Torch's own draws a float for each number, which on
     a CPU took a tenth of a training step. Where the paper drops: arXiv 1706.03762, Section 5.4.
@@ -72,11 +72,11 @@ class FeedForward(nn.Module):
 
 
 class Memory:
-    """What the encoder made of s source sentences: `features` (s m d), and which of them are `valid` (s m).
+    """The encoder's output for s source sentences: `features` (s m d), and which of them are `valid` (s m).
 
     The decoder may have several rows for each sentence, one after another, as beam search does: cross-attention takes
     all of them as queries of one memory. So a memory is neither copied nor reordered, and what the attention of layer i
-    computes of it (keys and values, say) is kept once, in `caches[i]`.
+    computes from it (keys and values, say) is kept once, in `caches[i]`.
     """
 
     def __init__(self, features: Float[Tensor, "s m d"], valid: Bool[Tensor, "s m"], layers: int) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ROWS = 256  # logits of so many rows are at hand at once: they fit into a processor's cache
+_ROWS = 256  # rows whose logits are in memory at once: they fit into a processor's cache
 
 
 def linear_cross_entropy(
@@ -19,8 +19,8 @@ def linear_cross_entropy(
 
     With p = softmax(W x) and ε = `smoothing`: −(1 − ε) log p(target) − ε / v Σ_u log p(u), that is, the target
     distribution gives ε / v to every token of the vocabulary (arXiv 1512.00567, Section 7; arXiv 1706.03762,
-    Section 5.4). Only the first sum has a gradient. It is computed with the sum itself, a few rows at a time, so that
-    no more than one number a logit is kept; the products are in bfloat16 under autocast.
+    Section 5.4). Only the first sum has a gradient. The gradient is computed along with the sum, a few rows at a time,
+    so that only one number per logit is kept; the products are in bfloat16 under autocast.
     """
     return _LinearCrossEntropy.apply(features, weight, targets, smoothing)  # pyright: ignore[reportReturnType]
 

@@ -1,4 +1,4 @@
-"""The Transformer: an encoder and a decoder put together from registered parts."""
+"""The Transformer: an encoder and a decoder assembled from registered parts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Transformer(Model):
         hidden_dim: PositiveInt = Field(default_factory=lambda given: 4 * given["dim"])
         """Hidden features of the feed-forward; by default 4d (Section 3.3: 2048 for 512)."""
         dropout: float = Field(default=0.1, ge=0, le=0.9)
-        """Which part of a sub-layer's output, and of the embedded tokens, training drops, in 256ths (Section 5.4)."""
+        """The share of sub-layers' outputs, and of embedded tokens, that training drops, in 256ths (Section 5.4)."""
         norm_position: Literal["pre", "post"] = "pre"
         """Where a sub-layer is normalised: `post`, after it was added (Section 3.1), or `pre`, before it is computed,
         which needs no warm-up (arXiv 2002.04745)."""
@@ -80,7 +80,7 @@ class Transformer(Model):
         c = config
         self.rotary = self._rotary()
         if self.rotary is None:
-            sinusoids(arange(0), c.dim)  # raises where they cannot be had
+            sinusoids(arange(0), c.dim)  # raises if they cannot be computed
         self.embedding = nn.Embedding(c.vocab_size, c.dim)
         nn.init.normal_(self.embedding.weight, std=c.dim**-0.5)
         self.dropout = Dropout(c.dropout)
@@ -157,7 +157,7 @@ class Transformer(Model):
         )
 
     def hidden_matrices(self) -> list[Tensor]:
-        """The weights of all linear layers; the embedding, which is the output head too, is none of them."""
+        """The weights of all linear layers; the embedding, which is also the output head, is not one of them."""
         layers = (*self.encoder.modules(), *self.decoder.modules())
         return [module.weight for module in layers if isinstance(module, nn.Linear)]
 

@@ -14,8 +14,8 @@ from axon_core.interfaces.norm import Norm
 class LayerNorm(Norm):
     """Layer normalisation `(... d) -> (... d)`: (x − mean x) / √(var x + ε) · weight + bias.
 
-    Mean and (biased) variance are of each vector by itself, in float32 at least. Source: arXiv 1607.06450, Eq. 3, as
-    used by arXiv 1706.03762, Section 3.1.
+    Mean and (biased) variance are those of each vector by itself, at least in float32. Source: arXiv 1607.06450, Eq. 3,
+    as used by arXiv 1706.03762, Section 3.1.
     """
 
     class Config(Norm.Config):

@@ -1,4 +1,4 @@
-"""Beam search: the likeliest translations that a few candidates, kept side by side, lead to."""
+"""Beam search: the most likely translations that a few candidates, kept side by side, lead to."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from axon_core.errors import CheckpointError
 from axon_transformer.layers import Memory
 from axon_transformer.model import Transformer
 
-Beam = Annotated[int, Field(ge=1, le=1000)]  # beyond, it is a slip, and no memory holds a batch of them
-Alpha = Annotated[float, Field(ge=0, le=10)]  # beyond, powers of it overflow
+Beam = Annotated[int, Field(ge=1, le=1000)]  # more is a typo, and no memory holds a batch of them
+Alpha = Annotated[float, Field(ge=0, le=10)]  # powers of more overflow
 
 
 class Search(config.Config):
@@ -25,9 +25,9 @@ class Search(config.Config):
     beam: Beam = 4
     """Candidates kept side by side (arXiv 1706.03762, Section 6.1); 1 is greedy decoding."""
     length_penalty: Alpha = 0.6
-    """α: how much longer translations are preferred (Section 6.1); see the function of that name."""
+    """α: how strongly longer translations are preferred (Section 6.1); see the function of that name."""
     longer: NonNegativeInt = 50
-    """How many tokens a translation may have more than its source (Section 6.1)."""
+    """How many more tokens a translation may have than its source (Section 6.1)."""
     n_best: PositiveInt = 1
     """How many translations are returned."""
 
@@ -48,29 +48,29 @@ class Hypothesis(NamedTuple):
     score: float
     """`logprob / length_penalty`, by which translations are ranked."""
     ended: bool
-    """Whether it came to its end marker, or was cut off at the limit; then it ranks after those that did."""
+    """Whether it reached its end marker; one that was cut off at the limit ranks after those that did."""
 
 
 class Scorer(Protocol):
     """Scores the next token of rows of tokens; row r belongs to sentence r // beam."""
 
     def __call__(self, rows: Int[Tensor, "r n"]) -> Float[Tensor, "r v"]:
-        """Return the logits of the token that follows each row; every call has one token more than the last."""
+        """Return the logits of the token that follows each row; every call has one token more than the previous one."""
         ...
 
     def reorder(self, rows: Int[Tensor, " r"]) -> None:
-        """Take note that row i goes on from what was row `rows[i]`, of the same sentence."""
+        """Note that row i continues what was row `rows[i]`, of the same sentence."""
         ...
 
     def keep(self, rows: Int[Tensor, " r"], sentences: Int[Tensor, " s"]) -> None:
-        """Take note that these sentences, and these of the rows, go on alone, in this order."""
+        """Note that only these sentences, and these of the rows, continue, in this order."""
         ...
 
 
 class CachedScorer:
     """Scores with a Transformer that keeps the keys and values of all tokens, so that each is computed once.
 
-    It takes the memory over: sentences that are done are dropped from it.
+    It takes over the memory: finished sentences are dropped from it.
     """
 
     def __init__(self, model: Transformer, memory: Memory, beam: int, longest: int) -> None:
@@ -105,10 +105,10 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Return the `n_best` translations of each sentence, best first.
 
-    In each step the `beam` best continuations of a sentence's candidates are taken. Those that come to the end marker
-    leave the candidates, and a sentence is done when no candidate is left, when the best of them could not get into the
-    `n_best` that have ended, even by staying as likely as it is up to the limit, or at the limit. So beam 1 is greedy
-    decoding, and a beam as wide as there are rows of tokens finds the best of all.
+    Each step keeps the `beam` best continuations of a sentence's candidates. Those that reach the end marker leave the
+    candidates. A sentence is done at the limit, when no candidate is left, or when the best of them could not get into
+    the `n_best` that have ended, even by staying as likely as it is up to the limit. So beam 1 is greedy decoding, and
+    a beam as wide as there are possible rows of tokens finds the best of all.
 
     Args:
         scorer: scores `len(limits) * beam` rows, all of which begin with `bos`.
@@ -116,7 +116,8 @@ def beam_search(
         search: how to search.
         bos: the marker at the beginning.
         eos: the marker at the end.
-        vocab_size: how many tokens the tokenizer has; rows of the model beyond it are never drawn. None: all may be.
+        vocab_size: how many tokens the tokenizer has; rows of the model beyond it are never drawn. None: all of them
+            may be.
 
     Raises:
         CheckpointError: the model's scores are not numbers.
@@ -154,7 +155,7 @@ def beam_search(
         left = [i for i, sentence in enumerate(going) if not done[sentence]]
         if not left:
             break
-        if len(left) <= 3 / 4 * len(going):  # sentences that are done leave the batch now and then
+        if len(left) <= 3 / 4 * len(going):  # finished sentences leave the batch now and then
             sentences = torch.tensor(left)
             kept = (k * sentences.unsqueeze(1) + torch.arange(k)).flatten()
             rows, alive, going = rows[kept], alive[sentences], [going[i] for i in left]
@@ -170,7 +171,7 @@ def _best(
 ) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
     """Return log-probabilities and ids of each row's k best tokens: no other can be among the k best of a sentence.
 
-    `bos` is none of them: a translation begins only once. Nor are rows of the model that stand for no token.
+    `bos` is never one of them: a translation begins only once. Nor are rows of the model that stand for no token.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     total = logits.logsumexp(-1, keepdim=True)

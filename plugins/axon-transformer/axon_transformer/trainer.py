@@ -41,11 +41,11 @@ class TranslationTrainer(Trainer):
     of the validation set translated as `search` says. Source: arXiv 1706.03762, Section 5.
 
     Raises:
-        ContractError: the model is no Transformer.
+        ContractError: the model is not a Transformer.
     """
 
     class Config(Trainer.Config):
-        """Settings of translation, beside those of every training."""
+        """Settings of translation, in addition to those of every trainer."""
 
         batch_size: PositiveInt = 4096
         """Target tokens in a step, or somewhat more (Section 5.1: 25,000)."""
@@ -56,7 +56,7 @@ class TranslationTrainer(Trainer):
         tokenize: Tokenize | None = None
         """sacrebleu's tokenizer for BLEU: `13a`, `zh`, `char`, …; left out, it is chosen by the references' script."""
         eval_sentences: PositiveInt = 5_000
-        """Pairs of the validation set that an evaluation reads at most; of more, so many spread evenly over them."""
+        """The most pairs of the validation set that an evaluation reads; if there are more, they are evenly spaced."""
 
         @field_validator("compile")
         @classmethod
@@ -80,7 +80,7 @@ class TranslationTrainer(Trainer):
         length_penalty: Alpha = Search().length_penalty
         """α of the length penalty."""
         average: Count = 1
-        """The mean of how many latest checkpoints is measured."""
+        """How many of the latest checkpoints to average into the measured model."""
         tokenize: Tokenize | None = None
         """sacrebleu's tokenizer for BLEU: `13a`, `zh`, `char`, …; left out, the run's, or else it is chosen by the
         references' script."""
@@ -170,7 +170,7 @@ class TranslationTrainer(Trainer):
     def evaluate(self) -> dict[str, float]:
         """Return `loss` in nats per token, `perplexity` and `bleu` of the validation set.
 
-        At most `eval_sentences` of its pairs are read. Where those are not all, `sentences` says how many, and
+        At most `eval_sentences` of its pairs are read. If those are not all, `sentences` says how many were read, and
         `held_out_sentences` how many there are.
         """
         of = len(self.valid.pairs)
@@ -181,7 +181,7 @@ class TranslationTrainer(Trainer):
         found = translator.translate(sources, self.config.search, batch_size=_ROWS, progress=_tell)
         return {
             "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),  # what a float can hold of it
+            "perplexity": math.exp(min(loss, 700.0)),  # as far as a float can hold it
             "bleu": bleu([translations[0].text for translations in found], references, self._tokenize).score,
             **coverage("sentences", len(part.pairs), of),
         }
@@ -225,5 +225,5 @@ class TranslationTrainer(Trainer):
 
 
 def _tell(done: int, total: int) -> None:
-    """Tell how many sentences of an evaluation are translated."""
+    """Report how many sentences of an evaluation are translated."""
     tell(done, total, "translating")

@@ -1,4 +1,4 @@
-"""Text in, translations out: many sentences at once, those of about the same length together."""
+"""Text in, translations out: many sentences at once, those of similar length together."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Translation(NamedTuple):
     """One translation of a sentence."""
 
     text: str
-    """The translation, which is one line; of an empty sentence, empty."""
+    """The translation, on one line; for an empty sentence, empty."""
     tokens: list[int]
     """Its tokens, without markers."""
     logprob: float
     """Log-probability under the model, in nats."""
     score: float
-    """By which translations are ranked: log-probability over length penalty."""
+    """Log-probability over length penalty, by which translations are ranked."""
     ended: bool
-    """Whether the model ended it, or it was cut off at the limit."""
+    """Whether the model ended it, rather than it being cut off at the limit."""
 
 
 class Translator:
     """A model and the tokenizer it was trained with.
 
-    What a sentence's translation is does not depend on the others; to the rounding of a matrix product, which may
-    depend on the number of rows.
+    A sentence's translation does not depend on the others, up to the rounding of a matrix product, which may depend on
+    the number of rows.
 
     Args:
         model: any Transformer.
@@ -58,7 +58,7 @@ class Translator:
 
     @classmethod
     def load(cls, *folders: Path | str, device: str = "cpu") -> Self:
-        """Read model and tokenizer from a folder; of several, the mean of the models. It computes on `device`.
+        """Load model and tokenizer from a folder; from several, the mean of the models. It computes on `device`.
 
         Raises:
             CheckpointError: a folder has no model or tokenizer, it is damaged, or the models are not of one size.
@@ -66,7 +66,7 @@ class Translator:
         return cls(average([Transformer.load(folder) for folder in folders]).to(device), Tokenizer.load(folders[0]))
 
     def encode(self, texts: Sequence[str], place: Callable[[int], str] = "sentence {}".format) -> list[list[int]]:
-        """Return the source tokens of each text; of an empty one, none.
+        """Return the source tokens of each text; for an empty one, none.
 
         `place` names a text, counted from 1, for messages.
 
@@ -102,11 +102,11 @@ class Translator:
         """Return the `search.n_best` best translations of each text, best first.
 
         Args:
-            texts: sentences; white space at their ends, and runs of it, mean nothing.
+            texts: sentences; white space at their ends, and the length of its runs, are ignored.
             search: how to search.
             batch_size: how many sentences are translated at once.
             place: names a text, counted from 1, for messages.
-            progress: is called at first and after each batch with the number of texts done, and of all.
+            progress: called at the start and after each batch with the number of texts done, and of all.
 
         Raises:
             DataError: a text cannot be encoded.
@@ -116,7 +116,7 @@ class Translator:
         search = search or Search()
         sources = self.encode(texts, place)
         result = [[Hypothesis([], 0.0, 0.0, True)] for _ in texts]
-        # The longest first: what is too much for the memory then shows at once.
+        # The longest first, so that running out of memory shows at once.
         order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: -len(sources[i]))
         done = len(texts) - len(order)
         progress(done, len(texts))

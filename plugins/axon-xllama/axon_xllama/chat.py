@@ -1,6 +1,6 @@
 """The chat format that Llama 2 was tuned with, as Meta's reference code has it (`llama/generation.py`).
 
-A conversation is a row of turns, each between `bos` and `eos`; the last one is open, for the model to go on from:
+A conversation is a sequence of turns, each between `bos` and `eos`; the last one is open, for the model to continue:
 
     <s>[INST] <<SYS>>
     {system}

@@ -22,7 +22,7 @@ class Conversation:
         tokenizer: its tokenizer, with `bos` and `eos`.
         system: what the model is told before the conversation.
         sampling: how the answers' tokens are chosen.
-        max_new_tokens: how long an answer is at most.
+        max_new_tokens: the most tokens in an answer.
         seed: equal seeds and messages give equal conversations.
         compile: whether decoding is compiled (`axon_core.generation.generate`).
 
@@ -51,7 +51,7 @@ class Conversation:
         self._sampling, self._max_new_tokens = sampling or Sampling(), max_new_tokens
         self._system = [] if system is None else [Message("system", system)]
         tokens = chat_tokens(tokenizer, [*self._system, Message("user", "")])
-        check_prompt(model, tokens, "the conversation's beginning")  # what is wrong with it shows at once
+        check_prompt(model, tokens, "the conversation's beginning")  # problems with it show at once
         self.reset()
 
     def reset(self) -> None:
@@ -87,7 +87,7 @@ class Conversation:
                 self.messages += [question, Message("assistant", answer)]
 
     def _prompt(self, question: Message) -> tuple[list[int], int]:
-        """Return the conversation's tokens, without as many of its oldest messages as leave the answer room."""
+        """Return the conversation's tokens, leaving out as many of its oldest messages as the answer needs."""
         context = self._model.context
         room = context - min(self._max_new_tokens, context // 2)
         tokens, first = list[int](), 0

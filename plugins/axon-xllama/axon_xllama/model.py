@@ -1,4 +1,4 @@
-"""X-Llama: the Llama 2 architecture (arXiv 2307.09288, Section 2.2) put together from registered parts."""
+"""X-Llama: the Llama 2 architecture (arXiv 2307.09288, Section 2.2) assembled from registered parts."""
 
 from __future__ import annotations
 

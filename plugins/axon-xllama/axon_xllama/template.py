@@ -33,5 +33,5 @@ class Llama2:
         said = [Message(message.role, message.content) for message in messages]
         if said[-1].role == "user":
             return chat_tokens(tokenizer, said)
-        more = Message("user", "")  # an answered dialogue is what one begins with in which the user says more
+        more = Message("user", "")  # an answered dialogue is the beginning of one in which the user says more
         return chat_tokens(tokenizer, [*said, more])[: -len(chat_tokens(tokenizer, [more]))]

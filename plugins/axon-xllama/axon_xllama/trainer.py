@@ -28,16 +28,16 @@ from axon_core.tokenizer import Tokenizer
 class CausalLMTrainer(Trainer):
     """Minimise the mean of −log p(token | tokens before it) over windows of the text, in nats per token.
 
-    Works with any registered `CausalLM`, under the role `model`: a new one, or one that was saved, where the recipe's
-    table `[model]` is a `Saved`. The loss is next-token cross-entropy as in arXiv 2302.13971, Section 2; evaluation
-    covers the held-out part, in windows of the model's context.
+    Works with any registered `CausalLM`, under the role `model`: a new one, or a saved one if the recipe's table
+    `[model]` is a `Saved`. The loss is next-token cross-entropy as in arXiv 2302.13971, Section 2; evaluation covers
+    the held-out part, in windows of the model's context.
     """
 
     class Config(Trainer.Config):
-        """Settings of causal language modelling, beside those of every training."""
+        """Settings of causal language modelling, in addition to those of every trainer."""
 
         prompt: str | None = None
-        """What the text shown after training goes on from; left out, the beginning of the held-out part."""
+        """What the text shown after training continues; left out, the beginning of the held-out part."""
         eval_tokens: PositiveInt = 250_000
         """About how many held-out tokens an evaluation reads, the last one too: of a longer held-out part, windows
         spread evenly over it. `tokens`, beside the loss, says how many were read."""
@@ -72,7 +72,7 @@ class CausalLMTrainer(Trainer):
             settings = validate(cls.Config, recipe.trainer.options)
         with at("model"):
             start = validate(Saved, recipe.model) if "init" in recipe.model else None
-        folder = saved or (start.folder if start else None)  # a run that goes on needs only what it exported itself
+        folder = saved or (start.folder if start else None)  # a resumed run needs only what it exported itself
         with at("data"):
             data = TextData.load(validate(TextConfig, recipe.data), None if folder is None else Tokenizer.load(folder))
         if settings.prompt is not None:
@@ -105,7 +105,7 @@ class CausalLMTrainer(Trainer):
     def evaluate(self) -> dict[str, float]:
         """Return `loss` in nats per token and `bits_per_byte` of the held-out part, and how many `tokens` were read.
 
-        Where that is not the whole part, `held_out_tokens` says how many it has.
+        If that is not the whole part, `held_out_tokens` says how many it has.
         """
         found = measure(self.model, self.data, self.config.eval_tokens)
         return {**found, **coverage("tokens", found["tokens"], len(self.data.held_out) - 1)}
@@ -116,7 +116,7 @@ class CausalLMTrainer(Trainer):
         return evaluate_text(folder, given, device)
 
     def sample(self) -> str:
-        """Return a text: the prompt, and how the model goes on from it."""
+        """Return a text: the prompt, and how the model continues it."""
         tokenizer, asked = self.data.tokenizer, self.config.prompt
         beginning = self.data.held_out[: min(16, self.model.context)].tolist()
         prompt = tokenizer.encode_prompt(asked) if asked else beginning

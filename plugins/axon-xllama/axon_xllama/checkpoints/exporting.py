@@ -1,4 +1,4 @@
-"""`axon export`: an X-Llama becomes a checkpoint that other programs load."""
+"""`axon export`: writes an X-Llama as a checkpoint that other programs load."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def export_checkpoint(
     normalised, else a Llama; multi-head attention has as many key/value heads as heads. Its weights pass through memory
     one tensor at a time. With its `tokenizer.json`, `AutoTokenizer` gives the ids that Axon's tokenizer gives.
 
-    `meta` is Meta's own layout, in one file, whose weights are in memory all at once. A format that rotates features in
-    another order than the model has the rows of its queries and keys permuted. A sentencepiece model goes along.
+    `meta` is Meta's own layout, in one file, whose weights are in memory all at once. If a format rotates features in a
+    different order from the model, the rows of queries and keys are permuted. A sentencepiece model is copied along.
 
     Args:
         run: a run's folder or a model's.
-        out: the folder to be made; it must be new or empty.
+        out: the folder to create; it must be new or empty.
         format: `hf` or `meta`.
-        progress: is told how far it has come.
-        notice: is told what the format has no place for.
+        progress: called with how far it has come.
+        notice: called with what the format has no place for.
 
     Raises:
         CheckpointError: there is no X-Llama in `run`, it has a part the format does not know, or `out`
@@ -96,7 +96,7 @@ def _export(folder: Path, out: Path, format: Format, progress: Progress, notice:
             for name, part in parts.items():
                 tensors[name] = part.read()
                 advance(tensors[name].nbytes)
-            if model.config.tie_embeddings:  # which Meta's layout cannot tell
+            if model.config.tie_embeddings:  # which Meta's layout cannot express
                 tensors["output.weight"] = tensors["tok_embeddings.weight"]
             meta.write_folder(new, model, tensors)
             if not isinstance(tokenizer, SentencePieceTokenizer):
@@ -128,9 +128,10 @@ def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: 
 def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> None:
     """Check that the model computes what a Llama does; that it has the same tensors, `parts_of` checks.
 
-    Parts are known by who offers them: another's may have the same name and tensors, and compute something else.
+    Parts are recognised by who offers them: a part of another plugin may have the same name and tensors, but compute
+    something else.
     """
-    if type(model) is not XLlama:  # another's model may be derived from it
+    if type(model) is not XLlama:  # a model from elsewhere may be derived from it
         raise CheckpointError(f"the model must be an XLlama for the format {format!r}, but is a {type(model).__name__}")
     c = model.config
     qk_norm = Spec.of(given) if (given := c.attention.options.get("qk_norm")) else None

@@ -1,6 +1,6 @@
 """Hugging Face architectures that an X-Llama can be: what they call its tensors and settings.
 
-A family says in data how an X-Llama's options stand in `config.json`; `hugging_face` reads and writes by it.
+A family describes as data how an X-Llama's options are written in `config.json`; `hugging_face` reads and writes by it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Family:
     qk_norm: bool = False
     """Whether every query and key head is normalised, with the ε of the other norms."""
     head_dim: int | None = None
-    """Features of a head where `config.json` is silent; None for dim / n_heads."""
+    """Features of a head if `config.json` does not say; None for dim / n_heads."""
     off: Mapping[str, str] | None = None
     """Settings that must be false, each with the reason."""
 

@@ -40,11 +40,11 @@ def open_folder(folder: Path, context: int | None, notice: Notice) -> tuple[XLla
 
     Args:
         folder: where it is.
-        context: the sequence length, where `config.json` does not tell it.
-        notice: is told what is taken otherwise than the folder says.
+        context: the sequence length, if `config.json` does not give it.
+        notice: called with what is read differently from what the folder says.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or it is no model that X-Llama can be.
+        CheckpointError: a file is missing or damaged, or it is not a model that X-Llama can be.
     """
     values = read_json(folder / "config.json")
     if not any(name in values for name in SIZES["context"]) and context is not None:
@@ -61,7 +61,7 @@ def open_folder(folder: Path, context: int | None, notice: Notice) -> tuple[XLla
 
 
 def _tensors(folder: Path) -> dict[str, Stored]:
-    """Return what the safetensors of a folder hold: of one file, which comes first, or of all that its index names."""
+    """Return what the safetensors of a folder hold: one file, which takes precedence, or all that its index names."""
     if (folder / _WEIGHTS).exists():
         return stored_in(folder / _WEIGHTS)
     if not (folder / _INDEX).exists():
@@ -73,7 +73,7 @@ def _tensors(folder: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{folder / _INDEX} is damaged: it has no weight_map of file names")
     files = sorted(set(places.values()))
     for name in files:
-        # By its letters alone: files in a download cache are links to elsewhere, and may be.
+        # By the name alone: files in a download cache are links to elsewhere, which is allowed.
         if PurePath(name).name != name or name in ("", "..") or "\\" in name:
             raise CheckpointError(f"{folder / _INDEX} names {name!r}, which is no file in that folder; refused")
     tensors = {name: tensor for file in files for name, tensor in stored_in(folder / file).items()}
@@ -90,7 +90,7 @@ def _whole(tensors: dict[str, Stored]) -> dict[str, Stored]:
 
 
 def _same(head: Stored | None, embedding: Stored | None) -> bool:
-    """Whether a head is the embedding, or is not there."""
+    """Whether a head is the embedding, or is absent."""
     if head is None or embedding is None:
         return True
     return head.shape == embedding.shape and bool(head.read().eq(embedding.read()).all())
@@ -99,8 +99,8 @@ def _same(head: Stored | None, embedding: Stored | None) -> bool:
 def add_bos(folder: Path) -> bool:
     """Return whether a text begins with `bos`, as Llama's do unless the folder says otherwise.
 
-    It does so by `add_bos_token` in `tokenizer_config.json`. Where that is silent, as in what transformers 5 saves,
-    it does so by the steps after encoding in `tokenizer.json`.
+    `add_bos_token` in `tokenizer_config.json` decides. If it is absent, as in what transformers 5 saves, the steps
+    after encoding in `tokenizer.json` decide.
 
     Raises:
         CheckpointError: a file is damaged.
@@ -127,10 +127,10 @@ def _puts_first(step: Any) -> bool:
 
 
 def ends(folder: Path) -> list[int]:
-    """Return the ids that end a text, by `generation_config.json` or, where that is silent, by `config.json`.
+    """Return the ids that end a text, by `generation_config.json` or, if that does not say, by `config.json`.
 
     Raises:
-        CheckpointError: a file is damaged, or they are no ids.
+        CheckpointError: a file is damaged, or they are not ids.
     """
     for file in (folder / "generation_config.json", folder / "config.json"):
         found: Any = read_json(file).get("eos_token_id") if file.exists() else None
@@ -144,7 +144,7 @@ def ends(folder: Path) -> list[int]:
 
 
 def chat_template(folder: Path) -> str:
-    """Return the template of dialogues that the folder holds, in Jinja's language; where there is none, nothing.
+    """Return the chat template that the folder holds, in Jinja's language; empty if there is none.
 
     Raises:
         CheckpointError: a file is damaged.
@@ -159,7 +159,7 @@ def chat_template(folder: Path) -> str:
 def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
     """Return the X-Llama config that a `config.json` describes.
 
-    What the first conversions of Llama left out is as in transformers: `rms_norm_eps` is 1e-6.
+    What the first conversions of Llama left out has the default of transformers: `rms_norm_eps` is 1e-6.
 
     Raises:
         CheckpointError: the model is of no known family, or has a setting X-Llama does not know, such as another rope
@@ -189,7 +189,7 @@ def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
 
 
 def _check_computes(values: Mapping[str, Any], family: Family) -> None:
-    """Check the settings that change what a model computes, and that X-Llama has no option for."""
+    """Check the settings that change what a model computes and for which X-Llama has no option."""
     if values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
         raise CheckpointError(f"hidden_act must be 'silu', got {values['hidden_act']!r}")
     for field, reason in (family.off or {}).items():
@@ -203,7 +203,7 @@ def _check_computes(values: Mapping[str, Any], family: Family) -> None:
 
 
 def _size(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """Return the first of the settings `names` that is there."""
+    """Return the first of the settings `names` that is present."""
     for name in names:
         if values.get(name) is not None:
             return values[name]
@@ -232,7 +232,7 @@ def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokeniz
         **dict.fromkeys(family.off or (), False),
         "rms_norm_eps": settings.eps,
         "tie_word_embeddings": c.tie_embeddings,
-        # transformers 5 reads `rope_parameters` and `dtype`; earlier ones, and other programs, what follows them.
+        # transformers 5 reads `rope_parameters` and `dtype`; earlier ones, and other programs, read what follows.
         "rope_parameters": {"rope_theta": settings.base, **(scaling or {"rope_type": "default"})},
         "rope_theta": settings.base,
         "rope_scaling": scaling,
@@ -243,7 +243,7 @@ def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokeniz
 
 
 def marker_ids(tokenizer: Tokenizer | None) -> dict[str, int | list[int] | None]:
-    """Return the ids of a text's begin and end, and that there is no padding token."""
+    """Return the ids that begin and end a text, and that there is no padding token."""
     bos = None if tokenizer is None else tokenizer.bos
     first, *more = [None] if tokenizer is None else [tokenizer.eos, *sorted(tokenizer.ends - {tokenizer.eos})]
     ends = [token for token in (first, *more) if token is not None]
@@ -271,9 +271,9 @@ def to_hugging_face(state: Mapping[str, Tensor], config: XLlama.Config) -> dict[
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return what a JSON file says. Raises `CheckpointError` where it is missing, or no JSON object."""
+    """Return what a JSON file says. Raises `CheckpointError` if it is missing, or not a JSON object."""
     try:
-        # `model_max_length` is 10³⁰ where transformers knows none
+        # `model_max_length` is 10³⁰ if transformers knows none
         values = parse_json(file.read_text(encoding="utf-8-sig"), parse_int=int)
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
@@ -296,8 +296,8 @@ def _known(tensors: dict[str, Stored], config: XLlama.Config) -> dict[str, Store
 def _rotary(values: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary spec, by the rules of transformers 5 (`RotaryEmbeddingConfigMixin`).
 
-    `rope_scaling`, which earlier versions wrote, comes before `rope_parameters` where there are both, and what neither
-    says is beside them.
+    `rope_scaling`, which earlier versions wrote, takes precedence over `rope_parameters` if there are both. What
+    neither says is read from beside them.
     """
     name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
     rope: Any = values.get(name) or {}

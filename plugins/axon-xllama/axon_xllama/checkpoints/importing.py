@@ -1,4 +1,4 @@
-"""`axon import`: somebody else's checkpoint becomes a model folder."""
+"""`axon import`: writes somebody else's checkpoint as a model folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from axon_xllama.model import XLlama
 
 Kind = Literal["llama2.c", "Meta", "Hugging Face"]
 Progress = Callable[[int, int], object]
-"""Is told how many bytes were written just now, and how many there will be in all."""
+"""Called with how many bytes were written just now, and how many there will be in all."""
 
 
 def import_checkpoint(
@@ -38,16 +38,16 @@ def import_checkpoint(
 
     Args:
         path: a Hugging Face folder, one of Meta's, or a `.bin` of llama2.c version 0; the files tell which it is.
-        out: the folder to be made; it must be new or empty.
+        out: the folder to create; it must be new or empty.
         tokenizer: the sentencepiece model; by default `tokenizer.model` beside the weights.
         context: the sequence length the model was trained with, instead of what the checkpoint says.
-        progress: is told how far it has come.
-        notice: is told what lies in the folder and is not taken as it stands.
+        progress: called with how far it has come.
+        notice: called with what is in the folder and is not imported as it stands.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, damaged, unsafe or no Llama, or `out` cannot be written to.
+        CheckpointError: the checkpoint is incomplete, damaged, unsafe or not a Llama, or `out` cannot be written to.
         UsageError: `out` is not empty.
-        ConfigError: the context is no positive number.
+        ConfigError: the context is not a positive number.
     """
     with claimed_folder(out) as place:
         return _import(path, place, tokenizer, context, progress, notice)
@@ -76,7 +76,7 @@ def _import(
 
 
 def is_metas(path: Path) -> bool:
-    """Whether the checkpoint at `path` is one of Meta's, which do not tell the context.
+    """Whether the checkpoint at `path` is one of Meta's, which do not state the context.
 
     Raises:
         CheckpointError: there is no checkpoint of a kind that can be imported.

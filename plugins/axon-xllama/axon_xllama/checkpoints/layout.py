@@ -32,7 +32,7 @@ from axon_xllama.model import XLlama
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 Notice = Callable[[str], object]
-"""Is told, in a sentence, what a checkpoint holds that is not taken as it stands."""
+"""Called with a sentence that says what a checkpoint holds that is not imported as it stands."""
 
 Names = Mapping[str, Sequence[str]]
 """X-Llama's modules, those of a block without `blocks.<i>.`, and the tensors that their weight consists of in another
@@ -41,7 +41,7 @@ format; `{}` stands for the layer."""
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file, which is read when it is asked for."""
+    """A tensor in a file, which is read on demand."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -74,7 +74,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the parts of a Llama are set to, as far as other formats write it down."""
+    """The settings of the parts of a Llama, as far as other formats record them."""
 
     n_kv_heads: int
     head_dim: int
@@ -105,7 +105,7 @@ class Settings:
 
 
 def skeleton(config: XLlama.Config, within: Collection[int] | None = None) -> XLlama:
-    """Return the model of `config` without weights; `within` are the sizes of the tensors that it is to take.
+    """Return the model of `config` without weights; `within` are the sizes of the tensors that it is to hold.
 
     Raises:
         CheckpointError: no model has such a config, or it is much larger than `within`.
@@ -118,7 +118,7 @@ def skeleton(config: XLlama.Config, within: Collection[int] | None = None) -> XL
 
 
 def configured(source: str, **values: object) -> XLlama.Config:
-    """Return the config with `values`, which come from `source`. Raises `CheckpointError` where one is wrong."""
+    """Return the config with `values`, which come from `source`. Raises `CheckpointError` if one is wrong."""
     for name, value in values.items():
         if isinstance(value, int) and value >= 1 << 63:
             raise CheckpointError(
@@ -167,8 +167,8 @@ def checked(
     """Return the model of `config` without weights, and its tensors, each with the parts that become its rows.
 
     Raises:
-        CheckpointError: no model has such a config, or a tensor is missing, of a wrong shape or dtype, or none that a
-            Llama has.
+        CheckpointError: no model has such a config, or a tensor is missing, of a wrong shape or dtype, or not one that
+            a Llama has.
     """
     _check_sizes(tensors, config, names)
     model = skeleton(config, [prod(tensor.shape) for tensor in tensors.values()])
@@ -205,9 +205,9 @@ def _alike(parts: list[Stored]) -> list[Stored]:
 
 
 def _check_sizes(tensors: Mapping[str, Stored], config: XLlama.Config, names: Names) -> None:
-    """Check that there are tensors as many and as large as `config` says, before a model of its sizes is built.
+    """Check that tensors are as many and as large as `config` says before a model of its sizes is built.
 
-    The message then names the tensor; what it does not see, `weightless` notices.
+    The message then names the tensor; what this check misses, `weightless` catches.
     """
     c = config
     layers = [pattern for patterns in names.values() for pattern in patterns if "{}" in pattern]
@@ -242,7 +242,7 @@ def _stored(tensors: Mapping[str, Stored], name: str) -> Stored:
 
 @contextmanager
 def _fitting() -> Generator[None]:
-    """Say of a part's options that break a rule that they are the checkpoint's."""
+    """Report options of a part that break a rule as the checkpoint's."""
     try:
         yield
     except ConfigError as error:

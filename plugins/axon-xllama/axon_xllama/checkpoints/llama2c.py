@@ -1,7 +1,7 @@
 """The `.bin` files of llama2.c, version 0: seven numbers, then all weights in float32.
 
 The numbers are dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, context, as 32-bit integers; vocab_size is
-negative where the head has weights of its own. Each kind of weight stands there for all layers in a row. Features are
+negative where the head has weights of its own. Each kind of weight is stored for all layers consecutively. Features are
 rotated in pairs (2i, 2i + 1), as in Meta's checkpoints. Source: karpathy/llama2.c, `legacy_export` in export.py.
 """
 
@@ -51,7 +51,7 @@ def open_file(file: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
     size = _HEADER.size + 4 * sum(prod(shape) * layers for _, shape, layers in order)
     if file.stat().st_size != size:
         raise CheckpointError(f"{file} must have {size:,} bytes by its header, but has {file.stat().st_size:,}")
-    # The header is as long as seven numbers of the weights, so that the whole file may be seen as an array of them.
+    # The header is as long as seven numbers of the weights, so the whole file can be viewed as an array of them.
     numbers_in_file = torch.from_file(str(file), shared=False, size=size // 4, dtype=torch.float32)
     offset = _HEADER.size // 4
     return config, {

@@ -1,7 +1,7 @@
 """Meta's own layout, `params.json` and `consolidated.<nn>.pth`, one for each GPU it runs on: as X-Llama's, and back.
 
-Meta rotates feature pairs (2i, 2i + 1). X-Llama does the same with rotary layout `interleaved`, so that what comes in
-keeps its bits and its order; rows are permuted only on the way from or to a format that rotates in another way.
+Meta rotates feature pairs (2i, 2i + 1). X-Llama does the same with rotary layout `interleaved`, so that what is
+imported keeps its bits and its order; rows are permuted only on the way from or to a format that rotates differently.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ _SHARDS = "consolidated.*.pth"
 
 
 def open_folder(folder: Path, tokenizer: Tokenizer) -> tuple[XLlama.Config, dict[str, Stored]]:
-    """Return the config and the tensors of a folder as Meta hands it out, its shards merged.
+    """Return the config and the tensors of a folder as Meta distributes it, its shards merged.
 
-    `params.json` does not tell the context: it is 2,048 tokens for Llama 1 (whose norm_eps is 1e-6), else 4,096 as for
+    `params.json` does not state the context: it is 2,048 tokens for Llama 1 (whose norm_eps is 1e-6), else 4,096 as for
     Llama 2.
 
     Raises:
-        CheckpointError: a file is missing or damaged, holds more than tensors, or it is no Llama that X-Llama can be.
+        CheckpointError: a file is missing or damaged, holds more than tensors, or it is not a Llama that X-Llama can
+            be.
     """
     params = read_json(folder / _PARAMS)
     if params.get("use_scaled_rope"):
@@ -117,7 +118,7 @@ def _shards(folder: Path) -> list[dict[str, Tensor]]:
 
 
 def _check_sums(file: Path) -> None:
-    """Compare what a zip file holds with its checksums, which torch does not look at. A damaged zip is left to it."""
+    """Compare what a zip file holds with its checksums, which torch ignores. A damaged zip is left to torch."""
     try:
         with zipfile.ZipFile(file) as entries:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.infolist()):
@@ -133,12 +134,12 @@ def _check_sums(file: Path) -> None:
 
 
 def _whole(tensor: Tensor) -> bool:
-    """Whether the file has all numbers of the tensor, not one for many places."""
+    """Whether the file has every number of the tensor, rather than one for many places."""
     return tensor.untyped_storage().nbytes() >= tensor.nbytes
 
 
 def _refused(error: Exception) -> str:
-    """Why torch does not read a file; its own words tell how to run what is in it."""
+    """Why torch refuses a file; its own message explains how to run what is in it."""
     if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it holds more than tensors, and reading it might run code ({forbidden[1]})"
     if isinstance(error, pickle.UnpicklingError):
@@ -147,7 +148,7 @@ def _refused(error: Exception) -> str:
 
 
 def _same_names(shards: list[dict[str, Tensor]]) -> Iterable[str]:
-    """Return the names of the tensors; tables of the rotation, which some files hold, are computed anew."""
+    """Return the names of the tensors; tables of the rotation, which some files hold, are computed again."""
     first, *others = ({name for name in shard if not name.endswith("rope.freqs")} for shard in shards)
     for i, names in enumerate(others, 1):
         if names != first:

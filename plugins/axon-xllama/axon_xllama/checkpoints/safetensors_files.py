@@ -24,7 +24,7 @@ def stored_in(file: Path) -> dict[str, Stored]:
     """Return the tensors of a safetensors file, from its header alone.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or holds something else than floating point numbers.
+        CheckpointError: the file is missing or damaged, or holds something other than floating point numbers.
     """
     found: dict[str, Stored] = {}
     try:
@@ -47,8 +47,8 @@ def stored_in(file: Path) -> dict[str, Stored]:
 def write_safetensors(file: Path, tensors: Mapping[str, Sequence[Stored]], progress: Callable[[int], object]) -> None:
     """Write a safetensors file whose tensors are stacks of rows, with one of the parts in memory at a time.
 
-    The library writes what is in memory as a whole, hence this. Format: eight bytes for the length of the header, the
-    header as JSON, then the tensors without gaps. `progress` is told how many bytes were written.
+    The library only writes what is in memory as a whole, hence this function. Format: eight bytes for the length of the
+    header, the header as JSON, then the tensors without gaps. `progress` is called with how many bytes were written.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

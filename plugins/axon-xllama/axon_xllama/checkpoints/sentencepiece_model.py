@@ -1,6 +1,6 @@
-"""What a sentencepiece model file says of itself: its pieces with scores and kinds, and how it normalises text.
+"""What a sentencepiece model file says about itself: its pieces with scores and kinds, and how it normalises text.
 
-The library does not tell all of it, and its own reader needs protobuf. The file is one message of that format
+The library does not expose all of it, and its own reader needs protobuf. The file is one message of that format
 (`ModelProto` in sentencepiece's `sentencepiece_model.proto`), of which a few fields are read here.
 """
 
@@ -35,11 +35,11 @@ class SentencePieceModel:
     algorithm: str = "unigram"
     """How pieces are chosen: `unigram`, `bpe`, `word` or `char`."""
     rule: bytes = b""
-    """The compiled table by which characters are replaced; empty where none is."""
+    """The compiled table by which characters are replaced; empty if none is."""
     adds_space: bool = True
     """Whether a space is put before every text."""
     merges_spaces: bool = True
-    """Whether spaces at the ends are dropped, and several in a row are one."""
+    """Whether spaces at the ends are dropped, and runs of them become one."""
     marks_spaces: bool = True
     """Whether spaces become the mark U+2581."""
     suffix: bool = False
@@ -50,7 +50,7 @@ class SentencePieceModel:
         """Return what a file that the library has accepted says; what it leaves out has the format's defaults.
 
         Raises:
-            ValueError: it is no such file.
+            ValueError: it is not such a file.
         """
         model = cls()
         for number, value in _fields(data):
@@ -96,7 +96,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number of seven bits a byte that begins at `at`, and where the next field does."""
+    """Return the number, of seven bits a byte, that begins at `at`, and where the next field begins."""
     value = shift = 0
     while data[at] & 128:
         value |= (data[at] & 127) << shift

@@ -92,7 +92,7 @@ def _bytes() -> dict[str, Any]:
 
 
 def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
-    """Each character a word; one that is not known is an error, as it is in Axon."""
+    """Each character is a word; an unknown one is an error, as in Axon."""
     return {
         "pre_tokenizer": {
             "type": "Split",
@@ -144,7 +144,7 @@ def _sentencepiece(model: SentencePieceModel) -> dict[str, Any]:
 def _merging(pieces: list[Piece]) -> dict[str, Any]:
     """Byte pairs: sentencepiece joins the two neighbours whose union has the highest score, the leftmost at a tie.
 
-    The library goes by the rank of a pair instead, so that no two unions may have one score.
+    The library goes by the rank of a pair instead, so no two unions may have the same score.
     """
     whole = {piece.text for piece in pieces if piece.kind == Kind.USER_DEFINED}
     if any(len(text) > 1 for text in whole):
