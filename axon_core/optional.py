@@ -6,6 +6,7 @@ from importlib import import_module
 from types import ModuleType
 
 from axon_core.errors import UsageError
+from axon_core.suggest import install_line
 
 __all__ = ["import_optional"]
 
@@ -19,6 +20,5 @@ def import_optional(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise UsageError(
-            f"{extra} cannot be used here ({error}). Install it: pip install 'axon-core[{extra}]'"
-        ) from error
+        line = install_line("axon-core", extra)
+        raise UsageError(f"{extra} cannot be used here ({error}). Install it: {line}") from error

@@ -25,9 +25,13 @@ def test_every_extra_that_is_advised_exists():
     advised = {
         found
         for file in SOURCES
-        for found in re.findall(r"install_line\(.([\w-]+).,\s*.(\w+).\)", file.read_text("utf-8"))
+        for found in re.findall(r"install_line\([\"']([\w-]+)[\"'],\s*[\"'](\w+)[\"']\)", file.read_text("utf-8"))
     }
-    assert {("axon-core", "plot"), ("axon-ppo", "control"), ("axon-ddpm", "digits")} <= advised
+    wanted = (
+        re.findall(r"import_optional\([\"'][\w.]+[\"'], [\"'](\w+)[\"']\)", f.read_text("utf-8")) for f in SOURCES
+    )
+    advised |= {("axon-core", extra) for extras in wanted for extra in extras}
+    assert {("axon-core", "plot"), ("axon-core", "wandb"), ("axon-ppo", "control"), ("axon-ddpm", "digits")} <= advised
     for distribution, extra in advised:
         folder = ROOT if distribution == "axon-core" else ROOT / "plugins" / distribution
         project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -81,7 +82,10 @@ def test_on_a_terminal_it_is_one_line_that_renews_itself(monkeypatch: pytest.Mon
         monkeypatch.setattr(sys, "stderr", terminal)
         fit(Toy.make(eval_every=12))
         terminal.flush()
-        shown = os.read(above, 1 << 16).decode()
+        written = b""
+        while select.select([above], [], [], 0.5)[0]:  # a terminal hands over what was written in pieces
+            written += os.read(above, 1 << 16)
+        shown = written.decode()
     os.close(above)
     assert "step 12/12  loss " in shown and "step 12/12  held out: loss " in shown
     assert "\x1b[2K" in shown  # the line before is taken away
