@@ -221,7 +221,7 @@ def named(path: str) -> object:
 def test_the_reference_shows_what_a_class_is_made_of(made):
     page = made["reference/axon_core.md"]
     assert "{py:class} State(shape: tuple[int, ...], per_token: bool = True, " in page  # a dataclass
-    assert "{py:attribute} State.window\n:type: int | None\n\nOver how many tokens" in page
+    assert "{py:attribute} State.window\n:type: int | None\n\nHow many tokens" in page
     assert "{py:class} Step(tokens: Int[Tensor, 'b n'], scope: axon_core.Scope, layers: " in page  # a named tuple
     assert "{py:attribute} Step.scope\n:type: axon_core.Scope" in page
     attention = (
