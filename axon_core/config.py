@@ -1,4 +1,4 @@
-"""Configuration: the pydantic base of all configs, component specs, and their errors."""
+"""Configuration: the pydantic base of all configs, tables that choose by their `type`, and errors with a place."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from axon_core.errors import ConfigError, RegistryError
-from axon_core.printable import shortened
+from axon_core.escaping import shortened
 
-__all__ = ["Config", "Count", "Spec", "at", "validate"]
+__all__ = ["Chosen", "Config", "Count", "at", "declared_part", "merged", "validate"]
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -74,11 +74,10 @@ def _integers(at: str, value: Any) -> Generator[tuple[str, int]]:
             yield from _integers(f"{at}.{i}", inside)
 
 
-class Spec(BaseModel):
-    """Which registered component to use, and its options: `{"type": "mynorm", "eps": 1e-6}`.
+class Chosen(BaseModel):
+    """A table whose `type` says what it is for, with the options of that: `{"type": "mynorm", "eps": 1e-6}`.
 
-    A plain name (`"mynorm"`) and a registered class (`NORMS["mynorm"]`) are accepted as short forms. The options are
-    validated by the component's own `Config` when it is built.
+    A plain name (`"mynorm"`) is accepted as a short form.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
@@ -88,22 +87,12 @@ class Spec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"type": value}
-        if isinstance(value, type):
-            value = {"type": value}
-        if isinstance(value, Mapping):
-            fields = cast(Mapping[str, Any], value)
-            if isinstance(component := fields.get("type"), type):
-                from axon_core.registry import key_of  # deferred: the registry builds components from specs
-
-                return {**fields, "type": key_of(component)}
-        return cast(Any, value)
+    def _name(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
 
     @classmethod
-    def of(cls, value: Spec | str | type | Mapping[str, Any]) -> Self:
-        """Return `value`, in any of its forms, as a spec. Raises `ConfigError` if it is none of them."""
+    def of(cls, value: Chosen | str | type | Mapping[str, Any]) -> Self:
+        """Return `value`, in any of its forms, as an object of this class. Raises `ConfigError` where it is none."""
         return value if isinstance(value, cls) else validate(cls, value)
 
     @property
@@ -122,8 +111,9 @@ def declared_part(config: type[BaseModel], name: str, known: Mapping[str, Any]) 
     kinds = _alternatives(field.annotation)
     try:
         default = field.get_default(call_default_factory=True, validated_data=dict(known))
-        if Spec in kinds and not isinstance(default, BaseModel):
-            default = Spec.of(default)
+        choices = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Chosen)]
+        if choices and not isinstance(default, BaseModel):
+            default = choices[0].of(default)
     except Exception:  # it depends on what is missing or wrong: validation will report it
         return None
     if not isinstance(default, BaseModel):
@@ -228,7 +218,9 @@ def _message(error: ErrorDetails) -> str:
         case "value_error":
             return f"{error['msg'].removeprefix('Value error, ')}"
         case "model_type":
-            of_part = error.get("ctx", {}).get("class_name") == Spec.__name__
+            of_part = error.get("ctx", {}).get("class_name") in {
+                kind.__name__ for kind in (Chosen, *Chosen.__subclasses__())
+            }
             kind = "a name or a table with a `type`" if of_part else "a table"
             return f"must be {kind}, got {shortened(repr(error['input']), 200)}"
         case _:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from axon_core.errors import DataError
-from axon_core.printable import printable
+from axon_core.escaping import printable
 
 __all__ = ["data_files", "refuse_folder"]
 

@@ -1,4 +1,4 @@
-"""Measure `axon_core.attend` beside a plain call of torch's kernel: short rows in training, prompts, single queries.
+"""Measure `nn.attention` beside a plain call of torch's kernel: short rows in training, prompts, single queries.
 
     python benchmarks/attend.py [--rounds 40]
 
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from axon_core.attend import attend
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
+from axon_core.nn.attention import attend
 
 Attend = Callable[[Tensor, Tensor, Tensor, Scope], Tensor]
 

@@ -5,7 +5,7 @@
     python benchmarks/diffusion.py --recipe cifar10 --batch 8 --rounds 5 --samplings 1 --save
 
 Both have the same U-Net with the same weights, batch and precision; that their outputs agree is checked. A training
-step is what each library's user runs: the loop of `axon train` (`axon_core.loop.Fit`), and the loop of diffusers'
+step is what each library's user runs: the loop of `axon train` (`axon_core.training.Fit`), and the loop of diffusers'
 example for unconditional training (noise, `add_noise`, squared error, clipping, AdamW, `EMAModel`). They take turns, so
 that both see the same machine; figures are medians. Memory is the most that is resident while a process of its own
 trains or samples, less what is resident when all is built; the median of three such processes.
@@ -35,10 +35,11 @@ from support.sides import memory_of, table
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from axon_core.hooks import Hooks
-from axon_core.loop import Fit
-from axon_core.recipe import Recipe
-from axon_core.state import State
+from axon_core.training.build import build_trainer
+from axon_core.training.hooks import Hooks
+from axon_core.training.loop import Fit
+from axon_core.training.recipe import Recipe
+from axon_core.training.train_state import State
 from axon_ddpm import Dali, Diffusion
 from axon_ddpm.interop import diffusers_options, diffusers_weights
 from axon_ddpm.samplers import final
@@ -65,7 +66,7 @@ def trainer_of(recipe: str, batch: int, precision: str, folder: Path) -> DDPMTra
         "trainer.warmup": 0,
         "trainer.schedule": "constant",
     }
-    trainer = Recipe.load(recipe, [f"{name}={value}" for name, value in changes.items()]).build()
+    trainer = build_trainer(Recipe.load(recipe, [f"{name}={value}" for name, value in changes.items()]))
     if not isinstance(trainer, DDPMTrainer):
         sys.exit(f"{recipe} is no recipe of the trainer ddpm")
     generator = torch.Generator().manual_seed(0)

@@ -58,7 +58,7 @@ def per_look_up(mapping: object) -> float:
 
 def registry_and_dict() -> tuple[object, object]:
     from axon_core import config
-    from axon_core.registry import Registry
+    from axon_core.registry.registry import Registry
 
     class Thing:
         class Config(config.Config): ...

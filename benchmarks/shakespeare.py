@@ -20,11 +20,12 @@ from support.plain import GPT
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from axon_core.data import TextData
-from axon_core.hooks import Hooks
-from axon_core.loop import Fit
-from axon_core.recipe import Recipe
-from axon_core.state import State
+from axon_core.text.corpus import TextData
+from axon_core.training.build import build_trainer
+from axon_core.training.hooks import Hooks
+from axon_core.training.loop import Fit
+from axon_core.training.recipe import Recipe
+from axon_core.training.train_state import State
 
 LAYERS, HEADS, DIM, CONTEXT, BATCH, STEPS, BLOCK = 4, 4, 128, 64, 12, 2000, 100
 
@@ -86,7 +87,7 @@ def main() -> None:
     losses: dict[str, list[float]] = {"X-Llama": [], "GPT": []}
     times: dict[str, list[float]] = {"X-Llama": [], "GPT": []}
     for seed in options.seeds:
-        trainer = Recipe.load("xllama-shakespeare", [f"trainer.seed={seed}", *options.set]).build()
+        trainer = build_trainer(Recipe.load("xllama-shakespeare", [f"trainer.seed={seed}", *options.set]))
         ours = Fit(trainer, State(trainer), None, Hooks(()))
         theirs = GPTTraining(trainer.data, seed)  # type: ignore[attr-defined]
         for end in range(BLOCK, STEPS + 1, BLOCK):

@@ -3,7 +3,7 @@
     pip install -c constraints.txt -e ".[bench]"    # transformers; without it that row is left out
     python benchmarks/train.py --shape 17m --precision bf16
 
-- axon: X-Llama and the trainer `causal_lm` in the loop that `axon train` runs (`axon_core.loop.Fit`);
+- axon: X-Llama and the trainer `causal_lm` in the loop that `axon train` runs (`axon_core.training.loop.Fit`);
 - axon compiled: the same with `trainer.compile=true`;
 - transformers: `LlamaForCausalLM`, and its own loss, in a plain loop;
 - plain: the same Llama in a hundred lines of PyTorch (`support/plain.py`), in the same plain loop;
@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from axon_core.data import TextData
-from axon_core.hooks import Hooks, hook
-from axon_core.loop import Fit
-from axon_core.state import State
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.text.corpus import TextData
+from axon_core.text.tokenizer import ByteTokenizer
+from axon_core.training.hooks import Hooks, hook
+from axon_core.training.loop import Fit
+from axon_core.training.train_state import State
 from axon_xllama import CausalLMTrainer
 
 SHAPES = {

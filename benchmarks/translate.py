@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from axon_core.loop import fit
-from axon_core.recipe import Recipe
-from axon_core.saved import model_folder
+from axon_core.training.build import build_trainer
+from axon_core.training.loop import fit
+from axon_core.training.pretrained import model_folder
+from axon_core.training.recipe import Recipe
 from axon_transformer import Search, Transformer, Translator, beam_search, bleu
 from axon_transformer.corpus import read_lines
 
@@ -134,7 +135,7 @@ def trained(run: Path | None) -> Translator:
     if run is not None:
         translator = Translator.load(model_folder(run))
     else:
-        trainer: Any = Recipe.load("multi30k-de-en", ["trainer.steps=300", "trainer.eval_every=300"]).build()
+        trainer: Any = build_trainer(Recipe.load("multi30k-de-en", ["trainer.steps=300", "trainer.eval_every=300"]))
         fit(trainer, progress=False)
         translator = Translator(trainer.model, trainer.tokenizer)
     translator.model.eval()

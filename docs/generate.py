@@ -1,16 +1,19 @@
 """Make what the documentation is built from, `docs/_build/source`: the written pages, and those made of the code.
 
-`--front` writes the generated parts of the repository's front page instead: the table of papers in README.md, and the
-picture `docs/axon.svg`. With `--check` it changes nothing, and fails where they are out of date.
+`--front` writes the generated parts of files in the repository instead: the table of papers in README.md, the picture
+`docs/axon.svg`, and the lines that `docs/architecture.md` links to. With `--check` it changes nothing, and fails where
+they are out of date.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +70,46 @@ def front() -> dict[Path, str]:
     made, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: table, readme, flags=re.DOTALL)
     if count != 1:
         raise SystemExit(f"README.md must hold {BEGIN} and {END} once")
-    return {ROOT / "README.md": made, DOCS / "axon.svg": picture.svg(ROOT)}
+    map_ = DOCS / "architecture.md"
+    lines = located(map_.read_text("utf-8"), DOCS)
+    return {ROOT / "README.md": made, DOCS / "axon.svg": picture.svg(ROOT), map_: lines}
+
+
+def located(text: str, folder: Path) -> str:
+    """Return a page of `folder` whose links to names, ``[`A.b`](../file.py#L1)``, have the line that defines the name.
+
+    Raises:
+        SystemExit: a file is not there, or defines no such name.
+    """
+
+    def link(match: re.Match[str]) -> str:
+        name, path = match.groups()
+        file = folder / path
+        line = definitions(file).get(name) if file.is_file() else None
+        if line is None:
+            raise SystemExit(f"a link to `{name}` in {path}, which does not define it; correct the page")
+        return f"[`{name}`]({path}#L{line})"
+
+    return re.sub(r"\[`([\w.]+)`\]\((\S+\.py)#L\d+\)", link, text)
+
+
+@cache
+def definitions(file: Path) -> dict[str, int]:
+    """Return the line at which a file defines each class, function and variable; `A.b` is defined in the class A."""
+    found: dict[str, int] = {}
+
+    def visit(nodes: list[ast.stmt], prefix: str) -> None:
+        for node in nodes:
+            match node:
+                case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                    found.setdefault(f"{prefix}{name}", node.lineno)
+                case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                    found.setdefault(f"{prefix}{name}", node.lineno)
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f"{prefix}{node.name}.")
+
+    visit(ast.parse(file.read_text("utf-8")).body, "")
+    return found
 
 
 def _within(text: str, folder: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from axon_core.registry import Registry, refresh, registry_of
+from axon_core.registry.registry import Registry, refresh, registry_of
 
 # Looked through for doctests, they would be imported a second time under another name.
 collect_ignore = [

@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from axon_core import ROTARY_EMBEDDINGS
-from axon_core.attend import QKV, attend
-from axon_core.cache import Cache, LayerCache, State, Step
-from axon_core.config import Spec
 from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.model import CausalLM, part
+from axon_core.interfaces.cache import Cache, LayerCache, State, Step
+from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.norm import Norm
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
-from axon_core.interfaces.trainer import Trainer
+from axon_core.interfaces.scope import Scope
+from axon_core.nn.attention import QKV, attend
 from axon_core.randomness import Key
-from axon_core.recipe import Recipe
-from axon_core.scope import Scope
+from axon_core.registry.parts import part
+from axon_core.registry.spec import Spec
+from axon_core.training.recipe import Recipe
+from axon_core.training.trainer import Trainer
 
 
 class Healthy(Attention):

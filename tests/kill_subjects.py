@@ -11,9 +11,9 @@ import tomli_w
 import torch
 from safetensors.torch import save_file
 
-from axon_core.data import TextData
-from axon_core.registry import TRAINERS
-from axon_core.tokenizer import SentencePieceTokenizer
+from axon_core.text.corpus import TextData
+from axon_core.text.tokenizer import SentencePieceTokenizer
+from axon_core.training.trainers import TRAINERS
 
 STEPS = {"steps": 3, "save_every": 1, "eval_every": 2, "keep": 1, "ema": 0.9}
 PROMPTS = ["the", "of a", "import", "class", "return", "a list"]

@@ -1,6 +1,7 @@
 """What holds the parts apart: the core names no paper, and every distribution declares and ships what it uses."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -120,3 +121,42 @@ def test_versions_agree_with_changelogs():
     for folder in PROJECTS:
         changelog = (folder / "CHANGELOG.md").read_text(encoding="utf-8")
         assert f"## {project(folder)['version']}\n" in changelog, folder
+
+
+def imports_tool():
+    """The script `tools/imports.py`."""
+    spec = importlib.util.spec_from_file_location("imports_tool", ROOT / "tools/imports.py")
+    spec.loader.exec_module(made := importlib.util.module_from_spec(spec))
+    return made
+
+
+@pytest.mark.parametrize("folder", PROJECTS, ids=lambda path: path.name)
+def test_no_imports_form_a_cycle(folder):
+    tool = imports_tool()
+    assert tool.cycles(tool.graph(package(folder))) == []
+
+
+def test_a_cycle_is_found_wherever_the_import_stands(tmp_path):
+    tool = imports_tool()
+    for name, text in {
+        "__init__": "",
+        "a": "def f():\n    from p import b",
+        "b": "from p.c import x",
+        "c": "if TYPE_CHECKING:\n    from .a import f",
+        "d": "from p.a import f",
+    }.items():
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / f"p/{name}.py").write_text(text)
+    edges = tool.graph(tmp_path / "p")
+    assert tool.cycles(edges) == [["p.a", "p.b", "p.c"]]
+    edges["p.c"].clear()
+    assert tool.cycles(edges) == [] and tool.levels(edges) == [["p", "p.c"], ["p.b"], ["p.a"], ["p.d"]]
+
+
+def test_imports_point_one_way():
+    tool = imports_tool()
+    assert tool.LAZY == {("axon_core.interfaces.model", "axon_core.checkpoint.checkpoint")}
+    edges = tool.graph(package(ROOT))
+    assert tool.against_order(edges) == []
+    assert {tool.room(name) for name in edges if "." in name} == set(tool.ORDER)
+    assert tool.against_order({"axon_core.nn.linear": ["axon_core.training.loop"]}) != []

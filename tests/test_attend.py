@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from axon_core.attend import QKV, attend
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
+from axon_core.nn.attention import QKV, attend
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

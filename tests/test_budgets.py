@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import axon_core
-from axon_core.discovery import discover
+from axon_core.registry.discovery import discover
 
 HEAVY = {"torch", "numpy", "pydantic", "jaxtyping", "matplotlib", "sentencepiece", "safetensors"}
 TRAP = "raise RuntimeError('a plugin was imported')"
@@ -52,23 +50,3 @@ def test_reading_cards_imports_neither_torch_nor_a_plugin(site, command: str) ->
     site.install("axon-trap", {"axon.v1.paper": {"trap": "axon_trap"}}, files)
     modules = imported(f"from axon_core.cli import main; assert main([{command!r}]) == 0", site.folder)
     assert not modules & {"torch", "axon_trap"}
-
-
-def test_every_public_name_resolves() -> None:
-    for name in axon_core.__all__:
-        assert getattr(axon_core, name) is not None
-    assert {*axon_core.__all__, "__version__"} <= set(dir(axon_core))
-    with pytest.raises(AttributeError, match="module 'axon_core' has no attribute 'Atention'"):
-        axon_core.Atention  # noqa: B018
-
-
-def test_type_checkers_are_told_the_same_names() -> None:
-    stub = ast.parse(Path(axon_core.__file__).with_suffix(".pyi").read_text("utf-8"))
-    told = {
-        alias.asname: f"{statement.module}.{alias.name}"
-        for statement in stub.body
-        if isinstance(statement, ast.ImportFrom)
-        for alias in statement.names
-    }
-    home = {name: f"axon_core.{module}.{name}" for name, module in axon_core._HOME.items()}
-    assert told == home

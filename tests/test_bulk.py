@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.bulk import plan
 from axon_core.cli import main
-from axon_core.generation import Request, complete
+from axon_core.generation.api import Request, complete
+from axon_core.generation.batch_file import plan
+from axon_core.generation.sampling import Sampling
 from axon_core.interfaces.model import CausalLM
-from axon_core.sampling import Sampling
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.text.tokenizer import ByteTokenizer
 
 PROMPTS = ["The quick", "a", "é!", "and a longer line of text", "xy", "The quick brown", "last"]
 
@@ -101,7 +101,7 @@ def test_what_a_kill_left_is_completed(saved: str, source: str, kept: int, tail:
 
 def test_a_finished_file_is_left_alone(saved: str, source: str, capsys, monkeypatch):
     bulk(saved, source)
-    monkeypatch.setattr("axon_core.checkpoint.load_into", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("axon_core.checkpoint.checkpoint.load_into", lambda *_: pytest.fail("weights were read"))
     before = Path("out.jsonl").read_bytes()
     assert bulk(saved, source) == 0
     assert Path("out.jsonl").read_bytes() == before

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from axon_core.cli import main
-from axon_core.recipe import Recipe
-from axon_core.tokenizer import ByteTokenizer, Tokenizer
+from axon_core.text.tokenizer import ByteTokenizer, Tokenizer
+from axon_core.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 MARK = b"\xef\xbb\xbf"

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from axon_core.attend import attend
-from axon_core.cache import Cache, LayerCache, State, Step
 from axon_core.errors import ContextError, UsageError
+from axon_core.interfaces.cache import Cache, LayerCache, State, Step
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
+from axon_core.nn.attention import attend
 
 VOCABULARY, HEADS, GROUPS, SIZE = 11, 4, 2, 4
 

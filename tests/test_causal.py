@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_attend import naive, normal
 
-from axon_core import causal
-from axon_core.attend import attend
-from axon_core.causal import causal_attention, is_faster
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
+from axon_core.nn import _causal_cpu
+from axon_core.nn._causal_cpu import causal_attention, is_faster
+from axon_core.nn.attention import attend
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -46,8 +46,8 @@ def test_attend_takes_blocks_where_they_pay_and_torchs_kernel_elsewhere(monkeypa
         taken.append(q.shape[1])
         return causal_attention(q, *rest)
 
-    monkeypatch.setattr("axon_core.attend.causal_attention", spy)
-    n, few = causal._FEWEST, causal._FEWEST - 1
+    monkeypatch.setattr("axon_core.nn.attention.causal_attention", spy)
+    n, few = _causal_cpu._FEWEST, _causal_cpu._FEWEST - 1
     q, k, v = (normal(1, n, heads, 8, seed=heads, dtype=torch.float32) for heads in (12, 2, 2))
     triangle = torch.ones(n, n, dtype=torch.bool).tril()
     plain = Scope.over(q[..., 0, 0])

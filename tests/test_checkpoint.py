@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test 
 from damage import cut, flip
 from toy_trainer import Toy
 
-from axon_core.checkpoint import Checkpoints
+from axon_core.checkpoint.checkpoint import Checkpoints
+from axon_core.checkpoint.manifest import new_folder, verify
+from axon_core.checkpoint.trees import read_tree, write_tree
 from axon_core.errors import CheckpointError, UsageError
-from axon_core.hooks import hook
-from axon_core.loop import fit
-from axon_core.manifest import new_folder, verify
-from axon_core.run import RunFolder
-from axon_core.trees import read_tree, write_tree
+from axon_core.training.hooks import hook
+from axon_core.training.loop import fit
+from axon_core.training.run_folder import RunFolder
 
 OPTIONS = {"save_every": 4, "keep": 5, "dropout": 0.3, "optimizer": {"type": "muon"}}
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from axon_core.claims import NotRun, Outcome, check, save
 from axon_core.cli import main
-from axon_core.paper import Claim, Paper
+from axon_core.papers.card import Claim, Paper
+from axon_core.papers.claims import NotRun, Outcome, check, save
 
 CHECKS = """
     import time
-    from axon_core.claims import NotRun, Outcome
+    from axon_core.papers import NotRun, Outcome
     from axon_core.errors import DataError
 
     def holds(): return Outcome(True, "largest difference 1e-16")
@@ -82,7 +82,8 @@ def paper(site) -> Paper:
             "wrong",
             "exact",
             "failed",
-            "the check raised TypeError: axon_kites.claims:wrong must return an axon_core.claims.Outcome, got True",
+            "the check raised TypeError: axon_kites.claims:wrong must return an axon_core.papers.claims.Outcome, "
+            "got True",
         ),
         (
             "gone",

@@ -121,7 +121,7 @@ def test_list(capsys) -> None:
 
 
 def test_nothing_installed(capsys, monkeypatch) -> None:
-    from axon_core.registry import refresh
+    from axon_core.registry.registry import refresh
 
     monkeypatch.setenv("AXON_DISABLE_PLUGINS", "axon-kites")
     refresh()

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from axon_core import TRAINERS
 from axon_core.cli.app import cli
 from axon_core.errors import UnknownKey
-from axon_core.paper import recipes
-from axon_core.scaffold import KINDS, Project, render
+from axon_core.papers.card import recipes
+from axon_core.papers.scaffold import KINDS, Project, render
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "docs" / "_ext"), str(ROOT / "docs")]

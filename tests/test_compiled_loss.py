@@ -8,9 +8,9 @@ from torch._dynamo.utils import counters
 
 from axon_core import MODELS
 from axon_core.config import validate
-from axon_core.data import TextData
-from axon_core.loop import fit
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.text.corpus import TextData
+from axon_core.text.tokenizer import ByteTokenizer
+from axon_core.training.loop import fit
 from axon_xllama import CausalLMTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own

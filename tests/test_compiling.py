@@ -9,11 +9,13 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from axon_core import MODELS, compiling, decoding
-from axon_core.compiling import attend_few, compiled, multiply_row, step
-from axon_core.generation import decode
-from axon_core.quantization import quantize
-from axon_core.sampling import Sampling
+from axon_core import MODELS
+from axon_core.generation import compile as compiling
+from axon_core.generation import decoder as decoding
+from axon_core.generation.api import decode
+from axon_core.generation.compile import attend_few, compiled, multiply_row, step
+from axon_core.generation.sampling import Sampling
+from axon_core.nn.quantization import quantize
 
 GREEDY = Sampling(temperature=0)
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # inductor's own

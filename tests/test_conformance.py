@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from axon_core.cli.check import command
-from axon_core.discovery import GROUPS, discover
 from axon_core.errors import UsageError
+from axon_core.registry.discovery import GROUPS, discover
 from axon_core.testing import conformance
-from axon_core.testing.kit import cases
+from axon_core.testing.suites import cases
 
 _WITHOUT_SUITE = ("chat_template", "paper", "command", "hooks", "registry")
 

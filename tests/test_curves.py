@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from axon_core.callbacks.curves import draw_curves
-from axon_core.run import RunFolder
+from axon_core.training.callbacks.curves import draw_curves
+from axon_core.training.run_folder import RunFolder
 
 PANELS = {"first": ("a", "b"), "nothing": ("c",), "second": ("d",)}
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from axon_core.cli import main
-from axon_core.discovery import discover
-from axon_core.provenance import require
+from axon_core.registry.discovery import discover
+from axon_core.registry.provenance import require
 
 DAMAGES = {
     "brackets": "x = " + "[" * 5000,

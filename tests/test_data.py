@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_core.data import TextData, Windows, read_text
 from axon_core.errors import ConfigError, DataError
 from axon_core.randomness import Key
-from axon_core.tokenizer import ByteTokenizer, Tokenizer
+from axon_core.text.corpus import TextData, Windows, read_text
+from axon_core.text.tokenizer import ByteTokenizer, Tokenizer
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(0, 60)).map(lambda pair: (pair[0], pair[0] + 1 + pair[1]))
 

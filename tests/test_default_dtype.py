@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.generation import Request, complete
+from axon_core.generation.api import Request, complete
 from axon_core.randomness import Key
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.text.tokenizer import ByteTokenizer
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*(ROOT / "axon_core").rglob("*.py"), *(ROOT / "plugins").glob("*/axon_*/**/*.py")]

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from toy_trainer import Toy
 
-from axon_core import MODELS, devices, optim
+from axon_core import MODELS
 from axon_core.cli import main
 from axon_core.cli.app import COMMANDS, load_command
-from axon_core.devices import choose_device
-from axon_core.discovery import discover
-from axon_core.interfaces import trainer
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.registry.discovery import discover
+from axon_core.text.tokenizer import ByteTokenizer
+from axon_core.training import devices, optim, trainer
+from axon_core.training.devices import choose_device
 
 COMPUTES_NOT = {"export", "import", "info", "doctor", "list", "new", "papers", "recipes", "search"}
 """Commands without a device: they list, or copy weights file by file."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from axon_core import discovery
-from axon_core.discovery import Entry, discover, forget, normalised, scan
-from axon_core.registry import refresh
+from axon_core.registry import discovery
+from axon_core.registry.discovery import Entry, discover, forget, normalised, scan
+from axon_core.registry.registry import refresh
 
 NORM = {"axon.v1.norm": {"Ring": "axon_ring.norm:Ring"}}
 
@@ -71,7 +71,7 @@ def test_no_lock_is_held_while_a_plugin_is_imported(site) -> None:
             "axon_ring/__init__.py": "",
             "axon_ring/norm.py": """
                 import threading
-                from axon_core.discovery import discover, forget
+                from axon_core.registry.discovery import discover, forget
 
                 class Ring: ...
 

@@ -15,12 +15,13 @@ import pytest
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core.discovery import discover
 from axon_core.errors import AxonError, ConfigError, DataError, UsageError
-from axon_core.paper import Card, cards
-from axon_core.registry import registry_of
-from axon_core.scaffold import placeholders
-from axon_core.testing.kit import Broken, _suites
+from axon_core.papers.card import Card, cards
+from axon_core.papers.scaffold import placeholders
+from axon_core.registry.discovery import discover
+from axon_core.registry.registry import registry_of
+from axon_core.testing.kit import Broken
+from axon_core.testing.suites import suites
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "_ext"))
 
@@ -36,12 +37,12 @@ SOURCE = re.compile(
     r"\(?(Sections?|Appendix|Algorithm|Eq\.|Table|Figure|section) ?\W?\w"
 )
 KEPT = {
-    # What a block of `axon_core.storage.writing` raises leaves it as a CheckpointError.
-    "axon_core.storage.claimed_file": {IsADirectoryError},
-    "axon_core.storage.whole_file": {IsADirectoryError},
+    # What a block of `axon_core.checkpoint.atomic.writing` raises leaves it as a CheckpointError.
+    "axon_core.checkpoint.claimed_file": {IsADirectoryError},
+    "axon_core.checkpoint.whole_file": {IsADirectoryError},
 }
 """Errors that a function raises and that never reach who calls it."""
-CHECKS = {check.run for suite in _suites() for check in suite.checks}
+CHECKS = {check.run for suite in suites() for check in suite.checks}
 """How a check of the conformance kit says that its rule, which is its docstring, is broken: by raising `Broken`."""
 REAL = re.compile(r"\b(Float|Real|Inexact|Num)\[")
 SHAPED = re.compile(r"\b(Float|Real|Inexact|Num|Int|Integer|UInt8|Bool|Shaped)\[")
@@ -52,18 +53,18 @@ OF_NO_PAPER = {
         "axon_core.QKV.key_value",
         "axon_core.QKV.query",
         "axon_core.StackedLinear.forward",
-        "axon_core.compiling.multiply_row",
-        "axon_core.linear.linear",
+        "axon_core.generation.compile.multiply_row",
+        "axon_core.nn.affine",
         "axon_roformer.half_to_interleaved",
         "axon_roformer.interleaved_to_half",
         "axon_xllama.checkpoints.layout.relayout",
     },
     "definitions of probability, and formulas of any textbook": {
-        "axon_core.compiling.scores",
-        "axon_core.likelihood.token_entropies",
-        "axon_core.likelihood.token_logprobs",
-        "axon_core.sampling.choose",
-        "axon_core.sampling.keep_top_k",
+        "axon_core.generation.compile.scores",
+        "axon_core.alignment.token_entropies",
+        "axon_core.alignment.token_logprobs",
+        "axon_core.generation.choose",
+        "axon_core.generation.sampling.keep_top_k",
         "axon_ddpm.losses.normal_kl",
         "axon_instructgpt.comparisons.noisy_ranking",
         "axon_instructgpt.frontier.win_rate",
@@ -71,8 +72,8 @@ OF_NO_PAPER = {
     },
     "calls of what cites it": {"axon_core.Scope.rotate"},
     "Axon's own": {
-        "axon_core.quantization.Int8Linear.forward",
-        "axon_core.quantization.to_int8",
+        "axon_core.nn.quantization.Int8Linear.forward",
+        "axon_core.nn.quantization.to_int8",
         "axon_ddpm.classifier.Classifier.classify",
         "axon_ddpm.classifier.Classifier.features",
         "axon_ddpm.classifier.Classifier.forward",

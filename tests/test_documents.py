@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from axon_core.checkpoint import Checkpoints
+from axon_core.checkpoint.atomic import TENSORS, TREE
+from axon_core.checkpoint.checkpoint import Checkpoints
+from axon_core.checkpoint.locks import lock_folder
+from axon_core.checkpoint.trees import read_tree, write_tree
 from axon_core.cli import main
 from axon_core.cli.output import MOST, Warnings
 from axon_core.documents import DEPTH, gunzipped, parse_json, parse_toml
 from axon_core.errors import CheckpointError, ContractError, DataError, UsageError
-from axon_core.locks import lock_folder
 from axon_core.paths import expanded
-from axon_core.records import read_json_lines
-from axon_core.run import RunFolder
-from axon_core.storage import TENSORS, TREE
-from axon_core.trees import read_tree, write_tree
+from axon_core.text.records import read_json_lines
+from axon_core.training.run_folder import RunFolder
 
 DEEP = [2 * DEPTH, 900, 5_000, 100_000]
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from axon_core.callbacks.progress import Progress
 from axon_core.cli import main
-from axon_core.data import TextData
-from axon_core.evaluating import Clock, listening, measure
 from axon_core.interfaces.model import CausalLM
-from axon_core.loop import fit
-from axon_core.recipe import Recipe
-from axon_core.saved import load
+from axon_core.text.corpus import TextData
+from axon_core.training.build import build_trainer
+from axon_core.training.callbacks.progress import Progress
+from axon_core.training.evaluating import Clock, listening, measure
+from axon_core.training.loop import fit
+from axon_core.training.pretrained import load
+from axon_core.training.recipe import Recipe
 
 SMALL = ["model.dim=16", "model.context=8", "model.n_layers=1", "trainer.steps=2", "trainer.precision=fp32"]
 
@@ -24,7 +25,7 @@ SMALL = ["model.dim=16", "model.context=8", "model.n_layers=1", "trainer.steps=2
 @pytest.fixture
 def run(tmp_path: Path, short_text: Path) -> Path:
     recipe = Recipe.load("xllama-tiny", [f"data.path={short_text}", *SMALL, "trainer.eval_tokens=800"])
-    fit(recipe.build(), tmp_path / "run", recipe={"name": recipe.name, **recipe.tables})
+    fit(build_trainer(recipe), tmp_path / "run", recipe={"name": recipe.name, **recipe.tables})
     return tmp_path / "run"
 
 
@@ -44,7 +45,7 @@ def test_a_training_evaluates_the_cap_and_says_so(run: Path):
     recipe = Recipe.of(
         {k: v for k, v in json.loads((run / "run.json").read_text())["recipe"].items() if k != "name"}, "x", "x"
     )
-    data = recipe.build(run / "model").data
+    data = build_trainer(recipe, run / "model").data
     total = tokens = size = 0
     with torch.no_grad():
         for rows in data.held_out_batches(8, 1, 800):
@@ -86,7 +87,7 @@ def test_a_models_folder_needs_a_text(run: Path, capsys):
 
 def test_an_evaluation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, run: Path):
     now = iter(range(0, 1000, 2))
-    monkeypatch.setattr("axon_core.evaluating.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("axon_core.training.evaluating.time.monotonic", lambda: next(now))
     clock = Clock(1.0)  # a second call is two seconds after the first
     assert clock.line(0, 40) is None
     assert clock.line(0, 40) == "evaluating 0/40"
@@ -105,5 +106,5 @@ def test_an_evaluation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, run:
 
 def test_progress_shows_the_evaluation_of_a_training(tmp_path: Path, short_text: Path, capsys):
     recipe = Recipe.load("xllama-tiny", [f"data.path={short_text}", *SMALL])
-    fit(recipe.build(), hooks=[Progress(seconds=0.0)])
+    fit(build_trainer(recipe), hooks=[Progress(seconds=0.0)])
     assert "evaluating 512/1,999  " in capsys.readouterr().err

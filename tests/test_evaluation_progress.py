@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from axon_core import TRAINERS, Trainer
-from axon_core.evaluating import listening, spread
-from axon_core.loop import evaluate
-from axon_core.recipe import Recipe
+from axon_core.training.build import build_trainer
+from axon_core.training.evaluating import listening, spread
+from axon_core.training.loop import evaluate
+from axon_core.training.recipe import Recipe
 
 
 class Case(NamedTuple):
@@ -36,7 +37,7 @@ def build(key: str, **options: Any) -> Trainer:
     example = {name: dict(table) for name, table in TRAINERS[key].examples[0].items()}
     example["trainer"] |= options
     example["data"] |= CASES[key].data
-    return Recipe.of(example, "small", "small.toml").build()
+    return build_trainer(Recipe.of(example, "small", "small.toml"))
 
 
 def evaluated(trainer: Trainer) -> tuple[dict[str, float], list[tuple[int, int, str]]]:

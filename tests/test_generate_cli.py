@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.bulk import record
 from axon_core.cli import main
-from axon_core.compiling import Step, compiled
 from axon_core.errors import CheckpointError
-from axon_core.generation import Request, complete, generate
+from axon_core.generation.api import Request, complete, generate
+from axon_core.generation.batch_file import record
+from axon_core.generation.compile import Step, compiled
+from axon_core.generation.sampling import Sampling
 from axon_core.interfaces.model import CausalLM
-from axon_core.quantization import quantize
-from axon_core.sampling import Sampling
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer
+from axon_core.nn.quantization import quantize
+from axon_core.text.tokenizer import ByteTokenizer, CharTokenizer
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_model_saved_with_its_tokenizer_in_python(tmp_path: Path, capsys):
 )
 def test_options_that_do_not_fit(saved: str, arguments: list[str], message: str, capsys, monkeypatch):
     Path("in.txt").write_text("one\n")
-    monkeypatch.setattr("axon_core.checkpoint.load_into", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("axon_core.checkpoint.checkpoint.load_into", lambda *_: pytest.fail("weights were read"))
     assert main(["generate", saved, *arguments]) in (1, 2)
     assert message in capsys.readouterr().err
 
@@ -177,6 +177,6 @@ def test_compiled_as_in_python(saved: str, capsys, monkeypatch):
         models.append(model)
         return compiled(model)
 
-    monkeypatch.setattr("axon_core.decoding.compiled", counted)
+    monkeypatch.setattr("axon_core.generation.decoder.compiled", counted)
     printed, expected = row_of_both(saved, ["--quantize", "int8", "--dtype", "bf16", "--compile"], small, True, capsys)
     assert len(models) == 2 and printed == expected

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.decoding import pad_left
-from axon_core.discovery import discover
 from axon_core.errors import CheckpointError, ConfigError, ContextError, UsageError
-from axon_core.generation import Completion, Request, chunks, complete, decode, generate, stream
-from axon_core.sampling import Sampling
-from axon_core.stopping import cut
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.generation.api import Completion, Request, chunks, complete, decode, generate, stream
+from axon_core.generation.decoder import pad_left
+from axon_core.generation.sampling import Sampling
+from axon_core.generation.stop_strings import cut
+from axon_core.registry.discovery import discover
+from axon_core.text.tokenizer import ByteTokenizer
 
 GREEDY = Sampling(temperature=0)
 SHIPPED = list(itertools.product(("GQA", "MHA", "MQA"), ("rotary", "linear", "dynamic"), ("rmsnorm", "layernorm")))

@@ -9,8 +9,8 @@ import pytest
 from toy_trainer import Toy
 
 from axon_core.errors import DataError
-from axon_core.hooks import hook
-from axon_core.loop import fit
+from axon_core.training.hooks import hook
+from axon_core.training.loop import fit
 
 
 def test_hooks_run_in_the_order_given_but_for_those_that_ask_to_be_first_or_last():

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from axon_core import provenance
 from axon_core.errors import CheckpointError
-from axon_core.suggest import install_line, known_papers
+from axon_core.registry import provenance
+from axon_core.registry.suggest import install_line, known_papers
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*ROOT.glob("axon_core/**/*.py"), *ROOT.glob("plugins/*/axon_*/**/*.py")]
@@ -41,7 +41,7 @@ def test_every_extra_that_is_advised_exists():
 def test_no_message_names_an_extra_without_saying_the_checkouts_form():
     by_hand = [file for file in SOURCES if re.search(r"pip install '?axon-[\w-]+\[", file.read_text("utf-8"))]
     assert {file.relative_to(ROOT).as_posix() for file in by_hand} <= {
-        "axon_core/suggest.py",  # whose docstring has an example
+        "axon_core/registry/suggest.py",  # whose docstring has an example
         "plugins/axon-ppo/axon_ppo/gym.py",  # the module's own docstring
     }
 

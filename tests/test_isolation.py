@@ -15,7 +15,7 @@ import pytest
 from axon_core import NORMS
 from axon_core.cli import main
 from axon_core.errors import AmbiguousKey, AxonError, ContractError, PluginLoadError
-from axon_core.registry import refresh
+from axon_core.registry.registry import refresh
 
 GOOD = """
     from axon_core.interfaces.norm import Norm

@@ -18,8 +18,8 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 from toy_trainer import Toy
-from axon_core.loop import fit
-from axon_core.manifest import verify
+from axon_core.training.loop import fit
+from axon_core.checkpoint.manifest import verify
 
 OPTIONS = dict(steps=60, save_every=2, eval_every=10, dropout=0.3, ema=0.9, optimizer={"type": "muon"}, dim=48)
 

@@ -76,7 +76,7 @@ def test_whatever_ends_a_command_it_ends_at_the_same_bytes_when_run_again(name: 
 
 
 def test_all_trainers_are_killed():
-    from axon_core.registry import TRAINERS
+    from axon_core.training.trainers import TRAINERS
 
     assert {"causal_lm", "translation", "ddpm", "sft", "reward", "dpo", "ppo", "ppo_control"} <= set(TRAINERS)
     assert {f"train-{key}" for key in TRAINERS} < set(NAMES)

@@ -16,16 +16,16 @@ from test_kit_catches_rotary import Stretched, WithBase
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from axon_core.attend import attend
-from axon_core.cache import LayerCache, State
 from axon_core.errors import ContractError
 from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.cache import LayerCache, State
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
-from axon_core.interfaces.trainer import Trainer
+from axon_core.interfaces.scope import Scope
+from axon_core.nn.attention import attend
 from axon_core.randomness import Key
-from axon_core.scope import Scope
 from axon_core.testing import examine
-from axon_core.testing.kit import _suites
+from axon_core.testing.suites import suites
+from axon_core.training.trainer import Trainer
 
 
 class DropsOut(Healthy):
@@ -179,7 +179,7 @@ def test_a_healthy_part_passes(healthy: type[Any]) -> None:
 def test_every_check_catches_a_part_that_is_broken_where_it_looks() -> None:
     files = Path(__file__).parent.glob("test_kit_catches_*.py")
     rows = [row for file in files for row in importlib.import_module(file.stem).ROWS]
-    for suite in _suites():
+    for suite in suites():
         caught = {caught_by for broken, caught_by, _ in rows if issubclass(broken, suite.interface)}
         assert {check.name for check in suite.checks} <= caught, suite.interface
 

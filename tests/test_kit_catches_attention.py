@@ -11,11 +11,11 @@ from caught import Row, assert_caught
 from healthy_parts import Healthy
 from torch import Tensor, nn
 
-from axon_core.attend import attend
-from axon_core.cache import LayerCache
 from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.cache import LayerCache
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
+from axon_core.nn.attention import attend
 
 
 class SeesTheFuture(Healthy):

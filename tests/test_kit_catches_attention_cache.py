@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from axon_core.attend import attend
-from axon_core.cache import LayerCache, State
 from axon_core.interfaces.attention import Attention
+from axon_core.interfaces.cache import LayerCache, State
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
+from axon_core.nn.attention import attend
 
 
 def _window_of_four(query: Tensor, key: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from caught import Row, assert_caught
 from healthy_parts import Rotating, Tiny
 from torch import Tensor, nn
 
-from axon_core.cache import Cache
+from axon_core.interfaces.cache import Cache
 from axon_core.interfaces.model import Model
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
 from axon_core.testing.model import CAUSAL_LM
 
 

@@ -13,9 +13,9 @@ from caught import Row, assert_caught
 from healthy_parts import Guess
 from torch import Tensor, nn
 
-from axon_core.interfaces.trainer import Trainer
 from axon_core.randomness import Key
-from axon_core.recipe import Recipe
+from axon_core.training.recipe import Recipe
+from axon_core.training.trainer import Trainer
 
 
 class ReturnsMeans(Guess):

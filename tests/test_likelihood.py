@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from axon_core import MODELS, likelihood
-from axon_core.errors import ContextError, DataError, UsageError
-from axon_core.likelihood import (
+from axon_core import MODELS
+from axon_core.alignment.logprobs import (
     Sequences,
     completion_logprobs,
     encode_completion,
@@ -22,7 +21,8 @@ from axon_core.likelihood import (
     token_entropies,
     token_logprobs,
 )
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer, DecodeStream, SentencePieceTokenizer
+from axon_core.errors import ContextError, DataError, UsageError
+from axon_core.text.tokenizer import ByteTokenizer, CharTokenizer, DecodeStream, SentencePieceTokenizer
 
 PAIRS = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9, 10, 0]), ([0, 0], [0])]
 

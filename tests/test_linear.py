@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from axon_core import linear as module
-from axon_core.linear import Linear, StackedLinear, linear, product
+from axon_core.nn import linear as module
+from axon_core.nn.linear import Linear, StackedLinear, affine, product
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_strided_views_and_second_derivatives(onednn: None) -> None:
     wide = torch.randn(4, 6, generator=generator)
     weight = torch.randn(3, 5, generator=generator).T  # columns, not rows, lie together
     x = wide[:, ::2].requires_grad_()
-    (first,) = torch.autograd.grad(linear(x, weight).pow(3).sum(), x, create_graph=True)
+    (first,) = torch.autograd.grad(affine(x, weight).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), x)
     y = x.detach().double().requires_grad_()
     (first64,) = torch.autograd.grad(functional.linear(y, weight.double()).pow(3).sum(), y, create_graph=True)
@@ -77,7 +77,7 @@ def test_strided_views_and_second_derivatives(onednn: None) -> None:
 
 def test_frozen_inputs_get_no_gradient(onednn: None) -> None:
     x, weight = torch.randn(3, 4), torch.randn(2, 4, requires_grad=True)
-    linear(x, weight).sum().backward()
+    affine(x, weight).sum().backward()
     assert x.grad is None and weight.grad is not None
     torch.testing.assert_close(weight.grad, x.sum(0).expand(2, 4))
 
@@ -87,17 +87,17 @@ def test_only_large_float32_products_outside_autocast_go_to_onednn(
 ) -> None:
     monkeypatch.setattr(module, "_ONEDNN", True)
     x, weight = torch.randn(2, 128, 256), torch.randn(256, 256)
-    linear(x[:, :32], weight)  # few rows
-    linear(x, weight[:8])  # a small product
-    linear(x.double(), weight.double())
-    linear(x.bfloat16(), weight.bfloat16())
+    affine(x[:, :32], weight)  # few rows
+    affine(x, weight[:8])  # a small product
+    affine(x.double(), weight.double())
+    affine(x.bfloat16(), weight.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear(x, weight).dtype == torch.bfloat16
+        assert affine(x, weight).dtype == torch.bfloat16
     monkeypatch.setattr(module, "_ONEDNN", False)
-    linear(x, weight)
+    affine(x, weight)
     assert not calls
     monkeypatch.setattr(module, "_ONEDNN", True)
-    found = linear(x, weight)
+    found = affine(x, weight)
     assert calls == [((256, 256), (256, 256))]
     assert_near(found, functional.linear(x.double(), weight.double()))
 

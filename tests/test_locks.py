@@ -14,13 +14,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import Toy
 
+from axon_core.checkpoint.atomic import claimed_file, claimed_folder, whole_file
+from axon_core.checkpoint.locks import lock_folder, lock_output, pinned
 from axon_core.cli import main
 from axon_core.errors import CheckpointError, UsageError
-from axon_core.hooks import hook
-from axon_core.locks import lock_folder, lock_output, pinned
-from axon_core.loop import fit
-from axon_core.run import RunFolder
-from axon_core.storage import claimed_file, claimed_folder, whole_file
+from axon_core.training.hooks import hook
+from axon_core.training.loop import fit
+from axon_core.training.run_folder import RunFolder
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -221,7 +221,7 @@ def test_a_reader_takes_the_next_where_a_checkpoint_goes_before_it_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     fit(Toy.make(save_every=1, keep=1, steps=3), tmp_path / "run")
-    import axon_core.checkpoint as module
+    import axon_core.checkpoint.checkpoint as module
 
     real, calls = module.verify, []
 
@@ -239,7 +239,7 @@ def test_a_reader_takes_the_next_where_a_checkpoint_goes_before_it_is_checked(
 
 
 def test_a_kill_between_writing_and_pruning_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from axon_core.checkpoint import Checkpoints
+    from axon_core.checkpoint.checkpoint import Checkpoints
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "_prune", lambda self: None)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from toy_trainer import Toy
 
-from axon_core.callbacks.tensorboard import TensorBoard
-from axon_core.callbacks.wandb import Wandb
 from axon_core.cli import main
 from axon_core.errors import UsageError
-from axon_core.hooks import hook
-from axon_core.loop import fit
+from axon_core.training.callbacks.tensorboard import TensorBoard
+from axon_core.training.callbacks.wandb import Wandb
+from axon_core.training.hooks import hook
+from axon_core.training.loop import fit
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

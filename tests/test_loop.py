@@ -13,11 +13,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import Toy, digest_after
 
-from axon_core import optim
 from axon_core.config import validate
 from axon_core.errors import ConfigError, ContractError, TrainingError
-from axon_core.hooks import hook
-from axon_core.loop import evaluate, fit
+from axon_core.training import optim
+from axon_core.training.hooks import hook
+from axon_core.training.loop import evaluate, fit
 
 MUON = {"type": "muon"}
 
@@ -282,7 +282,7 @@ RANK = """
 import sys, torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from toy_trainer import Toy, digest_after
-from axon_core.loop import fit
+from axon_core.training.loop import fit
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[3]), world_size=2)
 trainer = Toy.make(steps=4, micro_batches=2, clip=0.5)

@@ -17,13 +17,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import Toy, digest_after
 
-from axon_core.callbacks.metrics import MetricsFile
-from axon_core.callbacks.progress import Progress
 from axon_core.errors import CheckpointError, Interrupted, UsageError
-from axon_core.hooks import hook
-from axon_core.loop import fit
-from axon_core.run import RunFolder
-from axon_core.signals import first_signal
+from axon_core.training.callbacks.metrics import MetricsFile
+from axon_core.training.callbacks.progress import Progress
+from axon_core.training.hooks import hook
+from axon_core.training.loop import fit
+from axon_core.training.run_folder import RunFolder
+from axon_core.training.signals import first_signal
 
 
 def test_hooks_may_ask_and_a_failing_one_is_switched_off(tmp_path: Path, caplog: pytest.LogCaptureFixture):

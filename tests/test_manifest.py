@@ -18,20 +18,21 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test 
 from toy_trainer import TEXT, Toy
 
 from axon_core import MODELS
+from axon_core.checkpoint.atomic import is_occupied
+from axon_core.checkpoint.digests import digest
+from axon_core.checkpoint.locks import lock_output
+from axon_core.checkpoint.manifest import MANIFEST, check_folder, note, read_checked, write_manifest
 from axon_core.cli import main
-from axon_core.data import TextData
-from axon_core.digests import digest
 from axon_core.errors import CheckpointError, UsageError
 from axon_core.interfaces.model import CausalLM
-from axon_core.locks import lock_output
-from axon_core.loop import fit
-from axon_core.manifest import MANIFEST, check_folder, note, read_checked, write_manifest
-from axon_core.recipe import Recipe
-from axon_core.registry import TRAINERS
-from axon_core.run import RunFolder
-from axon_core.saved import load
-from axon_core.storage import is_occupied
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
+from axon_core.text.corpus import TextData
+from axon_core.text.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
+from axon_core.training.build import build_trainer
+from axon_core.training.loop import fit
+from axon_core.training.pretrained import load
+from axon_core.training.recipe import Recipe
+from axon_core.training.run_folder import RunFolder
+from axon_core.training.trainers import TRAINERS
 
 SIZES = {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 8}
 
@@ -46,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trainer": {"type": "causal_lm", "batch_size": 4, "steps": 2, "save_every": 1},
         "data": {"path": str(folder / "text.txt")},
     }
-    fit(Recipe.of(tables, "tiny", "a test").build(), folder / "run", recipe={"name": "tiny", **tables})
+    fit(build_trainer(Recipe.of(tables, "tiny", "a test")), folder / "run", recipe={"name": "tiny", **tables})
     return folder / "run"
 
 
@@ -208,20 +209,23 @@ def test_every_trainer_knows_its_data_again_and_other_data_apart():
     for kind in TRAINERS.values():
         if not kind.examples or "environment" in kind.examples[0].get("data", {}):
             continue
-        first, again = (Recipe.of(dict(kind.examples[0]), "example", "a test").build() for _ in range(2))
+        first, again = (build_trainer(Recipe.of(dict(kind.examples[0]), "example", "a test")) for _ in range(2))
         assert first.data_digest() and first.data_digest() == again.data_digest(), kind
         tables = dict(kind.examples[0])
         share = "valid" if "valid" in tables["data"] else "held_out"
         other = {**tables["data"], share: {"reverse": 5} if share == "valid" else 0.5}
-        assert first.data_digest() != Recipe.of({**tables, "data": other}, "other", "a test").build().data_digest()
+        assert (
+            first.data_digest() != build_trainer(Recipe.of({**tables, "data": other}, "other", "a test")).data_digest()
+        )
 
 
 DIES = """
 import os, sys
-from axon_core import MODELS, storage
-from axon_core.tokenizer import ByteTokenizer
+from axon_core import MODELS
+from axon_core.checkpoint import atomic
+from axon_core.text.tokenizer import ByteTokenizer
 model = MODELS.build({sizes}, vocab_size=258)
-storage._flush = lambda path: path.name.endswith({name!r}) and os._exit(9)
+atomic._flush = lambda path: path.name.endswith({name!r}) and os._exit(9)
 model.save({folder!r}, ByteTokenizer())
 """
 
@@ -259,6 +263,6 @@ def test_what_cannot_be_swept_away_is_said(tmp_path: Path, monkeypatch: pytest.M
     def forbidden(folder: Path, name: str) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr("axon_core.manifest.sweep", forbidden)
+    monkeypatch.setattr("axon_core.checkpoint.manifest.sweep", forbidden)
     with pytest.raises(CheckpointError, match=r"cannot write .*: Operation not permitted"):
         MODELS.build(SIZES, vocab_size=258).save(tmp_path)

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test 
 from toy_trainer import Toy, digest_after
 
 from axon_core.json_text import to_json
-from axon_core.loop import fit
-from axon_core.run import RunFolder
+from axon_core.training.loop import fit
+from axon_core.training.run_folder import RunFolder
 
 DAMAGES = {
     "odd bytes": b"\xff\xfe\x00",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from new_user import Lab, clone, digest, outside, sources_of
 
-from axon_core.scaffold import KINDS
+from axon_core.papers.scaffold import KINDS
 
 # Ordinary words, a name that pytest would take for a test's, names before and after `axon_core` among the imports.
 NAMES = {"attention": "cache", "rotary": "zeta", "norm": "mask", "model": "alpha-one", "trainer": "test-time"}

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from axon_core import TRAINERS
 from axon_core.cli import main
 from axon_core.cli.app import cli
-from axon_core.recipe import Recipe
+from axon_core.training.recipe import Recipe
 
 OWN = {"ddpm": "sample", "ppo_control": "evaluate", "reward": "evaluate", "translation": "translate"}
 OTHERS = "generate"

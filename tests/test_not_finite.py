@@ -15,20 +15,20 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import TEXT, Toy
 
-from axon_core.callbacks.curves import draw_curves
+from axon_core.checkpoint.manifest import verify
+from axon_core.checkpoint.trees import read_tree, write_tree
 from axon_core.cli import main
 from axon_core.config import Config, validate
 from axon_core.errors import ConfigError, DataError, TrainingError
-from axon_core.hooks import hook
+from axon_core.generation.sampling import Sampling
 from axon_core.json_text import to_json
-from axon_core.loop import fit
-from axon_core.manifest import verify
-from axon_core.records import read_json_lines
-from axon_core.registry import registries
-from axon_core.run import RunFolder
-from axon_core.sampling import Sampling
-from axon_core.state import State
-from axon_core.trees import read_tree, write_tree
+from axon_core.registry.registry import registries
+from axon_core.text.records import read_json_lines
+from axon_core.training.callbacks.curves import draw_curves
+from axon_core.training.hooks import hook
+from axon_core.training.loop import fit
+from axon_core.training.run_folder import RunFolder
+from axon_core.training.train_state import State
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import Bigram
 
-from axon_core.optim import _COEFFICIENTS, AdamW, Muon, MuonOptimizer, orthogonalise, schedule
+from axon_core.training.optim import _COEFFICIENTS, AdamW, Muon, MuonOptimizer, orthogonalise, schedule
 
 SHAPES = [(16, 16), (16, 16), (48, 16), (16, 48), (24, 16)]
 
@@ -51,7 +51,7 @@ def test_polar_comes_closer_to_orthogonal_the_more_iterations():
 
 
 def test_muon_makes_the_update_written_out_plainly(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("axon_core.optim._dtype", lambda device: torch.float64)
+    monkeypatch.setattr("axon_core.training.optim._dtype", lambda device: torch.float64)
     ours, plain = matrices(0, torch.float64), [p.detach().clone() for p in matrices(0, torch.float64)]
     group = {"params": ours, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.2}
     optimizer = MuonOptimizer([group], coefficients("quintic", 5))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from axon_core.errors import UsageError
-from axon_core.order import Order
 from axon_core.randomness import Key
+from axon_core.text.order import Order
 
 
 def test_every_epoch_visits_everything_once_in_an_order_of_its_own():

@@ -92,7 +92,7 @@ DECODE = """
 import sys, torch
 from axon_core.generation import decode
 from axon_core.interfaces.model import CausalLM
-from axon_core.sampling import Sampling
+from axon_core.generation.sampling import Sampling
 
 model = CausalLM.load(sys.argv[1]).eval()
 prompts = [[5, 9, 2, 7, 1, 3, 8], [4], [6, 2, 6]]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from axon_core import ROTARY_EMBEDDINGS
 from axon_core.config import validate
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
 
 N, DIM, HEADS = 11, 24, 3
 

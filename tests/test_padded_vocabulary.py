@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.bulk import generate_rows, plan
+from axon_core.alignment.logprobs import Sequences, completion_logprobs
+from axon_core.alignment.responses import respond
 from axon_core.errors import CheckpointError
-from axon_core.generation import Request, complete, decode, generate
+from axon_core.generation.api import Request, complete, decode, generate
+from axon_core.generation.batch_file import generate_rows, plan
+from axon_core.generation.sampling import Sampling
 from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import Sequences, completion_logprobs
-from axon_core.responses import respond
-from axon_core.sampling import Sampling
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.text.tokenizer import ByteTokenizer
 
 TOKENS, ROWS = ByteTokenizer().vocab_size, 320
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from axon_core.discovery import discover
 from axon_core.errors import AmbiguousKey, ConfigError, PluginLoadError, UnknownKey
-from axon_core.packages import command_line
-from axon_core.paper import Paper, card, cards, read_card, recipe, recipes
+from axon_core.papers.card import Paper, cards, find_card, find_recipe, read_card, recipes
+from axon_core.registry.discovery import discover
+from axon_core.registry.packages import command_line
 
 CARD = """
 id = "kites"
@@ -43,7 +43,7 @@ def install(site, card: str = CARD, **files: str) -> Path:
 
 def damaged(site, card_text: str) -> str:
     install(site, card_text)
-    found = card("kites")
+    found = find_card("kites")
     assert found.paper is None
     with pytest.raises(type(found.error)) as error:
         read_card(found.entry)
@@ -53,11 +53,11 @@ def damaged(site, card_text: str) -> str:
 
 def test_a_card_is_read_without_importing_its_package(site) -> None:
     install(site)
-    paper = card("kites").paper
+    paper = find_card("kites").paper
     assert paper is not None
     assert (paper.title, paper.authors, paper.year) == ("On Kites", ("A. Wind", "B. Gust"), 2020)
     assert [claim.where for claim in paper.claim] == ["Section 2, Eq. 3"]
-    assert card("axon-kites:kites").paper == paper
+    assert find_card("axon-kites:kites").paper == paper
     assert paper in [c.paper for c in cards()]
     assert "axon_kites" not in sys.modules
 
@@ -65,7 +65,7 @@ def test_a_card_is_read_without_importing_its_package(site) -> None:
 def test_a_card_in_a_subpackage_is_read_without_importing_its_parents(site) -> None:
     files = {"big/__init__.py": RAISES, "big/kites/__init__.py": RAISES, "big/kites/paper.toml": CARD}
     site.install("big", {"axon.v1.paper": {"kites": "big.kites"}}, files)
-    assert card("kites").paper is not None
+    assert find_card("kites").paper is not None
     assert "big" not in sys.modules
 
 
@@ -77,7 +77,7 @@ def test_a_card_of_an_editable_install_is_read(site, tmp_path: Path) -> None:
     site.install("axon-kites", GROUP)
     (site.folder / "_axon_kites.pth").write_text(f"{source.parent}\n")
     python_site.addsitedir(str(site.folder))
-    assert card("kites").paper is not None
+    assert find_card("kites").paper is not None
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_claims_have_ids_of_their_own(site) -> None:
 def test_a_missing_card_or_package(site) -> None:
     install(site)
     (site.folder / "axon_kites" / "paper.toml").unlink()
-    assert str(card("kites").error) == (
+    assert str(find_card("kites").error) == (
         "the paper 'kites' of axon-kites 1.0 has no card: there is no paper.toml beside the package axon_kites. "
         "Reinstall it: pip install --force-reinstall axon-kites"
     )
     site.install("axon-gone", {"axon.v1.paper": {"gone": "axon_gone"}})
-    assert isinstance(card("gone").error, PluginLoadError)
-    assert "names the package axon_gone, but there is none" in str(card("gone").error)
+    assert isinstance(find_card("gone").error, PluginLoadError)
+    assert "names the package axon_gone, but there is none" in str(find_card("gone").error)
 
 
 def test_a_damaged_card_hurts_no_other(site) -> None:
@@ -135,7 +135,7 @@ def test_a_damaged_card_hurts_no_other(site) -> None:
 def test_an_unknown_paper(site) -> None:
     install(site)
     with pytest.raises(UnknownKey) as error:
-        card("kits")
+        find_card("kits")
     assert str(error.value).startswith(
         "no paper 'kits' is installed. `axon search` finds papers that are not installed. Near it: 'kites'. "
         "Installed papers: "
@@ -148,18 +148,18 @@ def test_recipes_are_listed_by_their_summary(site) -> None:
     assert list(found) == ["broken", "small"]
     assert found["small"].summary == "A small kite."
     assert found["broken"].summary == "damaged: cannot be read as TOML: Invalid value (at end of document)"
-    assert recipe("small").path == folder / "recipes" / "small.toml"
+    assert find_recipe("small").path == folder / "recipes" / "small.toml"
     with pytest.raises(UnknownKey, match="no recipe 'smal' is installed. Near it: 'small'"):  # noqa: RUF043
-        recipe("smal")
+        find_recipe("smal")
     site.install(
         "axon-rival",
         {"axon.v1.paper": {"rival": "axon_rival"}},
         {"axon_rival/__init__.py": "", "axon_rival/recipes/small.toml": ""},
     )
     with pytest.raises(AmbiguousKey) as error:
-        recipe("small")
+        find_recipe("small")
     assert str(error.value) == ("2 plugins bring a recipe 'small'; say which: 'axon-kites:small' or 'axon-rival:small'")
-    assert recipe("axon-kites:small").distribution == "axon-kites"
+    assert find_recipe("axon-kites:small").distribution == "axon-kites"
 
 
 def test_a_card_is_checked_where_no_distribution_is() -> None:

@@ -13,10 +13,11 @@ import torch
 from axon_core import TRAINERS
 from axon_core.cli import main
 from axon_core.documents import to_toml
-from axon_core.hooks import hook
-from axon_core.loop import fit
-from axon_core.planning import Plan
-from axon_core.recipe import Recipe
+from axon_core.training.build import build_trainer
+from axon_core.training.hooks import hook
+from axon_core.training.loop import fit
+from axon_core.training.planning import Plan
+from axon_core.training.recipe import Recipe
 
 
 def size(tensors: Any) -> int:
@@ -47,7 +48,7 @@ def test_sizes_are_those_of_the_training_itself(key: str, optimizer: dict[str, s
     example = TRAINERS[key].examples[0]
     tables = {**example, "trainer": {**example["trainer"], "optimizer": optimizer, "steps": 1, "ema": 0.9}}
     recipe = Recipe.of(tables, "small", "small.toml")
-    trainer = recipe.build()
+    trainer = build_trainer(recipe)
     plan = Plan.of(recipe, trainer, Path("run"))
     assert plan.memory.weights == sum(
         size((*model.parameters(), *model.buffers())) for model in trainer.models.values()
@@ -65,7 +66,7 @@ def test_sizes_are_those_of_the_training_itself(key: str, optimizer: dict[str, s
     assert (measured.idle > 0) == (key in ("ppo", "reward"))
     assert plan.units in (None, measured.units)
     again = Recipe.of(tomllib.loads("\n".join(plan.lines())), "small", "small.toml")
-    assert again.build().config == trainer.config
+    assert build_trainer(again).config == trainer.config
     assert (again.model, again.data) == (recipe.model, recipe.data)
 
 

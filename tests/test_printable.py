@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from axon_core.cli import main
 from axon_core.cli.output import echo, echo_generated, echo_renewed, print_json
-from axon_core.printable import in_markdown, printable, printable_json
+from axon_core.escaping import in_markdown, printable, printable_json
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil\u2066\x7f\ud800"
@@ -171,7 +171,7 @@ logging.getLogger("axon").warning("the file %s is odd", {HOSTILE!r})
     assert "is odd" in done.stderr and is_plain(done.stderr)
 
 
-ALLOWED = {"axon_core/cli/output.py", "axon_core/callbacks/surfaces.py"}
+ALLOWED = {"axon_core/cli/output.py", "axon_core/training/callbacks/surfaces.py"}
 
 
 def test_everything_is_printed_in_one_place() -> None:

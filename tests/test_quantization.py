@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.checkpoint import load_config, load_into
-from axon_core.decoding import Decoder
+from axon_core.checkpoint.checkpoint import load_config, load_into
+from axon_core.checkpoint.weights import weightless
 from axon_core.errors import UsageError
-from axon_core.generation import generate
+from axon_core.generation.api import generate
+from axon_core.generation.decoder import Decoder
+from axon_core.generation.sampling import Sampling
 from axon_core.interfaces.model import CausalLM
-from axon_core.linear import StackedLinear
-from axon_core.quantization import Int8Linear, int8_product, quantize, to_int8
-from axon_core.sampling import Sampling
-from axon_core.tokenizer import ByteTokenizer
-from axon_core.weights import weightless
+from axon_core.nn.linear import StackedLinear
+from axon_core.nn.quantization import Int8Linear, int8_product, quantize, to_int8
+from axon_core.text.tokenizer import ByteTokenizer
 
 
 def model(**options):
@@ -101,7 +101,7 @@ def test_a_layer_with_a_bias_takes_both_tensors():
 def test_rounding_in_blocks_of_rows_is_rounding(monkeypatch):
     weight = torch.randn(7, 50)
     q, scale = to_int8(weight)
-    monkeypatch.setattr("axon_core.quantization._AT_ONCE", 101)
+    monkeypatch.setattr("axon_core.nn.quantization._AT_ONCE", 101)
     again, scales = to_int8(weight)
     assert torch.equal(q, again) and torch.equal(scale, scales)
 
@@ -145,7 +145,7 @@ def exact(x, q, scale):
 @pytest.mark.parametrize("rows", [0, 1, 2, 5, 16, 17, 40])
 @pytest.mark.parametrize("dim", [1, 7, 16, 20, 24, 64, 96])
 def test_products_are_those_of_the_widened_weight(rows, dim, dtype, monkeypatch):
-    monkeypatch.setattr("axon_core.quantization._WIDENED", 100)
+    monkeypatch.setattr("axon_core.nn.quantization._WIDENED", 100)
     q, scale = to_int8(torch.randn(13, dim))
     x = torch.randn(rows, dim).to(dtype)
     found, expected = int8_product(x, q, scale), exact(x, q, scale)

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from axon_core.config import Config, validate
 from axon_core.errors import CheckpointError, ConfigError, UnknownKey, UsageError
-from axon_core.recipe import Recipe, override
+from axon_core.training.build import build_trainer
+from axon_core.training.recipe import Recipe, override
 
 TABLES = {
     "model": {"type": "m", "dim": 8, "attention": {"type": "A", "heads": 2}, "norm": "plain"},
@@ -152,12 +153,12 @@ def test_a_recipe_of_another_command_is_sent_there(tmp_path: Path):
 def test_a_saved_model_beside_a_new_ones_sizes_is_one_complaint(recipe: str, table: str, short_text):
     data = [f"data.path={short_text}"] if recipe == "xllama-tiny" else []
     with pytest.raises(ConfigError) as caught:
-        Recipe.load(recipe, [f"{table}.init=runs/x", *data]).build()
+        build_trainer(Recipe.load(recipe, [f"{table}.init=runs/x", *data]))
     message = str(caught.value)
     assert f"{table}: init names a saved model" in message and "unknown field" not in message
     assert """as by --set 'TABLE={init="runs/x"}'""" in message
     with pytest.raises(CheckpointError, match="runs/x is not a run folder"):  # what it advises is understood
-        Recipe.load(recipe, [f'{table}={{init="runs/x"}}', *data]).build()
+        build_trainer(Recipe.load(recipe, [f'{table}={{init="runs/x"}}', *data]))
 
 
 def test_names_that_are_not_there(tmp_path: Path):
@@ -166,13 +167,13 @@ def test_names_that_are_not_there(tmp_path: Path):
     with pytest.raises(UnknownKey, match="no recipe 'nowhere' is installed"):
         Recipe.load("nowhere")
     with pytest.raises(UnknownKey, match="no trainer 'nowhere' is installed"):
-        Recipe.of({"trainer": {"type": "nowhere"}}, "x", "x").build()
+        build_trainer(Recipe.of({"trainer": {"type": "nowhere"}}, "x", "x"))
 
 
 def test_a_key_that_cannot_be_looked_up_says_where_it_stands():
     overrides = ["model.attention.qk_norm=nonorm"]
     with pytest.raises(UnknownKey) as caught:
-        Recipe.load("xllama-tiny", overrides).build()
+        build_trainer(Recipe.load("xllama-tiny", overrides))
     message = str(caught.value)
     assert "model.attention.qk_norm: " in message and "'nonorm'" in message and "xllama-tiny.toml" in message
 

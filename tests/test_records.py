@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from axon_core.config import validate
 from axon_core.errors import ConfigError, DataError
-from axon_core.records import (
+from axon_core.text.records import (
     Comparison,
     Completion,
     Dialogue,
@@ -171,7 +171,7 @@ def test_prompts_are_named_and_what_stands_beside_them_is_passed_over(tmp_path: 
 
 
 def test_reading_records_needs_no_torch():
-    code = "import sys, axon_core.records; sys.exit('torch' in sys.modules)"
+    code = "import sys, axon_core.text.records; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS, TRAINERS, suggest
-from axon_core.config import Spec
+from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS, TRAINERS
 from axon_core.errors import AmbiguousKey, ConfigError, ContractError, UnknownKey, UsageError
-from axon_core.registry import Registry, key_of, refresh, registry_of
-from axon_core.suggest import KnownPaper, unknown_name
+from axon_core.registry import suggest
+from axon_core.registry.keys import key_of
+from axon_core.registry.registry import Registry, refresh, registry_of
+from axon_core.registry.spec import Spec
+from axon_core.registry.suggest import KnownPaper, unknown_name
 
 KITE = "from axon_toys import Toy\n\nclass Kite(Toy):\n    def play(self): return 1\n"
 
@@ -300,7 +302,7 @@ def test_a_plugin_installed_meanwhile_is_found_after_refresh(site, toys: Registr
 
 def test_a_plugin_defines_a_registry(site, toys: Registry) -> None:
     assert registry_of("toy") is sys.modules["axon_toys"].TOYS
-    wrong = "from axon_core.registry import Registry\nGAMES = Registry('sport', object)"
+    wrong = "from axon_core.registry.registry import Registry\nGAMES = Registry('sport', object)"
     site.install("axon-games", {"axon.v1.registry": {"game": "axon_games:GAMES"}}, {"axon_games.py": wrong})
     with pytest.raises(ContractError) as error:
         registry_of("game")

@@ -11,13 +11,15 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from axon_core import ROTARY_EMBEDDINGS, compiling, decoding
-from axon_core.cache import Cache, State
-from axon_core.compiling import step
+from axon_core import ROTARY_EMBEDDINGS
 from axon_core.errors import ContextError, UsageError
+from axon_core.generation import compile as compiling
+from axon_core.generation import decoder as decoding
+from axon_core.generation.capture import Way, compiled_call, replayed
+from axon_core.generation.compile import step
+from axon_core.generation.sampling import Sampling
 from axon_core.interfaces.attention import Attention
-from axon_core.replaying import Way, compiled_call, replayed
-from axon_core.sampling import Sampling
+from axon_core.interfaces.cache import Cache, State
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = [[5, 6, 7], [8], [1, 2, 3, 4, 5, 6, 7], [9, 10]]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from axon_core import MODELS
+from axon_core.alignment.responses import respond, response_text
 from axon_core.interfaces.model import CausalLM
-from axon_core.responses import respond, response_text
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.text.tokenizer import ByteTokenizer
 
 PROMPTS, SEEDS = [[0, 1], [2], [3, 4, 0]], [11, 12, 13]
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axon_core import sampling as module
 from axon_core.config import validate
 from axon_core.errors import ConfigError
-from axon_core.sampling import Sampling, choose, keep_min_p, keep_top_k, keep_top_p, penalise
+from axon_core.generation import sampling as module
+from axon_core.generation.sampling import Sampling, choose, keep_min_p, keep_top_k, keep_top_p, penalise
 
 LOG = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
 

@@ -7,8 +7,8 @@ from axon_core import MODELS
 from axon_core.config import validate
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import CausalLM
-from axon_core.saved import Saved, load, model_folder, place, tokenizer_difference
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer
+from axon_core.text.tokenizer import ByteTokenizer, CharTokenizer
+from axon_core.training.pretrained import Saved, load, model_folder, place, tokenizer_difference
 
 
 class Marked(CharTokenizer):
@@ -38,7 +38,7 @@ def test_a_saved_model_is_loaded_in_float32(tmp_path, monkeypatch):
 
 def test_what_does_not_fit_is_refused_before_the_weights_are_read(tmp_path, monkeypatch):
     save(tmp_path / "model", vocab_size=2)
-    monkeypatch.setattr("axon_core.saved.load_into", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("axon_core.training.pretrained.load_into", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(CheckpointError, match="model: the tokenizer has 3 tokens, but the model's vocabulary only 2"):
         load(tmp_path / "model", CausalLM)
     with pytest.raises(CheckpointError, match="nothing"):

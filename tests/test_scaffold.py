@@ -19,9 +19,9 @@ from new_user import digest, outside
 from axon_core.cli import main
 from axon_core.config import validate
 from axon_core.errors import UsageError
-from axon_core.paper import Paper, card, cards
-from axon_core.registry import refresh
-from axon_core.scaffold import KINDS, Project, placeholders, render, write
+from axon_core.papers.card import Paper, cards, find_card
+from axon_core.papers.scaffold import KINDS, Project, placeholders, render, write
+from axon_core.registry.registry import refresh
 
 ROOT = Path(__file__).parents[1]
 # Two sort before `axon_core` among the imports, one after it; pytest takes a class TestTimeTrainer for a test.
@@ -78,7 +78,7 @@ def test_its_own_tests_pass(made: Path) -> None:
 
 
 def test_its_card_has_what_was_given(installed: Path) -> None:
-    given, left_out = card("alpha-one").paper, card("my-model").paper
+    given, left_out = find_card("alpha-one").paper, find_card("my-model").paper
     assert given and left_out
     assert (given.title, given.arxiv, given.year) == ('A "quoted" \\ title', "2401.01234", 2024)
     assert (left_out.title, left_out.arxiv) == ("My Model", "0000.00000")

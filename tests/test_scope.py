@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from axon_core.attend import attend
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
+from axon_core.nn.attention import attend
 
 
 @dataclass(frozen=True)

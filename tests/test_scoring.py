@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from axon_core import scoring
+from axon_core.alignment import rewards
+from axon_core.alignment.rewards import scored
 from axon_core.errors import DataError, TrainingError
-from axon_core.scoring import scored
 
 PROMPTS = [("line 1", "p"), ("line 2", "qq")]
 
@@ -67,7 +67,7 @@ def only_together(prompts: Sequence[str], responses: Sequence[str]) -> list[floa
         (only_together, "the reward of 2 responses failed, though of none alone: ZeroDivisionError"),
     ],
 )
-def test_a_reward_that_fails_is_refused_by_prompt(reward: scoring.Scorer, message: str):
+def test_a_reward_that_fails_is_refused_by_prompt(reward: rewards.Scorer, message: str):
     with pytest.raises(TrainingError, match=message):
         scored(reward, PROMPTS, [["x"], ["y"]])
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from axon_core.checkpoint.weights import weightless
 from axon_core.cli import main
 from axon_core.config import Config, validate
 from axon_core.documents import integer
 from axon_core.errors import CheckpointError, ConfigError
-from axon_core.weights import weightless
 
 HELD = [16 * 16] * 4
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test 
 from toy_trainer import Toy
 
 from axon_core.errors import CheckpointError
-from axon_core.state import State
+from axon_core.training.train_state import State
 
 
 @pytest.mark.parametrize("name", ["step", "data", "models", "lr", "trainer"])

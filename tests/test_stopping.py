@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from axon_core.stopping import StopStrings, cut
+from axon_core.generation.stop_strings import StopStrings, cut
 
 FEW = st.text("ab", max_size=20)  # two letters: overlaps and repetitions are the rule
 STOPS = st.lists(st.text("ab", min_size=1, max_size=5), max_size=3)

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test 
 from toy_trainer import Toy
 
 from axon_core import Tokenizer
+from axon_core.checkpoint.atomic import claimed_folder, whole_file, whole_folder, write_text
 from axon_core.errors import CheckpointError, UsageError
-from axon_core.loop import fit
-from axon_core.storage import claimed_folder, whole_file, whole_folder, write_text
+from axon_core.training.loop import fit
 
 
 def test_a_whole_file_replaces_what_was_there_or_leaves_it(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from pydantic import BaseModel, Field
 
 from axon_core import ATTENTIONS, MODELS, NORMS, TRAINERS
 from axon_core.cli import main
-from axon_core.config import Config, Spec, validate
+from axon_core.config import Config, validate
 from axon_core.errors import ConfigError
-from axon_core.optim import AdamW
-from axon_core.recipe import Recipe, override
-from axon_core.records import Ranking
+from axon_core.registry.spec import Spec
+from axon_core.text.records import Ranking
+from axon_core.training.optim import AdamW
+from axon_core.training.recipe import Recipe, override
 
 GQA = {"type": "GQA", "n_kv_heads": 2, "qk_norm": "rmsnorm"}
 MUON = {"type": "muon", "lr": 0.02, "betas": [0.8, 0.9], "momentum": 0.9}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axon_core.errors import CheckpointError, ConfigError, DataError
-from axon_core.tokenizer import (
+from axon_core.text.tokenizer import (
     PAD,
     ByteTokenizer,
     CharTokenizer,

@@ -17,10 +17,10 @@ from toy_trainer import TEXT, Toy
 
 from axon_core.cli import main
 from axon_core.config import Config, validate
-from axon_core.data import TextData
 from axon_core.errors import UsageError
-from axon_core.loop import fit
-from axon_core.registry import TRAINERS
+from axon_core.text.corpus import TextData
+from axon_core.training.loop import fit
+from axon_core.training.trainers import TRAINERS
 
 RECIPE = """
 summary = "A bigram model on a pangram"

@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 
 from axon_core import MODELS
 from axon_core.config import at, validate
-from axon_core.data import TextData, Windows
-from axon_core.interfaces.trainer import Trainer
-from axon_core.loop import fit
 from axon_core.randomness import Key
-from axon_core.tokenizer import Tokenizer
+from axon_core.text.corpus import TextData, Windows
+from axon_core.text.tokenizer import Tokenizer
+from axon_core.training.loop import fit
+from axon_core.training.trainer import Trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen liquor jugs. " * 30
 

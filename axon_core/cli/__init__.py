@@ -1,5 +1,21 @@
 """The command `axon`; each subcommand is a module of this package, or a plugin's, imported when it is run."""
 
-from axon_core.cli.app import main
+from axon_core._lazy import attach
 
-__all__ = ["main"]
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "app": ["cli", "main"],
+        "generate": ["generate_command"],
+        "options": [
+            "Opened",
+            "device_option",
+            "generation_options",
+            "inference_options",
+            "log_option",
+            "tell_device",
+            "training_device_option",
+        ],
+        "output": ["echo", "echo_generated", "echo_renewed", "json_option", "print_json"],
+    },
+)

@@ -15,10 +15,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from axon_core.cli.output import MOST, Warnings, echo
-from axon_core.discovery import Entry, discover
 from axon_core.errors import AmbiguousKey, AxonError, ContractError, UnknownKey
-from axon_core.packages import command_line
-from axon_core.printable import printable, shortened
+from axon_core.escaping import printable, shortened
+from axon_core.registry.discovery import Entry, discover
+from axon_core.registry.packages import command_line
 
 # Name -> the line `axon --help` shows. The module `axon_core.cli.<name>` holds the click command, as `command`; it is
 # not imported for the help, because several need torch.
@@ -60,7 +60,7 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if (command := self.get_command(ctx, args[0])) is None:
-            from axon_core.suggest import nearest
+            from axon_core.registry.suggest import nearest
 
             near = nearest(args[0], self.list_commands(ctx))
             hint = f"did you mean {' or '.join(near)}?" if near else "`axon --help` lists the commands"

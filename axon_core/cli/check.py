@@ -16,7 +16,8 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
 
     Exits with 1 if any check fails.
     """
-    from axon_core.testing.kit import cases, told
+    from axon_core.testing.kit import told
+    from axon_core.testing.suites import cases
 
     distribution = _distribution(plugin)
     results = [(case, case.failure()) for case in cases(distribution)]
@@ -56,8 +57,8 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
 
 def _drafts(distribution: str | None) -> list[str]:
     """Say which of the papers looked at have a card that is still to be written."""
-    from axon_core.paper import cards
-    from axon_core.scaffold import placeholders
+    from axon_core.papers.card import cards
+    from axon_core.papers.scaffold import placeholders
 
     read = [(card.entry.distribution, card.paper) for card in cards() if card.paper]
     left = {name: placeholders(paper) for name, paper in read if distribution in (None, name)}
@@ -67,7 +68,7 @@ def _drafts(distribution: str | None) -> list[str]:
 
 def _distribution(plugin: str | None) -> str | None:
     """The distribution that `plugin` names, by itself or by its paper."""
-    from axon_core.discovery import discover, normalised
+    from axon_core.registry.discovery import discover, normalised
 
     papers = {entry.key: entry.distribution for entry in discover().entries("paper")}
     return normalised(papers.get(plugin, plugin)) if plugin else None

@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 import click
 
+from axon_core.cli.examination import examine
 from axon_core.cli.output import counted, echo, json_option, print_json
-from axon_core.doctor import examine
 
 
 @click.command("doctor")
@@ -19,7 +19,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     This imports every plugin, and so runs its code.
     """
-    from axon_core import __version__
+    from importlib.metadata import version
 
     echo("Importing every plugin, which runs its code …", err=True)
     found, problems = examine()
@@ -27,7 +27,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json({"entries": len(entries), "problems": [asdict(problem) for problem in problems]})
     else:
-        echo(f"axon-core {__version__}, Python {sys.version.split()[0]}, {sys.prefix}")
+        echo(f"axon-core {version('axon-core')}, Python {sys.version.split()[0]}, {sys.prefix}")
         for problem in problems:
             echo(f"\n{problem.distribution}\n  wrong: {problem.what}\n  to do: {problem.remedy}")
         plugins = counted(len({entry.distribution for entry in entries}), "plugin")

@@ -14,12 +14,13 @@ from axon_core.cli.output import echo, json_option, print_json
 from axon_core.cli.train import described
 from axon_core.config import Config, at, validate
 from axon_core.errors import CheckpointError, UsageError
-from axon_core.evaluating import Clock, Listener, TextEvaluation, evaluate_text, listening
-from axon_core.loop import evaluate
-from axon_core.recipe import Recipe
-from axon_core.registry import TRAINERS
-from axon_core.run import RunFolder
-from axon_core.state import State
+from axon_core.training.build import build_trainer
+from axon_core.training.evaluating import Clock, Listener, TextEvaluation, evaluate_text, listening
+from axon_core.training.loop import evaluate
+from axon_core.training.recipe import Recipe
+from axon_core.training.run_folder import RunFolder
+from axon_core.training.train_state import State
+from axon_core.training.trainers import TRAINERS
 
 C = TypeVar("C", bound=Config)
 
@@ -101,7 +102,7 @@ def _kept(before: Recipe, plan: Recipe) -> Recipe:
 
 
 def _held_out(recipe: Recipe, folder: RunFolder, checkpoint: Path) -> Mapping[str, float | str]:
-    trainer = recipe.build(checkpoint / "model")
+    trainer = build_trainer(recipe, checkpoint / "model")
     state = State(trainer)
     state.load_state_dict(folder.checkpoints.read(checkpoint))
     with state.averaged():

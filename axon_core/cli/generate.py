@@ -12,16 +12,16 @@ from pathlib import Path
 
 import click
 
-from axon_core.bulk import generate_rows, plan, prompts_by_id, record
+from axon_core.checkpoint.atomic import claimed_file
 from axon_core.cli.options import Opened, generation_options, inference_options
 from axon_core.cli.output import echo, echo_generated, echo_renewed, print_json
 from axon_core.config import validate
-from axon_core.decoding import check_prompt
 from axon_core.errors import AxonError, UsageError
-from axon_core.generation import Request, chunks, complete
-from axon_core.sampling import Sampling
-from axon_core.storage import claimed_file
-from axon_core.tokenizer import Tokenizer
+from axon_core.generation.api import Request, chunks, complete
+from axon_core.generation.batch_file import generate_rows, plan, prompts_by_id, record
+from axon_core.generation.decoder import check_prompt
+from axon_core.generation.sampling import Sampling
+from axon_core.text.tokenizer import Tokenizer
 
 
 @click.command("generate")

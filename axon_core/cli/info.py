@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from axon_core.cli.output import echo, json_option, print_json, print_table
-from axon_core.discovery import Entry, discover, normalised
 from axon_core.documents import to_toml
 from axon_core.errors import UnknownKey
-from axon_core.paper import Recipe, cards, recipes
-from axon_core.registry import registry_of
-from axon_core.suggest import install_line, known_papers, unknown_name
+from axon_core.papers.card import Recipe, cards, recipes
+from axon_core.registry.discovery import Entry, discover, normalised
+from axon_core.registry.registry import registry_of
+from axon_core.registry.suggest import install_line, known_papers, unknown_name
 
 _NO_COMPONENTS = ("paper", "command", "hooks", "registry")
 
@@ -47,11 +47,11 @@ def _run_record(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the run or its model is damaged.
     """
-    from axon_core.checkpoint import load_config  # these need torch, and a recipe is described without
+    from axon_core.checkpoint.checkpoint import load_config  # these need torch, and a recipe is described without
     from axon_core.interfaces.model import Model
-    from axon_core.registry import TRAINERS
-    from axon_core.run import RunFolder
-    from axon_core.saved import reading
+    from axon_core.training.pretrained import reading
+    from axon_core.training.run_folder import RunFolder
+    from axon_core.training.trainers import TRAINERS
 
     run = RunFolder.open(path)
     facts = run.facts.get("recipe") or {}

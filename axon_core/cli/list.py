@@ -7,9 +7,9 @@ from collections import Counter
 import click
 
 from axon_core.cli.output import echo, json_option, note_problems, print_json, print_table
-from axon_core.discovery import discover
 from axon_core.errors import UnknownKey
-from axon_core.suggest import unknown_name
+from axon_core.registry.discovery import discover
+from axon_core.registry.suggest import unknown_name
 
 
 @click.command("list")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from axon_core.cli.output import echo
-from axon_core.scaffold import KINDS, Project, place, render, write
+from axon_core.papers.scaffold import KINDS, Project, place, render, write
 
 
 @click.command("new")

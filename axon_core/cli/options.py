@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from axon_core.callbacks.usual import LOGS
 from axon_core.cli.output import echo
 from axon_core.config import validate
 from axon_core.errors import UsageError
-from axon_core.sampling import Sampling
+from axon_core.generation.sampling import Sampling
+from axon_core.training.callbacks.usual import LOGS
 
 if TYPE_CHECKING:
     from axon_core.interfaces.model import CausalLM
-    from axon_core.tokenizer import Tokenizer
+    from axon_core.text.tokenizer import Tokenizer
 
 __all__ = [
     "Opened",
@@ -50,7 +50,7 @@ _SAMPLING = {
 
 
 def _chosen(context: click.Context, parameter: click.Parameter, device: str) -> str:
-    from axon_core.devices import choose_device
+    from axon_core.training.devices import choose_device
 
     try:
         return choose_device(device)
@@ -84,7 +84,7 @@ log_option = click.option(
 
 def tell_device(device: str) -> None:
     """Say on stderr where a command computes; its first line."""
-    from axon_core.devices import describe_device
+    from axon_core.training.devices import describe_device
 
     echo(f"on {describe_device(device)}", err=True)
 
@@ -130,11 +130,11 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
         def open_run(run: Path) -> Opened:
             import torch
 
-            from axon_core.checkpoint import WEIGHTS, fingerprint, load_into
+            from axon_core.checkpoint.checkpoint import WEIGHTS, fingerprint, load_into
+            from axon_core.checkpoint.weights import dtypes
             from axon_core.interfaces.model import CausalLM
-            from axon_core.quantization import quantize
-            from axon_core.saved import opened, reading
-            from axon_core.weights import dtypes
+            from axon_core.nn.quantization import quantize
+            from axon_core.training.pretrained import opened, reading
 
             folder = click.get_current_context().with_resource(reading(run))
             bare, tokenizer = opened(folder, CausalLM)

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import click
 
+from axon_core.escaping import printable, printable_json, shortened
 from axon_core.json_text import to_json
-from axon_core.printable import printable, printable_json, shortened
 
 F = TypeVar("F", bound=Callable[..., Any])
 

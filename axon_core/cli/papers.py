@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from axon_core.cli.output import echo, json_option, print_json, print_table
-from axon_core.paper import Card, cards
+from axon_core.papers.card import Card, cards
 
 
 @click.command("papers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from axon_core.cli.output import echo, json_option, print_json, print_table
-from axon_core.paper import recipes
+from axon_core.papers.card import recipes
 
 
 @click.command("recipes")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from axon_core.claims import Result, check, save
+from axon_core.checkpoint.atomic import sweep, writing
+from axon_core.checkpoint.locks import lock_folder
 from axon_core.cli.output import echo, json_option, print_json, print_table
-from axon_core.locks import lock_folder
-from axon_core.paper import Paper, card, cards
-from axon_core.storage import sweep, writing
+from axon_core.papers.card import Paper, cards, find_card
+from axon_core.papers.claims import Result, check, save
 
 
 @click.command("reproduce")
@@ -28,7 +28,7 @@ def command(
     """Check the claims of PAPER, print what was measured beside what the paper says, and exit with 1 if any fails."""
     if (name is None) is not everything:
         raise click.UsageError("name one paper, or give --all")
-    found = cards() if name is None else (card(name),)
+    found = cards() if name is None else (find_card(name),)
     out = out or Path("runs") / f"reproduce-{name or 'all'}".replace(":", "-")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)  # before the work, which takes minutes

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import click
 
 from axon_core.cli.output import echo, json_option, print_json, print_table
-from axon_core.discovery import discover
-from axon_core.paper import cards, recipes
-from axon_core.suggest import install_line, known_papers
+from axon_core.papers.card import cards, recipes
+from axon_core.registry.discovery import discover
+from axon_core.registry.suggest import install_line, known_papers
 
 
 @dataclass(frozen=True, slots=True)

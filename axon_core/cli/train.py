@@ -10,19 +10,20 @@ from pathlib import Path
 
 import click
 
+from axon_core.checkpoint.locks import check_unlocked
 from axon_core.cli.generate import generate_command
 from axon_core.cli.options import log_option, training_device_option
 from axon_core.cli.output import echo, echo_generated, json_option, print_json
-from axon_core.devices import describe_device
 from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
-from axon_core.interfaces.trainer import Trainer
 from axon_core.json_text import to_json
-from axon_core.locks import check_unlocked
-from axon_core.loop import Result, evaluation, fit
-from axon_core.planning import Plan
-from axon_core.recipe import Recipe
-from axon_core.run import RunFolder
+from axon_core.training.build import build_trainer
+from axon_core.training.devices import describe_device
+from axon_core.training.loop import Result, evaluation, fit
+from axon_core.training.planning import Plan
+from axon_core.training.recipe import Recipe
+from axon_core.training.run_folder import RunFolder
+from axon_core.training.trainer import Trainer
 
 
 @click.command("train")
@@ -74,7 +75,7 @@ def command(
         plan, saved = Recipe.load(recipe, overrides), None
         out = out or RunFolder.free_name(plan.name)
         RunFolder.check_free(out)
-    trainer = plan.build(saved)
+    trainer = build_trainer(plan, saved)
     if dry_run:
         _show(Plan.of(plan, trainer, out), as_json)
         return

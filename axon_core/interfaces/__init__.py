@@ -1,1 +1,15 @@
-"""The five interfaces a paper's parts implement: Attention, RotaryEmbedding, Norm, Model, Trainer."""
+"""What a part or a model is: attentions, norms, rotary embeddings, models; and what they are handed."""
+
+from axon_core._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "attention": ["Attention"],
+        "cache": ["Cache", "LayerCache", "State", "Step"],
+        "model": ["CausalLM", "Model"],
+        "norm": ["Norm"],
+        "rotary_embedding": ["Layout", "RotaryEmbedding", "Rotation"],
+        "scope": ["Scope"],
+    },
+)

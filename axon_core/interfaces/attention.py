@@ -11,9 +11,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from axon_core import config
-from axon_core.cache import LayerCache, State
+from axon_core.interfaces.cache import LayerCache, State
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
 
 
 class Attention(nn.Module, ABC):

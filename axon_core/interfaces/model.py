@@ -5,24 +5,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self
 
 from jaxtyping import Bool, Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from axon_core import config
-from axon_core.cache import Cache
-from axon_core.config import Spec, at, validate
-from axon_core.errors import ContractError
-from axon_core.registry import Registry
-from axon_core.storage import writing
+from axon_core.config import validate
+from axon_core.interfaces.cache import Cache
 
-if TYPE_CHECKING:
-    from axon_core.tokenizer import Tokenizer
 
-Part = TypeVar("Part")
-Sizes = TypeVar("Sizes", bound=config.Config)
+class Vocabulary(Protocol):
+    """What a model needs of a tokenizer to be saved beside it."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        ...
+
+    def save(self, folder: Path | str, /) -> None:
+        """Write the tokenizer into `folder`."""
+        ...
 
 
 class Model(nn.Module, ABC):
@@ -56,7 +60,7 @@ class Model(nn.Module, ABC):
         """How many numbers are trained, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def save(self, folder: Path | str, tokenizer: Tokenizer | None = None) -> None:
+    def save(self, folder: Path | str, tokenizer: Vocabulary | None = None) -> None:
         """Write `config.json` (with the versions of all parts) and `model.safetensors` into `folder`.
 
         With its `tokenizer`, the folder is all that `axon generate` needs. Leftovers of a killed process are removed.
@@ -65,15 +69,9 @@ class Model(nn.Module, ABC):
             CheckpointError: the folder cannot be written to, or the tokenizer has more tokens than the model.
             UsageError: another process saves into the folder; the message names that process.
         """
-        from axon_core.checkpoint import save_model
+        from axon_core.checkpoint.checkpoint import save_model
 
-        if tokenizer is not None:
-            from axon_core.tokenizer import check_vocabulary
-
-            check_vocabulary(tokenizer, getattr(self.config, "vocab_size", tokenizer.vocab_size))
-            with writing(Path(folder)):
-                tokenizer.save(folder)
-        save_model(self, Path(folder))
+        save_model(self, Path(folder), tokenizer)
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
@@ -82,7 +80,7 @@ class Model(nn.Module, ABC):
         Raises:
             CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
         """
-        from axon_core.checkpoint import load_model
+        from axon_core.checkpoint.checkpoint import load_model
 
         return load_model(Path(folder), cls)
 
@@ -145,27 +143,3 @@ class CausalLM(Model):
     @abstractmethod
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """Return an empty cache for `batch` rows of up to `capacity` tokens, in the model's dtype and device."""
-
-
-def part(config: config.Config, name: str, registry: Registry[Part], **given: Any) -> Part:
-    """Build the component that the field `name` of `config` asks for; errors name the field.
-
-    `given` is what the model passes down (`Registry.build`).
-    """
-    spec: Spec = getattr(config, name)
-    with at(name):
-        return registry.build(spec, **given)
-
-
-def part_config(config: config.Config, name: str, registry: Registry[Part], kind: type[Sizes], **given: Any) -> Sizes:
-    """Return the config of the component that `part` would build with the same arguments.
-
-    Raises:
-        ContractError: it is not a `kind`.
-    """
-    spec: Spec = getattr(config, name)
-    with at(name):
-        found = registry.config(spec, **given)
-    if not isinstance(found, kind):
-        raise ContractError(f"the Config of {spec.type!r} must be a subclass of {kind.__qualname__}")
-    return found

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from axon_core.cache import Cache
 from axon_core.interfaces.attention import Attention
-from axon_core.scope import Scope
+from axon_core.interfaces.cache import Cache
+from axon_core.interfaces.scope import Scope
 from axon_core.testing import modules
 from axon_core.testing.kit import Part, Suite, expect, finite, same
 from axon_core.testing.modules import LENGTHS, PlainRotary, SqueezedRotary, normal, ragged

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from axon_core.cache import LayerCache
-from axon_core.scope import Scope
+from axon_core.interfaces.cache import LayerCache
+from axon_core.interfaces.scope import Scope
 from axon_core.testing.attention import SUITE, N, at_once, build, decode, new_cache, tokens
 from axon_core.testing.kit import Broken, Part, expect, same
 from axon_core.testing.modules import LENGTHS, ragged

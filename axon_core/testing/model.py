@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from axon_core import ROTARY_EMBEDDINGS
-from axon_core.cache import Cache
-from axon_core.config import Spec
 from axon_core.errors import UsageError
+from axon_core.interfaces.cache import Cache
 from axon_core.interfaces.model import CausalLM, Model
+from axon_core.registries import ROTARY_EMBEDDINGS
+from axon_core.registry.spec import Spec
 from axon_core.testing import modules
 from axon_core.testing.kit import Broken, Part, Suite, expect, same
 from axon_core.testing.modules import LENGTHS, SqueezedRotary, ragged

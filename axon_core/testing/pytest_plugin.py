@@ -14,7 +14,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a marked test once for each check on each part."""
     if marker := metafunc.definition.get_closest_marker("conformance"):
-        from axon_core.testing.kit import cases
+        from axon_core.testing.suites import cases
 
         found = list(cases(*marker.args))
         metafunc.parametrize("case", found, ids=[case.id for case in found])

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from axon_core.interfaces.rotary_embedding import Layout, RotaryEmbedding, Rotation
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
 from axon_core.testing import modules
 from axon_core.testing.kit import Broken, Part, Suite, expect, same
 from axon_core.testing.modules import normal

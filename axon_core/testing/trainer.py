@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from axon_core.interfaces.trainer import Trainer
 from axon_core.randomness import Key
-from axon_core.recipe import Recipe
 from axon_core.testing import modules
 from axon_core.testing.kit import Broken, Part, Suite, expect, same
+from axon_core.training.recipe import Recipe
+from axon_core.training.trainer import Trainer
 
 SUITE = Suite(Trainer)
 STEP = 3

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from axon_core.hooks import Hooks, hook
-from axon_core.interfaces.trainer import Trainer
-from axon_core.loop import Fit
 from axon_core.randomness import Key
-from axon_core.state import State
-from axon_core.tokenizer import CharTokenizer
+from axon_core.text.tokenizer import CharTokenizer
+from axon_core.training.hooks import Hooks, hook
+from axon_core.training.loop import Fit
+from axon_core.training.train_state import State
+from axon_core.training.trainer import Trainer
 from axon_dpo import DPOTrainer, PreferenceData
 from axon_dpo.data import Pair, Pairs
 from axon_ppo import PPOTrainer, PromptData, ValueModel

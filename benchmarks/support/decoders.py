@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from axon_core.generation import decode
-from axon_core.quantization import quantize
-from axon_core.sampling import Sampling
+from axon_core.generation.api import decode
+from axon_core.generation.sampling import Sampling
+from axon_core.nn.quantization import quantize
 from support.machine import available_memory, peak_memory, reset_peak_memory
 from support.record import say
 from support.shapes import SHAPES, Shape, transformers_like

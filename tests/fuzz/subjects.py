@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from axon_core.registry import refresh
+from axon_core.registry.registry import refresh
 from fuzz import formats
 from fuzz.bases import RECIPES
 from fuzz.copies import clear, copy

@@ -10,8 +10,8 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from axon_core.optim import schedule
-from axon_core.scope import Scope
+from axon_core.interfaces.scope import Scope
+from axon_core.training.optim import schedule
 
 matplotlib.use("agg")
 _WHAT = {"decode": "tokens/s, decoding", "prefill": "tokens/s, prefill"}

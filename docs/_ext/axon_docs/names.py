@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from axon_core.discovery import discover
+from axon_core.registry.discovery import discover
 from axon_docs.source import constants
 
 

@@ -8,11 +8,11 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-from axon_core.discovery import GROUPS, Entry, discover
-from axon_core.interfaces.trainer import Trainer
-from axon_core.paper import Card, Paper, cards, recipes
-from axon_core.registry import registry_of
+from axon_core.papers.card import Card, Paper, cards, recipes
+from axon_core.registry.discovery import GROUPS, Entry, discover
+from axon_core.registry.registry import registry_of
 from axon_core.testing.model import SIZES
+from axon_core.training.trainer import Trainer
 from axon_docs.docstrings import markdown
 from axon_docs.names import public
 
@@ -126,7 +126,7 @@ def _by_name(distribution: str) -> list[str]:
     if found["trainer"]:
         code = [line for entry in found["trainer"] for line in ["", *_trainer(entry)]]
         lines += ["A trainer, here with the smallest recipe it brings, for two steps:", "", "```python"]
-        lines += ["from axon_core import TRAINERS, Recipe, fit", *code, "```", ""]
+        lines += ["from axon_core import TRAINERS, Recipe, build_trainer, fit", *code, "```", ""]
     return lines
 
 
@@ -147,7 +147,7 @@ def _model(entry: Entry) -> list[str]:
 def _trainer(entry: Entry) -> list[str]:
     example = f'TRAINERS["{entry.key}"].examples[0]'
     made = f'recipe = Recipe.of({example}, "example", "its example", ["trainer.steps=2"])'
-    return [made, "print(fit(recipe.build()).metrics)"]
+    return [made, "print(fit(build_trainer(recipe)).metrics)"]
 
 
 def _beside(card: Card) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from axon_core.registry import Registry
+from axon_core.registry.registry import Registry
 from axon_docs.docstrings import markdown
 from axon_docs.names import Public, modules, packages, public
 from axon_docs.source import Assigned, attributes, constants, typing_only

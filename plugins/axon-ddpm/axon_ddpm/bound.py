@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core.evaluating import tracked
-from axon_core.randomness import Key
+from axon_core import Key
+from axon_core.training import tracked
 from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import prior_term
 

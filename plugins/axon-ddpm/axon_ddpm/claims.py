@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from axon_core.claims import NotRun, Outcome
-from axon_core.errors import DataError
-from axon_core.loop import fit
-from axon_core.recipe import Recipe
+from axon_core import DataError
+from axon_core.papers import NotRun, Outcome
+from axon_core.training import Recipe, build_trainer, fit
 from axon_ddpm.losses import bound_term
 from axon_ddpm.parameterisation import unmix
 from axon_ddpm.process import Process
@@ -76,7 +75,7 @@ def likelihood() -> Outcome:
     if not torch.cuda.is_available():
         raise NotRun("800,000 steps need a GPU, and PyTorch sees none")
     try:
-        trainer = Recipe.load("cifar10").build()
+        trainer = build_trainer(Recipe.load("cifar10"))
     except DataError as error:
         raise NotRun(f"it needs CIFAR-10 as an .npz file: {error}") from None
     bits = fit(trainer, "runs/cifar10").metrics["bits_per_dim"]
@@ -111,7 +110,7 @@ def _distance(seed: int, loss: str, chain: dict[str, Any]) -> float:
         },
     }
     try:
-        trainer = Recipe.of(tables, "table-2", "the claim's recipe").build()
+        trainer = build_trainer(Recipe.of(tables, "table-2", "the claim's recipe"))
     except DataError as error:
         raise NotRun(str(error)) from None
     return fit(trainer, progress=False).metrics[FRECHET]

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-from axon_core.errors import UsageError
+from axon_core import UsageError
 
 __all__ = ["Classes", "captions", "class_number", "in_order", "listed"]
 

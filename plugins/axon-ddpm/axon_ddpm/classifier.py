@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from axon_core.evaluating import tracked
-from axon_core.randomness import Key, forked
+from axon_core import Key, forked
+from axon_core.training import tracked
 
 __all__ = ["Classifier", "train_classifier", "turned"]
 

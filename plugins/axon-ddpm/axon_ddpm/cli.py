@@ -11,14 +11,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from axon_core.cli.options import device_option, tell_device
-from axon_core.cli.output import echo
-from axon_core.config import validate
-from axon_core.errors import ContractError, UsageError
-from axon_core.recipe import override
-from axon_core.run import RunFolder
-from axon_core.saved import reading
-from axon_core.storage import claimed_file, writing
+from axon_core import ContractError, UsageError, validate
+from axon_core.checkpoint import claimed_file, writing
+from axon_core.cli import device_option, echo, tell_device
+from axon_core.training import RunFolder, override, reading
 from axon_ddpm.classes import Classes, captions, class_number, listed
 from axon_ddpm.dali import Dali
 from axon_ddpm.data import PictureConfig, PictureData

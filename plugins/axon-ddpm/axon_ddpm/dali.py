@@ -10,10 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from axon_core import config
-from axon_core.config import Count, Spec, at, validate
-from axon_core.errors import UsageError
-from axon_core.randomness import Key
+from axon_core import Count, Key, UsageError, at, config, validate
+from axon_core.registry import Spec
 from axon_ddpm.classes import Classes, class_number, listed
 from axon_ddpm.denoiser import Denoiser
 from axon_ddpm.diffusion import Diffusion, Prediction

@@ -14,15 +14,9 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from axon_core import config
-from axon_core.digests import digest
-from axon_core.documents import check_unpacked
-from axon_core.errors import DataError
-from axon_core.folders import data_files
-from axon_core.paths import expanded
-from axon_core.printable import printable
-from axon_core.randomness import Key
-from axon_core.suggest import install_line
+from axon_core import DataError, Key, check_unpacked, config, data_files, expanded, printable
+from axon_core.checkpoint import digest
+from axon_core.registry import install_line
 from axon_ddpm.classes import in_order, listed
 from axon_ddpm.pictures import read_picture, resized, to_unit
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from axon_core.interfaces.model import Model
+from axon_core.interfaces import Model
 
 __all__ = ["Denoiser"]
 

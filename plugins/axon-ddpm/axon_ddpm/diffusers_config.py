@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from axon_core import config
-from axon_core.config import at, validate
-from axon_core.errors import UsageError
+from axon_core import UsageError, at, config, validate
 
 __all__ = ["UNet2DOptions", "read_options"]
 

@@ -9,13 +9,9 @@ from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from axon_core import config
-from axon_core.config import Spec, at, validate
-from axon_core.documents import parse_json
-from axon_core.errors import CheckpointError, ConfigError
-from axon_core.json_text import to_json
-from axon_core.manifest import adding, note, read_checked
-from axon_core.storage import write_text, writing
+from axon_core import CheckpointError, ConfigError, at, config, parse_json, to_json, validate
+from axon_core.checkpoint import adding, note, read_checked, write_text, writing
+from axon_core.registry import Spec
 from axon_ddpm.losses import bound_term
 from axon_ddpm.parameterisation import Parameterisation, Variance, log_variance, target, unmix
 from axon_ddpm.process import Process

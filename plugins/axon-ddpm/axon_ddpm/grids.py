@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from axon_core.hooks import hook
+from axon_core.training import hook
 
 if TYPE_CHECKING:
-    from axon_core.loop import Fit
+    from axon_core.training import Fit
     from axon_ddpm.trainer import DDPMTrainer
 
 __all__ = ["Grids"]
@@ -58,7 +58,7 @@ def _found(fit: Fit) -> tuple[DDPMTrainer, Path] | None:
 
 
 def _paint(fit: Fit, trainer: DDPMTrainer, folder: Path) -> None:
-    from axon_core.loop import evaluation
+    from axon_core.training import evaluation
     from axon_ddpm.pictures import grid, save_png
 
     with fit.state.averaged():

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from axon_core.errors import UsageError
-from axon_core.randomness import forked
-from axon_core.weights import weightless
+from axon_core import UsageError, forked
+from axon_core.checkpoint import weightless
 from axon_ddpm.diffusers_config import read_options
 from axon_ddpm.unet import AttentionBlock, Downsample, ResidualBlock, Stage, UNet, Upsample
 

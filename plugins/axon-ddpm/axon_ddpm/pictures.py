@@ -16,8 +16,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from axon_core.errors import DataError, UsageError
-from axon_core.storage import whole_file, writing
+from axon_core import DataError, UsageError
+from axon_core.checkpoint import whole_file, writing
 
 __all__ = ["fitted", "grid", "read_picture", "save_gif", "save_png", "to_bytes", "to_unit"]
 

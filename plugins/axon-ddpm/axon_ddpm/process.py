@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from axon_core.errors import ContractError, UsageError
+from axon_core import ContractError, UsageError
 
 __all__ = ["SPACINGS", "Process", "Spacing", "at", "spaced"]
 

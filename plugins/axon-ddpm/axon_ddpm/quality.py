@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int, UInt8
 from torch import Tensor
 
-from axon_core.errors import UsageError
-from axon_core.randomness import Key
+from axon_core import Key, UsageError
 from axon_ddpm.classifier import train_classifier, turned
 from axon_ddpm.pictures import to_bytes
 

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from axon_core import config
-from axon_core.errors import ContractError
+from axon_core import ContractError, config
 from axon_core.registry import Registry
 from axon_ddpm.diffusion import Prediction
 from axon_ddpm.process import Process, Spacing

@@ -11,8 +11,7 @@ from jaxtyping import Float64
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from axon_core import config
-from axon_core.config import Count
+from axon_core import Count, config
 from axon_core.registry import Registry
 
 __all__ = ["NOISE_SCHEDULES", "Cosine", "Linear", "NoiseSchedule", "ScaledLinear"]

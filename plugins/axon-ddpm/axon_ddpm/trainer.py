@@ -11,14 +11,10 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from axon_core import MODELS
-from axon_core.config import Count, Spec, at, validate
-from axon_core.errors import ConfigError, ContractError, UsageError
-from axon_core.evaluating import coverage, spread, tracked
-from axon_core.interfaces.trainer import Trainer
-from axon_core.order import Order
-from axon_core.randomness import Key, forked
-from axon_core.recipe import Recipe
+from axon_core import MODELS, ConfigError, ContractError, Count, Key, UsageError, at, forked, validate
+from axon_core.registry import Spec
+from axon_core.text import Order
+from axon_core.training import Recipe, Trainer, coverage, spread, tracked
 from axon_ddpm.bound import held_out
 from axon_ddpm.classes import captions
 from axon_ddpm.dali import Dali

@@ -13,11 +13,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, pad, silu
 
-from axon_core import ATTENTIONS
-from axon_core.config import Count, Spec
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.model import part
-from axon_core.scope import Scope
+from axon_core import ATTENTIONS, Count
+from axon_core.interfaces import Attention, Scope
+from axon_core.registry import Spec, part
 from axon_ddpm.denoiser import Denoiser
 
 __all__ = ["AttentionBlock", "Downsample", "ResidualBlock", "UNet", "Upsample", "time_embedding"]

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from axon_core.loop import fit
-from axon_core.recipe import Recipe
+from axon_core.training import Recipe, build_trainer, fit
 
 MODEL = {"type": "unet", "width": 8, "groups": 4, "multipliers": [1, 2], "blocks": 1, "attention_at": [4]}
 
@@ -45,7 +44,7 @@ def pictures(tmp_path_factory) -> Path:
 @pytest.fixture
 def trainer(recipe, pictures):
     """Return what makes a tiny trainer of the pictures by class from its options."""
-    return lambda **options: recipe({"path": str(pictures), "classes": True}, **options).build()
+    return lambda **options: build_trainer(recipe({"path": str(pictures), "classes": True}, **options))
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +91,7 @@ def run(recipe, pictures, stirred, tmp_path_factory) -> Path:
     """The folder of a run of four steps, whose weights are then stirred so that every input matters."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     plan = recipe({"path": str(pictures), "classes": True}, ema=0.9)
-    trainer = plan.build()
+    trainer = build_trainer(plan)
     stirred(trainer.model)
     fit(trainer, folder, recipe={"name": plan.name, **plan.tables})
     return folder

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from axon_core import DataError, UsageError
 from axon_core.cli import main
-from axon_core.errors import DataError, UsageError
-from axon_core.loop import fit
+from axon_core.training import fit
 from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture
 

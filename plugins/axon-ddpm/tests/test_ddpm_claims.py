@@ -2,7 +2,7 @@
 
 import pytest
 
-from axon_core.randomness import Key
+from axon_core import Key
 from axon_ddpm import claims
 from axon_ddpm.quality import FRECHET
 

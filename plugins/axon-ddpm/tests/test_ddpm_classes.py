@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from axon_core import ConfigError, DataError, UsageError, validate
 from axon_core.cli import main
-from axon_core.config import validate
-from axon_core.errors import ConfigError, DataError, UsageError
-from axon_core.loop import fit
+from axon_core.training import build_trainer, fit
 from axon_ddpm import Dali, Diffusion, UNet
 from axon_ddpm.classes import class_number, in_order, listed
 from axon_ddpm.data import PictureConfig, PictureData
@@ -85,20 +84,20 @@ def test_a_class_is_found_by_name_and_by_number_only_where_that_is_clear():
 def test_names_are_saved_kept_on_resume_shown_and_accepted(recipe, tmp_path, capsys, monkeypatch):
     data, run = folders(tmp_path / "data", ["dogs", "ants", "cats"]), tmp_path / "run"
     plan = recipe({"path": str(data), "classes": True, "held_out": 0.3})
-    fit(plan.build(), run, recipe={"name": plan.name, **plan.tables}, stop_at=2)
+    fit(build_trainer(plan), run, recipe={"name": plan.name, **plan.tables}, stop_at=2)
     model = next((run / "checkpoints").glob("step-*")) / "model"
     saved = json.loads((model / "diffusion.json").read_text())
     assert saved["class_names"] == ["ants", "cats", "dogs"]
-    assert plan.build(model).data.names == ("ants", "cats", "dogs")
+    assert build_trainer(plan, model).data.names == ("ants", "cats", "dogs")
 
     other = shutil.copytree(model, tmp_path / "other")
     (other / "manifest.json").unlink()
     (other / "diffusion.json").write_text(json.dumps({**saved, "class_names": ["dogs", "ants", "cats"]}))
-    again = plan.build(other)  # as it was trained, whatever the order would be today
+    again = build_trainer(plan, other)  # as it was trained, whatever the order would be today
     assert again.data.names == again.diffusion.config.class_names == ("dogs", "ants", "cats")
     assert brightness(again.data) == {0: 0, 1: 1, 2: 2}
 
-    fit(plan.build(), run, recipe={"name": plan.name, **plan.tables}, resume=True)
+    fit(build_trainer(plan), run, recipe={"name": plan.name, **plan.tables}, resume=True)
     monkeypatch.chdir(tmp_path)
 
     def sample(*arguments):

@@ -7,10 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from axon_core import ContractError
 from axon_core.cli import main
-from axon_core.errors import ContractError
-from axon_core.recipe import Recipe
-from axon_core.run import RunFolder
+from axon_core.training import Recipe, RunFolder, build_trainer
 from axon_ddpm import Dali, Frame, UNet
 from axon_ddpm.cli import _paint
 from axon_ddpm.pictures import read_picture, save_png, to_bytes
@@ -70,7 +69,7 @@ def test_pictures_beside_the_nearest_training_pictures(sample, run, tmp_path):
     assert code == 0 and "3 pictures beside the nearest training pictures in b.png" in said
     painted, pairs = read_picture(tmp_path / "a.png"), read_picture(tmp_path / "b.png")
     assert pairs.shape == (3, 2 * (49 + 14) - 1, 4 * 49 - 1)  # two pairs in a row
-    train = Recipe.of(RunFolder.open(run).recipe().tables, "tiny", "a test").build().data.train.images
+    train = build_trainer(Recipe.of(RunFolder.open(run).recipe().tables, "tiny", "a test")).data.train.images
     for i in range(3):
         x, (row, column) = painted[:, :48:6, 49 * i : 49 * i + 48 : 6], (63 * (i // 2), 98 * (i % 2))
         own, other = (pairs[:, row : row + 48 : 6, column + d : column + d + 48 : 6] for d in (0, 49))

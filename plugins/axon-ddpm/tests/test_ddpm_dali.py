@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from axon_core.errors import CheckpointError, ConfigError, UnknownKey, UsageError
+from axon_core import CheckpointError, ConfigError, UnknownKey, UsageError
 from axon_ddpm import SAMPLERS, Dali, Diffusion, Prediction, UNet, spaced
 from axon_ddpm.dali import filling, predictor
 from axon_ddpm.parameterisation import log_variance

@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from axon_core.config import validate
-from axon_core.errors import CheckpointError, DataError
+from axon_core import CheckpointError, DataError, validate
 from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
 

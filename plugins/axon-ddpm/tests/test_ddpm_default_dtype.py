@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from axon_core.randomness import Key
+from axon_core import Key
 from axon_ddpm import Dali, Diffusion, UNet
 from axon_ddpm.samplers import final
 

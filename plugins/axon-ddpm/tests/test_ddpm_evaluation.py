@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from axon_core.errors import UsageError
-from axon_core.loop import evaluate, evaluation, fit
-from axon_core.randomness import Key
+from axon_core import Key, UsageError
+from axon_core.training import build_trainer, evaluate, evaluation, fit
 from axon_ddpm import UNet
 from axon_ddpm.bound import places
 from axon_ddpm.pictures import read_picture, to_bytes, to_unit
@@ -40,7 +39,7 @@ def test_few_pictures_are_compared_as_far_as_they_can_be(recipe, pictures, tmp_p
     with np.load(pictures) as arrays:
         np.savez(tmp_path / "few.npz", images=arrays["images"][:n], labels=arrays["labels"][:n] % 2)
     data = {"path": str(tmp_path / "few.npz"), "classes": True, "held_out": held_out}
-    found = fit(recipe(data, compared=compared).build(), tmp_path / "run").metrics
+    found = fit(build_trainer(recipe(data, compared=compared)), tmp_path / "run").metrics
     assert {name for name in found if name != "loss"} == {"bits_per_dim", "nearest_training", "nearest_training_real"}
     assert all(math.isfinite(value) for value in found.values())
 

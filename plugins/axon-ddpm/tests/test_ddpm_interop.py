@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from axon_core.errors import CheckpointError, ConfigError, UsageError
+from axon_core import CheckpointError, ConfigError, UsageError
 from axon_ddpm.diffusers_config import UNet2DOptions
 from axon_ddpm.interop import load_diffusers
 

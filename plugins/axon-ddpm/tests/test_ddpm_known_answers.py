@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from axon_core.errors import ConfigError, ContractError, UsageError
+from axon_core import ConfigError, ContractError, UsageError
 from axon_ddpm import NOISE_SCHEDULES, SAMPLERS, Diffusion, Prediction, Process, spaced
 from axon_ddpm.losses import bound_term, discretised_log_likelihood, min_snr_weight, normal_kl, prior_term
 from axon_ddpm.parameterisation import PARAMETERISATIONS, log_variance, target, unmix

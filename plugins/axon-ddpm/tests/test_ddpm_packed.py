@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from axon_core.errors import DataError
+from axon_core import DataError
 from axon_ddpm.data import PictureConfig, PictureData
 
 

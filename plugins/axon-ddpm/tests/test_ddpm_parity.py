@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from axon_core.errors import UsageError
+from axon_core import UsageError
 from axon_ddpm import SAMPLERS, Diffusion, UNet, spaced
 from axon_ddpm.interop import diffusers_options, diffusers_weights, load_diffusers
 from axon_ddpm.unet import spread, time_embedding

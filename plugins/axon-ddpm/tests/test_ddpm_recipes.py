@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from axon_core.recipe import Recipe
+from axon_core.training import Recipe, build_trainer
 
 RECIPES = ["cifar10", "digits", "emoji32"]
 
@@ -15,7 +15,7 @@ def built(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
         np.savez(tmp_path / name / f"{name}.npz", images=images)
-    return lambda name: Recipe.load(name, ["trainer.device=cpu"]).build()
+    return lambda name: build_trainer(Recipe.load(name, ["trainer.device=cpu"]))
 
 
 @pytest.mark.parametrize("name", RECIPES)

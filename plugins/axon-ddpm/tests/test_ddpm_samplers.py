@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from axon_core.errors import ContractError
+from axon_core import ContractError
 from axon_ddpm import NOISE_SCHEDULES, SAMPLERS, Diffusion, Frame, Prediction, Process, spaced
 from axon_ddpm.samplers import final
 

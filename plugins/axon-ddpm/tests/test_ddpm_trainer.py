@@ -7,11 +7,9 @@ import textwrap
 import pytest
 import torch
 
-from axon_core import ATTENTIONS
-from axon_core.errors import ConfigError, ContractError, UnknownKey, UsageError
-from axon_core.loop import fit
-from axon_core.randomness import Key
+from axon_core import ATTENTIONS, ConfigError, ContractError, Key, UnknownKey, UsageError
 from axon_core.registry import refresh
+from axon_core.training import build_trainer, fit
 from axon_ddpm import NOISE_SCHEDULES, Diffusion, UNet
 from axon_ddpm.unet import AttentionBlock, ResidualBlock
 
@@ -115,9 +113,9 @@ def test_wrong_settings(trainer, recipe, pictures):
     with pytest.raises(UnknownKey, match=r"trainer.diffusion.schedule: no noise schedule 'cosin'.*Near it: 'cosine'"):
         trainer(diffusion={"schedule": "cosin"})
     with pytest.raises(ConfigError, match=r"size must be a multiple of 16.*got 8; give fewer multipliers"):
-        recipe({"path": str(pictures)}, {"multipliers": [1, 1, 1, 1, 1]}).build()
+        build_trainer(recipe({"path": str(pictures)}, {"multipliers": [1, 1, 1, 1, 1]}))
     with pytest.raises(ConfigError, match=r"attention_at must name resolutions of this U-Net, 8, 4, got 5"):
-        recipe({"path": str(pictures)}, {"attention_at": [4, 5]}).build()
+        build_trainer(recipe({"path": str(pictures)}, {"attention_at": [4, 5]}))
     with pytest.raises(ConfigError, match="levels: must be greater than or equal to 2, got 1"):
         Diffusion.build(levels=1)
     for guidance in (0, 2):
@@ -129,7 +127,7 @@ def test_wrong_settings(trainer, recipe, pictures):
     with pytest.raises(UsageError, match="between 1 and 10, the length of the chain, got 11"):
         trainer(sampling={"steps": 11})
     with pytest.raises(UsageError, match="guidance 2 exaggerates a class, but the pictures have none"):
-        recipe({"path": str(pictures)}, sampling={"guidance": 2}).build()
+        build_trainer(recipe({"path": str(pictures)}, sampling={"guidance": 2}))
 
 
 @pytest.fixture
@@ -176,13 +174,13 @@ def test_a_third_partys_schedule(install, recipe, pictures, tmp_path):
     install("axon-their-noise", "their_noise", module, "axon.v1.noise_schedule", keys)
     assert "constant" in NOISE_SCHEDULES
     chain = {"schedule": {"type": "constant", "steps": 12, "beta": 0.3}}
-    made = recipe({"path": str(pictures)}, diffusion=chain).build()
+    made = build_trainer(recipe({"path": str(pictures)}, diffusion=chain))
     assert len(made.diffusion.process) == 12
     fit(made, tmp_path / "run")
     assert json.loads((tmp_path / "run/model/diffusion.json").read_text())["schedule"]["beta"] == 0.3
     assert Diffusion.load(tmp_path / "run/model").process.alphas_bar[-1].item() == pytest.approx(0.7**12)
     with pytest.raises(ContractError, match="between 0 and 1"):
-        recipe({"path": str(pictures)}, diffusion={"schedule": "broken"}).build()
+        build_trainer(recipe({"path": str(pictures)}, diffusion={"schedule": "broken"}))
 
 
 class OutFirst(ATTENTIONS["MHA"]):
@@ -231,7 +229,7 @@ def test_any_registered_attention_fits(attention):
 
 
 def test_the_levels_come_from_the_data(recipe):
-    assert recipe({"path": "digits"}).build().diffusion.config.levels == 17
+    assert build_trainer(recipe({"path": "digits"})).diffusion.config.levels == 17
 
 
 @pytest.mark.parametrize("gamma", [0.5, 5.0])

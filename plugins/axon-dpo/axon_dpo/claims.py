@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from axon_core import MODELS
-from axon_core.claims import Outcome
-from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import Sequences, completion_logprobs
+from axon_core.alignment import Sequences, completion_logprobs
+from axon_core.interfaces import CausalLM
+from axon_core.papers import Outcome
 from axon_dpo.losses import IPO, PreferenceLoss, Robust, Sigmoid, conservative
 from axon_dpo.optimum import expected_loss, optimal_policy, preferences, tabular_policy
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from axon_core.callbacks.curves import draw_curves
-from axon_core.hooks import hook
+from axon_core.training import draw_curves, hook
 
 if TYPE_CHECKING:
-    from axon_core.loop import Fit
+    from axon_core.training import Fit
 
 __all__ = ["Curves"]
 

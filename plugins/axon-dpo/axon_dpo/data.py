@@ -10,12 +10,10 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
-from axon_core import config
-from axon_core.digests import digest
-from axon_core.errors import DataError
-from axon_core.likelihood import Sequences, encode_completion
-from axon_core.records import Comparison, line_names, read_records
-from axon_core.tokenizer import Tokenizer
+from axon_core import DataError, config
+from axon_core.alignment import Sequences, encode_completion
+from axon_core.checkpoint import digest
+from axon_core.text import Comparison, Tokenizer, line_names, read_records
 
 __all__ = ["Pairs", "PreferenceConfig", "PreferenceData"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from axon_core.errors import ConfigError
-from axon_core.interfaces.model import CausalLM
-from axon_core.saved import Saved, load, place, tokenizer_difference
-from axon_core.tokenizer import Tokenizer
+from axon_core import ConfigError
+from axon_core.interfaces import CausalLM
+from axon_core.text import Tokenizer
+from axon_core.training import Saved, load, place, tokenizer_difference
 
 __all__ = ["Start", "load_reference"]
 
@@ -22,7 +22,7 @@ def load_reference(start: Start, policy: CausalLM, tokenizer: Tokenizer) -> Caus
 
     Raises:
         ConfigError: its tokens differ from the policy's, so that their probabilities cannot be compared.
-        CheckpointError: see `axon_core.saved.load`.
+        CheckpointError: see `axon_core.training.pretrained.load`.
     """
     if start.reference is None:
         return None

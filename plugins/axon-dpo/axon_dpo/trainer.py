@@ -11,19 +11,13 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from axon_core.config import Spec, at, validate
-from axon_core.errors import CheckpointError, TrainingError
-from axon_core.evaluating import coverage, spread, tracked
+from axon_core import CheckpointError, Key, TrainingError, at, validate
+from axon_core.alignment import Sequences, completion_logprobs, role
 from axon_core.generation import sample_text
-from axon_core.interfaces.model import CausalLM
-from axon_core.interfaces.trainer import Trainer
-from axon_core.likelihood import Sequences, completion_logprobs
-from axon_core.loop import evaluation
-from axon_core.order import Order
-from axon_core.randomness import Key
-from axon_core.recipe import Recipe
-from axon_core.roles import role
-from axon_core.saved import load
+from axon_core.interfaces import CausalLM
+from axon_core.registry import Spec
+from axon_core.text import Order
+from axon_core.training import Recipe, Trainer, coverage, evaluation, load, spread, tracked
 from axon_dpo.data import Pairs, PreferenceConfig, PreferenceData
 from axon_dpo.losses import PREFERENCE_LOSSES
 from axon_dpo.start import Start, load_reference

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.recipe import Recipe
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from axon_core.text import ByteTokenizer, CharTokenizer, Tokenizer
+from axon_core.training import Recipe
 
 LINES = [
     {"prompt": f"{a}{b}?", "chosen": "yes" if a < b else "no", "rejected": "no, it is not" if a < b else "y"}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from axon_core.likelihood import completion_logprobs
+from axon_core.alignment import completion_logprobs
 from axon_dpo import claims
 
 

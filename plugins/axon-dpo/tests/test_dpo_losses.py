@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from axon_core.config import ConfigError
-from axon_core.likelihood import token_logprobs
+from axon_core import ConfigError
+from axon_core.alignment import token_logprobs
 from axon_dpo.losses import PREFERENCE_LOSSES, conservative, hinge, ipo, robust, sigmoid
 from axon_dpo.optimum import optimal_policy, preferences, tabular_policy
 

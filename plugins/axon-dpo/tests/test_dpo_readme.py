@@ -9,9 +9,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from axon_core import validate
 from axon_core.cli import main
-from axon_core.config import validate
-from axon_core.records import Comparison, read_records
+from axon_core.text import Comparison, read_records
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 TINY = ["trainer.steps=2", "trainer.batch_size=4", "trainer.warmup=0", "trainer.eval_every=1"]

@@ -11,15 +11,12 @@ import pytest
 import torch
 from torch.nn.functional import dropout
 
+from axon_core import CheckpointError, ConfigError, ContextError, ContractError, DataError, Key, TrainingError
+from axon_core.alignment import Sequences, completion_logprobs
 from axon_core.cli import main
-from axon_core.errors import CheckpointError, ConfigError, ContextError, ContractError, DataError, TrainingError
-from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import Sequences, completion_logprobs
-from axon_core.loop import evaluate, fit
-from axon_core.randomness import Key
-from axon_core.recipe import Recipe
-from axon_core.records import Comparison
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.interfaces import CausalLM
+from axon_core.text import ByteTokenizer, Comparison
+from axon_core.training import Recipe, build_trainer, evaluate, fit
 from axon_dpo import DPOTrainer, PreferenceData
 from axon_dpo.data import PreferenceConfig
 
@@ -55,7 +52,7 @@ def stir(model: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("attention", [{"type": "MHA"}, {"type": "GQA", "n_kv_heads": 1}], ids=["MHA", "GQA"])
 def test_loss_and_metrics_against_texts_by_themselves(recipe, saved, attention):
-    trainer = recipe({"init": str(saved(attention=attention))}, loss={"type": "sigmoid", "beta": 0.3}).build()
+    trainer = build_trainer(recipe({"init": str(saved(attention=attention))}, loss={"type": "sigmoid", "beta": 0.3}))
     pairs, number = trainer.data.train, trainer.batch(1)["number"].tolist()
     reference = [by_hand(trainer.policy, pairs[i]) for i in number]
     collected(trainer)
@@ -81,7 +78,7 @@ def test_loss_and_metrics_against_texts_by_themselves(recipe, saved, attention):
 
 
 def test_at_the_start_the_policy_is_the_reference_dropout_or_not(recipe, tmp_path):
-    trainer = recipe(steps=1).build()
+    trainer = build_trainer(recipe(steps=1))
     embedding = trainer.policy.embedding
     embedding.register_forward_hook(lambda module, _, x: dropout(x, 0.5, module.training))
     fit(trainer, tmp_path / "run")
@@ -92,7 +89,7 @@ def test_at_the_start_the_policy_is_the_reference_dropout_or_not(recipe, tmp_pat
 def test_the_reference_is_computed_in_the_training_s_precision(recipe):
     found = []
     for precision in ("bf16", "fp32"):
-        trainer = recipe(precision=precision, batch_size=12).build()
+        trainer = build_trainer(recipe(precision=precision, batch_size=12))
         collected(trainer)
         rows = {name: value.flatten(0, 1) for name, value in trainer.data.train.rows(range(12)).items()}
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -103,7 +100,7 @@ def test_the_reference_is_computed_in_the_training_s_precision(recipe):
 
 
 def test_without_a_reference_the_ratios_are_the_probabilities(recipe):
-    trainer = recipe(reference_free=True).build()
+    trainer = build_trainer(recipe(reference_free=True))
     data = collected(trainer)
     assert not data["reference"].any()
     terms = trainer.loss(data)
@@ -112,7 +109,7 @@ def test_without_a_reference_the_ratios_are_the_probabilities(recipe):
 
 @pytest.mark.parametrize("loss", [{"type": "sigmoid"}, {"type": "ipo", "length_normalised": True}])
 def test_neither_padding_nor_order_nor_micro_batches_matter(recipe, loss):
-    trainer = recipe(loss=loss).build()
+    trainer = build_trainer(recipe(loss=loss))
     trainer.policy.double()
     collected(trainer)
     stir(trainer.policy)
@@ -128,7 +125,9 @@ def test_neither_padding_nor_order_nor_micro_batches_matter(recipe, loss):
     assert {n: v.item() for n, v in trainer.loss(backwards).items()} == pytest.approx(want, abs=1e-9, rel=1e-9)
     weights = []
     for micro_batches in (1, 4):
-        trainer = recipe(loss=loss, micro_batches=micro_batches, optimizer={"type": "adamw", "eps": 1e-3}).build()
+        trainer = build_trainer(
+            recipe(loss=loss, micro_batches=micro_batches, optimizer={"type": "adamw", "eps": 1e-3})
+        )
         fit(trainer)
         weights.append(torch.cat([parameter.flatten() for parameter in trainer.policy.parameters()]))
     torch.testing.assert_close(weights[0], weights[1], atol=1e-6, rtol=0)
@@ -137,11 +136,11 @@ def test_neither_padding_nor_order_nor_micro_batches_matter(recipe, loss):
 def test_it_resumes_bit_for_bit_with_the_reference_it_began_with(recipe, saved, tmp_path):
     plan = recipe({"init": str(saved())}, save_every=2, ema=0.9)
     tables = {"name": plan.name, **plan.tables}
-    whole = plan.build()
+    whole = build_trainer(plan)
     fit(whole, tmp_path / "whole", recipe=tables)
-    fit(plan.build(), tmp_path / "parts", recipe=tables, stop_at=2)
+    fit(build_trainer(plan), tmp_path / "parts", recipe=tables, stop_at=2)
     shutil.rmtree(saved())  # what a run began with need not stay
-    again = plan.build(tmp_path / "parts" / "checkpoints" / "step-2" / "model")
+    again = build_trainer(plan, tmp_path / "parts" / "checkpoints" / "step-2" / "model")
     fit(again, tmp_path / "parts", resume=True, recipe=tables)
     for name, value in whole.policy.state_dict().items():
         assert torch.equal(value, again.policy.state_dict()[name]), name
@@ -151,7 +150,7 @@ def test_it_resumes_bit_for_bit_with_the_reference_it_began_with(recipe, saved, 
 
 
 def test_it_learns_what_is_preferred(recipe, tmp_path):
-    trainer = recipe(steps=30, eval_every=30, optimizer={"type": "adamw", "lr": 1e-2}).build()
+    trainer = build_trainer(recipe(steps=30, eval_every=30, optimizer={"type": "adamw", "lr": 1e-2}))
     result = fit(trainer, tmp_path / "run")
     assert losses(tmp_path / "run")[-1] < 0.4
     assert sum(losses(tmp_path / "run", "rewards/accuracies")[-5:]) == 5
@@ -161,7 +160,7 @@ def test_it_learns_what_is_preferred(recipe, tmp_path):
 
 
 def test_evaluation_covers_every_comparison_held_out(recipe):
-    trainer = recipe(batch_size=3).build()  # 4 held out: one full batch and a part of one
+    trainer = build_trainer(recipe(batch_size=3))  # 4 held out: one full batch and a part of one
     collected(trainer)
     reference = [by_hand(trainer.policy, pair) for pair in trainer.data.held_out]
     stir(trainer.policy)
@@ -175,7 +174,7 @@ def test_evaluation_covers_every_comparison_held_out(recipe):
 
 def test_another_model_as_reference_leaves_after_it_was_asked(recipe, saved):
     policy, other = saved(), saved("other", seed=1, dim=32)
-    trainer = recipe({"init": str(policy), "reference": str(other)}).build()
+    trainer = build_trainer(recipe({"init": str(policy), "reference": str(other)}))
     assert trainer.models.keys() == {"policy", "reference"}
     data = collected(trainer)
     assert trainer.models.keys() == {"policy"}
@@ -208,7 +207,7 @@ def test_in_python_with_any_order_of_records():
 
 
 def test_an_epoch_visits_every_comparison_once(recipe):
-    trainer = recipe(batch_size=3).build()
+    trainer = build_trainer(recipe(batch_size=3))
     first, second = (
         [n for s in steps for n in trainer.batch(s)["number"].tolist()] for steps in (range(4), range(4, 8))
     )
@@ -234,12 +233,12 @@ def test_a_bad_comparison_is_named(recipe, comparisons, fields, error, message):
     spoilt(comparisons, chosen="yes", rejected="no, it is not")
     spoilt(comparisons, **fields)
     with pytest.raises(error, match=message):
-        recipe().build()
+        build_trainer(recipe())
 
 
 def test_characters_the_tokenizer_does_not_know_are_named(recipe, saved, comparisons):
     with pytest.raises(DataError, match=r"line 1 of .*: character '\?'"):
-        recipe({"init": str(saved(characters="abcdeginosty, "))}).build()
+        build_trainer(recipe({"init": str(saved(characters="abcdeginosty, "))}))
 
 
 def test_references_with_other_tokens_are_refused(recipe, saved):
@@ -251,27 +250,27 @@ def test_references_with_other_tokens_are_refused(recipe, saved):
     }
     for name, (options, message) in cases.items():
         with pytest.raises(ConfigError, match=rf"model\.reference: must have the policy's tokens, but .*{message}"):
-            recipe({"init": init, "reference": str(saved(name, **options))}).build()
+            build_trainer(recipe({"init": init, "reference": str(saved(name, **options))}))
     with pytest.raises(CheckpointError, match=r"\b15\b.*\b9\b"):
-        recipe({"init": str(saved("narrow", characters="?abcdeginosty, ", vocab_size=9))}).build()
+        build_trainer(recipe({"init": str(saved("narrow", characters="?abcdeginosty, ", vocab_size=9))}))
 
 
 def test_a_run_does_not_go_on_with_other_comparisons(recipe, comparisons, tmp_path):
     plan = recipe()
-    fit(plan.build(), tmp_path / "run", stop_at=2)
+    fit(build_trainer(plan), tmp_path / "run", stop_at=2)
     spoilt(comparisons, chosen="perhaps")
     with pytest.raises(CheckpointError, match="the data are not those that the run began with"):
-        fit(plan.build(), tmp_path / "run", resume=True)
+        fit(build_trainer(plan), tmp_path / "run", resume=True)
 
 
 def test_a_run_keeps_its_reference_or_goes_without_one_to_the_end(recipe, tmp_path):
-    fit(recipe().build(), tmp_path / "run", stop_at=2)
+    fit(build_trainer(recipe()), tmp_path / "run", stop_at=2)
     with pytest.raises(CheckpointError, match=r"trainer\.reference_free must stay False"):
-        fit(recipe(reference_free=True).build(), tmp_path / "run", resume=True)
+        fit(build_trainer(recipe(reference_free=True)), tmp_path / "run", resume=True)
 
 
 def test_a_reference_without_finite_probabilities_is_refused_with_the_comparison(recipe):
-    trainer = recipe().build()
+    trainer = build_trainer(recipe())
     with torch.no_grad():
         trainer.policy.head.weight[ord("y")] = math.nan
     with pytest.raises(TrainingError, match=r"line 1 of .*: the reference must give both texts a probability"):
@@ -308,6 +307,6 @@ def test_the_paper_s_optimizer_is_in_the_recipe():
 
 
 def test_only_causal_language_models_are_trained(recipe):
-    trainer = recipe().build()
+    trainer = build_trainer(recipe())
     with pytest.raises(ContractError, match="needs a CausalLM as its policy, got a Linear"):
         DPOTrainer(trainer.config, {"policy": torch.nn.Linear(1, 1)}, trainer.data)

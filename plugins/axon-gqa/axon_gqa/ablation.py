@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from axon_core.scope import Scope
+from axon_core.interfaces import Scope
 from axon_gqa.attention import GroupedQueryAttention
 from axon_gqa.conversion import Pool, mean_pool
 

@@ -9,14 +9,9 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from axon_core import NORMS
-from axon_core.attend import QKV, attend
-from axon_core.cache import LayerCache, State
-from axon_core.config import Spec
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.model import part
-from axon_core.interfaces.rotary_embedding import RotaryEmbedding
-from axon_core.linear import Linear
-from axon_core.scope import Scope
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.nn import QKV, Linear, attend
+from axon_core.registry import Spec, part
 
 _MOST = 65_536  # most heads that an attention may have
 

@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 import tomli_w
 
-from axon_core.interfaces.model import CausalLM
-from axon_core.recipe import Recipe
-from axon_core.run import RunFolder
-from axon_core.saved import reading
-from axon_core.storage import claimed_folder, whole_folder
-from axon_core.tokenizer import Tokenizer
+from axon_core.checkpoint import claimed_folder, whole_folder
+from axon_core.interfaces import CausalLM
+from axon_core.text import Tokenizer
+from axon_core.training import Recipe, RunFolder, reading
 from axon_gqa.conversion import convert_model
 from axon_gqa.uptraining import uptraining
 

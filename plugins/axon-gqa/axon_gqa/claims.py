@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from axon_core.cache import Cache
-from axon_core.claims import Outcome
-from axon_core.scope import Scope
+from axon_core.interfaces import Cache, Scope
+from axon_core.papers import Outcome
 from axon_gqa import timing
 from axon_gqa.ablation import CONVERSIONS, HEADS, STEPS, evaluate, pretrained, train
 from axon_gqa.attention import GroupedQueryAttention, MultiQueryAttention

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from axon_core.cli.options import device_option, tell_device
-from axon_core.cli.output import echo, json_option, print_json
-from axon_core.json_text import to_json
+from axon_core import to_json
+from axon_core.cli import device_option, echo, json_option, print_json, tell_device
 from axon_gqa.checkpoint import convert_checkpoint
 from axon_gqa.uptraining import SHARE
 

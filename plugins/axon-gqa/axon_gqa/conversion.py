@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from axon_core.attend import QKV
-from axon_core.config import Spec, validate
-from axon_core.errors import UsageError
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.model import Model
-from axon_core.weights import weightless
+from axon_core import UsageError, validate
+from axon_core.checkpoint import weightless
+from axon_core.interfaces import Attention, Model
+from axon_core.nn import QKV
+from axon_core.registry import Spec
 from axon_gqa.attention import GroupedQueryAttention
 
 L = TypeVar("L", bound=Model)

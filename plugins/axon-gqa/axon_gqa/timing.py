@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from axon_core.cache import Cache
+from axon_core.interfaces import Cache
 from axon_gqa.attention import GroupedQueryAttention
 
 ROWS, TOKENS = 8, 4096

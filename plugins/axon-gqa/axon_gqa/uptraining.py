@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from axon_core.config import validate
-from axon_core.recipe import Recipe
-from axon_core.registry import TRAINERS
+from axon_core import validate
+from axon_core.training import TRAINERS, Recipe
 
 SHARE = 0.05
 """The share α of the original steps that a converted model is trained further (arXiv 2305.13245, Section 3.1)."""

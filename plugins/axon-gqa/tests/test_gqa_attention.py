@@ -7,13 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, Norm
-from axon_core.cache import Cache
-from axon_core.config import validate
-from axon_core.errors import ConfigError
-from axon_core.scope import Scope
-from axon_core.testing import conformance
-from axon_core.testing.modules import PlainRotary
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ConfigError, Norm, validate
+from axon_core.interfaces import Cache, Scope
+from axon_core.testing import PlainRotary, conformance
 from axon_gqa import GroupedQueryAttention, MultiQueryAttention
 
 test_conformance = conformance("axon-gqa")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from axon_core.claims import check
-from axon_core.paper import card
+from axon_core.papers import check, find_card
 from axon_gqa import claims, timing
 
-PAPER = card("gqa").paper
+PAPER = find_card("gqa").paper
 
 
 @pytest.mark.parametrize("claim", [c for c in PAPER.claim if c.scale == "exact"], ids=lambda c: c.id)

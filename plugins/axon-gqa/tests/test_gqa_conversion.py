@@ -10,11 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from axon_core import ATTENTIONS, MODELS
-from axon_core.errors import UsageError
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.model import CausalLM, Model
-from axon_core.scope import Scope
+from axon_core import ATTENTIONS, MODELS, UsageError
+from axon_core.interfaces import Attention, CausalLM, Model, Scope
 from axon_gqa import convert_attention, convert_model, mean_pool
 from axon_gqa.ablation import first_head, random_heads
 

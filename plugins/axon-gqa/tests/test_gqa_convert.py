@@ -15,11 +15,9 @@ from torch import Tensor
 
 from axon_core import ATTENTIONS, MODELS
 from axon_core.cli import main
-from axon_core.data import TextData
-from axon_core.interfaces.model import CausalLM
-from axon_core.loop import fit
-from axon_core.recipe import Recipe
-from axon_core.tokenizer import SentencePieceTokenizer, Tokenizer
+from axon_core.interfaces import CausalLM
+from axon_core.text import SentencePieceTokenizer, TextData, Tokenizer
+from axon_core.training import Recipe, build_trainer, fit
 from axon_gqa import convert_model
 from axon_gqa.uptraining import uptraining
 
@@ -91,7 +89,7 @@ def test_convert_uptrain_generate(run: str, capsys) -> None:
 
     command = suggested(output)
     assert command == ["train", "run-gqa2/xllama-tiny-gqa2.toml"]
-    start = Recipe.load(command[1]).build()
+    start = build_trainer(Recipe.load(command[1]))
     assert all(torch.equal(start.models["model"].state_dict()[name], value) for name, value in bits("run-gqa2").items())
     assert main([*command, "--out", "uptrained"]) == 0
     assert "finished after step 2," in capsys.readouterr().out  # 5 % of 40

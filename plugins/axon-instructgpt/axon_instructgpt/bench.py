@@ -11,13 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from axon_core.interfaces.model import CausalLM
-from axon_core.prompts import Prompt
-from axon_core.randomness import Key
-from axon_core.records import Ranking, line_names
-from axon_core.responses import ended
-from axon_core.scoring import Scorer, scored
-from axon_core.tokenizer import Tokenizer
+from axon_core import Key
+from axon_core.alignment import Scorer, ended, scored
+from axon_core.interfaces import CausalLM
+from axon_core.text import Prompt, Ranking, Tokenizer, line_names
 from axon_instructgpt.frontier import win_rate
 from axon_instructgpt.responses import every_response, logprobs, sampled, texts
 

@@ -9,15 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from axon_core.claims import Outcome
-from axon_core.data import read_text
-from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import token_logprobs
-from axon_core.loop import evaluate, fit
-from axon_core.randomness import Key, forked
-from axon_core.recipe import Recipe
-from axon_core.roles import role
-from axon_core.tokenizer import ByteTokenizer
+from axon_core import Key, forked
+from axon_core.alignment import role, token_logprobs
+from axon_core.interfaces import CausalLM
+from axon_core.papers import Outcome
+from axon_core.text import ByteTokenizer, read_text
+from axon_core.training import Recipe, build_trainer, evaluate, fit
 from axon_instructgpt.ranking import ranking_loss
 from axon_instructgpt.reward_model import RewardModel
 
@@ -145,7 +142,7 @@ def _trained(seed: int, gamma: float | None) -> _Run:
         },
         "data": {"prompts": [word for word in text[:4000].split() if len(word) <= 15][:200], "held_out": 0.32},
     }
-    trainer = Recipe.of(tables, "ptx", "the claim ptx").build()
+    trainer = build_trainer(Recipe.of(tables, "ptx", "the claim ptx"))
     policy = role(trainer.models, "policy", CausalLM, "ppo")
     tokens = torch.tensor(ByteTokenizer().encode(text[-20_000:]))
     windows = tokens.unfold(0, 25, 24)

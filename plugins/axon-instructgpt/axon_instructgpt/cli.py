@@ -8,10 +8,9 @@ from pathlib import Path
 
 import click
 
-from axon_core.cli.options import log_option, training_device_option
-from axon_core.cli.output import echo
-from axon_core.errors import AxonError, Interrupted
-from axon_core.run import RunFolder
+from axon_core import AxonError, Interrupted
+from axon_core.cli import echo, log_option, training_device_option
+from axon_core.training import RunFolder
 from axon_instructgpt.pipeline import Pipeline, align
 
 

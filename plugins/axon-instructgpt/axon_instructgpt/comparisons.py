@@ -11,16 +11,12 @@ from jaxtyping import Float, Int
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from axon_core.config import Count, Spec, at
-from axon_core.errors import DataError
-from axon_core.interfaces.model import CausalLM
-from axon_core.json_text import to_json
-from axon_core.manifest import new_folder
-from axon_core.randomness import Key
-from axon_core.registry import registry_of
-from axon_core.responses import ended
-from axon_core.saved import load, place
-from axon_core.scoring import scored
+from axon_core import Count, DataError, Key, at, to_json
+from axon_core.alignment import ended, scored
+from axon_core.checkpoint import new_folder
+from axon_core.interfaces import CausalLM
+from axon_core.registry import Spec, registry_of
+from axon_core.training import load, place
 from axon_instructgpt.excerpts import write_lines
 from axon_instructgpt.responses import asked, sampled, texts
 from axon_instructgpt.stage import Computing

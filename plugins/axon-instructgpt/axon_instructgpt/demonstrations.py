@@ -9,15 +9,20 @@ from typing import Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field
 
-from axon_core import config
-from axon_core.chat_template import ChatTemplate
-from axon_core.config import Spec, at
-from axon_core.digests import digest
-from axon_core.errors import AxonError, ContextError, DataError
-from axon_core.likelihood import encode_completion
-from axon_core.records import Completion, Dialogue, line_names, read_json_lines, read_records
-from axon_core.registry import CHAT_TEMPLATES
-from axon_core.tokenizer import Tokenizer
+from axon_core import AxonError, ContextError, DataError, at, config
+from axon_core.alignment import encode_completion
+from axon_core.checkpoint import digest
+from axon_core.registry import Spec
+from axon_core.text import (
+    CHAT_TEMPLATES,
+    ChatTemplate,
+    Completion,
+    Dialogue,
+    Tokenizer,
+    line_names,
+    read_json_lines,
+    read_records,
+)
 from axon_instructgpt.template import answers
 
 __all__ = ["DemonstrationConfig", "Demonstrations", "Example", "read_demonstrations", "split"]

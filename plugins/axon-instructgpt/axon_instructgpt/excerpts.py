@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 from pydantic import Field, PositiveInt
 
-from axon_core.data import read_text
-from axon_core.errors import DataError
-from axon_core.json_text import to_json
-from axon_core.manifest import new_folder
-from axon_core.randomness import Key
+from axon_core import DataError, Key, to_json
+from axon_core.checkpoint import new_folder
+from axon_core.text import read_text
 from axon_instructgpt.stage import Stage
 
 __all__ = ["Excerpts", "write_lines"]

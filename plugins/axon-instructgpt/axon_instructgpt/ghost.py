@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from axon_core.config import validate
-from axon_core.errors import DataError, UsageError
-from axon_core.records import Dialogue, Message
+from axon_core import DataError, UsageError, validate
+from axon_core.text import Dialogue, Message
 
 __all__ = ["ghost_demonstration", "instructed"]
 

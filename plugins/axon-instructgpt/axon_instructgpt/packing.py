@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from axon_core.tokenizer import PAD
+from axon_core.text import PAD
 
 __all__ = ["collate", "pack"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from axon_core.printable import in_markdown, printable
+from axon_core import in_markdown, printable
 
 __all__ = ["draw", "page"]
 

@@ -23,16 +23,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-from axon_core.config import Spec, at
-from axon_core.devices import describe_device
-from axon_core.documents import parse_json, parse_toml
-from axon_core.errors import CheckpointError, ConfigError, UsageError
-from axon_core.json_text import to_json
-from axon_core.locks import Lock, lock_folder
-from axon_core.manifest import check_folder
-from axon_core.paper import recipe
-from axon_core.recipe import override
-from axon_core.storage import is_occupied, sweep, write_text, writing
+from axon_core import CheckpointError, ConfigError, UsageError, at, parse_json, parse_toml, to_json
+from axon_core.checkpoint import Lock, check_folder, is_occupied, lock_folder, sweep, write_text, writing
+from axon_core.papers import find_recipe
+from axon_core.registry import Spec
+from axon_core.training import describe_device, override
 from axon_instructgpt.stage import STAGES, Stage
 
 __all__ = ["Pipeline", "align"]
@@ -72,7 +67,7 @@ class Pipeline:
         """
         path = Path(name)
         if path.suffix != ".toml" and not path.is_file():
-            path = recipe(name).path
+            path = find_recipe(name).path
         try:
             tables = override(parse_toml(path.read_text(encoding="utf-8-sig")), overrides)
         except OSError as error:

@@ -8,15 +8,11 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from axon_core import config
-from axon_core.config import Count
-from axon_core.data import Windows, read_text
-from axon_core.digests import digest
-from axon_core.errors import ContextError
-from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import token_logprobs
-from axon_core.randomness import Key
-from axon_core.tokenizer import Tokenizer
+from axon_core import ContextError, Count, Key, config
+from axon_core.alignment import token_logprobs
+from axon_core.checkpoint import digest
+from axon_core.interfaces import CausalLM
+from axon_core.text import Tokenizer, Windows, read_text
 
 __all__ = ["Pretraining"]
 

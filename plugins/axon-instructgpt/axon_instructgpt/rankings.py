@@ -11,13 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from axon_core import config
-from axon_core.config import Spec
-from axon_core.digests import digest
-from axon_core.errors import DataError
-from axon_core.likelihood import Sequences, encode_completion
-from axon_core.records import Comparison, Completion, Ranking, line_names, read_json_lines, read_records
-from axon_core.tokenizer import PAD, Tokenizer
+from axon_core import DataError, config
+from axon_core.alignment import Sequences, encode_completion
+from axon_core.checkpoint import digest
+from axon_core.registry import Spec
+from axon_core.text import PAD, Comparison, Completion, Ranking, Tokenizer, line_names, read_json_lines, read_records
 from axon_instructgpt.demonstrations import split
 
 __all__ = ["Ranked", "RankedConfig", "RankedData", "collate_ranked", "read_rankings"]

@@ -9,20 +9,12 @@ from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from axon_core.config import Count, Spec, at
-from axon_core.documents import parse_json
-from axon_core.errors import CheckpointError, DataError, UsageError
-from axon_core.interfaces.model import CausalLM
-from axon_core.json_text import to_json
-from axon_core.manifest import new_folder
-from axon_core.paths import expanded
-from axon_core.prompts import check_room
-from axon_core.randomness import Key
-from axon_core.records import Ranking, read_records
-from axon_core.registry import registry_of
-from axon_core.run import RunFolder
-from axon_core.saved import load, model_folder, place, tokenizer_difference
-from axon_core.tokenizer import Tokenizer
+from axon_core import CheckpointError, Count, DataError, Key, UsageError, at, expanded, parse_json, to_json
+from axon_core.checkpoint import new_folder
+from axon_core.interfaces import CausalLM
+from axon_core.registry import Spec, registry_of
+from axon_core.text import Ranking, Tokenizer, check_room, read_records
+from axon_core.training import RunFolder, load, model_folder, place, tokenizer_difference
 from axon_instructgpt.bench import Bench
 from axon_instructgpt.frontier import best_of_n, optimum
 from axon_instructgpt.page import draw, page

@@ -9,13 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import Sequences, completion_logprobs
-from axon_core.prompts import Prompt, check_room, encode_prompts
-from axon_core.randomness import Key
-from axon_core.records import read_prompts
-from axon_core.responses import respond, response_text
-from axon_core.tokenizer import Tokenizer
+from axon_core import Key
+from axon_core.alignment import Sequences, completion_logprobs, respond, response_text
+from axon_core.interfaces import CausalLM
+from axon_core.text import Prompt, Tokenizer, check_room, encode_prompts, read_prompts
 
 __all__ = ["asked", "every_response", "logprobs", "sampled", "texts"]
 

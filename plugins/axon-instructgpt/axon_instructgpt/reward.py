@@ -11,18 +11,12 @@ from jaxtyping import Bool, Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core.config import at, validate
-from axon_core.decoding import evaluating
-from axon_core.errors import ContractError
-from axon_core.evaluating import coverage, spread, tracked
-from axon_core.interfaces.model import CausalLM
-from axon_core.interfaces.trainer import Trainer
-from axon_core.likelihood import Sequences
-from axon_core.order import Order
-from axon_core.randomness import Key, forked
-from axon_core.recipe import Recipe
-from axon_core.records import Comparison, Completion, read_records
-from axon_core.roles import role
+from axon_core import ContractError, Key, at, forked, validate
+from axon_core.alignment import Sequences, role
+from axon_core.generation import evaluating
+from axon_core.interfaces import CausalLM
+from axon_core.text import Comparison, Completion, Order, read_records
+from axon_core.training import Recipe, Trainer, coverage, spread, tracked
 from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
 from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked, read_rankings
 from axon_instructgpt.reward_model import RewardModel

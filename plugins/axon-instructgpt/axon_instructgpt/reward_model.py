@@ -9,11 +9,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core import MODELS
-from axon_core.config import Spec
-from axon_core.errors import ContractError
-from axon_core.interfaces.model import CausalLM, Model, part
-from axon_core.registry import key_of
+from axon_core import MODELS, ContractError
+from axon_core.interfaces import CausalLM, Model
+from axon_core.registry import Spec, key_of, part
 
 __all__ = ["RewardModel"]
 

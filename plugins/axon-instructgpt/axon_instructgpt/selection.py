@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core.errors import DataError, TrainingError
-from axon_core.records import Completion
+from axon_core import DataError, TrainingError
+from axon_core.text import Completion
 
 __all__ = ["best_of", "best_of_n_kl", "rejection_sampled"]
 

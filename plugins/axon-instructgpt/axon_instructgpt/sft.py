@@ -10,18 +10,12 @@ from typing import Self
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core.config import at, validate
-from axon_core.evaluating import coverage, spread, tracked
+from axon_core import Key, at, validate
+from axon_core.alignment import role, token_logprobs
 from axon_core.generation import sample_text
-from axon_core.interfaces.model import CausalLM
-from axon_core.interfaces.trainer import Trainer
-from axon_core.likelihood import token_logprobs
-from axon_core.order import Order
-from axon_core.randomness import Key
-from axon_core.recipe import Recipe
-from axon_core.records import Completion
-from axon_core.registry import CHAT_TEMPLATES
-from axon_core.roles import role
+from axon_core.interfaces import CausalLM
+from axon_core.text import CHAT_TEMPLATES, Completion, Order
+from axon_core.training import Recipe, Trainer, coverage, spread, tracked
 from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example, read_demonstrations
 from axon_instructgpt.packing import collate, pack
 from axon_instructgpt.start import begin, check

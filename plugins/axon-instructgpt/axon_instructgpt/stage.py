@@ -8,13 +8,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from axon_core import TRAINERS, config
-from axon_core.config import Spec, at, validate
-from axon_core.devices import AUTO, choose_device
-from axon_core.loop import fit
-from axon_core.recipe import Recipe
-from axon_core.registry import Registry
-from axon_core.run import RunFolder
+from axon_core import TRAINERS, at, config, validate
+from axon_core.registry import Registry, Spec
+from axon_core.training import AUTO, Recipe, RunFolder, build_trainer, choose_device, fit
 
 __all__ = ["STAGES", "Computing", "Stage", "Training"]
 
@@ -94,7 +90,7 @@ class Training(Stage):
         if (out / "run.json").exists():
             checkpoint = RunFolder.open(out).checkpoints.find()
             saved = checkpoint and checkpoint / "model"
-        fit(recipe.build(saved), out, resume=True, recipe={"name": recipe.name, **recipe.tables})
+        fit(build_trainer(recipe, saved), out, resume=True, recipe={"name": recipe.name, **recipe.tables})
 
     def _recipe(self, name: str) -> Recipe:
         return Recipe.of(self.config.model_dump(mode="json"), name, f"stage {name}")

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from axon_core import MODELS
-from axon_core.config import Spec, at, validate
-from axon_core.interfaces.model import Model
-from axon_core.randomness import Key, forked
-from axon_core.saved import Saved, load
-from axon_core.tokenizer import ByteTokenizer, Tokenizer, train_tokenizer
+from axon_core import MODELS, Key, at, forked, validate
+from axon_core.interfaces import Model
+from axon_core.registry import Spec
+from axon_core.text import ByteTokenizer, Tokenizer, train_tokenizer
+from axon_core.training import Saved, load
 
 __all__ = ["begin", "check"]
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axon_core import config
-from axon_core.chat_template import ChatTemplate
-from axon_core.errors import UsageError
-from axon_core.likelihood import encode_completion
-from axon_core.records import Message
-from axon_core.tokenizer import Tokenizer
+from axon_core import UsageError, config
+from axon_core.alignment import encode_completion
+from axon_core.text import ChatTemplate, Message, Tokenizer
 
 _NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}
 

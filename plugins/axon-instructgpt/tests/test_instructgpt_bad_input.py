@@ -6,11 +6,10 @@ import math
 import pytest
 import torch
 
-from axon_core import MODELS
+from axon_core import MODELS, Config
 from axon_core.cli import main
-from axon_core.config import Config
 from axon_core.registry import registry_of
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer
+from axon_core.text import ByteTokenizer, CharTokenizer
 from axon_instructgpt import RewardModel
 
 LETTERS = "abcdefgh"

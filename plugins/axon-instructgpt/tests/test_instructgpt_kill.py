@@ -31,8 +31,8 @@ import torch
 torch.set_num_threads(1)
 sys.modules["matplotlib.figure"] = None  # pictures take most of the time, and hold no result
 from axon_core.cli import main
-from axon_core.loop import Fit
-from axon_core.run import RunFolder
+from axon_core.training.loop import Fit
+from axon_core.training.run_folder import RunFolder
 from axon_instructgpt import comparisons, excerpts, pipeline, report
 from axon_instructgpt.pipeline import _Record
 from axon_ppo import PPOTrainer, rollout

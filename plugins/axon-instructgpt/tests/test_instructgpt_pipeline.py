@@ -8,12 +8,10 @@ import shutil
 
 import pytest
 
+from axon_core import CheckpointError, ConfigError, DataError, UnknownKey, UsageError, validate
 from axon_core.cli import main
-from axon_core.config import validate
-from axon_core.errors import CheckpointError, ConfigError, DataError, UnknownKey, UsageError
-from axon_core.loop import Fit
-from axon_core.paper import recipe
-from axon_core.recipe import Recipe
+from axon_core.papers import find_recipe
+from axon_core.training import Fit, Recipe
 from axon_instructgpt import STAGES, Pipeline, align
 from axon_instructgpt import report as module
 from axon_instructgpt.excerpts import Excerpts
@@ -62,7 +60,7 @@ def test_a_half_stage_goes_on_and_ends_with_the_same_bits(tiny, tmp_path, monkey
 
 
 def test_every_training_is_a_run_folder_with_a_recipe(tiny):
-    from axon_core.run import RunFolder
+    from axon_core.training import RunFolder
 
     for name in ("pretrain", "reward", "ppo"):
         found = RunFolder.open(tiny / "out" / name)
@@ -199,7 +197,7 @@ def test_the_command(tiny, done, tmp_path, capsys):
 
 def test_the_recipe_align_tiny_is_a_pipeline():
     pipeline = Pipeline.load("align-tiny")
-    assert [*pipeline.stages][-1] == "report" and recipe("align-tiny").summary
+    assert [*pipeline.stages][-1] == "report" and find_recipe("align-tiny").summary
     assert {"training", "excerpts", "comparisons", "report"} <= {*STAGES}
 
 
@@ -209,7 +207,7 @@ def test_excerpts_begin_with_words_and_never_share_a_prompt(tmp_path):
         name: [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
         for name in ("train", "held_out")
     }
-    from axon_core.data import read_text
+    from axon_core.text import read_text
 
     text = read_text()
     for name, part in (("train", text[: int(0.9 * len(text))]), ("held_out", text[int(0.9 * len(text)) :])):

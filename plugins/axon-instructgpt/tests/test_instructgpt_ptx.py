@@ -3,13 +3,10 @@
 import pytest
 import torch
 
-from axon_core import MODELS
-from axon_core.data import Windows
-from axon_core.errors import ConfigError, ContextError
-from axon_core.randomness import Key
-from axon_core.recipe import Recipe
+from axon_core import MODELS, ConfigError, ContextError, Key
 from axon_core.registry import registry_of
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.text import ByteTokenizer, Windows
+from axon_core.training import Recipe, build_trainer
 from axon_instructgpt import Pretraining
 
 LLAMA = {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 12}
@@ -79,8 +76,8 @@ def gradients(trainer, step=0):
 
 
 def test_the_gradient_of_a_step_is_ppos_plus_gamma_times_that_of_pre_training():
-    plain, _ = gradients(recipe().build())
-    both, batch = gradients(trainer := recipe(gamma=3.0, per_response=2).build())
+    plain, _ = gradients(build_trainer(recipe()))
+    both, batch = gradients(trainer := build_trainer(recipe(gamma=3.0, per_response=2)))
     tokens = batch["auxiliary/tokens"].flatten(0, 1)
     assert len(tokens) == 4  # a mini-batch of two responses
     trainer.policy.zero_grad()
@@ -92,8 +89,8 @@ def test_the_gradient_of_a_step_is_ppos_plus_gamma_times_that_of_pre_training():
 
 
 def test_without_weight_nothing_changes():
-    plain, _ = gradients(recipe().build())
-    none, _ = gradients(recipe(gamma=0.0).build())
+    plain, _ = gradients(build_trainer(recipe()))
+    none, _ = gradients(build_trainer(recipe(gamma=0.0)))
     torch.testing.assert_close(none, plain, rtol=0, atol=1e-8)
 
 
@@ -101,4 +98,4 @@ def test_bad_options_are_refused():
     with pytest.raises(ContextError, match="13"):
         make(length=13)
     with pytest.raises(ConfigError, match=r"model\.auxiliary.*gamma"):
-        recipe(gamma=-1.0).build()
+        build_trainer(recipe(gamma=-1.0))

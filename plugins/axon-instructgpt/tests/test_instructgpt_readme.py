@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.text import ByteTokenizer
 from axon_instructgpt import Pipeline, align
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from axon_core.data import read_text
-from axon_core.errors import UsageError
+from axon_core import UsageError
+from axon_core.text import read_text
 from axon_instructgpt import Pipeline
 from axon_instructgpt.bench import _ENUMERABLE
 

@@ -6,9 +6,8 @@ import statistics
 import pytest
 import torch
 
-from axon_core.config import validate
-from axon_core.errors import CheckpointError, ContextError, DataError, UsageError
-from axon_core.tokenizer import ByteTokenizer, Tokenizer
+from axon_core import CheckpointError, ContextError, DataError, UsageError, validate
+from axon_core.text import ByteTokenizer, Tokenizer
 from axon_instructgpt import STAGES, Pipeline, bench
 from axon_instructgpt.bench import _over_prompts
 from axon_instructgpt.frontier import win_rate

@@ -6,10 +6,8 @@ from itertools import product
 import pytest
 import torch
 
-from axon_core.config import validate
-from axon_core.errors import ContextError, DataError
-from axon_core.prompts import Prompt
-from axon_core.tokenizer import ByteTokenizer, Tokenizer, train_tokenizer
+from axon_core import ContextError, DataError, validate
+from axon_core.text import ByteTokenizer, Prompt, Tokenizer, train_tokenizer
 from axon_instructgpt.comparisons import Comparisons
 from axon_instructgpt.report import Report
 from axon_instructgpt.responses import asked, every_response, sampled
@@ -32,7 +30,7 @@ def test_all_responses_are_enumerated_and_sampled_as_often_as_they_are_likely(eo
     responses, probabilities = every_response(model, prompt, tokenizer, 3)
     assert len(responses) == number
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-6)
-    from axon_core.randomness import Key
+    from axon_core import Key
 
     (drawn,) = sampled(model, [prompt], tokenizer, n=4000, response_tokens=3, key=Key((0,)), rows=1000)
     assert all(response in responses for response in drawn)

@@ -7,13 +7,11 @@ from itertools import combinations
 import pytest
 import torch
 
-from axon_core import MODELS, fit
-from axon_core.errors import AxonError, CheckpointError, ContextError, DataError
-from axon_core.interfaces.model import Model
-from axon_core.likelihood import Sequences, encode_completion
-from axon_core.loop import evaluate
-from axon_core.recipe import Recipe
+from axon_core import MODELS, AxonError, CheckpointError, ContextError, DataError, fit
+from axon_core.alignment import Sequences, encode_completion
+from axon_core.interfaces import Model
 from axon_core.registry import registry_of
+from axon_core.training import Recipe, build_trainer, evaluate
 from axon_instructgpt import RewardModel, RewardTrainer, ranking_loss
 from axon_instructgpt.ranking import LARGE_MARGINS, SMALL_MARGINS
 
@@ -47,7 +45,7 @@ def trainer(tmp_path):
             "trainer": {"type": "reward", "batch_size": 4, **options},
             "data": {"path": str(path), **(data or {})},
         }
-        return Recipe.of(tables, "r", "recipe").build(saved)
+        return build_trainer(Recipe.of(tables, "r", "recipe"), saved)
 
     return make
 
@@ -219,7 +217,7 @@ def test_it_starts_from_a_language_model(trainer, tmp_path):
     records = tmp_path / "sft.jsonl"
     records.write_text('{"prompt": "a", "completion": "b"}\n' * 4)
     tables = {"model": LLAMA, "trainer": {"type": "sft", "steps": 2, "batch_size": 1}, "data": {"path": str(records)}}
-    sft = Recipe.of(tables, "sft", "recipe").build()
+    sft = build_trainer(Recipe.of(tables, "sft", "recipe"))
     fit(sft, tmp_path / "sft")
     made = trainer(model={"init": str(tmp_path / "sft")})
     for name, tensor in sft.model.state_dict().items():

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axon_core.errors import ConfigError, DataError, TrainingError, UsageError
-from axon_core.records import Message
+from axon_core import ConfigError, DataError, TrainingError, UsageError
+from axon_core.text import Message
 from axon_instructgpt import best_of, best_of_n_kl, ghost_demonstration, instructed, rejection_sampled
 from axon_instructgpt.comparisons import bayes_accuracy, noisy_ranking
 from axon_instructgpt.frontier import best_of_n, optimum, win_rate

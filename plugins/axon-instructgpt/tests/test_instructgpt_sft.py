@@ -8,13 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_core import MODELS, fit
-from axon_core.errors import AxonError, ConfigError, ContextError, DataError, UsageError
-from axon_core.loop import evaluate
-from axon_core.recipe import Recipe
-from axon_core.records import Message
-from axon_core.registry import CHAT_TEMPLATES
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
+from axon_core import MODELS, AxonError, ConfigError, ContextError, DataError, UsageError, fit
+from axon_core.text import CHAT_TEMPLATES, ByteTokenizer, CharTokenizer, Message, SentencePieceTokenizer
+from axon_core.training import Recipe, build_trainer, evaluate
 from axon_instructgpt import SFTTrainer, pack
 from axon_instructgpt.packing import collate
 from axon_instructgpt.template import Plain, answers
@@ -45,7 +41,7 @@ def trainer(tmp_path):
             "trainer": {"type": "sft", "batch_size": 2, **options},
             "data": {"path": str(path), **(data or {})},
         }
-        return Recipe.of(tables, "r", "recipe").build(saved)
+        return build_trainer(Recipe.of(tables, "r", "recipe"), saved)
 
     return make
 

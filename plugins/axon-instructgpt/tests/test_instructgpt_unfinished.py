@@ -5,11 +5,9 @@ import json
 import pytest
 import torch
 
-from axon_core import MODELS, ByteTokenizer, fit
-from axon_core.config import validate
-from axon_core.recipe import Recipe
-from axon_core.records import Comparison, Ranking, read_records
-from axon_core.saved import load
+from axon_core import MODELS, ByteTokenizer, fit, validate
+from axon_core.text import Comparison, Ranking, read_records
+from axon_core.training import Recipe, build_trainer, load
 from axon_dpo import PreferenceData
 from axon_instructgpt import RewardModel
 from axon_instructgpt.comparisons import Comparisons
@@ -34,7 +32,7 @@ def folder(tmp_path_factory):
         "trainer": {"type": "sft", "steps": 80, "batch_size": 4, "optimizer": {"lr": 3e-2}},
         "data": {"path": str(folder / "lines.jsonl")},
     }
-    trainer = Recipe.of(tables, "sft", "a test").build()
+    trainer = build_trainer(Recipe.of(tables, "sft", "a test"))
     fit(trainer)
     policy = MODELS.build({**sizes, "context": PROMPT + LENGTH}, vocab_size=258)
     policy.load_state_dict(trainer.models["model"].state_dict())

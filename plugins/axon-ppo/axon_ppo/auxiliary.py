@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from axon_core.interfaces.model import CausalLM
+from axon_core.interfaces import CausalLM
 from axon_core.registry import Registry
 
 __all__ = ["AUXILIARY_LOSSES", "AuxiliaryLoss"]

@@ -12,11 +12,9 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from axon_core.config import Count
-from axon_core.interfaces.trainer import Trainer
-from axon_core.likelihood import token_entropies
-from axon_core.optim import AdamW, Optimizer
-from axon_core.randomness import Key
+from axon_core import Count, Key
+from axon_core.alignment import token_entropies
+from axon_core.training import AdamW, Optimizer, Trainer
 from axon_ppo.maths import clipped_surrogate, clipped_value_loss, k2
 
 __all__ = ["PPOBase"]

@@ -7,9 +7,8 @@ import statistics
 
 import torch
 
-from axon_core.claims import Outcome
-from axon_core.loop import evaluate, fit
-from axon_core.recipe import Recipe
+from axon_core.papers import Outcome
+from axon_core.training import Recipe, build_trainer, evaluate, fit
 from axon_ppo.maths import clipped_surrogate, gae
 
 _SEEDS = (0, 1, 2)
@@ -73,5 +72,5 @@ def clipping() -> Outcome:
 def _returns(seed: int, clip: str) -> tuple[float, float]:
     """Return what an episode earns before and after training."""
     overrides = (f"seed={seed}", f"clip_range={clip}", *_HARD)
-    trainer = Recipe.load("steering", [f"trainer.{override}" for override in overrides]).build()
+    trainer = build_trainer(Recipe.load("steering", [f"trainer.{override}" for override in overrides]))
     return evaluate(trainer)["return"], fit(trainer, progress=False).metrics["return"]

@@ -11,15 +11,12 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import MODELS, config
-from axon_core.config import Count, Spec, at, validate
-from axon_core.distributed import sum_numbers
-from axon_core.evaluating import tell
-from axon_core.interfaces.model import Model
-from axon_core.likelihood import token_logprobs
-from axon_core.randomness import Key, forked
-from axon_core.recipe import Recipe
-from axon_core.sampling import Sampling, choose
+from axon_core import MODELS, Count, Key, at, config, forked, validate
+from axon_core.alignment import token_logprobs
+from axon_core.generation import Sampling, choose
+from axon_core.interfaces import Model
+from axon_core.registry import Spec
+from axon_core.training import Recipe, sum_numbers, tell
 from axon_ppo.base import PPOBase
 from axon_ppo.environment import ENVIRONMENTS, Environment
 from axon_ppo.maths import gae, whiten

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core.errors import ConfigError, ContractError, UsageError
-from axon_core.suggest import install_line
+from axon_core import ConfigError, ContractError, UsageError
+from axon_core.registry import install_line
 from axon_ppo.environment import Environment, Transition
 from axon_ppo.spaces import action_range, encoder
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from axon_core.interfaces.model import Model
+from axon_core.interfaces import Model
 
 __all__ = ["Perceptron"]
 

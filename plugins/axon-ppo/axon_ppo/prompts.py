@@ -9,11 +9,9 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from axon_core import config
-from axon_core.config import Spec
-from axon_core.digests import digest
-from axon_core.prompts import Prompt, encode_prompts
-from axon_core.records import Text, read_prompts
-from axon_core.tokenizer import Tokenizer
+from axon_core.checkpoint import digest
+from axon_core.registry import Spec
+from axon_core.text import Prompt, Text, Tokenizer, encode_prompts, read_prompts
 
 __all__ = ["PromptConfig", "PromptData"]
 

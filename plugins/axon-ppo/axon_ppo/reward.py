@@ -11,11 +11,11 @@ from pydantic import field_validator
 from torch import nn
 
 from axon_core import config
-from axon_core.interfaces.model import Model
-from axon_core.likelihood import Sequences, encode_completion
+from axon_core.alignment import Sequences, encode_completion
+from axon_core.interfaces import Model
 from axon_core.registry import Registry
-from axon_core.saved import place
-from axon_core.tokenizer import Tokenizer
+from axon_core.text import Tokenizer
+from axon_core.training import place
 
 __all__ = ["REWARDS", "ModelReward", "Regex", "Reward"]
 
@@ -25,7 +25,7 @@ class Reward(Protocol):
     """What responses are worth: any callable of texts, whose class has a `Config` if it is registered.
 
     If it has an attribute `judges_ends` that is true, it is also given, as `finished`, which responses ended by
-    themselves (`axon_core.scoring.Scorer`).
+    themselves (`axon_core.alignment.rewards.Scorer`).
     """
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:

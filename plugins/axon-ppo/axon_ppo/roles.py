@@ -9,16 +9,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from axon_core import MODELS, config
-from axon_core.config import Spec, at, validate
-from axon_core.digests import digest
-from axon_core.errors import UsageError
-from axon_core.interfaces.model import CausalLM, Model
-from axon_core.prompts import check_room
-from axon_core.randomness import Key, forked
-from axon_core.recipe import Recipe
-from axon_core.saved import Saved, load, tokenizer_difference
-from axon_core.tokenizer import ByteTokenizer, Tokenizer, check_vocabulary, train_tokenizer
+from axon_core import MODELS, Key, UsageError, at, config, forked, validate
+from axon_core.checkpoint import check_vocabulary, digest
+from axon_core.interfaces import CausalLM, Model
+from axon_core.registry import Spec
+from axon_core.text import ByteTokenizer, Tokenizer, check_room, train_tokenizer
+from axon_core.training import Recipe, Saved, load, tokenizer_difference
 from axon_ppo.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
 from axon_ppo.prompts import PromptConfig, PromptData
 from axon_ppo.reward import REWARDS, ModelReward, Reward

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import Sequences, token_logprobs
+from axon_core.alignment import Sequences, token_logprobs
+from axon_core.interfaces import CausalLM
 from axon_ppo.maths import gae, whiten
 
 __all__ = ["action_logits", "action_values", "credited", "judged"]

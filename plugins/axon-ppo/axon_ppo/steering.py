@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core.config import Count
+from axon_core import Count
 from axon_ppo.environment import Environment, Transition
 
 __all__ = ["Steering"]

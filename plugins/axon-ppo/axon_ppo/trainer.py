@@ -10,22 +10,13 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from axon_core.config import Count, at, validate
-from axon_core.decoding import evaluating
-from axon_core.digests import digest
-from axon_core.distributed import sum_numbers
-from axon_core.errors import CheckpointError
-from axon_core.evaluating import coverage, spread, tracked
-from axon_core.interfaces.model import CausalLM
-from axon_core.likelihood import Sequences, token_logprobs
-from axon_core.order import Order
-from axon_core.prompts import Prompt
-from axon_core.randomness import Key
-from axon_core.recipe import Recipe
-from axon_core.responses import respond, response_text
-from axon_core.roles import role
-from axon_core.scoring import scored
-from axon_core.tokenizer import PAD
+from axon_core import CheckpointError, Count, Key, at, validate
+from axon_core.alignment import Sequences, respond, response_text, role, scored, token_logprobs
+from axon_core.checkpoint import digest
+from axon_core.generation import evaluating
+from axon_core.interfaces import CausalLM
+from axon_core.text import PAD, Order, Prompt
+from axon_core.training import Recipe, coverage, spread, sum_numbers, tracked
 from axon_ppo.auxiliary import AuxiliaryLoss
 from axon_ppo.base import PPOBase
 from axon_ppo.maths import adapted_coefficient, k1, k2, k3

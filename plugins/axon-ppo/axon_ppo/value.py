@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from axon_core.interfaces.model import CausalLM
+from axon_core.interfaces import CausalLM
 
 __all__ = ["ValueModel"]
 

@@ -11,9 +11,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))  # for the small models that several test modules share
 from small_models import llama, value_of, vowels
 
-from axon_core.cache import Cache
-from axon_core.interfaces.model import CausalLM
-from axon_core.tokenizer import CharTokenizer
+from axon_core.interfaces import Cache, CausalLM
+from axon_core.text import CharTokenizer
 from axon_ppo import PPOTrainer, PromptData, ValueModel
 
 

@@ -2,8 +2,7 @@
 
 import torch
 
-from axon_core import MODELS
-from axon_core.randomness import Key
+from axon_core import MODELS, Key
 from axon_ppo import ValueModel
 
 LLAMA = {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 12}

@@ -6,11 +6,8 @@ import sys
 import pytest
 import torch
 
-from axon_core import fit
-from axon_core.errors import ConfigError
-from axon_core.loop import evaluate
-from axon_core.randomness import Key
-from axon_core.recipe import Recipe
+from axon_core import ConfigError, Key, fit
+from axon_core.training import Recipe, build_trainer, evaluate
 from axon_ppo import ControlTrainer, Environment, Perceptron, Transition
 from axon_ppo.steering import Steering
 
@@ -119,7 +116,7 @@ def test_the_return_is_that_of_the_episodes_that_ended_in_the_step(length, ended
 
 
 def test_steering_is_learned_and_its_optimum_is_far_from_chance():
-    trainer = Recipe.load("steering").build()
+    trainer = build_trainer(Recipe.load("steering"))
     before = evaluate(trainer)["return"]
     result = fit(trainer)
     assert before < 40 < 44 < result.metrics["return"] < 50, (before, result.metrics)

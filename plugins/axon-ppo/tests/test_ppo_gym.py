@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from axon_core import fit
-from axon_core.errors import ConfigError, ContractError
-from axon_core.recipe import Recipe
+from axon_core import ConfigError, ContractError, fit
+from axon_core.training import Recipe, build_trainer
 
 gymnasium = pytest.importorskip("gymnasium")
 from gymnasium import spaces  # noqa: E402
@@ -69,7 +68,7 @@ def test_a_training_stays_within_the_space_and_finds_the_action_that_earns(made)
                     "optimizer": {"lr": 0.03}},
         "data": {"environment": {"type": "gymnasium", "id": made(spaces.Discrete(3, start=-1))}},
     }  # fmt: skip
-    assert fit(Recipe.of(tables, "start", "a test").build()).metrics["return"] == 8
+    assert fit(build_trainer(Recipe.of(tables, "start", "a test"))).metrics["return"] == 8
     assert set(Shown.sent) == {-1, 0, 1}
 
 

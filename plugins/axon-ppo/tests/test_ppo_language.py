@@ -12,11 +12,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))  # for the small models that several test modules share
 from small_models import collected, llama, value_of, vowels
 
-from axon_core import fit
-from axon_core.errors import CheckpointError
-from axon_core.likelihood import Sequences, token_entropies
-from axon_core.randomness import Key
-from axon_core.responses import Response, respond
+from axon_core import CheckpointError, Key, fit
+from axon_core.alignment import Response, Sequences, respond, token_entropies
 from axon_ppo import base
 from axon_ppo import trainer as module
 from axon_ppo.rollout import action_logits

@@ -11,10 +11,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for the small models that several test modules share
 from small_models import collected, llama, value_of, vowels
 
-from axon_core import ByteTokenizer, fit
-from axon_core.errors import CheckpointError, ConfigError, ContextError, DataError, TrainingError, UsageError
-from axon_core.loop import evaluate
-from axon_core.recipe import Recipe
+from axon_core import (
+    ByteTokenizer,
+    CheckpointError,
+    ConfigError,
+    ContextError,
+    DataError,
+    TrainingError,
+    UsageError,
+    fit,
+)
+from axon_core.training import Recipe, build_trainer, evaluate
 from axon_ppo import AUXILIARY_LOSSES, ModelReward, PPOTrainer, PromptData, ValueModel
 
 
@@ -38,7 +45,7 @@ def test_a_registered_auxiliary_loss_is_built_from_the_recipe():
     tables = copy.deepcopy(dict(PPOTrainer.examples[0]))
     tables["model"]["auxiliary"] = {"type": "nothing", "weight": 2.0}
     with AUXILIARY_LOSSES.override(nothing=Nothing):
-        trainer = Recipe.of(tables, "t", "a test").build()
+        trainer = build_trainer(Recipe.of(tables, "t", "a test"))
     assert trainer.auxiliary.given == (2.0, 258, 16, 0)
     assert "auxiliary/row" in collected(trainer)
 
@@ -52,7 +59,7 @@ def test_a_saved_policy_is_gone_on_from_and_is_the_reference(ragged, tmp_path):
         "trainer": {"type": "ppo", "batch_size": 4, "response_tokens": 3, "steps": 2},
         "data": {"prompts": ["ab", "cd", "e", "bb"], "held_out": 0.5},
     }
-    trainer = Recipe.of(tables, "t", "a test").build()
+    trainer = build_trainer(Recipe.of(tables, "t", "a test"))
     for model in (trainer.policy, trainer.reference):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), start.policy.parameters(), strict=True))
     fit(trainer, tmp_path / "run")
@@ -142,10 +149,10 @@ def test_prompts_that_cannot_be_used_are_named(letters, tmp_path):
         file.write_text(text)
         tables["data"] = {"path": str(file)}
         with pytest.raises((DataError, ContextError), match=message):
-            Recipe.of(tables, "t", "a test").build()
+            build_trainer(Recipe.of(tables, "t", "a test"))
     with pytest.raises(DataError, match="b: character 'x'"):
         PromptData.of([("a", "ab"), ("b", "x")], letters("ab."))
     with pytest.raises(ConfigError, match="either path"):
-        Recipe.of({**tables, "data": {}}, "t", "a test").build()
+        build_trainer(Recipe.of({**tables, "data": {}}, "t", "a test"))
     with pytest.raises(ConfigError, match="minibatches must divide batch_size, got 3 for 4"):
-        Recipe.of(tables, "t", "a test", ["trainer.minibatches=3"]).build()
+        build_trainer(Recipe.of(tables, "t", "a test", ["trainer.minibatches=3"]))

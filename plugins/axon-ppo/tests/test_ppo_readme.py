@@ -12,8 +12,8 @@ from torch import nn
 
 from axon_core import MODELS
 from axon_core.cli import main
-from axon_core.interfaces.model import Model
-from axon_core.tokenizer import ByteTokenizer
+from axon_core.interfaces import Model
+from axon_core.text import ByteTokenizer
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 TINY = {

@@ -9,8 +9,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for the small models that several test modules share
 from small_models import collected, llama, vowels
 
-from axon_core.likelihood import Sequences, encode_completion
-from axon_core.tokenizer import train_tokenizer
+from axon_core.alignment import Sequences, encode_completion
+from axon_core.text import train_tokenizer
 from axon_ppo.rollout import action_logits
 
 

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from axon_core.claims import Outcome
-from axon_core.data import read_text
+from axon_core.papers import Outcome
+from axon_core.text import read_text
 from axon_rmsnorm.norm import RMSNorm
 
 Normalise = Callable[[Tensor], Tensor]

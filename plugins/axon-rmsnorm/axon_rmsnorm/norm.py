@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from axon_core.interfaces.norm import Norm
+from axon_core.interfaces import Norm
 
 
 def rms_norm(

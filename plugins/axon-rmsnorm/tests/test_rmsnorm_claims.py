@@ -4,10 +4,9 @@ import pytest
 from torch import nn
 
 import axon_rmsnorm.claims
-from axon_core.claims import check
-from axon_core.paper import card
+from axon_core.papers import check, find_card
 
-PAPER = card("rmsnorm").paper
+PAPER = find_card("rmsnorm").paper
 EXACT = [claim for claim in PAPER.claim if claim.scale == "exact"]
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from axon_core import NORMS
-from axon_core.errors import ConfigError
+from axon_core import NORMS, ConfigError
 from axon_rmsnorm import RMSNorm, rms_norm
 
 

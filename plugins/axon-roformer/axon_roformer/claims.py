@@ -10,11 +10,10 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from axon_core.attend import attend
-from axon_core.claims import Outcome
-from axon_core.data import read_text
-from axon_core.interfaces.rotary_embedding import Layout
-from axon_core.scope import Scope
+from axon_core.interfaces import Layout, Scope
+from axon_core.nn import attend
+from axon_core.papers import Outcome
+from axon_core.text import read_text
 from axon_roformer.rotary import Rotary, frequencies
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
+from axon_core.interfaces import RotaryEmbedding, Rotation
 
 
 def frequencies(dim: int, base: float | Float[Tensor, "*b"]) -> Float[Tensor, "*b r2"]:

@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from axon_core.claims import check
-from axon_core.interfaces.rotary_embedding import Rotation
-from axon_core.paper import card
+from axon_core.interfaces import Rotation
+from axon_core.papers import check, find_card
 from axon_roformer import Rotary
 
-PAPER = card("roformer").paper
+PAPER = find_card("roformer").paper
 EXACT = [claim for claim in PAPER.claim if claim.scale == "exact"]
 
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from axon_core import ROTARY_EMBEDDINGS
-from axon_core.errors import ConfigError
+from axon_core import ROTARY_EMBEDDINGS, ConfigError
 from axon_roformer import frequencies
 
 KEYS = ("rotary", "linear", "dynamic")

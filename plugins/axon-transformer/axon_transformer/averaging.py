@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from axon_core import CheckpointError, UsageError
 from axon_core.checkpoint import Checkpoints
-from axon_core.errors import CheckpointError, UsageError
 from axon_transformer.model import Transformer
 
 

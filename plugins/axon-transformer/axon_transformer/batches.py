@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from axon_core.errors import ConfigError
-from axon_core.randomness import Key
-from axon_core.tokenizer import PAD
+from axon_core import ConfigError, Key
+from axon_core.text import PAD
 
 
 class TokenBatches:

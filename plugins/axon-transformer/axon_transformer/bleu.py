@@ -15,7 +15,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 from sacrebleu.utils import SACREBLEU_DIR
 
-from axon_core.errors import UsageError
+from axon_core import UsageError
 
 __all__ = ["Score", "Tokenize", "Writing", "bleu", "tokenizer_of", "writing_of"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from axon_core.claims import Outcome
-from axon_core.scope import Scope
+from axon_core.interfaces import Scope
+from axon_core.papers import Outcome
 from axon_transformer.attention import MultiHeadAttention
 from axon_transformer.positions import sinusoids
 

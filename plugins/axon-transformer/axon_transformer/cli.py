@@ -11,16 +11,10 @@ from pathlib import Path
 import click
 import torch
 
-from axon_core.cli.options import device_option, tell_device
-from axon_core.cli.output import echo, echo_generated, echo_renewed
-from axon_core.config import validate
-from axon_core.errors import AxonError, UsageError
-from axon_core.evaluating import Clock
-from axon_core.json_text import to_json
-from axon_core.printable import printable_json
-from axon_core.run import RunFolder
-from axon_core.saved import reading
-from axon_core.storage import claimed_file, whole_file
+from axon_core import AxonError, UsageError, printable_json, to_json, validate
+from axon_core.checkpoint import claimed_file, whole_file
+from axon_core.cli import device_option, echo, echo_generated, echo_renewed, tell_device
+from axon_core.training import Clock, RunFolder, reading
 from axon_transformer.averaging import latest_models
 from axon_transformer.corpus import read_lines, split_lines
 from axon_transformer.heatmap import check_picture, cross_attention, draw, label

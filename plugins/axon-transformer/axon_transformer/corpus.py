@@ -10,12 +10,7 @@ from typing import Self
 import torch
 from pydantic import PositiveInt, model_validator
 
-from axon_core import config
-from axon_core.documents import gunzipped
-from axon_core.errors import DataError
-from axon_core.folders import refuse_folder
-from axon_core.paths import expanded
-from axon_core.randomness import Key
+from axon_core import DataError, Key, config, expanded, gunzipped, refuse_folder
 
 __all__ = [
     "Corpus",

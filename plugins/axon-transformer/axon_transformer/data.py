@@ -11,10 +11,9 @@ from jaxtyping import Bool, Int
 from pydantic import Field
 from torch import Tensor
 
-from axon_core import config
-from axon_core.config import Spec, at
-from axon_core.errors import ConfigError, DataError
-from axon_core.tokenizer import PAD, Tokenizer, train_tokenizer
+from axon_core import ConfigError, DataError, at, config
+from axon_core.registry import Spec
+from axon_core.text import PAD, Tokenizer, train_tokenizer
 from axon_transformer.batches import pad
 from axon_transformer.corpus import Corpus, Pair, normalised, read_pairs
 

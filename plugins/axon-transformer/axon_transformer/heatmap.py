@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from axon_core.decoding import evaluating
-from axon_core.errors import UsageError
-from axon_core.storage import whole_file
-from axon_core.suggest import install_line
+from axon_core import UsageError
+from axon_core.checkpoint import whole_file
+from axon_core.generation import evaluating
+from axon_core.registry import install_line
 from axon_transformer.layers import DecoderLayer
 from axon_transformer.model import Transformer
 

@@ -8,11 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from axon_core.cache import LayerCache
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.norm import Norm
-from axon_core.linear import Linear
-from axon_core.scope import Scope
+from axon_core.interfaces import Attention, LayerCache, Norm, Scope
+from axon_core.nn import Linear
 
 Sublayer = Callable[[Tensor], Tensor]
 

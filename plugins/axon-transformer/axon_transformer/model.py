@@ -10,16 +10,10 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, arange, nn
 
-from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
-from axon_core.cache import Cache, Step
-from axon_core.config import Count, Spec
-from axon_core.errors import ConfigError
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.model import Model, part, part_config
-from axon_core.interfaces.norm import Norm
-from axon_core.interfaces.rotary_embedding import RotaryEmbedding
-from axon_core.linear import linear
-from axon_core.scope import Scope
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ConfigError, Count
+from axon_core.interfaces import Attention, Cache, Model, Norm, RotaryEmbedding, Scope, Step
+from axon_core.nn import affine
+from axon_core.registry import Spec, part, part_config
 from axon_transformer.layers import DecoderLayer, Dropout, EncoderLayer, FeedForward, Memory, PostNorm, PreNorm
 from axon_transformer.positions import sinusoids
 
@@ -142,7 +136,7 @@ class Transformer(Model):
 
     def logits(self, features: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
         """Return the scores of the next token."""
-        return linear(features, self.embedding.weight)
+        return affine(features, self.embedding.weight)
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
         """Return an empty cache of the decoder for `rows` rows of up to `capacity` tokens."""

@@ -8,7 +8,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from axon_core.interfaces.norm import Norm
+from axon_core.interfaces import Norm
 
 
 class LayerNorm(Norm):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core.errors import ConfigError
+from axon_core import ConfigError
 
 
 def sinusoids(positions: Int[Tensor, ...], dim: int, *, base: float = 10_000.0) -> Float[Tensor, "... d"]:

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from axon_core import config
-from axon_core.errors import CheckpointError
+from axon_core import CheckpointError, config
 from axon_transformer.layers import Memory
 from axon_transformer.model import Transformer
 

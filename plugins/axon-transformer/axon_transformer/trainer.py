@@ -11,15 +11,11 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from axon_core import MODELS, config
-from axon_core.config import Count, Spec, at, validate
-from axon_core.digests import digest
-from axon_core.errors import ContractError
-from axon_core.evaluating import coverage, spread, tell, tracked
-from axon_core.interfaces.trainer import Trainer
-from axon_core.randomness import Key, forked
-from axon_core.recipe import Recipe
-from axon_core.tokenizer import PAD, Tokenizer
+from axon_core import MODELS, ContractError, Count, Key, at, config, forked, validate
+from axon_core.checkpoint import digest
+from axon_core.registry import Spec
+from axon_core.text import PAD, Tokenizer
+from axon_core.training import Recipe, Trainer, coverage, spread, tell, tracked
 from axon_transformer.averaging import latest_models
 from axon_transformer.batches import TokenBatches
 from axon_transformer.bleu import Tokenize, bleu, tokenizer_of

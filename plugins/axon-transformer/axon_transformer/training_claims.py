@@ -10,10 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from axon_core.claims import NotRun, Outcome
-from axon_core.hooks import hook
-from axon_core.loop import evaluation, fit
-from axon_core.recipe import Recipe
+from axon_core.papers import NotRun, Outcome
+from axon_core.training import Recipe, build_trainer, evaluation, fit, hook
 from axon_transformer.averaging import mean_weights
 from axon_transformer.bleu import bleu
 from axon_transformer.search import Search
@@ -80,7 +78,7 @@ def _trained(smoothing: float, seed: int) -> tuple[TranslationTrainer, list[dict
     if "AXON_DATA_DIR" not in os.environ:
         raise NotRun("needs Multi30k: set AXON_DATA_DIR to the folder that holds multi30k/")
     settings = (*_SETTINGS, f"trainer.label_smoothing={smoothing}", f"trainer.seed={seed}")
-    trainer: Any = Recipe.load("multi30k-de-en", settings).build()
+    trainer: Any = build_trainer(Recipe.load("multi30k-de-en", settings))
     latest: list[dict[str, Tensor]] = []
 
     class Snapshots:

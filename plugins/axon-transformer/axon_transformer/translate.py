@@ -8,9 +8,10 @@ from typing import NamedTuple, Self
 
 import torch
 
-from axon_core.decoding import evaluating
-from axon_core.errors import ContextError, DataError
-from axon_core.tokenizer import Tokenizer, check_vocabulary
+from axon_core import ContextError, DataError
+from axon_core.checkpoint import check_vocabulary
+from axon_core.generation import evaluating
+from axon_core.text import Tokenizer
 from axon_transformer.averaging import average
 from axon_transformer.batches import pad
 from axon_transformer.corpus import normalised

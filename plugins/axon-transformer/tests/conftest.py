@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from axon_core.cli import main
-from axon_core.loop import fit
-from axon_core.recipe import Recipe
+from axon_core.training import Recipe, build_trainer, fit
 
 SMALL = [
     "model.dim=16",
@@ -42,7 +41,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, small: Callable[..., Rec
     """A run folder with three checkpoints of a model that has hardly learnt anything."""
     plan = small("trainer.save_every=2", "trainer.keep=3")
     out = tmp_path_factory.mktemp("runs") / "small"
-    fit(plan.build(), out, recipe={"name": plan.name, **plan.tables})
+    fit(build_trainer(plan), out, recipe={"name": plan.name, **plan.tables})
     return out
 
 

@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from axon_core.cache import Cache
-from axon_core.config import validate
-from axon_core.errors import ConfigError
-from axon_core.scope import Scope
+from axon_core import ConfigError, validate
+from axon_core.interfaces import Cache, Scope
 from axon_core.testing import conformance
 from axon_transformer import MultiHeadAttention
 

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_core.errors import ConfigError
-from axon_core.randomness import Key
+from axon_core import ConfigError, Key
 from axon_transformer.batches import TokenBatches, pad
 
 PAIRS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=80)

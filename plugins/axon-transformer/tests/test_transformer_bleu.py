@@ -15,10 +15,8 @@ from sacrebleu import corpus_bleu
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers import tokenizer_ja_mecab, tokenizer_ko_mecab, tokenizer_spm
 
-from axon_core.config import ConfigError, validate
-from axon_core.errors import UsageError
-from axon_core.loop import evaluate, fit
-from axon_core.recipe import Recipe
+from axon_core import ConfigError, UsageError, validate
+from axon_core.training import Recipe, build_trainer, evaluate, fit
 from axon_transformer import Translator, bleu
 from axon_transformer.bleu import writing_of
 from axon_transformer.trainer import TranslationTrainer
@@ -190,7 +188,7 @@ def test_training_and_evaluations_of_chinese(
     pairs.write_text("".join(f"{s}\t{t}\n" for s, t in zip(sources, references, strict=True)), encoding="utf-8")
     data = {"train": {"tsv": str(pairs)}, "valid": {"tsv": str(pairs)}, "tokenizer": "byte"}
     recipe = Recipe.of({**small("model.context=64", "trainer.eval_every=2").tables, "data": data}, "chinese", "a test")
-    trainer: Any = recipe.build()
+    trainer: Any = build_trainer(recipe)
     out = tmp_path / "run"
     fit(trainer, out, recipe={"name": recipe.name, **recipe.tables})
     assert len([line for line in caplog.messages if "zh" in line]) == 1  # once, not at each evaluation

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from axon_core.claims import check
-from axon_core.paper import card
+from axon_core.papers import check, find_card
 from axon_transformer import training_claims
 
-PAPER = card("transformer").paper
+PAPER = find_card("transformer").paper
 EXACT, TRAINED = ([c for c in PAPER.claim if (c.scale == "exact") is exact] for exact in (True, False))
 
 

@@ -13,12 +13,9 @@ from typing import Any
 
 import pytest
 
-from axon_core.config import validate
-from axon_core.errors import CheckpointError
-from axon_core.evaluating import listening
-from axon_core.loop import fit
-from axon_core.recipe import Recipe
-from axon_core.tokenizer import CharTokenizer
+from axon_core import CheckpointError, validate
+from axon_core.text import CharTokenizer
+from axon_core.training import Recipe, build_trainer, fit, listening
 from axon_transformer import Search, Transformer, TranslationTrainer, Translator, bleu
 
 SOURCES = ["a b c", "", "  ", "x\u00a0y  z ", "日本 🦄", "e d c b a f", "q w e"]
@@ -252,7 +249,7 @@ def test_an_evaluation_on_files_takes_over_the_tokenizer_that_the_run_named(
     small: Callable[..., Recipe], tmp_path: Path, said: Any
 ) -> None:
     plan, run = small("trainer.tokenize=char", "trainer.steps=1"), tmp_path / "run"
-    fit(plan.build(), run, recipe={"name": plan.name, **plan.tables})
+    fit(build_trainer(plan), run, recipe={"name": plan.name, **plan.tables})
     text = tmp_path / "text"
     text.write_text("a b c\n")
     for given, name in (((), "char"), (("--tokenize", "13a"), "13a")):

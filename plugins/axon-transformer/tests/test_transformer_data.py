@@ -9,9 +9,8 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from axon_core.config import validate
-from axon_core.errors import AxonError, ConfigError, DataError
-from axon_core.tokenizer import ByteTokenizer
+from axon_core import AxonError, ConfigError, DataError, validate
+from axon_core.text import ByteTokenizer
 from axon_transformer.corpus import Corpus, normalised, read_lines, read_pairs, reversed_pairs
 from axon_transformer.data import Encoded, ParallelConfig, ParallelData
 

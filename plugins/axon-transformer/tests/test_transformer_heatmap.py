@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from axon_core.errors import UsageError
+from axon_core import UsageError
 from axon_transformer import Transformer, Translator, cross_attention
 from axon_transformer.heatmap import draw, label
 

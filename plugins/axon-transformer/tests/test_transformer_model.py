@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from axon_core import MODELS
-from axon_core.errors import ConfigError
+from axon_core import MODELS, ConfigError
 from axon_transformer import Transformer, sinusoids
 
 SIZES = {"vocab_size": 23, "dim": 16, "n_heads": 4, "encoder_layers": 2, "decoder_layers": 3, "hidden_dim": 24}

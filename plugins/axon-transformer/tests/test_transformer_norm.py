@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from axon_core.config import validate
-from axon_core.errors import ConfigError
+from axon_core import ConfigError, validate
 from axon_transformer import LayerNorm
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_core.errors import ConfigError
+from axon_core import ConfigError
 from axon_transformer import sinusoids
 
 

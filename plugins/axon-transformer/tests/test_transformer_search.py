@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from axon_core.config import validate
-from axon_core.errors import CheckpointError, ConfigError
+from axon_core import CheckpointError, ConfigError, validate
 from axon_transformer import Search, Transformer, beam_search
 from axon_transformer.search import CachedScorer, length_penalty
 

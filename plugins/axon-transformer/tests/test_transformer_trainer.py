@@ -11,11 +11,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from axon_core import optim
-from axon_core.errors import CheckpointError, ConfigError, ContractError, UsageError
-from axon_core.loop import evaluate, fit
-from axon_core.optim import schedule
-from axon_core.recipe import Recipe
+from axon_core import CheckpointError, ConfigError, ContractError, UsageError
+from axon_core.training import Recipe, build_trainer, evaluate, fit, schedule
 from axon_transformer import Search, Transformer, TranslationTrainer, Translator, average, bleu
 from axon_transformer.averaging import latest_models
 
@@ -25,7 +22,7 @@ Build = Callable[..., TranslationTrainer]
 @pytest.fixture
 def build(small: Callable[..., Recipe]) -> Build:
     """Return a function that builds the trainer of a small recipe, with overrides."""
-    return lambda *overrides: small(*overrides).build()
+    return lambda *overrides: build_trainer(small(*overrides))
 
 
 def weights(trainer: TranslationTrainer) -> dict[str, torch.Tensor]:
@@ -62,7 +59,7 @@ def test_training_in_two_parts_ends_with_the_same_bits(
     whole = build(*options)
     fit(whole, tmp_path / "whole")
     fit(build(*options), tmp_path / "parts", stop_at=4)
-    rest = small(*options).build(tmp_path / "parts/checkpoints/step-4/model")
+    rest = build_trainer(small(*options), tmp_path / "parts/checkpoints/step-4/model")
     assert fit(rest, tmp_path / "parts", resume=True).step == 6
     for name, tensor in weights(whole).items():
         assert torch.equal(rest.models["model"].state_dict()[name], tensor), name
@@ -146,7 +143,7 @@ def test_a_translation_is_at_most_so_much_longer_than_its_source(build: Build, l
 
 
 def test_reverse_tiny_learns_to_reverse() -> None:
-    trainer = Recipe.load("reverse-tiny").build()
+    trainer = build_trainer(Recipe.load("reverse-tiny"))
     assert isinstance(trainer, TranslationTrainer)
     fit(trainer)
     sources, targets = zip(*trainer.valid.pairs, strict=True)

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from axon_core.errors import DataError, UsageError
-from axon_core.tokenizer import Tokenizer
+from axon_core import DataError, UsageError
+from axon_core.text import Tokenizer
 
 __all__ = ["MARKERS", "Message", "chat_tokens", "chat_turns"]
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from axon_core.cli.options import Opened, generation_options, inference_options
-from axon_core.cli.output import echo, echo_generated
-from axon_core.errors import AxonError
+from axon_core import AxonError
+from axon_core.cli import Opened, echo, echo_generated, generation_options, inference_options
 from axon_xllama.conversation import Conversation
 
 

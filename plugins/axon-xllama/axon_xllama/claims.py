@@ -9,10 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from axon_core.claims import Outcome
-from axon_core.data import TextData
-from axon_core.loop import fit
-from axon_core.optim import Muon
+from axon_core.papers import Outcome
+from axon_core.text import TextData
+from axon_core.training import Muon, fit
 from axon_xllama.model import XLlama
 from axon_xllama.trainer import CausalLMTrainer
 

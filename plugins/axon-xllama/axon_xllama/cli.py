@@ -11,9 +11,8 @@ from typing import Any
 
 import click
 
-from axon_core.cli.generate import generate_command
-from axon_core.cli.output import echo
-from axon_core.tokenizer import Tokenizer
+from axon_core.cli import echo, generate_command
+from axon_core.text import Tokenizer
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.exporting import Format
 from axon_xllama.checkpoints.importing import Progress, is_metas, talks_as_llama_2

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from axon_core.decoding import check_prompt
-from axon_core.generation import Request, decode_requests
-from axon_core.interfaces.model import CausalLM
-from axon_core.sampling import Sampling
-from axon_core.tokenizer import Tokenizer
+from axon_core.generation import Request, Sampling, check_prompt, decode_requests
+from axon_core.interfaces import CausalLM
+from axon_core.text import Tokenizer
 from axon_xllama.chat import MARKERS, Message, chat_tokens
 
 __all__ = ["Conversation"]
@@ -24,7 +22,7 @@ class Conversation:
         sampling: how the answers' tokens are chosen.
         max_new_tokens: the most tokens in an answer.
         seed: equal seeds and messages give equal conversations.
-        compile: whether decoding is compiled (`axon_core.generation.generate`).
+        compile: whether decoding is compiled (`axon_core.generation.api.generate`).
 
     Attributes:
         messages: what has been said.

@@ -10,15 +10,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
-from axon_core.cache import Cache, LayerCache, Step
-from axon_core.config import Count, Spec
-from axon_core.errors import UsageError
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.model import CausalLM, part, part_config
-from axon_core.interfaces.norm import Norm
-from axon_core.linear import Linear, StackedLinear
-from axon_core.scope import Scope
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, Count, UsageError
+from axon_core.interfaces import Attention, Cache, CausalLM, LayerCache, Norm, Scope, Step
+from axon_core.nn import Linear, StackedLinear
+from axon_core.registry import Spec, part, part_config
 
 
 class FeedForward(nn.Module):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axon_core import config, records
-from axon_core.tokenizer import Tokenizer
+from axon_core import config
+from axon_core.text import Message as Turn
+from axon_core.text import Tokenizer
 from axon_xllama.chat import Message, chat_tokens
 
 __all__ = ["Llama2"]
@@ -23,7 +24,7 @@ class Llama2:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def __call__(self, tokenizer: Tokenizer, messages: Sequence[records.Message]) -> list[int]:
+    def __call__(self, tokenizer: Tokenizer, messages: Sequence[Turn]) -> list[int]:
         """Return the tokens of a dialogue; one that ends with the user's message is left open, for the model to answer.
 
         Raises:

@@ -9,20 +9,13 @@ from typing import Self
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core import MODELS
-from axon_core.config import Spec, at, validate
-from axon_core.data import TextConfig, TextData, Windows
-from axon_core.errors import ConfigError, DataError
-from axon_core.evaluating import TextEvaluation, coverage, evaluate_text, measure
+from axon_core import MODELS, ConfigError, DataError, Key, at, forked, validate
+from axon_core.alignment import role, token_logprobs
 from axon_core.generation import sample_text
-from axon_core.interfaces.model import CausalLM
-from axon_core.interfaces.trainer import Trainer
-from axon_core.likelihood import token_logprobs
-from axon_core.randomness import Key, forked
-from axon_core.recipe import Recipe
-from axon_core.roles import role
-from axon_core.saved import Saved, load
-from axon_core.tokenizer import Tokenizer
+from axon_core.interfaces import CausalLM
+from axon_core.registry import Spec
+from axon_core.text import TextConfig, TextData, Tokenizer, Windows
+from axon_core.training import Recipe, Saved, TextEvaluation, Trainer, coverage, evaluate_text, load, measure
 
 
 class CausalLMTrainer(Trainer):
@@ -112,7 +105,7 @@ class CausalLMTrainer(Trainer):
 
     @classmethod
     def evaluate_on(cls, folder: Path, given: TextEvaluation, device: str) -> Mapping[str, float | str]:
-        """Return how likely the model finds a text of the user's; see `axon_core.evaluating.evaluate_text`."""
+        """Return how likely the model finds a text of the user's; see `axon_core.training.evaluating.evaluate_text`."""
         return evaluate_text(folder, given, device)
 
     def sample(self) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from axon_core.tokenizer import SentencePieceTokenizer
+from axon_core.text import SentencePieceTokenizer
 
 VOCAB = 400
 

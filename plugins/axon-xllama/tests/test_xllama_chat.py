@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axon_core import records
+from axon_core import ContextError, DataError, UsageError
 from axon_core.cli import main
-from axon_core.errors import ContextError, DataError, UsageError
-from axon_core.sampling import Sampling
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, train_tokenizer
+from axon_core.generation import Sampling
+from axon_core.text import ByteTokenizer, CharTokenizer, Tokenizer, train_tokenizer
+from axon_core.text import Message as Turn
 from axon_xllama import XLlama
 from axon_xllama.chat import MARKERS, Message, chat_tokens, chat_turns
 from axon_xllama.conversation import Conversation
@@ -212,7 +212,7 @@ def test_options_that_do_not_fit(saved, arguments, message, capsys):
 
 def test_as_a_template_an_answered_dialogue_begins_as_the_open_one():
     tokenizer, template = ByteTokenizer(), Llama2(Llama2.Config())
-    said = [records.Message(role=message.role, content=message.content) for message in (SYSTEM, USER, ASSISTANT, AGAIN)]
+    said = [Turn(role=message.role, content=message.content) for message in (SYSTEM, USER, ASSISTANT, AGAIN)]
     assert template(tokenizer, said) == chat_tokens(tokenizer, [SYSTEM, USER, ASSISTANT, AGAIN])
     opened, answered = template(tokenizer, said[:2]), template(tokenizer, said[:3])
     assert answered[: len(opened)] == opened

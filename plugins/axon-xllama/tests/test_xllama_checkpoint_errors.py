@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from axon_core import CheckpointError, ConfigError, UsageError
 from axon_core.cli import main
-from axon_core.errors import CheckpointError, ConfigError, UsageError
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import import_checkpoint, layout
 

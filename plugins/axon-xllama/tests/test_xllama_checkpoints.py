@@ -9,12 +9,10 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from axon_core.cli import main
-from axon_core.cli.app import cli
-from axon_core.generation import Request, complete, decode
-from axon_core.sampling import Sampling
-from axon_core.tokenizer import CharTokenizer, Tokenizer
-from axon_core.weights import weightless
+from axon_core.checkpoint import weightless
+from axon_core.cli import cli, main
+from axon_core.generation import Request, Sampling, complete, decode
+from axon_core.text import CharTokenizer, Tokenizer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.meta import hidden_settings

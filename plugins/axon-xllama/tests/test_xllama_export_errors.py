@@ -2,9 +2,8 @@
 
 import pytest
 
-from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS
-from axon_core.errors import CheckpointError
-from axon_core.tokenizer import CharTokenizer
+from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS, CheckpointError
+from axon_core.text import CharTokenizer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint
 

@@ -11,8 +11,8 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from axon_core.errors import DataError
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
+from axon_core import DataError
+from axon_core.text import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint
 from axon_xllama.checkpoints.sentencepiece_model import SentencePieceModel

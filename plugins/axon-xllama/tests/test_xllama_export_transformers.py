@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from axon_core.recipe import Recipe
-from axon_core.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer
+from axon_core.text import ByteTokenizer, SentencePieceTokenizer, Tokenizer
+from axon_core.training import Recipe, build_trainer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 
@@ -72,7 +72,7 @@ def options(seed: int) -> dict:
 
 
 def test_the_demo_recipes_model(tmp_path):
-    trainer = Recipe.load("xllama-tiny").build()
+    trainer = build_trainer(Recipe.load("xllama-tiny"))
     model = saved(trainer.models["model"], trainer.data.tokenizer, tmp_path / "run")
     export_checkpoint(tmp_path / "run", tmp_path / "hf", format="hf")
     check_equal(model, tmp_path / "hf", "Qwen3ForCausalLM")

@@ -8,11 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from axon_core import CheckpointError
 from axon_core.cli import main
-from axon_core.errors import CheckpointError
-from axon_core.generation import Request, complete
-from axon_core.sampling import Sampling
-from axon_core.tokenizer import Tokenizer
+from axon_core.generation import Request, Sampling, complete
+from axon_core.text import Tokenizer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 

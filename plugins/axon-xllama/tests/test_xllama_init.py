@@ -9,12 +9,11 @@ from pydoc_data.topics import topics
 import pytest
 import torch
 
+from axon_core import ConfigError
 from axon_core.cli import main
-from axon_core.data import TextData
-from axon_core.errors import ConfigError
-from axon_core.interfaces.model import CausalLM
-from axon_core.recipe import Recipe
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer, train_tokenizer
+from axon_core.interfaces import CausalLM
+from axon_core.text import ByteTokenizer, CharTokenizer, TextData, train_tokenizer
+from axon_core.training import Recipe, build_trainer
 from axon_xllama import CausalLMTrainer, XLlama
 
 TEXT = "\n".join(topics[name] for name in sorted(topics))[:8_000]
@@ -45,7 +44,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> XLlama:
 
 
 def built(**replaced: str):
-    return Recipe.of(Recipe.load("more.toml").tables | {"model": replaced}, "more", "more.toml").build()
+    return build_trainer(Recipe.of(Recipe.load("more.toml").tables | {"model": replaced}, "more", "more.toml"))
 
 
 def failure(capsys, code: int, *arguments: str) -> str:
@@ -57,7 +56,7 @@ def failure(capsys, code: int, *arguments: str) -> str:
 
 
 def test_it_begins_with_the_weights_and_the_tokenizer_of_the_folder(saved: XLlama) -> None:
-    trainer = Recipe.load("more.toml").build()
+    trainer = build_trainer(Recipe.load("more.toml"))
     assert trainer.models["model"].config == saved.config
     state = trainer.models["model"].state_dict()
     assert all(torch.equal(state[name], value) for name, value in saved.state_dict().items())
@@ -67,7 +66,7 @@ def test_it_begins_with_the_weights_and_the_tokenizer_of_the_folder(saved: XLlam
 
 def test_weights_of_half_precision_are_trained_in_float32(saved: XLlama) -> None:
     saved.bfloat16().save("saved")
-    state = Recipe.load("more.toml").build().models["model"].state_dict()
+    state = build_trainer(Recipe.load("more.toml")).models["model"].state_dict()
     assert all(torch.equal(state[name], value.float()) for name, value in saved.state_dict().items())
     assert {value.dtype for value in state.values()} == {torch.float32}
 
@@ -108,8 +107,10 @@ def test_a_prompt_that_the_text_cannot_spell_is_refused_before_training(tmp_path
     text = tmp_path / "text.txt"
     text.write_text("abc abd abe\n" * 400)
     with pytest.raises(ConfigError, match=r"trainer\.prompt.*'T'.*another prompt"):
-        Recipe.load("xllama-tiny", [f"data.path={text}"]).build()
-    assert Recipe.load("xllama-tiny", [f"data.path={text}", "trainer.prompt=ab"]).build().sample().startswith("ab")
+        build_trainer(Recipe.load("xllama-tiny", [f"data.path={text}"]))
+    assert (
+        build_trainer(Recipe.load("xllama-tiny", [f"data.path={text}", "trainer.prompt=ab"])).sample().startswith("ab")
+    )
 
 
 def test_the_sample_goes_on_from_the_held_out_tokens_themselves() -> None:

@@ -6,9 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from axon_core.errors import UsageError
-from axon_core.generation import decode
-from axon_core.sampling import Sampling
+from axon_core import UsageError
+from axon_core.generation import Sampling, decode
 from axon_xllama import XLlama
 from axon_xllama.checkpoints.hugging_face import config_from_hugging_face, from_hugging_face, to_hugging_face
 

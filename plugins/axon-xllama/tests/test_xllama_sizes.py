@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from axon_core import AxonError
 from axon_core.checkpoint import load_config
-from axon_core.errors import AxonError
 from axon_xllama import XLlama
 
 

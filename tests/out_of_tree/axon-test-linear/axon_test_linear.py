@@ -10,11 +10,8 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
-from axon_core.attend import QKV
-from axon_core.cache import LayerCache, State
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.rotary_embedding import RotaryEmbedding
-from axon_core.scope import Scope
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.nn import QKV
 
 
 class LinearAttention(Attention):

@@ -10,11 +10,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from axon_core import NORMS
-from axon_core.attend import attend
-from axon_core.cache import LayerCache, State
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.rotary_embedding import RotaryEmbedding
-from axon_core.scope import Scope
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.nn import attend
 
 
 class LatentAttention(Attention):

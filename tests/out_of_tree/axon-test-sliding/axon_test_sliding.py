@@ -9,11 +9,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core.attend import QKV, attend
-from axon_core.cache import LayerCache, State
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.rotary_embedding import RotaryEmbedding
-from axon_core.scope import Scope
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.nn import QKV, attend
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS
-from axon_core.checkpoint import WEIGHTS, check_weights, load_config
-from axon_core.config import Spec
-from axon_core.errors import CheckpointError
-from axon_core.interfaces.rotary_embedding import Layout
-from axon_core.json_text import to_json
-from axon_core.saved import reading
-from axon_core.storage import claimed_folder, whole_folder
-from axon_core.tokenizer import SentencePieceTokenizer, Tokenizer
-from axon_core.weights import read_tensor
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, CheckpointError, to_json
+from axon_core.checkpoint import WEIGHTS, check_weights, claimed_folder, load_config, read_tensor, whole_folder
+from axon_core.interfaces import Layout
+from axon_core.registry import Spec
+from axon_core.text import SentencePieceTokenizer, Tokenizer
+from axon_core.training import reading
 from axon_xllama.checkpoints import hugging_face, meta
 from axon_xllama.checkpoints.importing import Progress
 from axon_xllama.checkpoints.layout import Notice, Part, Settings, Stored, parts_of, relayout

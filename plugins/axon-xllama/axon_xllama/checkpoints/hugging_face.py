@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from axon_core.documents import parse_json
-from axon_core.errors import CheckpointError
-from axon_core.tokenizer import Tokenizer
+from axon_core import CheckpointError, parse_json
+from axon_core.text import Tokenizer
 from axon_xllama.checkpoints.families import FAMILIES, SIZES, Family
 from axon_xllama.checkpoints.layout import (
     Names,

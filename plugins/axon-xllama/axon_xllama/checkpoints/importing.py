@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from axon_core.checkpoint import WEIGHTS, save_config
-from axon_core.config import validate
-from axon_core.errors import CheckpointError
-from axon_core.storage import claimed_folder, whole_folder
-from axon_core.tokenizer import SentencePieceTokenizer
+from axon_core import CheckpointError, validate
+from axon_core.checkpoint import WEIGHTS, claimed_folder, save_config, whole_folder
+from axon_core.text import SentencePieceTokenizer
 from axon_xllama.chat import MARKERS
 from axon_xllama.checkpoints import hugging_face, llama2c, meta
 from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked

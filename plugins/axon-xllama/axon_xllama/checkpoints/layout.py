@@ -18,15 +18,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from axon_core import ATTENTIONS
-from axon_core.attend import QKV
-from axon_core.config import validate
-from axon_core.errors import CheckpointError, ConfigError
-from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.model import part_config
-from axon_core.interfaces.rotary_embedding import Layout
-from axon_core.linear import StackedLinear
-from axon_core.weights import weightless
+from axon_core import ATTENTIONS, CheckpointError, ConfigError, validate
+from axon_core.checkpoint import weightless
+from axon_core.interfaces import Attention, Layout
+from axon_core.nn import QKV, StackedLinear
+from axon_core.registry import part_config
 from axon_xllama.model import XLlama
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

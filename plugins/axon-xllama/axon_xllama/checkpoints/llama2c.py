@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from axon_core.errors import CheckpointError
+from axon_core import CheckpointError
 from axon_xllama.checkpoints.layout import Stored, configured
 from axon_xllama.model import XLlama
 

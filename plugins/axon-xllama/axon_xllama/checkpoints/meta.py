@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from axon_core.errors import CheckpointError
-from axon_core.json_text import to_json
-from axon_core.tokenizer import Tokenizer
+from axon_core import CheckpointError, to_json
+from axon_core.text import Tokenizer
 from axon_xllama.checkpoints.hugging_face import read_json
 from axon_xllama.checkpoints.layout import Names, Settings, Stored, configured, real
 from axon_xllama.model import XLlama

@@ -11,9 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from axon_core.errors import CheckpointError
-from axon_core.json_text import to_json
-from axon_core.weights import read_tensor
+from axon_core import CheckpointError, to_json
+from axon_core.checkpoint import read_tensor
 from axon_xllama.checkpoints.layout import Stored
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from axon_core.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
+from axon_core.text import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
 from axon_xllama.checkpoints.sentencepiece_model import Kind, Piece, SentencePieceModel
 
 _SPACE = "▁"

@@ -1,0 +1,162 @@
+"""The manifest of a folder: the SHA-256 of its files, which reveals files changed after they were written.
+
+Without a manifest nothing is checked: whoever changes a file on purpose removes the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from axon_core.checkpoint.atomic import TENSORS, TREE, claimed_file, sweep, whole_folder, write_text, writing
+from axon_core.documents import parse_json
+from axon_core.errors import CheckpointError
+from axon_core.json_text import to_json
+
+__all__ = [
+    "MANIFEST",
+    "adding",
+    "check_folder",
+    "new_folder",
+    "note",
+    "read_checked",
+    "sha256",
+    "sums",
+    "verify",
+    "write_manifest",
+]
+
+MANIFEST = "manifest.json"
+"""The name of the file."""
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's contents, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """Return the checksums in a folder's manifest, by the files' paths in it; none if it has no manifest.
+
+    Raises:
+        CheckpointError: the manifest cannot be read.
+    """
+    try:
+        found = parse_json((folder / MANIFEST).read_text(encoding="utf-8-sig"))["sha256"]
+        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+            raise ValueError("it holds no checksums")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (KeyError, TypeError, ValueError, OSError, RecursionError):
+        raise CheckpointError(
+            f"{folder / MANIFEST} is unreadable, so that nothing says whether the files beside it are those that were "
+            "written; put it back, or remove it to use them as they are"
+        ) from None
+    return cast(dict[str, str], found)
+
+
+@contextmanager
+def adding(folder: Path, *names: str) -> Generator[None]:
+    """Claim, for the block, files of a folder that its manifest is to name; the folder is made if there is none.
+
+    Leftovers of a killed process are removed. One process at a time adds files to a folder.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+        UsageError: another process adds files to it; the message names that process.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with claimed_file(folder / MANIFEST):
+        with writing(folder):
+            for name in names:
+                sweep(folder, name)
+        yield
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the manifest of all files in a folder and below it."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST)
+    _write(folder, {file.relative_to(folder).as_posix(): sha256(file) for file in files})
+
+
+@contextmanager
+def new_folder(target: Path) -> Generator[Path]:
+    """Do what `whole_folder` does, and add a manifest of every file.
+
+    Raises:
+        CheckpointError: the disk is full, or the place is missing or cannot be written to.
+    """
+    with whole_folder(target) as temporary:
+        yield temporary
+        write_manifest(temporary)
+
+
+def verify(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint that `new_folder` made, or None."""
+    try:
+        if not (folder / MANIFEST).is_file():
+            return f"{MANIFEST} is missing"
+        known = sums(folder)
+    except CheckpointError:
+        return f"{MANIFEST} is unreadable"
+    if not {TREE, TENSORS} <= known.keys():
+        return f"{MANIFEST} does not name {TREE} and {TENSORS}"
+    for name, checksum in known.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if sha256(folder / name) != checksum:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def note(folder: Path, *names: str) -> None:
+    """Add files that were just written to a folder's manifest, which is made if there is none."""
+    try:
+        known = sums(folder)
+    except CheckpointError:  # what it said about other files is already lost
+        known = {}
+    _write(folder, {**known, **{name: sha256(folder / name) for name in names}})
+
+
+def read_checked(file: Path) -> bytes:
+    """Return a file's contents.
+
+    Raises:
+        CheckpointError: they are not what the manifest beside the file says, or that cannot be read.
+        OSError: the file cannot be read.
+    """
+    content = file.read_bytes()
+    expected = sums(file.parent).get(file.name)
+    if expected not in (None, hashlib.sha256(content).hexdigest()):
+        raise _changed(file)
+    return content
+
+
+def check_folder(folder: Path) -> None:
+    """Check all files that a folder's manifest names.
+
+    Raises:
+        CheckpointError: one is missing or was changed, or the manifest cannot be read.
+    """
+    for name, expected in sums(folder).items():
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing, though {MANIFEST} names it; put it back")
+        if sha256(folder / name) != expected:
+            raise _changed(folder / name, folder)
+
+
+def _changed(file: Path, folder: Path | None = None) -> CheckpointError:
+    manifest = (folder or file.parent) / MANIFEST
+    return CheckpointError(
+        f"{file} was changed after it was written: it does not match its checksum in {MANIFEST}. Put it back as it "
+        f"was; or, to use it as it is, remove {manifest}"
+    )
+
+
+def _write(folder: Path, checksums: dict[str, str]) -> None:
+    write_text(folder / MANIFEST, to_json({"sha256": dict(sorted(checksums.items()))}, indent=1))

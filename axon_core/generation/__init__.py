@@ -1,0 +1,12 @@
+"""Generating text: sampling, the decoding loop, compiled and captured steps, files of prompts."""
+
+from axon_core._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "api": ["Request", "complete", "decode", "decode_requests", "sample_text"],
+        "decoder": ["check_prompt", "evaluating"],
+        "sampling": ["Sampling", "choose"],
+    },
+)

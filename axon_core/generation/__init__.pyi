@@ -1,0 +1,10 @@
+# What `__init__.py` resolves lazily, for type checkers; a test compares the two.
+from axon_core.generation.api import Request as Request
+from axon_core.generation.api import complete as complete
+from axon_core.generation.api import decode as decode
+from axon_core.generation.api import decode_requests as decode_requests
+from axon_core.generation.api import sample_text as sample_text
+from axon_core.generation.decoder import check_prompt as check_prompt
+from axon_core.generation.decoder import evaluating as evaluating
+from axon_core.generation.sampling import Sampling as Sampling
+from axon_core.generation.sampling import choose as choose

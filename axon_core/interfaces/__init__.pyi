@@ -1,0 +1,13 @@
+# What `__init__.py` resolves lazily, for type checkers; a test compares the two.
+from axon_core.interfaces.attention import Attention as Attention
+from axon_core.interfaces.cache import Cache as Cache
+from axon_core.interfaces.cache import LayerCache as LayerCache
+from axon_core.interfaces.cache import State as State
+from axon_core.interfaces.cache import Step as Step
+from axon_core.interfaces.model import CausalLM as CausalLM
+from axon_core.interfaces.model import Model as Model
+from axon_core.interfaces.norm import Norm as Norm
+from axon_core.interfaces.rotary_embedding import Layout as Layout
+from axon_core.interfaces.rotary_embedding import RotaryEmbedding as RotaryEmbedding
+from axon_core.interfaces.rotary_embedding import Rotation as Rotation
+from axon_core.interfaces.scope import Scope as Scope

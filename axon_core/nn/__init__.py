@@ -1,0 +1,11 @@
+"""What modules compute with: linear maps, attention under a scope, 8-bit weights."""
+
+from axon_core._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "attention": ["QKV", "attend"],
+        "linear": ["Linear", "StackedLinear", "affine"],
+    },
+)

@@ -1,0 +1,11 @@
+"""Papers: cards, their claims, and the scaffold for a new one."""
+
+from axon_core._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "card": ["Paper", "find_card", "find_recipe"],
+        "claims": ["NotRun", "Outcome", "check"],
+    },
+)

@@ -1,0 +1,201 @@
+"""The paper card `paper.toml` and the recipes beside it, found without importing the plugin they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, StringConstraints, model_validator
+
+from axon_core.config import Config, at, validate
+from axon_core.documents import parse_toml
+from axon_core.errors import AmbiguousKey, ConfigError, PluginLoadError, UnknownKey
+from axon_core.registry.discovery import Entry, discover
+from axon_core.registry.packages import CARD, package_folders
+from axon_core.registry.suggest import unknown_name
+
+__all__ = ["Card", "Claim", "Paper", "Recipe", "cards", "find_card", "find_recipe", "read_card", "recipes"]
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+
+
+class Claim(Config):
+    """One statement of a paper that a function of its plugin can check."""
+
+    id: Identifier
+    """Its name within the paper, in lower case: `relative-position`."""
+    where: Text
+    """Where the paper says it: `Section 3.2.2, Eq. 16`."""
+    text: Text
+    """The statement, in one sentence."""
+    paper: Text
+    """The number or direction the paper reports, or `exact` for a mathematical identity."""
+    check: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
+    """The function that checks it, `"package.module:function"`."""
+    scale: Literal["exact", "scaled", "full"]
+    """How the check compares to the paper's: a proof or identity, a scaled-down run, or a run of the paper's size."""
+    budget_s: PositiveFloat
+    """Seconds it may take on two CPU cores."""
+
+
+class Paper(Config):
+    """A paper's card: what it is, and which of its claims can be checked."""
+
+    id: Identifier
+    """Its short name, the same as in the entry-point group `axon.v1.paper`."""
+    title: Text
+    """Its title."""
+    authors: tuple[Text, ...] = Field(min_length=1)
+    """Its authors, in its order."""
+    year: int = Field(ge=1900, le=2200)
+    """The year it appeared."""
+    arxiv: Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$")]
+    """Its arXiv id, without version: `1706.03762`."""
+    summary: Text
+    """What it shows, in one sentence."""
+    claim: tuple[Claim, ...] = ()
+    """The claims that can be checked."""
+    command: dict[str, Text] = Field(default_factory=dict)
+    """What `axon --help` says about the plugin's commands, one sentence each, by name."""
+
+    @model_validator(mode="after")
+    def _distinct_claims(self) -> Self:
+        ids = [claim.id for claim in self.claim]
+        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+            raise ValueError(f"claims need ids of their own, but {', '.join(twice)} is given more than once")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """An installed paper: its card, or why that cannot be read."""
+
+    entry: Entry
+    """The entry point that names it."""
+    paper: Paper | None
+    """The card, unless it is damaged."""
+    error: ConfigError | PluginLoadError | None = None
+    """What is wrong with a damaged card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe that an installed plugin provides."""
+
+    name: str
+    """The name that its command takes: the file's, without `.toml`."""
+    distribution: str
+    """The plugin that provides it."""
+    version: str
+    """The plugin's version."""
+    path: Path
+    """The file."""
+    summary: str
+    """Its `summary`, or why the file cannot be read."""
+    command: str = "train"
+    """The command that takes it."""
+
+    @property
+    def qualified(self) -> str:
+        """The name no other plugin can claim, `"distribution:name"`."""
+        return f"{self.distribution}:{self.name}"
+
+    @property
+    def tables(self) -> dict[str, Any]:
+        """What the file says. Raises `ConfigError` if it cannot be read."""
+        with at(source=str(self.path)):
+            return _toml(self.path)
+
+
+def cards() -> tuple[Card, ...]:
+    """Return the card of every installed paper; a damaged one affects no other."""
+    return tuple(map(_card, discover().entries("paper")))
+
+
+def find_card(name: str) -> Card:
+    """Return the card of paper `name`, readable or not. Raises `UnknownKey` or `AmbiguousKey`."""
+    entries = discover().entries("paper")
+    found = [entry for entry in entries if name in (entry.key, entry.qualified)]
+    if not found:
+        hint = "`axon search` finds papers that are not installed"
+        raise UnknownKey(unknown_name("paper", name, {e.key: e.source for e in entries}, hint))
+    if len(found) > 1:
+        names = " or ".join(repr(entry.qualified) for entry in found)
+        raise AmbiguousKey(f"the paper {name!r} is in {len(found)} plugins; say which: {names}")
+    return _card(found[0])
+
+
+def read_card(entry: Entry) -> Paper:
+    """Read the card beside the package that `entry` names.
+
+    Raises:
+        PluginLoadError: the package or the card is not there.
+        ConfigError: the card breaks a rule; the message names file and field.
+    """
+    for folder in package_folders(entry):
+        path = folder / CARD
+        if path.is_file():
+            with at(source=str(path)):
+                paper = validate(Paper, _toml(path))
+                if paper.id != entry.key:
+                    raise ConfigError([(("id",), f"must be {entry.key!r}, as in the entry point; got {paper.id!r}")])
+            return paper
+    raise PluginLoadError(
+        f"the paper {entry.key!r} of {entry.source} has no card: there is no paper.toml beside the package "
+        f"{entry.target}. Reinstall it: pip install --force-reinstall {entry.distribution}"
+    )
+
+
+def recipes() -> tuple[Recipe, ...]:
+    """Return the recipes in the folder `recipes` of every installed paper's package, sorted by name."""
+    found = [recipe for entry in discover().entries("paper") for recipe in _recipes_of(entry)]
+    return tuple(sorted(found, key=lambda r: (r.name, r.distribution)))
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the installed recipe `name`. Raises `UnknownKey` or `AmbiguousKey`."""
+    known = recipes()
+    found = [r for r in known if name in (r.name, r.qualified)]
+    if not found:
+        raise UnknownKey(unknown_name("recipe", name, {r.name: r.distribution for r in known}))
+    if len(found) > 1:
+        names = " or ".join(repr(r.qualified) for r in found)
+        raise AmbiguousKey(f"{len(found)} plugins bring a recipe {name!r}; say which: {names}")
+    return found[0]
+
+
+def _card(entry: Entry) -> Card:
+    try:
+        return Card(entry, read_card(entry))
+    except (ConfigError, PluginLoadError) as error:
+        return Card(entry, None, error)
+
+
+def _recipes_of(entry: Entry) -> list[Recipe]:
+    try:
+        folders = package_folders(entry)
+    except PluginLoadError:
+        return []  # `axon papers` and `axon doctor` report it
+    return [
+        Recipe(path.stem, entry.distribution, entry.version, path, *_summary(path))
+        for folder in folders
+        for path in folder.glob("recipes/*.toml")
+    ]
+
+
+def _summary(path: Path) -> tuple[str, str]:
+    """Return what a recipe says about itself, and the command it is for."""
+    try:
+        tables = _toml(path)
+    except ConfigError as error:
+        return f"damaged: {error}", "train"
+    return str(tables.get("summary", "")), str(tables.get("command", "train"))
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return parse_toml(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigError([((), f"cannot be read as TOML: {error}")]) from error

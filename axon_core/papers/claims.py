@@ -1,0 +1,188 @@
+"""Checking the claims of a paper's card, and reporting what was measured beside what the paper says.
+
+A check is a function without arguments in the plugin, named by the claim:
+
+    def relative_position() -> Outcome:
+        worst = ...
+        return Outcome(worst < 1e-12, f"largest difference {worst:.1e}")
+
+It chooses its seeds itself, so that running it twice gives the same answer.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from axon_core.checkpoint.atomic import whole_file, write_text, writing
+from axon_core.errors import AxonError
+from axon_core.json_text import to_json
+from axon_core.papers.card import Claim, Paper
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["NotRun", "Outcome", "Result", "Verdict", "check", "save"]
+
+Verdict = Literal["reproduced", "direction holds", "failed", "not run"]
+
+
+class NotRun(AxonError):
+    """A check raises it if something it needs is missing here, such as a data set; the message says what."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found."""
+
+    passed: bool | Literal["direction"]
+    """Whether the claim holds here; `"direction"` if the effect has the paper's sign but not its size."""
+    measured: str
+    """What was measured, in words: `"largest difference 3.1e-16"`; with `values`, what they are: `"BLEU"`."""
+    values: Sequence[float] = ()
+    """One number for each seed, reported as mean ± standard deviation."""
+    plot: Callable[[Axes], object] | None = None
+    """Draws the figure of the claim on matplotlib axes."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim as it stands here, ready for a table or JSON."""
+
+    paper: str
+    """Id of the paper."""
+    claim: str
+    """Id of the claim."""
+    where: str
+    """Where the paper says it."""
+    text: str
+    """The statement."""
+    reported: str
+    """What the paper reports."""
+    measured: str
+    """What was measured here, with the word `scaled` if the check is scaled down; or why nothing was measured."""
+    scale: str
+    """`exact`, `scaled` or `full`."""
+    verdict: Verdict
+    """`reproduced`, `direction holds`, `failed` or `not run`."""
+    seconds: float
+    """How long the check took."""
+    budget_s: float
+    """How long its card allows."""
+    values: tuple[float, ...] = ()
+    """The number measured for each seed."""
+    figure: str | None = None
+    """File name of the figure in the output folder."""
+
+
+def check(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = False) -> Result:
+    """Run the check of one claim; any failure in it becomes its result, never an exception.
+
+    A claim of scale `full` runs only if `full` is set. The figure, if the check draws one and matplotlib is
+    installed, goes to the folder `out`.
+    """
+    start = time.perf_counter()
+    outcome, figure = None, None
+    if claim.scale == "full" and not full:
+        verdict, measured = "not run", "a run of the paper's own size; ask for it by --full"
+    else:
+        try:
+            with _one_thread():
+                outcome = _call(claim.check)
+            verdict, measured = _verdict(claim, outcome), _measured(claim, outcome)
+            figure = _draw(outcome, out, f"{paper.id}-{claim.id}.png")
+        except NotRun as error:
+            verdict, measured = "not run", str(error)
+        except (Exception, SystemExit) as error:  # a check runs any code; Ctrl-C still passes
+            cause = traceback.format_exception_only(error)[-1].strip()
+            verdict, measured = "failed", str(error) if isinstance(error, AxonError) else f"the check raised {cause}"
+    seconds = time.perf_counter() - start
+    if seconds > claim.budget_s:
+        measured += f" (took {seconds:.1f} s; its budget is {claim.budget_s:g} s)"
+    return Result(
+        paper=paper.id,
+        claim=claim.id,
+        where=claim.where,
+        text=claim.text,
+        reported=claim.paper,
+        measured=measured,
+        scale=claim.scale,
+        verdict=verdict,
+        seconds=round(seconds, 3),
+        budget_s=claim.budget_s,
+        values=tuple(map(float, outcome.values)) if outcome else (),
+        figure=figure,
+    )
+
+
+def save(results: Iterable[Result], out: Path) -> Path:
+    """Write `results` to `claims.json` in the folder `out`, and return the file.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / "claims.json"
+        write_text(path, to_json([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Compute on one thread: small kernels lose more to the hand-over than they gain, especially on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _call(reference: str) -> Outcome:
+    module, _, name = reference.partition(":")
+    function: Any = getattr(import_module(module), name)
+    outcome: Any = function()
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"{reference} must return an axon_core.papers.claims.Outcome, got {outcome!r}")
+    return outcome
+
+
+def _verdict(claim: Claim, outcome: Outcome) -> Verdict:
+    if not outcome.passed:
+        return "failed"
+    # A scaled-down run can show the direction of what the paper found, never its number.
+    return "direction holds" if outcome.passed == "direction" or claim.scale == "scaled" else "reproduced"
+
+
+def _measured(claim: Claim, outcome: Outcome) -> str:
+    text = outcome.measured
+    if values := list(map(float, outcome.values)):
+        spread = f" ± {statistics.stdev(values):.3g}" if values[1:] else ""
+        seeds = f"{len(values)} seeds" if values[1:] else "1 seed"
+        text = f"{text} {statistics.fmean(values):.4g}{spread} ({seeds})"
+    return f"{text} (scaled)" if claim.scale == "scaled" else text
+
+
+def _draw(outcome: Outcome, out: Path | None, name: str) -> str | None:
+    if out is None or outcome.plot is None:
+        return None
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(layout="constrained")
+    outcome.plot(figure.add_subplot())
+    out.mkdir(parents=True, exist_ok=True)
+    with whole_file(out / name) as draft:
+        figure.savefig(draft, dpi=150)  # pyright: ignore[reportUnknownMemberType]
+    return name

@@ -1,0 +1,15 @@
+"""Registries: entry points become entries, entries become classes; one broken distribution never hurts another."""
+
+from axon_core._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "keys": ["key_of"],
+        "optional": ["import_optional"],
+        "parts": ["part", "part_config"],
+        "registry": ["Registry", "refresh", "registry_of"],
+        "spec": ["Spec"],
+        "suggest": ["install_line"],
+    },
+)

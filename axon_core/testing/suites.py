@@ -1,0 +1,94 @@
+"""The suites of the kit, one for each interface, and the parts they run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from axon_core.errors import AxonError, ContractError, UsageError
+from axon_core.registry import discovery
+from axon_core.registry.discovery import Entry
+from axon_core.registry.registry import registry_of
+from axon_core.testing import attention_cache, model, norm, rotary_embedding, trainer
+from axon_core.testing.kit import Broken, Case, Check, Part, Suite
+
+__all__ = ["cases", "cases_of", "suites"]
+
+
+def suites() -> list[Suite]:
+    """Return the suite of every interface."""
+    return [attention_cache.SUITE, rotary_embedding.SUITE, norm.SUITE, *model.SUITES, trainer.SUITE]
+
+
+def cases(distribution: str | None = None) -> Iterator[Case]:
+    """Yield every check on every part that `distribution`, or anything installed, offers.
+
+    Raises:
+        UsageError: the distribution offers no parts.
+    """
+    known = discovery.discover()
+    groups = sorted(known.groups.keys() - {"paper", "command", "hooks", "registry"})
+    entries = [entry for group in groups for entry in known.entries(group)]
+    if distribution is not None:
+        name = discovery.normalised(distribution)
+        entries = [entry for entry in entries if entry.distribution == name]
+        if not entries:
+            offer = ", ".join(sorted({entry.distribution for group in groups for entry in known.entries(group)}))
+            raise UsageError(f"no installed distribution {name!r} offers any parts; those which do: {offer or 'none'}")
+    twice = [(entry.group, entry.key) for group in groups for entry in known.entries(group)]
+    for entry in entries:
+        key = entry.key if twice.count((entry.group, entry.key)) == 1 else entry.qualified
+        yield from _cases_of_entry(entry, f"{entry.group}:{key}")
+
+
+def cases_of(cls: type[Any], options: Mapping[str, Any] | None = None, name: str | None = None) -> Iterator[Case]:
+    """Yield every check on `cls`, built with `options` or, without any, with each of its `examples`.
+
+    Raises:
+        ContractError: the class implements none of the interfaces.
+    """
+    suite = next((suite for suite in suites() if issubclass(cls, suite.interface)), None)
+    if suite is None:
+        raise ContractError(f"{cls.__qualname__} implements none of the five interfaces")
+    variants: Sequence[Mapping[str, Any]] = [options] if options else cls.examples
+    if not variants:
+        yield Case(Part(name or cls.__qualname__, cls), _NO_EXAMPLE)
+    for variant in variants:
+        shown = ",".join(f"{key}={value}" for key, value in variant.items() if not isinstance(value, Mapping))
+        title = f"{name or cls.__qualname__}[{shown}]" if shown else name or cls.__qualname__
+        yield from (Case(Part(title, cls, variant), check) for check in suite.checks)
+
+
+def _cases_of_entry(entry: Entry, name: str) -> Iterator[Case]:
+    """The checks on one entry; one that cannot be loaded, or whose registry is a plugin's own, is only loaded."""
+    try:
+        cls = registry_of(entry.group)[entry.qualified]
+    except AxonError as error:
+        fails = replace(_LOADS, run=_always(Broken(f"loading {entry.target} of {entry.source}", str(error))))
+        yield Case(Part(name, type(None)), fails)
+        return
+    yield Case(Part(name, cls), _LOADS)
+    if any(issubclass(cls, suite.interface) for suite in suites()):
+        yield from cases_of(cls, name=name)
+
+
+def _always(broken: Broken) -> Callable[[Part], None]:
+    def run(part: Part) -> None:
+        raise broken
+
+    return run
+
+
+_LOADS = Check(
+    "loads",
+    "The entry point names a class that keeps its registry's contract.",
+    "an import that fails, or a misspelt entry point",
+    lambda part: None,
+)
+_NO_EXAMPLE = Check(
+    "examples",
+    "The class names at least one small example to be checked with.",
+    "the class attribute `examples` left out",
+    _always(Broken("the class attribute `examples`", "it is empty")),
+)

@@ -1,0 +1,33 @@
+"""Text and tokens: tokenizers, chat templates, records, prompts, corpora, the order of examples."""
+
+from axon_core._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "chat_template": ["CHAT_TEMPLATES", "ChatTemplate"],
+        "corpus": ["TextConfig", "TextData", "Windows", "read_text"],
+        "order": ["Order"],
+        "prompts": ["Prompt", "check_room", "encode_prompts"],
+        "records": [
+            "Comparison",
+            "Completion",
+            "Dialogue",
+            "Message",
+            "Ranking",
+            "Text",
+            "line_names",
+            "read_json_lines",
+            "read_prompts",
+            "read_records",
+        ],
+        "tokenizer": [
+            "ByteTokenizer",
+            "CharTokenizer",
+            "PAD",
+            "SentencePieceTokenizer",
+            "Tokenizer",
+            "train_tokenizer",
+        ],
+    },
+)

@@ -1,0 +1,27 @@
+# What `__init__.py` resolves lazily, for type checkers; a test compares the two.
+from axon_core.text.chat_template import CHAT_TEMPLATES as CHAT_TEMPLATES
+from axon_core.text.chat_template import ChatTemplate as ChatTemplate
+from axon_core.text.corpus import TextConfig as TextConfig
+from axon_core.text.corpus import TextData as TextData
+from axon_core.text.corpus import Windows as Windows
+from axon_core.text.corpus import read_text as read_text
+from axon_core.text.order import Order as Order
+from axon_core.text.prompts import Prompt as Prompt
+from axon_core.text.prompts import check_room as check_room
+from axon_core.text.prompts import encode_prompts as encode_prompts
+from axon_core.text.records import Comparison as Comparison
+from axon_core.text.records import Completion as Completion
+from axon_core.text.records import Dialogue as Dialogue
+from axon_core.text.records import Message as Message
+from axon_core.text.records import Ranking as Ranking
+from axon_core.text.records import Text as Text
+from axon_core.text.records import line_names as line_names
+from axon_core.text.records import read_json_lines as read_json_lines
+from axon_core.text.records import read_prompts as read_prompts
+from axon_core.text.records import read_records as read_records
+from axon_core.text.tokenizer import PAD as PAD
+from axon_core.text.tokenizer import ByteTokenizer as ByteTokenizer
+from axon_core.text.tokenizer import CharTokenizer as CharTokenizer
+from axon_core.text.tokenizer import SentencePieceTokenizer as SentencePieceTokenizer
+from axon_core.text.tokenizer import Tokenizer as Tokenizer
+from axon_core.text.tokenizer import train_tokenizer as train_tokenizer

@@ -1,0 +1,207 @@
+"""Text data: read, split, tokenized, and sampled in a deterministic order that can be entered at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor
+
+from axon_core import config
+from axon_core.checkpoint.digests import digest
+from axon_core.config import at
+from axon_core.errors import DataError
+from axon_core.folders import data_files
+from axon_core.paths import expanded
+from axon_core.randomness import Key
+from axon_core.registry.spec import Spec
+from axon_core.text.order import across_epochs
+from axon_core.text.tokenizer import Tokenizer, train_tokenizer
+
+__all__ = ["TEXT_SUFFIXES", "TextConfig", "TextData", "Windows", "read_text"]
+
+TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".utf-8", ".utf8", ""})
+"""Suffixes of the text files in a folder, in upper or lower case; "" for names without one."""
+
+
+class TextConfig(config.Config):
+    """The `[data]` table of a recipe whose data is one long text."""
+
+    path: str | None = None
+    """A UTF-8 text file, or a folder of them (`TEXT_SUFFIXES`); `~` and `$VARIABLES` are filled in. Left out: Python's
+    own reference."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """The fraction of the text, at its end, that is kept from training and used for evaluation."""
+    tokenizer: Spec = Field(default_factory=lambda: Spec(type="char"), validate_default=True)
+    """How text becomes tokens: `byte`, `char` or `sentencepiece`, with options."""
+
+
+def read_text(path: str | Path | None = None) -> str:
+    """Return the text of a UTF-8 file, or of a folder's text files in the order of their paths, joined by newlines.
+
+    In a folder, text files are those with a suffix of `TEXT_SUFFIXES`; one warning names what else is there
+    (`data_files`). A file given by its own name may have any suffix. Without a path it is the English reference text
+    that every CPython ships in `pydoc_data.topics`.
+
+    Raises:
+        DataError: the path names an unset variable, does not exist, cannot be read, is not UTF-8, or holds no text.
+    """
+    if path is None:
+        from pydoc_data.topics import topics
+
+        return "\n".join(topics[name] for name in sorted(topics))
+    place = expanded(path)
+    if not place.exists():
+        raise DataError(f"no such file or folder: {place} (current folder: {Path.cwd()})")
+    files = data_files(place, "text", TEXT_SUFFIXES) if place.is_dir() else [place]
+    text = "\n".join(_read_file(file) for file in files)
+    if not text.strip():
+        raise DataError(f"{place} holds no text; give a UTF-8 text file or a folder of them")
+    return text
+
+
+def _read_file(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise DataError(
+            f"{file} is not UTF-8 text: byte {error.start:,} is 0x{byte:02x} ({error.reason}); convert it, for "
+            "instance with iconv, or leave it out"
+        ) from None
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from None
+
+
+class Windows:
+    """Samples windows of `context + 1` tokens: inputs, and targets shifted by one.
+
+    An epoch cuts the text, from a random offset, into windows that follow each other, and visits them in random order:
+    each token is a target at most once an epoch, and almost all are. The offset changes from epoch to epoch, so that
+    windows begin everywhere. Sampling keeps no state: example i is the same whenever it is asked for.
+
+    Args:
+        tokens: the text.
+        context: number of targets in a window.
+        key: what the order depends on.
+
+    Raises:
+        DataError: the text has fewer than `context + 1` tokens.
+    """
+
+    def __init__(self, tokens: Int[Tensor, " n"], context: int, key: Key) -> None:
+        if len(tokens) < context + 1:
+            raise DataError(
+                f"the text must have at least context + 1 = {context + 1} tokens, got {len(tokens)}; give more text "
+                "or choose a shorter context"
+            )
+        self.tokens, self.context, self._key = tokens, context, key
+        self.per_epoch = max(1, (len(tokens) - context) // context)
+        self._slack = len(tokens) - self.per_epoch * context  # offsets that leave all windows whole
+        self._within = torch.arange(context + 1)
+        self._starts = lru_cache(maxsize=2)(self._epoch)
+
+    def batch(self, step: int, size: int) -> Int[Tensor, "b n+1"]:
+        """Return the windows of examples `step * size` up to the next step's first.
+
+        Raises:
+            UsageError: a step would go through far more epochs than make sense; see `across_epochs`.
+        """
+        starts = across_epochs(self._starts, self.per_epoch, step, size)
+        return self.tokens[starts[:, None] + self._within].long()
+
+    def _epoch(self, epoch: int) -> Int[Tensor, " w"]:
+        generator = self._key(epoch).generator()
+        offset = torch.randint(self._slack, (), generator=generator)
+        return offset + self.context * torch.randperm(self.per_epoch, generator=generator)
+
+
+@dataclass(frozen=True)
+class TextData:
+    """One text as tokens: the part to train on and the part held out.
+
+    Attributes:
+        tokenizer: what turned the text into tokens.
+        train: tokens of the first part.
+        held_out: tokens of the rest.
+
+    Raises:
+        DataError: fewer than two tokens are held out.
+    """
+
+    tokenizer: Tokenizer
+    train: Int[Tensor, " n"]
+    held_out: Int[Tensor, " m"]
+
+    def __post_init__(self) -> None:
+        if len(self.held_out) < 2:
+            raise DataError(
+                f"the held-out part must have at least 2 tokens, got {len(self.held_out)}; give more text or a "
+                "larger held_out"
+            )
+
+    @classmethod
+    def load(cls, values: TextConfig | dict[str, Any], tokenizer: Tokenizer | None = None) -> Self:
+        """Read the text, split it, and tokenize both parts.
+
+        Without a `tokenizer` one is trained, on the whole text: its vocabulary must cover the held-out part too.
+
+        Raises:
+            ConfigError: `values` break a rule of `TextConfig`.
+            DataError: the text cannot be read or tokenized.
+        """
+        settings = values if isinstance(values, TextConfig) else config.validate(TextConfig, values)
+        text = read_text(settings.path)
+        if tokenizer is None:
+            with at("tokenizer"):
+                tokenizer = train_tokenizer(settings.tokenizer, text)
+        return cls.of(text, tokenizer, settings.held_out)
+
+    @classmethod
+    def of(cls, text: str, tokenizer: Tokenizer | None = None, held_out: float = 0.1) -> Self:
+        """Split a given text and tokenize both parts, by default into characters.
+
+        Raises:
+            DataError: the text cannot be tokenized, or is too short.
+        """
+        tokenizer = tokenizer or train_tokenizer("char", text)
+        cut = int(len(text) * (1 - held_out))
+        train, rest = (torch.tensor(tokenizer.encode(part), dtype=torch.int32) for part in (text[:cut], text[cut:]))
+        return cls(tokenizer, train, rest)
+
+    @property
+    def digest(self) -> str:
+        """A checksum of the text's tokens, which tells it apart from others."""
+        return digest(self.train, self.held_out)
+
+    @property
+    def held_out_bytes(self) -> int:
+        """UTF-8 length of what evaluation scores: the held-out part without its first token."""
+        return int(self.piece_lengths[self.held_out[1:]].sum())
+
+    def held_out_batches(self, context: int, size: int, most: int | None = None) -> Iterator[Int[Tensor, "b n+1"]]:
+        """Yield windows that cover the held-out part: each token after the first is a target exactly once.
+
+        All windows have `context + 1` tokens except the last, which holds what is left and comes alone. If that makes
+        more than `most` targets, yield only full windows, spread evenly, that together have at least `most`.
+        """
+        targets = len(self.held_out) - 1
+        whole = targets // context
+        windows = self.held_out.unfold(0, context + 1, context) if whole else self.held_out[None, :0]
+        if most is not None and (wanted := -(-most // context)) < whole:
+            windows, targets = windows[torch.arange(wanted) * whole // wanted], 0
+        for batch in windows.split(size) if whole else ():
+            yield batch.long()
+        if targets % context:
+            yield self.held_out[whole * context :].long()[None]
+
+    @cached_property
+    def piece_lengths(self) -> Int[Tensor, " v"]:
+        """The UTF-8 length of each token's text."""
+        return torch.tensor([len(self.tokenizer.piece(token)) for token in range(self.tokenizer.vocab_size)])

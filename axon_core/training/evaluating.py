@@ -1,0 +1,152 @@
+"""How likely a language model finds a text, and the progress of an evaluation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from axon_core.alignment.logprobs import token_logprobs
+from axon_core.interfaces.model import CausalLM
+from axon_core.text.corpus import TextData, read_text
+from axon_core.training.pretrained import load
+from axon_core.training.trainer import Trainer
+
+__all__ = [
+    "Clock",
+    "Listener",
+    "TextEvaluation",
+    "coverage",
+    "evaluate_text",
+    "listening",
+    "measure",
+    "spread",
+    "tell",
+    "tracked",
+]
+
+T = TypeVar("T")
+Listener = Callable[..., object]
+"""Called with the keywords `done` and `total`, how much of how much is done, and `doing`, a word for what."""
+
+_listener: ContextVar[Listener | None] = ContextVar("evaluation", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Generator[None]:
+    """Within the block, report the progress of each evaluation to `listener`."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def tell(done: int, total: int, doing: str = "evaluating") -> None:
+    """Report the progress of an evaluation to the listener, if there is one; at the beginning `done` is 0."""
+    if listener := _listener.get():
+        listener(done=min(done, total), total=total, doing=doing)
+
+
+def tracked(batches: Iterable[T], total: int, size: Callable[[T], int], doing: str = "evaluating") -> Generator[T]:
+    """Yield the batches; before the first and after each, report how much of `total` is done, as `size` counts it."""
+    done = 0
+    tell(done, total, doing)
+    for batch in batches:
+        yield batch
+        done += size(batch)
+        tell(done, total, doing)
+
+
+def spread(n: int, most: int) -> Sequence[int]:
+    """Return the numbers, counted from 0, of `most` of n examples, spread evenly; of all if there are no more."""
+    return range(n) if n <= most else [i * n // most for i in range(most)]
+
+
+def coverage(unit: str, evaluated: float, of: float) -> dict[str, float]:
+    """Return how many of the held-out examples were evaluated, to stand beside the numbers; nothing if all were.
+
+    `unit` names the examples in the plural, as in `{"tokens": 250000, "held_out_tokens": 1115394}`.
+    """
+    return {} if evaluated == of else {unit: evaluated, f"held_out_{unit}": of}
+
+
+class Clock:
+    """Describes the progress, rate and remaining time of an evaluation: `evaluating 3/9  1/s  ETA 0:00:06`.
+
+    It starts with the first call, and restarts when less is done than before: for another evaluation, or another part.
+
+    Args:
+        seconds: minimum time between two lines.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._begun = self._shown = 0.0
+        self._done = math.inf
+
+    def line(self, done: int, total: int, doing: str = "evaluating") -> str | None:
+        """Return the line, or None if one has just been shown or there is nothing left to wait for."""
+        now = time.monotonic()
+        if done < self._done:
+            self._begun = self._shown = now
+        self._done = done
+        if now - self._shown < self._seconds or done >= total:
+            return None
+        self._shown, passed = now, max(now - self._begun, 1e-9)
+        if not done:
+            return f"{doing} 0/{total:,}"
+        rate, left = done / passed, timedelta(seconds=round(passed / done * (total - done)))
+        return f"{doing} {done:,}/{total:,}  {rate:,.{0 if rate >= 10 else 1}f}/s  ETA {left}"
+
+
+class TextEvaluation(Trainer.Evaluation):
+    """What any causal language model can be measured on: a text."""
+
+    text: str
+    """A UTF-8 text file, or a folder of them; `~` and `$VARIABLES` are filled in."""
+
+
+def evaluate_text(folder: Path, given: TextEvaluation, device: str = "cpu") -> dict[str, float | str]:
+    """Return how likely the saved model in `folder`, computing on `device`, finds a text.
+
+    These are `loss` in nats per token, `nats_per_byte`, `bits_per_byte`, `perplexity` (per token) and the number of
+    `tokens`. The whole text is read, in windows of the model's context; all tokens but the first count.
+
+    Raises:
+        DataError: the text cannot be read, has fewer than two tokens, or the tokenizer cannot encode it.
+        CheckpointError: there is no intact language model in the folder.
+    """
+    model, tokenizer = load(folder, CausalLM)
+    tokens = torch.tensor(tokenizer.encode(read_text(given.text)), dtype=torch.int32)
+    found = measure(model.eval().to(device), TextData(tokenizer, tokens[:0], tokens))
+    return {
+        **found,
+        "nats_per_byte": found["bits_per_byte"] * math.log(2),
+        "perplexity": math.exp(min(found["loss"], 700.0)),  # capped at what a float can hold
+    }
+
+
+@torch.no_grad()
+def measure(model: CausalLM, data: TextData, most: int | None = None) -> dict[str, float]:
+    """Return `loss` in nats per token, `bits_per_byte`, and the number of `tokens`, of a text's held-out part.
+
+    With `most`, about that many tokens are read, in windows spread evenly over the part.
+    """
+    context, device = model.config.context, next(model.parameters()).device
+    total, tokens, length = torch.zeros((), dtype=torch.float64), 0, 0
+    expected = min(len(data.held_out) - 1, most or len(data.held_out))
+    for batch in tracked(data.held_out_batches(context, 64, most), expected, lambda batch: batch[:, 1:].numel()):
+        rows = batch.to(device)
+        total -= token_logprobs(model(rows[:, :-1]), rows[:, 1:]).sum().cpu().double()
+        tokens += batch[:, 1:].numel()
+        length += int(data.piece_lengths[batch[:, 1:]].sum())
+    bits = total.item() / math.log(2)
+    return {"loss": total.item() / tokens, "bits_per_byte": bits / max(1, length), "tokens": tokens}

@@ -1,0 +1,349 @@
+"""The training loop, one for all papers: it runs, evaluates, saves and resumes what a trainer supplies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from axon_core.errors import AxonError, CheckpointError, ContractError, Interrupted, TrainingError
+from axon_core.generation.compile import compiled_loss
+from axon_core.randomness import Key, forked
+from axon_core.training.callbacks.usual import usual_hooks
+from axon_core.training.distributed import share, sum_gradients, sum_numbers
+from axon_core.training.evaluating import listening
+from axon_core.training.hooks import Hooks
+from axon_core.training.optim import schedule
+from axon_core.training.resuming import how_to_resume, opened_run
+from axon_core.training.run_folder import RunFolder
+from axon_core.training.signals import first_signal
+from axon_core.training.train_state import State
+from axon_core.training.trainer import Trainer
+
+__all__ = ["Fit", "Result", "evaluate", "evaluation", "fit"]
+
+T = TypeVar("T")
+Status = Literal["finished", "stopped", "paused", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a training."""
+
+    step: int
+    """Steps done in all."""
+    status: Status
+    """Whether all steps were done, a hook or `patience` ended it, or `stop_at` did."""
+    metrics: dict[str, float]
+    """The last evaluation; empty if the trainer has none."""
+    run: RunFolder | None
+    """The run folder, if there is one."""
+
+
+def fit(
+    trainer: Trainer,
+    out: Path | str | None = None,
+    *,
+    resume: bool | str = False,
+    stop_at: int | None = None,
+    hooks: Iterable[object] = (),
+    progress: bool = True,
+    recipe: Mapping[str, Any] | None = None,
+) -> Result:
+    """Train, and leave the result in the trainer's models and in the run folder `out`.
+
+    The models end in evaluation mode, with the averaged weights if there is an average.
+    Resuming continues exactly: N steps, then N more, equal 2N bit for bit on CPU.
+
+    Args:
+        trainer: what to train.
+        out: the run folder, made here; without one nothing is written.
+        resume: continue from the latest checkpoint in `out`, or from the one of this name; from the start if there is
+            none yet.
+        stop_at: save and return after this step even if more are to come, as when a machine is available for an hour.
+        hooks: objects to tell of the events; those of installed plugins are added.
+        progress: show progress on standard error or in a notebook's cell; a `Progress` among `hooks` replaces the usual
+            line.
+        recipe: what the trainer was built from, for `run.json`.
+
+    Raises:
+        UsageError: `out` is not empty and not to be resumed, or a package for `log` is not installed.
+        CheckpointError: the checkpoint is damaged or does not fit, or the folder cannot be written to.
+        TrainingError: the loss is no longer finite.
+        ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
+        Interrupted: by Ctrl-C or a request to terminate; all is saved.
+    """
+    hooks = usual_hooks(hooks, saved=out is not None, progress=progress, logs=trainer.config.log)
+    _place(trainer)
+    state = State(trainer)
+    end = min(stop_at or trainer.config.steps, trainer.config.steps)
+    if out is None:
+        return Fit(trainer, state, None, Hooks(hooks)).run_to(end)
+    with opened_run(trainer, Path(out), resume, recipe, state) as run:
+        return Fit(trainer, state, run, Hooks(hooks)).run_to(end)
+
+
+def evaluate(trainer: Trainer) -> dict[str, float]:
+    """Return the trainer's own evaluation, see `evaluation`."""
+    return evaluation(trainer, trainer.evaluate)
+
+
+def evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
+    """Return `measure()`, computed in evaluation mode, on the trainer's device, in its precision, without gradients."""
+    _place(trainer)
+    with _resting(trainer), _autocast(trainer.config), forked(trainer.config.device):
+        Key((trainer.config.seed, "evaluate")).seed_global()
+        return measure()
+
+
+class Fit:
+    """One training in progress, as hooks see it.
+
+    Attributes:
+        trainer: what is trained.
+        state: weights, optimisers and counters; `state.step` steps are done.
+        run: the run folder, if there is one.
+        units: how many of the trainer's `unit` were trained on since this process began.
+    """
+
+    def __init__(self, trainer: Trainer, state: State, run: RunFolder | None, hooks: Hooks) -> None:
+        self.trainer, self.state, self.run = trainer, state, run
+        self.units = 0.0
+        self._hooks = hooks
+        self._caught: list[int] = []
+        self._ending: BaseException | None = None
+        self._config = trainer.config
+        self._loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
+        self._collects = type(trainer).collect is not Trainer.collect
+
+    def run_to(self, end: int) -> Result:
+        """Do the remaining steps up to `end`; see `fit`.
+
+        Raises:
+            CheckpointError: the run folder cannot be written to.
+            TrainingError: the loss is no longer finite.
+            ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
+            Interrupted: by Ctrl-C or a request to terminate; all is saved.
+        """
+        config, state = self._config, self.state
+        for role, model in self.trainer.models.items():
+            model.train(role in self.trainer.trainable)
+            model.zero_grad(set_to_none=True)  # what an earlier backward pass may have left
+        told = listening(partial(self._hooks.emit, "eval_progress", fit=self))
+        with first_signal(self.run is not None) as caught, forked(config.device), self._reported(), told:
+            self._caught = caught
+            self._tell("fit_start")
+            status = self._status(end)
+            while status is None and self._ending is None:
+                asked = self._tell("step_end", metrics=self._step())
+                if state.step == config.steps or asked & {"eval", "stop"} or _due(state.step, config.eval_every):
+                    self._check()
+                    with self._rescued():
+                        asked |= self._evaluate()
+                status = self._status(end, stop="stop" in asked)
+                if status is None and (caught or self._ending is not None):
+                    status = "interrupted"
+                if status or "save" in asked or _due(state.step, config.save_every):
+                    self._save()
+            # Also if nothing was left to do: the previous process may have been killed here.
+            if self.run is not None and state.step:
+                self.run.publish()
+            if self._ending is not None:
+                self._ending.add_note(f"A hook ended the training after step {state.step}. {self._remedy()}")
+                raise self._ending
+            if status == "interrupted":
+                raise Interrupted(f"interrupted after step {state.step}; all is saved. {self._remedy()}")
+            self._hooks.emit("fit_end", fit=self)
+        state.settle()
+        for model in self.trainer.models.values():
+            model.eval()
+        return Result(state.step, status or "stopped", state.evaluation, self.run)
+
+    def _status(self, end: int, stop: bool = False) -> Status | None:
+        """Return why training is over, or None."""
+        if self.state.step >= self._config.steps:
+            return "finished"
+        if stop or self.state.exhausted:
+            return "stopped"
+        return "paused" if self.state.step >= end else None
+
+    def _step(self) -> dict[str, float]:
+        """Do one step and return its losses, gradient norm and learning rate."""
+        config, trainer, step = self._config, self.trainer, self.state.step
+        if self.run is not None:
+            self.run.check()
+        key = Key((config.seed, step))
+        with self._rescued():
+            data = {name: rows.to(config.device) for name, rows in share(trainer.batch(step)).items()}
+            if self._collects:
+                with _resting(trainer):
+                    key("collect").seed_global()
+                    data = trainer.collect(data, key("collect"))
+        factor = schedule(config.schedule, step, steps=config.steps, warmup=config.warmup, final=config.final)
+        metrics: dict[str, float] = {}
+        updates = 0
+        for updates, minibatch in enumerate(trainer.minibatches(data, key("minibatches")), 1):
+            for name, value in self._update(minibatch, key("update", updates), factor).items():
+                metrics[name] = metrics.get(name, 0.0) + value
+        self.state.step = step + 1
+        metrics = {name: value / updates for name, value in metrics.items()}
+        return {**metrics, "learning_rate": self.state.optimizers[0].param_groups[0]["lr"]}
+
+    def _update(self, data: dict[str, Tensor], key: Key, factor: float) -> dict[str, float]:
+        """Make one update from a mini-batch: minimise Σ sum_i / count_i, whatever the micro-batches."""
+        counts = sum_numbers({name: float(count) for name, count in self.trainer.counts(data).items()})
+        sums: dict[str, Tensor] = {}
+        minimised: set[str] = set()
+        for number, micro in enumerate(_cut(data, self._config.micro_batches)):
+            key(number).seed_global()
+            with _autocast(self._config):
+                terms = self._loss(micro)
+            if terms.keys() != counts.keys():
+                raise ContractError(
+                    f"{type(self.trainer).__name__}.loss and .counts must name the same terms, got "
+                    f"{sorted(terms)} and {sorted(counts)}"
+                )
+            # A count of 0 belongs to a sum of 0: no example contributes to that term.
+            losses = {name: term / (counts[name] or 1.0) for name, term in terms.items() if term.requires_grad}
+            if not losses:
+                raise ContractError(f"no term of {type(self.trainer).__name__}.loss has a gradient")
+            sum(losses.values(), torch.zeros(())).backward()
+            minimised |= losses.keys()
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
+        totals = sum_numbers(dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)))
+        metrics = {name: total / (counts[name] or 1.0) for name, total in totals.items()}
+        metrics["loss"] = sum(metrics[name] for name in minimised)
+        if not math.isfinite(metrics["loss"]):
+            values = ", ".join(f"{name} {value}" for name, value in metrics.items())
+            raise TrainingError(self._diverged(f"the loss is not finite: {values}"))
+        self.units += next(iter(counts.values()))
+        parameters = list(self.state.parameters.values())
+        sum_gradients(parameters)
+        if self._config.clip is not None:
+            metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self._config.clip).item()
+            if not math.isfinite(metrics["grad_norm"]):
+                raise TrainingError(self._diverged(f"the norm of the gradients is {metrics['grad_norm']}"))
+        self.state.update(factor)
+        return metrics
+
+    def _evaluate(self) -> set[str]:
+        """Evaluate with the averaged weights, if there are any; return what hooks ask for."""
+        with self.state.averaged():
+            metrics = evaluate(self.trainer)
+        if not metrics:
+            return set()
+        self.state.judge(metrics)
+        if self.run is not None:
+            self.run.facts["evaluation"] = {"step": self.state.step, **metrics, **self.trainer.evaluation_facts()}
+            self.run.write_facts()
+        return self._tell("eval_end", metrics=metrics)
+
+    def _check(self, cause: BaseException | None = None) -> None:
+        """Raise `TrainingError` if a weight is not finite, or anything the optimiser or the average keeps for it."""
+        if (name := self.state.not_finite()) is not None:
+            raise TrainingError(self._diverged(f"{name} holds a number that is not finite")) from cause
+
+    def _save(self) -> None:
+        """Write a checkpoint, if there is a folder; the weights are checked first in any case."""
+        self._check()
+        if self.run is None:
+            return
+        self.run.check()
+        state = self.state.state_dict()
+        try:
+            with self.state.averaged():
+                path = self.run.checkpoints.save(self.state.step, state, self.trainer.export)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} {self._remedy()}") from error
+        self._tell("saved", path=path)
+
+    def _tell(self, event: str, **facts: Any) -> set[str]:
+        """Tell the hooks of an event and return their requests; an error that ends training waits for the save."""
+        try:
+            return self._hooks.emit(event, fit=self, **facts)
+        except (AxonError, SystemExit, KeyboardInterrupt) as error:
+            if self._caught and isinstance(error, KeyboardInterrupt):
+                raise  # the second request, to stop at once
+            self._ending = error
+            return set()
+
+    @contextmanager
+    def _rescued(self) -> Generator[None]:
+        """If the block, between two steps, fails or is interrupted, save a checkpoint and re-raise."""
+        try:
+            yield
+        except BaseException as error:
+            if self._caught and isinstance(error, KeyboardInterrupt):
+                raise  # the second request, to stop at once
+            self._check(error)  # weights that are not finite are the reason, whatever the error says
+            if self.run is not None and self.state.step:
+                with suppress(CheckpointError):  # the first error is the one to report
+                    if f"step-{self.state.step}" not in self.run.checkpoints.names():
+                        self._save()
+                    error.add_note(self._remedy())
+            raise
+
+    @contextmanager
+    def _reported(self) -> Generator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._hooks.emit("error", fit=self, error=error)
+            raise
+
+    def _diverged(self, what: str) -> str:
+        return (
+            f"after {self.state.step} steps, {what}. Lower the learning rate (trainer.optimizer.lr), warm it up "
+            "(trainer.warmup), limit the gradients (trainer.clip=1) or compute in fp32 (trainer.precision). "
+            f"{self._remedy(diverged=True)}"
+        )
+
+    def _remedy(self, diverged: bool = False) -> str:
+        return how_to_resume(self.run, self._config.optimizer.lr, diverged)
+
+
+def _place(trainer: Trainer) -> None:
+    """Move the models to the trainer's device."""
+    for model in trainer.models.values():
+        model.to(trainer.config.device)
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _cut(data: dict[str, Tensor], pieces: int) -> Generator[dict[str, Tensor]]:
+    """Yield near-equal pieces of the rows of `data`, none of them empty."""
+    size = len(next(iter(data.values())))
+    if pieces == 1:
+        yield data
+        return
+    for piece in zip(*(rows.tensor_split(min(pieces, size)) for rows in data.values()), strict=True):
+        yield dict(zip(data, piece, strict=True))
+
+
+def _autocast(config: Trainer.Config) -> torch.autocast:
+    kind = torch.device(config.device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@contextmanager
+def _resting(trainer: Trainer) -> Generator[None]:
+    """Within the block all models are in evaluation mode, and no gradients are kept."""
+    training = [model for model in trainer.models.values() if model.training]
+    for model in training:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for model in training:
+            model.train()

@@ -1,0 +1,282 @@
+"""Optimisers, and how learning rates move over a run."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, ValidationInfo
+from torch import Tensor, nn
+
+from axon_core import config
+from axon_core.config import Count, at, validate
+from axon_core.errors import ConfigError
+from axon_core.nn.linear import StackedLinear
+from axon_core.registry.spec import Spec
+from axon_core.training.devices import multiplies_bf16
+
+__all__ = ["OPTIMIZERS", "AdamW", "Muon", "MuonOptimizer", "Optimizer", "moment_bytes", "orthogonalise", "schedule"]
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+ScheduleKind = Literal["constant", "linear", "cosine", "inverse_sqrt"]
+
+
+def schedule(kind: ScheduleKind, step: int, *, steps: int, warmup: int = 0, final: float = 0.0) -> float:
+    """Return the fraction of its peak that a learning rate has at a step, counted from 0.
+
+    It rises as `(step + 1) / warmup`. Then, with t the fraction of the remaining steps that are done,
+
+        constant      1
+        linear        1 - (1 - final) t
+        cosine        final + (1 - final) (1 + cos π t) / 2
+        inverse_sqrt  √(warmup / (step + 1))             (1706.03762, Section 5.3, divided by its peak)
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    t = min(1.0, (step - warmup) / max(1, steps - warmup))
+    match kind:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1 - (1 - final) * t
+        case "cosine":
+            return final + (1 - final) * (1 + math.cos(math.pi * t)) / 2
+        case "inverse_sqrt":
+            return math.sqrt(warmup / (step + 1))
+
+
+class _Optimizer(config.Config):
+    """What all optimisers share; `build` makes the PyTorch optimisers."""
+
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """AdamW's decay of the first and second moment."""
+    eps: PositiveFloat = 1e-8
+    """AdamW's ε."""
+
+    @abstractmethod
+    def build(self, modules: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
+        """Return optimisers that share the trainable parameters of `modules` among them."""
+
+
+class AdamW(_Optimizer):
+    """AdamW (1711.05101) on all parameters; vectors, such as the weights of norms and biases, do not decay."""
+
+    type: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    """Learning rate at its peak."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decay of matrices a step, as a fraction of the learning rate."""
+
+    def build(self, modules: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
+        """Return one AdamW with two groups."""
+        parameters = _parameters(modules)
+        groups = [
+            _group([p for p in parameters if p.ndim > 1], self.lr, weight_decay=self.weight_decay),
+            _group([p for p in parameters if p.ndim <= 1], self.lr, weight_decay=0.0),
+        ]
+        return [torch.optim.AdamW([g for g in groups if g["params"]], betas=self.betas, eps=self.eps, fused=True)]
+
+
+class Muon(_Optimizer):
+    """Muon on the hidden matrices of a model, AdamW without decay on the rest.
+
+    A hidden matrix is one that the model's `hidden_matrices()` returns, or the weight of any `nn.Linear` if a module
+    has no such method; the matrices in a `StackedLinear` are taken one by one. The rest are embeddings
+    (`nn.Embedding`), the head (other matrices) and vectors.
+    """
+
+    type: Literal["muon"] = "muon"
+    lr: PositiveFloat = 0.02
+    """Muon's learning rate at its peak: the spectral norm of a step."""
+    embedding_lr: PositiveFloat = 0.01
+    """AdamW's learning rate for embeddings."""
+    head_lr: PositiveFloat = 0.005
+    """AdamW's learning rate for the output head."""
+    vector_lr: PositiveFloat = 0.005
+    """AdamW's learning rate for norms and biases."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of Muon's (Nesterov) momentum."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decay of hidden matrices a step, as a fraction of the learning rate."""
+    iteration: Literal["quintic", "polar"] = "quintic"
+    """The polynomials of the Newton–Schulz iteration: one for all steps, or the faster Polar Express."""
+    iterations: Count = 5
+    """How often the polynomials are applied: the more, the closer to orthogonal, and the slower."""
+
+    def build(self, modules: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
+        """Return a Muon for the hidden matrices and an AdamW for the rest."""
+        parameters = _parameters(modules)
+        hidden = {id(p) for module in modules for p in _hidden_matrices(module)}
+        embeddings = {
+            id(part.weight) for module in modules for part in module.modules() if isinstance(part, nn.Embedding)
+        }
+        matrices = [p for p in parameters if id(p) in hidden and p.ndim == 2 and id(p) not in embeddings]
+        taken = {id(p) for p in matrices} | embeddings
+        groups = [
+            _group([p for p in parameters if id(p) in embeddings], self.embedding_lr),
+            _group([p for p in parameters if id(p) not in taken and p.ndim > 1], self.head_lr),
+            _group([p for p in parameters if id(p) not in taken and p.ndim <= 1], self.vector_lr),
+        ]
+        optimizers: list[torch.optim.Optimizer] = []
+        if matrices:
+            coefficients = tuple(_COEFFICIENTS[self.iteration](i) for i in range(self.iterations))
+            group = _group(matrices, self.lr, weight_decay=self.weight_decay, momentum=self.momentum)
+            optimizers.append(MuonOptimizer([group], coefficients, _stacked(modules)))
+        if groups := [group for group in groups if group["params"]]:
+            optimizers.append(torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=0.0, fused=True))
+        return optimizers
+
+
+OPTIMIZERS: Mapping[str, type[_Optimizer]] = {"adamw": AdamW, "muon": Muon}
+"""Optimisers by type."""
+
+
+def moment_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes an optimiser of `OPTIMIZERS` keeps for its parameters after its first update.
+
+    AdamW keeps two moments and a float32 counter a parameter, Muon one momentum.
+    """
+    parameters = [cast(Tensor, p) for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, MuonOptimizer):
+        return sum(p.nbytes for p in parameters)
+    return sum(2 * p.nbytes + torch.float32.itemsize for p in parameters)
+
+
+def _parse(value: Any, info: ValidationInfo) -> Any:
+    """Validate an optimiser's table by the config of its type; its errors know the field they stand in."""
+    if isinstance(value, _Optimizer):
+        return value
+    with at(str(info.field_name)):
+        spec = Spec.of({"type": "adamw", **cast(dict[str, Any], value)} if isinstance(value, dict) else value)
+        if spec.type not in OPTIMIZERS:
+            raise ConfigError([(("type",), f"must be one of {', '.join(OPTIMIZERS)}, got {spec.type!r}")])
+        return validate(OPTIMIZERS[spec.type], spec.options)
+
+
+Optimizer = Annotated[AdamW | Muon, BeforeValidator(_parse)]
+"""A config field that takes an optimiser's table, `{"type": "muon", "lr": 0.02}`, or its type alone; or none: AdamW."""
+
+
+def _group(parameters: list[nn.Parameter], lr: float, **options: float) -> dict[str, Any]:
+    """Return a parameter group; `initial_lr` is the peak that the schedule multiplies."""
+    return {"params": parameters, "lr": lr, "initial_lr": lr, **options}
+
+
+def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Return the trainable parameters, each once even if modules share some."""
+    return list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
+
+
+def _stacked(modules: Sequence[nn.Module]) -> dict[Tensor, list[int]]:
+    """Return, for each weight that several matrices share, how many of its rows each has."""
+    parts = [part for module in modules for part in module.modules() if isinstance(part, StackedLinear)]
+    return {part.weight: part.rows for part in parts}
+
+
+def _hidden_matrices(module: nn.Module) -> Sequence[Tensor]:
+    if callable(method := getattr(module, "hidden_matrices", None)):
+        return cast(Sequence[Tensor], method())
+    return [part.weight for part in module.modules() if isinstance(part, nn.Linear)]
+
+
+Coefficients = tuple[float, float, float]
+
+# Polar Express (2505.16932), Algorithm 1: the best polynomials for singular values in [0.001, 1], without the paper's
+# safety factor; the last one serves all further iterations.
+_POLAR: tuple[Coefficients, ...] = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845749493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+)
+_COEFFICIENTS: Mapping[str, Callable[[int], Coefficients]] = {
+    "quintic": lambda i: (3.4445, -4.7750, 2.0315),  # Keller Jordan, "Muon", 2024: the steepest at 0
+    "polar": lambda i: _POLAR[min(i, len(_POLAR) - 1)],
+}
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16, precise enough for a direction, on devices where it is several times as fast as float32."""
+    return torch.bfloat16 if multiplies_bf16(str(device)) else torch.float32
+
+
+def orthogonalise(
+    matrices: Float[Tensor, "b r c"], coefficients: Sequence[Coefficients], dtype: torch.dtype | None = None
+) -> Float[Tensor, "b r c"]:
+    """Return U Vᵀ, nearly, of each matrix U S Vᵀ: the singular values become about 1.
+
+    Newton–Schulz: X ← X / ‖X‖, then for each (a, b, c): X ← a X + (b A + c A²) X with A = X Xᵀ. The coefficients are
+    Keller Jordan's ("Muon", 2024) or those of Polar Express (arXiv 2505.16932, Algorithm 1). It is fast for r ≤ c.
+    Computed in `dtype`, by default bfloat16 if the device has instructions for it, else float32, and returned in
+    that of `matrices`.
+    """
+    x = matrices.to(dtype or _dtype(matrices.device))
+    x = x * (1 / (matrices.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).to(x.dtype)
+    for a, b, c in coefficients:
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
+
+
+class MuonOptimizer(torch.optim.Optimizer):
+    """Muon (Keller Jordan, 2024): momentum with every matrix orthogonalised, all matrices of one shape at once.
+
+        M ← μ M + (1 - μ) G;   U = orthogonalise((1 - μ) G + μ M);   W ← (1 - η λ) W - η √max(1, r / c) U
+
+    It is `torch.optim.Muon`, batched; wide and tall matrices of one shape go together, the tall ones transposed.
+
+    Args:
+        groups: parameter groups with `lr` η, `momentum` μ and `weight_decay` λ; all parameters are matrices.
+        coefficients: the Newton–Schulz polynomials, one for each iteration.
+        rows: for parameters that hold several matrices, one below the other, how many rows each has.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        coefficients: Sequence[Coefficients],
+        rows: Mapping[Tensor, list[int]] | None = None,
+    ) -> None:
+        super().__init__(groups, {})
+        self._coefficients = coefficients
+        self._rows = rows or {}
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        for group in self.param_groups:
+            parameters = [p for p in cast(list[Tensor], group["params"]) if p.grad is not None]
+            if not parameters:
+                continue
+            matrices: list[Tensor] = []
+            steps: list[Tensor] = []
+            for p in parameters:
+                gradient, state = cast(Tensor, p.grad), self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                momentum: Tensor = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                rows = self._rows.get(p, [len(p)])
+                matrices += torch.split(p, rows)
+                steps += torch.split(gradient.lerp(momentum, group["momentum"]), rows)
+            by_shape: dict[tuple[int, ...], list[int]] = {}
+            for i, step in enumerate(steps):
+                by_shape.setdefault(tuple(sorted(step.shape)), []).append(i)
+            for members in by_shape.values():
+                wide = [steps[i] if _is_wide(steps[i]) else steps[i].mT for i in members]
+                for i, update in zip(members, orthogonalise(torch.stack(wide), self._coefficients), strict=True):
+                    steps[i] = update if _is_wide(steps[i]) else update.mT
+            for matrix, step in zip(matrices, steps, strict=True):
+                if group["weight_decay"]:
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(step, alpha=-group["lr"] * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])))
+
+
+def _is_wide(matrix: Tensor) -> bool:
+    return matrix.shape[0] <= matrix.shape[1]

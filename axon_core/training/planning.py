@@ -1,0 +1,170 @@
+"""What a training would do, before it starts: models with their sizes, steps, and memory; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from axon_core import config
+from axon_core.documents import to_toml
+from axon_core.interfaces.model import Model
+from axon_core.training.optim import moment_bytes
+from axon_core.training.recipe import Recipe
+from axon_core.training.swapping import Swap
+from axon_core.training.trainer import Trainer
+
+__all__ = ["Memory", "ModelPlan", "Plan"]
+
+_STEPS = 8  # first steps whose batches are inspected
+
+
+class ModelPlan(config.Config):
+    """One role's model."""
+
+    kind: str
+    """Its class."""
+    parameters: int
+    """All of its parameters, shared ones counted once."""
+    trained: int
+    """Those that the optimiser updates; the others are frozen."""
+    config: dict[str, Any]
+    """All of its settings, with their defaults; empty if it is not a registered model."""
+
+
+class Memory(config.Config):
+    """Bytes that the parameters take; activations, data and what libraries need come on top.
+
+    The numbers are exact if every trained parameter is part of the loss, and otherwise upper bounds.
+    """
+
+    weights: int
+    """Parameters and buffers of all roles."""
+    gradients: int
+    """One number for each trained parameter."""
+    optimizer: int
+    """The optimiser's moments, after its first update."""
+    average: int
+    """The moving average of the trained parameters, if there is one (`ema`)."""
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return self.weights + self.gradients + self.optimizer + self.average
+
+
+class Plan(config.Config):
+    """What a recipe amounts to, before any step is done."""
+
+    name: str
+    """The recipe's name."""
+    out: Path
+    """The run folder that the training would make."""
+    recipe: dict[str, Any]
+    """The recipe's tables, after overrides, and `trainer` with all defaults."""
+    swaps: tuple[Swap, ...]
+    """The parts that overrides replace, and what became of their options."""
+    models: dict[str, ModelPlan]
+    """The models by role."""
+    steps: int
+    """Steps of the loop."""
+    examples: float
+    """Examples in a step, rows of its batch: the mean of the first steps."""
+    unit: str
+    """What the trainer counts."""
+    units: float | None
+    """How many of that unit a step learns from, the mean of the first steps; None if they arise only in training."""
+    memory: Memory
+    """What the parameters take."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, trainer: Trainer, out: Path) -> Plan:
+        """Return what `trainer`, which was built from `recipe`, would do in the folder `out`."""
+        settings = trainer.config
+        batches = [trainer.batch(step) for step in range(min(_STEPS, settings.steps))]
+        return cls(
+            name=recipe.name,
+            out=out,
+            recipe={
+                **{name: table for name, table in recipe.tables.items() if name != "swaps"},
+                "trainer": {"type": recipe.trainer.type, **settings.model_dump(mode="json")},
+            },
+            swaps=recipe.swaps,
+            models={role: _model(role in trainer.trainable, model) for role, model in trainer.models.items()},
+            steps=settings.steps,
+            examples=sum(len(next(iter(batch.values()))) for batch in batches) / len(batches),
+            unit=trainer.unit,
+            units=_units(trainer, batches),
+            memory=_memory(trainer),
+        )
+
+    def lines(self) -> list[str]:
+        """Return it as a recipe in TOML, for people: what is known besides its tables is in comments."""
+        units = "" if self.units is None or self.unit == "examples" else f", {self.units:,.0f} {self.unit}"
+        of_all = f", {self.units * self.steps:,.0f} {self.unit}" if units and self.units else ""
+        parts = {name: value for name, value in self.memory.model_dump().items() if value}
+        return [
+            f"# {self.name}, into {self.out}",
+            *(f"# {swap}" for swap in self.swaps),
+            *(f"# model {role}: {_described(model)}" for role, model in self.models.items()),
+            f"# a step: {self.examples:,.0f} examples{units}",
+            f"# {self.steps:,} steps: {self.examples * self.steps:,.0f} examples{of_all}",
+            f"# memory: {' + '.join(f'{name} {_bytes(value)}' for name, value in parts.items())} = "
+            f"{_bytes(self.memory.total)}; activations and data come on top",
+            "",
+            *to_toml(self.recipe).splitlines(),
+        ]
+
+
+def _model(trained: bool, model: nn.Module) -> ModelPlan:
+    parameters = list(model.parameters())
+    return ModelPlan(
+        kind=type(model).__name__,
+        parameters=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if trained and p.requires_grad),
+        config=model.config.model_dump(mode="json") if isinstance(model, Model) else {},
+    )
+
+
+def _described(model: ModelPlan) -> str:
+    frozen = model.parameters - model.trained
+    state = "trained" if not frozen else "frozen" if not model.trained else f"{frozen:,} of them frozen"
+    return f"{model.kind}, {model.parameters:,} parameters, {state}"
+
+
+def _units(trainer: Trainer, batches: Sequence[dict[str, Tensor]]) -> float | None:
+    """Return the mean of what steps count, if they learn from their batches unchanged."""
+    kind = type(trainer)
+    if kind.collect is not Trainer.collect or kind.minibatches is not Trainer.minibatches:
+        return None
+    return sum(next(iter(trainer.counts(batch).values())) for batch in batches) / len(batches)
+
+
+def _memory(trainer: Trainer) -> Memory:
+    trained = {
+        id(p): p for role in trainer.trainable for p in trainer.models[role].parameters() if p.requires_grad
+    }.values()
+    everything = [t for model in trainer.models.values() for t in (*model.parameters(), *model.buffers())]
+    optimizers = trainer.config.optimizer.build([trainer.models[role] for role in trainer.trainable])
+    return Memory(
+        weights=_size(everything),
+        gradients=_size(trained),
+        optimizer=sum(map(moment_bytes, optimizers)),
+        average=_size(trained) if trainer.config.ema is not None else 0,
+    )
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of tensors, those that share their memory counted once."""
+    return sum({(t.data_ptr(), t.nbytes): t.nbytes for t in tensors}.values())
+
+
+def _bytes(number: float) -> str:
+    """Return a number of bytes in a unit that leaves few digits: `6.4 MB`, where a MB is 10⁶ bytes."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB"

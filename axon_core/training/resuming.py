@@ -1,0 +1,99 @@
+"""The run folder of a training: starting it, resuming it, and how to resume after an error."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from axon_core.errors import CheckpointError
+from axon_core.interfaces.model import Model
+from axon_core.registry import provenance
+from axon_core.training.run_folder import RunFolder
+from axon_core.training.train_state import State
+from axon_core.training.trainer import Trainer
+
+_log = logging.getLogger("axon")
+
+__all__ = ["how_to_resume", "opened_run"]
+
+
+@contextmanager
+def opened_run(
+    trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, Any] | None, state: State
+) -> Generator[RunFolder]:
+    """Make the run folder, or reopen the one that is there; within the block no other process writes to it.
+
+    Args:
+        trainer: what is trained.
+        out: the folder.
+        resume: continue from the latest checkpoint in `out`, or from the one of this name; from the start if there is
+            none yet.
+        recipe: what the trainer was built from.
+        state: what a checkpoint is loaded into.
+
+    Raises:
+        UsageError: `out` is not empty and not to be resumed, or another process trains there.
+        CheckpointError: the checkpoint is damaged or does not fit, or the folder cannot be written to.
+    """
+    facts = {
+        "recipe": recipe,
+        "trainer": trainer.config.model_dump(mode="json"),
+        "models": {
+            role: model.config.model_dump(mode="json")
+            for role, model in trainer.models.items()
+            if isinstance(model, Model)
+        },
+        "parts": provenance.parts_of(trainer.models.values(), type(trainer)),
+    }
+    keep = trainer.config.keep
+    if resume is False or (resume is True and not (out / "run.json").exists()):
+        with RunFolder.created(out, facts, keep) as run:
+            yield run
+        return
+    with RunFolder.open(out, keep).locked() as run:
+        _take_up(run, resume, state)
+        run.facts.update(facts)
+        run.write_facts()
+        yield run
+
+
+def _take_up(run: RunFolder, resume: bool | str, state: State) -> None:
+    """Load a checkpoint, and discard what came after it."""
+    checkpoint = run.checkpoints.find(resume if isinstance(resume, str) else None)
+    if checkpoint is None and run.model.exists():
+        raise CheckpointError(
+            f"{run.path} holds a trained model but no checkpoint to resume from; choose another folder"
+        )
+    if checkpoint is None:
+        _log.warning("%s has no checkpoint yet: training starts again from step 0", run.path)
+    if checkpoint is not None:
+        state.load_state_dict(run.checkpoints.read(checkpoint))
+    run.rewind(state.step)
+
+
+def how_to_resume(run: RunFolder | None, lr: float, diverged: bool = False) -> str:
+    """Say from which checkpoint to resume, and how: an intact one, with a lower learning rate if training diverged.
+
+    Args:
+        run: the run folder, if there is one.
+        lr: the learning rate used so far.
+        diverged: whether that rate should be lowered.
+    """
+    if run is None:
+        return "There is no run folder to resume from."
+    names = run.checkpoints.names()
+    intact = run.checkpoints.intact()
+    if names and intact is None:
+        return f"None of the checkpoints in {run.path} is intact: start the run again in another folder."
+    command = f"axon train --resume --out {shlex.quote(str(run.path))}"
+    if intact and intact != names[-1]:
+        command += f" --from {intact}"
+    if diverged:
+        before = run.checkpoints.learning_rate(intact) if intact else lr
+        command += f" --set trainer.optimizer.lr={before if before < lr else lr / 10:g}"
+    last = f"The last checkpoint is {intact}" if intact else "There is no checkpoint yet"
+    return f"{last}. Resume with: {command}"

@@ -1,0 +1,194 @@
+"""The state of a training: everything that exact resumption needs, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from axon_core.checkpoint.checkpoint import first_mismatch
+from axon_core.checkpoint.digests import digest
+from axon_core.errors import CheckpointError, ContractError
+from axon_core.training.trainer import Trainer
+
+__all__ = ["State"]
+
+
+_log = logging.getLogger("axon")
+_KEPT = frozenset("step data first_batch evaluation best worse models optimizer lr moments average trainer".split())
+
+
+class State:
+    """Weights, optimisers, average, and counters of one training, with one way in and one way out.
+
+    Attributes:
+        step: steps done.
+        evaluation: the last evaluation.
+        best: the lowest held-out loss so far.
+        worse: evaluations in a row since then.
+
+    Raises:
+        ContractError: no parameter of the trainable models requires a gradient.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.step = 0
+        self.evaluation: dict[str, float] = {}
+        self.best: float | None = None
+        self.worse = 0
+        for role, model in trainer.models.items():
+            if role not in trainer.trainable:
+                model.requires_grad_(False)
+        self.roles: Mapping[str, nn.Module] = {role: trainer.models[role] for role in trainer.trainable}
+        named = {  # by identity, because two roles may share a part
+            id(parameter): (f"{role}.{name}", parameter)
+            for role, module in self.roles.items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        self.parameters: dict[str, nn.Parameter] = dict(named.values())
+        if not self.parameters:
+            raise ContractError(f"nothing to train: no parameter of {', '.join(self.roles)} requires a gradient")
+        self.optimizers = trainer.config.optimizer.build(list(self.roles.values()))
+        self.average: dict[str, Tensor] | None = None
+        if trainer.config.ema is not None:
+            self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    def update(self, factor: float) -> None:
+        """Make one update of the weights: `factor` times the peak learning rates, then the average."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.average is not None and self.trainer.config.ema is not None:
+            # A large decay would hold on to the first weights for thousands of steps, so it rises to its value.
+            decay = min(self.trainer.config.ema, (1 + self.step) / (10 + self.step))
+            for name, average in self.average.items():
+                average.lerp_(self.parameters[name].detach(), 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """Within the block the models carry the averaged weights, if there are any."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def settle(self) -> None:
+        """Leave the averaged weights in the models, if there are any; the training is over."""
+        self._swap()
+        self.average = None
+
+    def _swap(self) -> None:
+        for name, average in (self.average or {}).items():
+            parameter = self.parameters[name]
+            parameter.data, self.average[name] = average, parameter.data  # type: ignore[index]
+
+    def judge(self, evaluation: dict[str, float]) -> bool:
+        """Record an evaluation; return whether the training has stopped improving."""
+        self.evaluation = evaluation
+        if (loss := evaluation.get("loss")) is not None:
+            improved = math.isfinite(loss) and (self.best is None or loss < self.best)
+            self.best, self.worse = (loss, 0) if improved else (self.best, self.worse + 1)
+        return self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `patience` evaluations were all no better than the best before."""
+        patience = self.trainer.config.patience
+        return patience is not None and self.worse >= patience
+
+    def not_finite(self) -> str | None:
+        """Return the name of a weight, average or moment in which a number is not finite, or None.
+
+        It waits for the device once, and needs hardly any memory.
+        """
+        tensors = {f"the weight {name}": parameter.detach() for name, parameter in self.parameters.items()}
+        tensors |= {f"the average of {name}": average for name, average in (self.average or {}).items()}
+        for name, moments in self._moments().items():
+            found = {key: value for key, value in moments.items() if isinstance(value, Tensor)}
+            tensors |= {f"the optimiser's {key} of {name}": value for key, value in found.items()}
+        names = [name for name, tensor in tensors.items() if tensor.numel()]
+        device = next(iter(self.parameters.values())).device
+        # The extremes of a tensor are finite if all of it is: they are NaN if one of its numbers is.
+        extremes = [torch.stack(tensors[name].aminmax()).isfinite().all().to(device) for name in names]
+        finite = torch.stack(extremes).tolist()
+        return next((name for name, fine in zip(names, finite, strict=True) if not fine), None)
+
+    @cached_property
+    def _data(self) -> str:
+        """The checksum of all data, computed once: the data do not change while they are in memory."""
+        return self.trainer.data_digest()
+
+    def _moments(self) -> dict[str, dict[str, Any]]:
+        """Return what the optimisers keep for each parameter, by its name."""
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        return {names[id(p)]: state for optimizer in self.optimizers for p, state in optimizer.state.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as nested dictionaries, by the names of the parameters."""
+        return {
+            "step": self.step,
+            "data": self._data,
+            "first_batch": digest(self.trainer.batch(0)),
+            "evaluation": self.evaluation,
+            "best": self.best,
+            "worse": self.worse,
+            "models": {role: module.state_dict() for role, module in self.roles.items()},
+            "optimizer": self.trainer.config.optimizer.type,
+            "lr": self.trainer.config.optimizer.lr,
+            "moments": self._moments(),
+            "average": None if self.average is None else dict(self.average),
+            "trainer": self.trainer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            CheckpointError: it is not whole, or belongs to another model or optimiser, or to other data.
+        """
+        if missing := _KEPT - state.keys():
+            raise CheckpointError(
+                f"the checkpoint lacks {', '.join(sorted(missing))}: another version wrote it, or it was changed"
+            )
+        kind = self.trainer.config.optimizer.type
+        if state["optimizer"] != kind:
+            raise CheckpointError(f"the checkpoint's optimiser is {state['optimizer']}, the recipe's is {kind}")
+        if (state["average"] is None) != (self.average is None):
+            raise CheckpointError("a run has a moving average (trainer.ema) from its first step on, or never")
+        try:
+            for role, module in self.roles.items():
+                module.load_state_dict(state["models"][role])
+        except (RuntimeError, KeyError) as error:
+            reason = first_mismatch(error)
+            raise CheckpointError(f"the checkpoint is of another model than the recipe describes: {reason}") from None
+        if state["data"] != self._data:
+            raise CheckpointError(
+                "the data are not those that the run began with; put them back as they were, or start a new run, which "
+                "may begin with this one's model (model.init)"
+            )
+        if state["first_batch"] != digest(self.trainer.batch(0)):
+            _log.warning("seed or batch size differ from those the run began with: it goes on, but not exactly")
+        self.step, self.evaluation = state["step"], state["evaluation"]
+        self.best, self.worse = state["best"], state["worse"]
+        for optimizer in self.optimizers:
+            mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            for name, moments in state["moments"].items():
+                if id(parameter := self.parameters[name]) in mine:
+                    optimizer.state[parameter] = {
+                        key: value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
+                        for key, value in moments.items()
+                    }
+        for name, average in (self.average or {}).items():
+            average.copy_(state["average"][name])
+        self.trainer.load_state_dict(state["trainer"])
