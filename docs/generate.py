@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 
-from axon_docs import commands, names, papers, picture, reference  # noqa: E402
+from axon_docs import commands, papers, picture, reference  # noqa: E402
 
 BEGIN, END = "<!-- papers: written by docs/generate.py --front -->", "<!-- end of papers -->"
 
@@ -29,7 +29,7 @@ def pages() -> dict[str, str]:
     """Return the generated pages by their path, but for those that show figures."""
     made = {f"papers/{card.entry.distribution}.md": papers.page(card, ROOT) for card in papers.installed(ROOT)}
     made["papers/index.md"] = _index("Papers", papers.table(ROOT).replace("(plugins/", "("), made)
-    api = {f"reference/{package}.md": reference.page(package) for package in names.packages()}
+    api = {f"reference/{name}.md": text for name, text in reference.pages().items()}
     made |= api
     about = "Every public name of the core and of the plugins, from the docstrings."
     made["reference/index.md"] = _index("Reference", about, api)
@@ -128,7 +128,7 @@ def _within(text: str, folder: Path) -> str:
 
 
 def _index(title: str, about: str, found: dict[str, str]) -> str:
-    entries = [Path(path).stem for path in found]
+    entries = [Path(path).name.removesuffix(".md") for path in found]
     about = re.sub(r"\]\((axon-[a-z]+)\)", r"](\1.md)", about)
     return "\n".join([f"# {title}", "", about, "", "```{toctree}", ":maxdepth: 1", "", *entries, "```", ""])
 

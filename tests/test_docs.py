@@ -193,8 +193,22 @@ def test_the_page_on_data_has_every_recipe():
     assert listed == {recipe.name for recipe in recipes()}
 
 
+def reference_of(made: Mapping[str, str], package: str = "axon_core") -> str:
+    """The reference of a package; that of the core lies on two pages."""
+    return made[f"reference/{package}.md"] + made.get(f"reference/{package}.inside.md", "")
+
+
+def test_what_plugins_may_import_stands_on_one_page(made):
+    page = made["reference/axon_core.md"]
+    described, linked = documented(page), set(re.findall(r"\{py:obj\}`(\w+) <", page))
+    for path in ["axon_core", *(f"axon_core.{folder.parent.name}" for folder in ROOT.glob("axon_core/*/__init__.py"))]:
+        for name in importlib.import_module(path).__all__:
+            assert f"{path}.{name}" in described or name in linked, f"{path}.{name}"
+    assert not any(path.startswith("axon_core.nn.attention.") for path in described)
+
+
 def test_names_the_pages_refer_to_are_in_the_reference(made):
-    listed = documented(made["reference/axon_core.md"])
+    listed = documented(reference_of(made))
     referred = {path for page in WRITTEN for path in re.findall(r"\{py:\w+\}`([\w.]+)`", page.read_text("utf-8"))}
     assert referred and referred <= listed
 
@@ -217,7 +231,7 @@ def public(module: ModuleType, file: Path) -> list[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_name_is_described_and_in_the_reference(package, made):
-    listed, missing, bare, seen = documented(made[f"reference/{package}.md"]), [], [], 0
+    listed, missing, bare, seen = documented(reference_of(made, package)), [], [], 0
     described = {(id(value), path.rpartition(".")[2]) for path in listed if (value := named(path)) is not None}
     top = Path(importlib.import_module(package).__file__).parent
     for file in sorted(top.rglob("*.py")):
@@ -242,7 +256,7 @@ def named(path: str) -> object:
 
 
 def test_the_reference_shows_what_a_class_is_made_of(made):
-    page = made["reference/axon_core.md"]
+    page = reference_of(made)
     assert "{py:class} State(shape: tuple[int, ...], per_token: bool = True, " in page  # a dataclass
     assert "{py:attribute} State.window\n:type: int | None\n\nHow many tokens" in page
     assert "{py:class} Step(tokens: Int[Tensor, 'b n'], scope: axon_core.Scope, layers: " in page  # a named tuple

@@ -1,4 +1,4 @@
-"""`linear` and its float32 product by oneDNN, against float64, torch's own, and under transformations."""
+"""`affine` and its float32 product by oneDNN, against float64, torch's own, and under transformations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from axon_core.nn.linear import Linear, StackedLinear, affine, product
 
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `linear` take oneDNN whatever the processor and however small the product."""
+    """Let `affine` take oneDNN whatever the processor and however small the product."""
     monkeypatch.setattr(module, "_ONEDNN", True)
     monkeypatch.setattr(module, "_ROWS", 1)
     monkeypatch.setattr(module, "_PRODUCTS", 1)
@@ -20,7 +20,7 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Size, torch.Size]]:
-    """The shapes that `linear` gives to oneDNN."""
+    """The shapes that `affine` gives to oneDNN."""
     found: list[tuple[torch.Size, torch.Size]] = []
 
     def noted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_values_and_gradients_are_those_of_float64(onednn: None, shape: tuple[in
     results = []
     for dtype in (torch.float64, torch.float32):
         tensors = [tensor.to(dtype).requires_grad_() for tensor in given]
-        y = (linear if dtype == torch.float32 else functional.linear)(*tensors)
+        y = (affine if dtype == torch.float32 else functional.linear)(*tensors)
         results.append([y, *torch.autograd.grad(y, tensors, g.to(dtype))])
     for expected, found in zip(*results, strict=True):
         assert_near(found, expected)

@@ -35,7 +35,9 @@ def test_the_main_example_trains_and_generates_in_15_lines():
 
 def test_the_front_page_fits_on_a_screen_and_names_its_two_commands():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 110
+    papers = re.search("<!-- papers:.*<!-- end of papers -->", text, re.DOTALL)[0]
+    lines = len(text.splitlines()) - len(papers.splitlines())
+    assert lines <= 97  # 110 with the table of nine papers, which grows by a row each
     (block, *_) = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     commands = [line.partition("#")[0].split() for line in block.splitlines()]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -49,13 +50,23 @@ def public(package: str) -> dict[str, list[Public]]:
     """
     top, *others = modules(package)
     exported = [Public(package, name, getattr(top, name)) for name in sorted(top.__all__)]
-    known = {_identity(found) for found in exported}
+    known = {identity(found) for found in exported}
     names = {package: exported}
     for module in others:
         found = [Public(module.__name__, name, getattr(module, name)) for name in _own(module)]
-        names[module.__name__] = [f for f in found if _identity(f) not in known]
-        known |= {_identity(f) for f in found}
+        names[module.__name__] = [f for f in found if identity(f) not in known]
+        known |= {identity(f) for f in found}
     return {module: found for module, found in names.items() if found}
+
+
+def exports(package: str) -> dict[str, list[Public]]:
+    """Return the names of `public` that the package, or a package in it, exports: what a plugin may import."""
+    return {module: found for module, found in public(package).items() if hasattr(sys.modules[module], "__path__")}
+
+
+def inside(package: str) -> dict[str, list[Public]]:
+    """Return the names of `public` that no package exports."""
+    return {module: found for module, found in public(package).items() if module not in exports(package)}
 
 
 def _own(module: ModuleType) -> list[str]:
@@ -65,8 +76,8 @@ def _own(module: ModuleType) -> list[str]:
     return sorted({*constants(module.__name__), *(n for n, v in code.items() if v.__module__ == module.__name__)})
 
 
-def _identity(found: Public) -> tuple[int, str]:
-    """What tells whether two names are one: of constants, the name too, as equal ones may be one object."""
+def identity(found: Public) -> tuple[int, str]:
+    """Return what tells whether two names are one: of constants, the name too, as equal ones may be one object."""
     return id(found.value), "" if _is_code(found.value) else found.name
 
 
@@ -76,4 +87,4 @@ def _is_code(value: Any) -> bool:
 
 def _hidden(name: str) -> bool:
     parts = name.split(".")
-    return "cli" in parts or parts[-1].endswith("_cli") or any(part.startswith("_") for part in parts)
+    return "cli" in parts[:-1] or parts[-1].endswith("_cli") or any(part.startswith("_") for part in parts)

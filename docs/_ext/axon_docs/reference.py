@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib import import_module
 from types import FunctionType
 from typing import Any
 
@@ -14,22 +15,52 @@ from pydantic import BaseModel
 
 from axon_core.registry.registry import Registry
 from axon_docs.docstrings import markdown
-from axon_docs.names import Public, modules, packages, public
+from axon_docs.names import Public, exports, identity, inside, modules, packages, public
 from axon_docs.source import Assigned, attributes, constants, typing_only
 
 _LONGEST = 200  # characters of a value that is shown
 
 
-def page(package: str) -> str:
-    """Return the page of a package as MyST Markdown, one section a module."""
-    lines = [f"# {package}", "", markdown(inspect.getdoc(__import__(package)) or ""), ""]
-    for module, names in public(package).items():
-        if module != package:
-            lines += [f"## {module}", "", markdown(inspect.getdoc(__import__(module, fromlist=["_"])) or ""), ""]
-        lines += [f"```{{py:currentmodule}} {module}", "```", ""]
+def page(title: str, about: str, sections: Mapping[str, Iterable[Public]]) -> str:
+    """Return a page of the reference as MyST Markdown, one section a module; that of the title has no heading."""
+    lines = [f"# {title}", "", about, ""]
+    for module, names in sections.items():
+        if module != title:
+            lines += [f"## {module}", "", markdown(inspect.getdoc(import_module(module)) or ""), ""]
+        lines += [f"```{{py:currentmodule}} {module}", "```", "", *_elsewhere(module, names)]
         for name in names:
             lines += [entry(name), ""]
     return "\n".join(lines)
+
+
+def pages() -> dict[str, str]:
+    """Return the pages of the reference by name: each package's, and that of the core's modules from inside."""
+    made = {name: page(name, markdown(inspect.getdoc(import_module(name)) or ""), public(name)) for name in packages()}
+    about = (
+        "What plugins may import: the names that `axon_core` and its packages export. The modules they lie in are on "
+        "a page of their own, [the core from inside](axon_core.inside.md), and may change with any version."
+    )
+    made["axon_core"] = page("axon_core", about, exports("axon_core"))
+    about = "The modules of the core, for those who change it. Plugins import from [its packages](axon_core.md)."
+    return made | {"axon_core.inside": page("The core from inside", about, inside("axon_core"))}
+
+
+def _elsewhere(module: str, names: Iterable[Public]) -> list[str]:
+    """A line that links the names a module exports which another section of the page describes."""
+    here, package = {found.name for found in names}, import_module(module)
+    others = [
+        name for name in sorted(getattr(package, "__all__", ())) if name not in here and hasattr(package, "__path__")
+    ]
+    paths = [_described()[identity(Public(module, name, getattr(package, name)))] for name in others]
+    links = ", ".join(f"{{py:obj}}`{name} <{path}>`" for name, path in zip(others, paths, strict=True))
+    return [f"Exported from here too: {links}.", ""] if links else []
+
+
+@cache
+def _described() -> dict[tuple[int, str], str]:
+    """Where each public name is documented."""
+    every = (found for package in packages() for names in public(package).values() for found in names)
+    return {identity(found): found.path for found in every}
 
 
 def entry(found: Public) -> str:

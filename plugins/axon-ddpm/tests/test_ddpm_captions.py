@@ -8,7 +8,7 @@ import torch
 
 from axon_core import DataError, UsageError
 from axon_core.cli import main
-from axon_core.training import fit
+from axon_core.training import build_trainer, fit
 from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture
 
@@ -77,7 +77,7 @@ def test_an_npz_file_may_name_its_classes(named, tmp_path):
 def test_sheets_of_a_training_and_of_sample_are_captioned(named, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = recipe({"path": str(named), "classes": True}, steps=1, compared=4, grid=4)
-    trainer = made.build()
+    trainer = build_trainer(made)
     run = fit(trainer, tmp_path / "run", recipe={"name": "tiny", **made.tables}).run
     assert run is not None
     expected = strips(grid(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), captions=["red", "green", "blue", "red"]), 2, 4)
@@ -106,7 +106,7 @@ def test_sheets_of_a_training_and_of_sample_are_captioned(named, recipe, tmp_pat
 
 def test_info_of_a_run_shows_what_the_numbers_of_classes_stand_for(named, recipe, tmp_path, capsys):
     made = recipe({"path": str(named), "classes": True}, steps=1)
-    fit(made.build(), tmp_path / "run", recipe={"name": "tiny", **made.tables})
+    fit(build_trainer(made), tmp_path / "run", recipe={"name": "tiny", **made.tables})
     assert main(["info", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert "of the recipe tiny" in said and "model: UNet, " in said

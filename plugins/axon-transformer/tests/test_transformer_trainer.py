@@ -69,7 +69,7 @@ def test_training_in_two_parts_ends_with_the_same_bits(
 
 def test_micro_batches_make_the_same_update(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has another number of tokens: the mean is over all tokens of the step, not of the micro-batches' means."""
-    monkeypatch.setattr(optim, "_dtype", lambda device: torch.float64)
+    monkeypatch.setattr("axon_core.training.optim._dtype", lambda device: torch.float64)
     results = []
     for pieces in (1, 5):
         trainer = build(f"trainer.micro_batches={pieces}", "trainer.steps=2")

@@ -23,7 +23,7 @@ def test_each_response_is_scored_after_its_own_prompt(monkeypatch: pytest.Monkey
     responses = [["a", "bb", "ccc"], ["", "d", "ee"]]
     expected = torch.tensor([[11.0, 12.0, 13.0], [20.0, 21.0, 22.0]], dtype=torch.float64)
     assert torch.equal(scored(lengths, PROMPTS, responses), expected)
-    monkeypatch.setattr(scoring, "_ROWS", 4)
+    monkeypatch.setattr(rewards, "_ROWS", 4)
     sizes = list[int]()
 
     def counted(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
@@ -41,7 +41,7 @@ def test_who_judges_ends_is_told_which_there_are(monkeypatch: pytest.MonkeyPatch
         def __call__(self, prompts: Sequence[str], texts: Sequence[str], finished: Sequence[bool]) -> list[float]:
             return [float(end) for end in finished]
 
-    monkeypatch.setattr(scoring, "_ROWS", 3)
+    monkeypatch.setattr(rewards, "_ROWS", 3)
     ends = [[True, False], [False, True]]
     assert scored(Ends(), PROMPTS, [["a", "b"], ["c", "d"]], ends).tolist() == [[1, 0], [0, 1]]
     assert scored(Ends(), PROMPTS, [["a"], ["c"]]).tolist() == [[1], [1]]

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from axon_core import MODELS
+from axon_core.alignment import logprobs
 from axon_core.alignment.logprobs import (
     Sequences,
     completion_logprobs,
@@ -43,7 +44,7 @@ def naive(model, prompt, completion):
 
 @pytest.mark.parametrize("chunk", [1, 50, 1 << 22])
 def test_values_and_gradient_of_a_naive_log_softmax(chunk, monkeypatch):
-    monkeypatch.setattr(likelihood, "_CHUNK", chunk)
+    monkeypatch.setattr(logprobs, "_CHUNK", chunk)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 5, 13, generator=generator, dtype=torch.float64).mul(4).requires_grad_()
     tokens = torch.randint(13, (3, 5), generator=generator)
@@ -97,7 +98,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_float32_copy_of_all_logits_is_made(monkeypatch):
-    monkeypatch.setattr(likelihood, "_CHUNK", 400)
+    monkeypatch.setattr(logprobs, "_CHUNK", 400)
     logits = torch.randn(32, 100).bfloat16().requires_grad_()
     tokens = torch.zeros(32, dtype=torch.long)
     with Largest() as axon:

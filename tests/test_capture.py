@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_compiling import model
+from test_compile import model
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

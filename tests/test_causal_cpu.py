@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_attend import naive, normal
+from test_attention import naive, normal
 
 from axon_core.interfaces.scope import Scope
 from axon_core.nn import _causal_cpu
@@ -18,7 +18,7 @@ from axon_core.nn.attention import attend
 def test_blocks_are_the_attention_of_one_query_after_another(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, n: int, m: int, groups: int
 ) -> None:
-    monkeypatch.setattr(causal, "_BLOCK", 4)
+    monkeypatch.setattr(_causal_cpu, "_BLOCK", 4)
     q, k, v = normal(2, n, 6, 8, dtype=dtype), normal(2, m, groups, 8, seed=1), normal(2, m, groups, 5, seed=2)
     k, v = k.to(dtype), v.to(dtype)
     mask = torch.ones(n, m, dtype=torch.bool).tril(m - n)
@@ -30,7 +30,7 @@ def test_blocks_are_the_attention_of_one_query_after_another(
 
 
 def test_nothing_depends_on_what_is_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal, "_BLOCK", 4)
+    monkeypatch.setattr(_causal_cpu, "_BLOCK", 4)
     q, k, v = (normal(1, 11, heads, 8, seed=heads) for heads in (4, 2, 2))
     before = causal_attention(q, k, v)
     k[:, 6:], v[:, 6:] = float("inf"), float("nan")
