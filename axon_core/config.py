@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from axon_core.errors import ConfigError, RegistryError
 from axon_core.escaping import shortened
 
-__all__ = ["Chosen", "Config", "Count", "at", "declared_part", "merged", "validate"]
+__all__ = ["LARGEST", "Chosen", "Config", "Count", "at", "declared_part", "merged", "validate"]
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -34,10 +34,14 @@ have other types, since they are sizes of data.
 """
 
 
+LARGEST = 2.0**128 - 2.0**104
+"""The largest number in float32, which tensors hold; torch raises where it is to take a larger one."""
+
+
 class Config(BaseModel):
     """Base of every configuration: immutable, keyword only.
 
-    Unknown fields, numbers that are not finite and integers beyond 64 bits are errors. Every field
+    Unknown fields, numbers that are not finite in float32 and integers beyond 64 bits are errors. Every field
     carries a description; a field that stands for a constant of a paper cites the section.
     A table without a `type` changes the part that its field declares by default: fields it does not name stay.
     """
@@ -54,24 +58,26 @@ class Config(BaseModel):
         return merged(declared_part(cls, info.field_name, info.data) or {}, value)
 
     @model_validator(mode="after")
-    def _integers_fit(self) -> Self:
+    def _numbers_fit(self) -> Self:
         for name in type(self).model_fields:
-            for at, value in _integers(name, getattr(self, name)):
-                if not -(1 << 63) <= value < 1 << 63:
+            for at, value in _numbers(name, getattr(self, name)):
+                if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
                     raise ValueError(f"{at} must fit 64 bits, got {shortened(str(value), 24)}")
+                if isinstance(value, float) and abs(value) > LARGEST:
+                    raise ValueError(f"{at} must be within ±{LARGEST:.2g}, the range of float32, got {value:g}")
         return self
 
 
-def _integers(at: str, value: Any) -> Generator[tuple[str, int]]:
-    """Yield the place and value of an integer, or of each in a collection; a config in it has checked its own."""
-    if isinstance(value, int):
+def _numbers(at: str, value: Any) -> Generator[tuple[str, int | float]]:
+    """Yield the place and value of a number, or of each in a collection; a config in it has checked its own."""
+    if isinstance(value, int | float):
         yield at, value
     elif isinstance(value, Mapping):
         for key, inside in cast(Mapping[Any, Any], value).items():
-            yield from _integers(f"{at}.{key}", inside)
+            yield from _numbers(f"{at}.{key}", inside)
     elif isinstance(value, list | tuple | set | frozenset):
         for i, inside in enumerate(cast("Collection[Any]", value)):
-            yield from _integers(f"{at}.{i}", inside)
+            yield from _numbers(f"{at}.{i}", inside)
 
 
 class Chosen(BaseModel):

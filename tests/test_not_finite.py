@@ -8,6 +8,7 @@ import math
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from toy_trainer import TEXT, Toy
 from axon_core.checkpoint.manifest import verify
 from axon_core.checkpoint.trees import read_tree, write_tree
 from axon_core.cli import main
-from axon_core.config import Config, validate
+from axon_core.config import LARGEST, Config, validate
 from axon_core.errors import ConfigError, DataError, TrainingError
 from axon_core.generation.sampling import Sampling
 from axon_core.json_text import to_json
@@ -27,6 +28,7 @@ from axon_core.text.records import read_json_lines
 from axon_core.training.callbacks.curves import draw_curves
 from axon_core.training.hooks import hook
 from axon_core.training.loop import fit
+from axon_core.training.optim import AdamW
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.train_state import State
 
@@ -55,6 +57,13 @@ def test_no_config_of_any_part_takes_or_has_a_number_that_is_not_finite():
                 validate(kind, {name: number})
             told = [message for path, message in caught.value.problems if path and path[0] == name]
             assert told, (kind, name, number)
+
+
+@pytest.mark.parametrize("options", [{"lr": 1e308}, {"weight_decay": 3.5e38}, {"eps": 1e39}])
+def test_a_number_that_float32_cannot_hold_is_refused(options: dict[str, Any]):
+    with pytest.raises(ConfigError, match=r"within ±3\.4e\+38, the range of float32, got"):
+        validate(AdamW, options)
+    assert LARGEST == torch.finfo(torch.float32).max
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e999"])

@@ -292,7 +292,7 @@ def _unreadable(dist: Distribution, name: str, folder: str, error: Exception) ->
             heading = line.startswith("[") and line.endswith("]")
             section = section or heading
             if not (heading or line.startswith("#") or not line or (section and "=" in line and line[0] != "[")):
-                why = f"is malformed: line {number} is {line!r}"
+                why = f"is malformed: line {number} is {shortened(repr(line), 200)}"
                 break
     except (OSError, UnicodeDecodeError):
         pass  # then the error that brought us here says why

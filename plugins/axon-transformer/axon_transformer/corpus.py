@@ -5,10 +5,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from axon_core import DataError, Key, config, expanded, gunzipped, refuse_folder
 
@@ -38,7 +38,7 @@ class Corpus(config.Config):
     """Their translations: line i belongs to line i of `source`."""
     tsv: str | None = None
     """A file of pairs, one a line: source, tab, target. An empty line is a pair of empty sentences."""
-    reverse: PositiveInt | None = None
+    reverse: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
     """How many pairs of the synthetic task to make: letters, and the same letters backwards."""
 
     @model_validator(mode="after")

@@ -92,6 +92,12 @@ def test_a_corpus_has_one_form(given: dict[str, str]) -> None:
         validate(Corpus, given)
 
 
+def test_the_synthetic_task_has_at_most_a_million_pairs() -> None:
+    assert validate(Corpus, {"reverse": 1_000_000}).reverse == 1_000_000
+    with pytest.raises(ConfigError, match="reverse: must be less than or equal to 1000000, got 1000001"):
+        validate(Corpus, {"reverse": 1_000_001})
+
+
 def test_runs_of_white_space_are_one_space() -> None:
     assert normalised(" Ein\u00a0Hund\t  bellt . \u2009") == "Ein Hund bellt ."
 
