@@ -79,7 +79,7 @@ def test_all_files_have_the_mode_of_the_umask(tmp_path: Path, mask: int, mode: i
 
 
 def test_a_model_has_the_mode_of_the_umask(tmp_path: Path) -> None:
-    from test_saved_model import Square
+    from test_model import Square
 
     from axon_core import NORMS  # noqa: F401
 

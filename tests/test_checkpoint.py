@@ -103,6 +103,26 @@ def test_only_the_latest_are_kept_and_the_last_is_always_saved(tmp_path: Path):
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step-11", "step-9"]
 
 
+@pytest.mark.parametrize("stops", [(5,), (2, 4, 7), (10,)])
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_training_that_was_interrupted_leaves_the_checkpoints_of_one_that_was_not(
+    stops: tuple[int, ...], keep: int, tmp_path: Path
+):
+    options = {"steps": 11, "save_every": 3, "keep": keep}
+    run = tmp_path / "run"
+
+    def names() -> list[str]:
+        return RunFolder.open(run).checkpoints.names()
+
+    for i, step in enumerate(stops):
+        fit(Toy.make(**options), run, resume=i > 0, stop_at=step)
+        assert names()[-1] == f"step-{step}"
+        assert [name for name in names()[:-1] if int(name.removeprefix("step-")) % 3] == []
+        assert len(names()) <= keep + 1
+    fit(Toy.make(**options), run, resume=True)
+    assert names() == ["step-9", "step-11"][-keep:]
+
+
 def test_what_a_kill_left_unfinished_is_swept_away(run: Path):
     (run / "checkpoints/.unfinished-0123abcd-step-99").mkdir()
     (run / ".unfinished-0123abcd-model").mkdir()

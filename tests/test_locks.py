@@ -16,11 +16,15 @@ from toy_trainer import Toy
 
 from axon_core.checkpoint.atomic import claimed_file, claimed_folder, whole_file
 from axon_core.checkpoint.locks import lock_folder, lock_output, pinned
+from axon_core.checkpoint.manifest import new_folder
 from axon_core.cli import main
 from axon_core.errors import CheckpointError, UsageError
+from axon_core.registries import MODELS
 from axon_core.training.hooks import hook
 from axon_core.training.loop import fit
 from axon_core.training.run_folder import RunFolder
+
+SIZES = {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 8}
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -177,6 +181,15 @@ def test_the_lock_of_one_that_was_killed_when_it_had_finished_goes_too(tmp_path:
     with pytest.raises(UsageError, match="nothing is overwritten"), claimed_folder(tmp_path / "model"):
         raise AssertionError("it is overwritten")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_written_into_a_draft_that_was_moved_away_does_not_make_its_folder_again(tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(CheckpointError, match=r"cannot write .*step-3"), new_folder(run / "step-3") as draft:
+        run.rename(tmp_path / "elsewhere")
+        MODELS.build(SIZES, vocab_size=3).save(draft / "model")
+    assert not run.exists() and not list((tmp_path / "elsewhere").glob("step-*"))
 
 
 @pytest.mark.parametrize("what", ["moved", "deleted", "replaced"])

@@ -22,6 +22,7 @@ __all__ = [
     "claimed_file",
     "claimed_folder",
     "is_occupied",
+    "make_folder",
     "remove",
     "sweep",
     "whole_file",
@@ -174,6 +175,16 @@ def whole_folder(target: Path) -> Generator[Path]:
             _flush(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder unless it is there, and those above it; but a draft that was moved away is not made again.
+
+    Raises:
+        OSError: it cannot be made, or lies in a draft that is not there.
+    """
+    in_draft = any(_DRAFT.match(part) for part in folder.parts)
+    folder.mkdir(parents=not in_draft, exist_ok=True)
 
 
 def remove(folder: Path) -> None:

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _CONFIG = "config.json"
+_INTERIM = "interim"  # an empty file that marks such a checkpoint
 WEIGHTS = "model.safetensors"
 """The file of a model folder that holds the weights."""
 
@@ -215,7 +216,8 @@ class Checkpoints:
 
     Args:
         folder: where they are.
-        keep: how many of the latest survive a `save`.
+        keep: how many of the latest survive a `save`; an interim one, of a training that was interrupted, is beside
+            them until the next is made, so that in the end a resumed training leaves what any other does.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -227,7 +229,9 @@ class Checkpoints:
         steps = (found.name.removeprefix("step-") for found in self.folder.glob("step-*") if found.is_dir())
         return [f"step-{step}" for step in sorted(int(step) for step in steps if step.isdecimal())]
 
-    def save(self, step: int, state: Mapping[str, Any], export: Callable[[Path], None]) -> Path:
+    def save(
+        self, step: int, state: Mapping[str, Any], export: Callable[[Path], None], *, interim: bool = False
+    ) -> Path:
         """Write checkpoint `step-<step>`, then drop all but the latest ones.
 
         Raises:
@@ -240,12 +244,17 @@ class Checkpoints:
             write_tree(folder, state)
             (folder / "model").mkdir()
             export(folder / "model")
+            if interim:
+                (folder / _INTERIM).touch()
         self._prune()
         return target
 
     def _prune(self) -> None:
         """Drop all but the latest checkpoints; one that is being read stays until next time."""
-        for name in self.names()[: -self._keep]:
+        names = self.names()
+        regular = [name for name in names if not (self.folder / name / _INTERIM).exists()]
+        spared = {*regular[-self._keep :], *names[-1:]}
+        for name in (name for name in names if name not in spared):
             with unpinned(self.folder / name) as unread:
                 if unread:
                     remove(self.folder / name)

@@ -11,7 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from axon_core.checkpoint.atomic import TENSORS, TREE, claimed_file, sweep, whole_folder, write_text, writing
+from axon_core.checkpoint.atomic import (
+    TENSORS,
+    TREE,
+    claimed_file,
+    make_folder,
+    sweep,
+    whole_folder,
+    write_text,
+    writing,
+)
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError
 from axon_core.json_text import to_json
@@ -70,7 +79,7 @@ def adding(folder: Path, *names: str) -> Generator[None]:
         UsageError: another process adds files to it; the message names that process.
     """
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     with claimed_file(folder / MANIFEST):
         with writing(folder):
             for name in names:

@@ -150,8 +150,9 @@ class Fit:
                 status = self._status(end, stop="stop" in asked)
                 if status is None and (caught or self._ending is not None):
                     status = "interrupted"
-                if status or "save" in asked or _due(state.step, config.save_every):
-                    self._save()
+                regular = status in ("finished", "stopped") or "save" in asked or _due(state.step, config.save_every)
+                if status or regular:
+                    self._save(interim=not regular)
             # Also if nothing was left to do: the previous process may have been killed here.
             if self.run is not None and state.step:
                 self.run.publish()
@@ -251,7 +252,7 @@ class Fit:
         if (name := self.state.not_finite()) is not None:
             raise TrainingError(self._diverged(f"{name} holds a number that is not finite")) from cause
 
-    def _save(self) -> None:
+    def _save(self, interim: bool) -> None:
         """Write a checkpoint, if there is a folder; the weights are checked first in any case."""
         self._check()
         if self.run is None:
@@ -260,7 +261,7 @@ class Fit:
         state = self.state.state_dict()
         try:
             with self.state.averaged():
-                path = self.run.checkpoints.save(self.state.step, state, self.trainer.export)
+                path = self.run.checkpoints.save(self.state.step, state, self.trainer.export, interim=interim)
         except CheckpointError as error:
             raise CheckpointError(f"{error} {self._remedy()}") from error
         self._tell("saved", path=path)
@@ -287,7 +288,7 @@ class Fit:
             if self.run is not None and self.state.step:
                 with suppress(CheckpointError):  # the first error is the one to report
                     if f"step-{self.state.step}" not in self.run.checkpoints.names():
-                        self._save()
+                        self._save(interim=not _due(self.state.step, self._config.save_every))
                     error.add_note(self._remedy())
             raise
 

@@ -100,7 +100,7 @@ def _caption(text: str, width: int) -> UInt8[Tensor, "height width"]:
 def save_png(picture: UInt8[Tensor, "c h w"], path: Path) -> None:
     """Write a PNG. Raises `CheckpointError` if it cannot be written."""
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not those above: a run that was moved is not made again
     with whole_file(path) as draft:
         _image(picture).save(draft, format="PNG")
 
@@ -110,7 +110,7 @@ def save_gif(frames: Sequence[UInt8[Tensor, "c h w"]], path: Path, *, millisecon
     first, *rest = map(_image, frames)
     durations = [milliseconds] * len(rest) + [2000]
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not those above: a run that was moved is not made again
     with whole_file(path) as draft:
         first.save(draft, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 

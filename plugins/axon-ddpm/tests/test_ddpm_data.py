@@ -136,6 +136,9 @@ def test_grids_and_animations(tmp_path):
     assert sheet[0, 7, 7] == 160 and sheet[0, 0, 6] == 255 and sheet[0, 7, 14] == 255
     save_png(sheet, tmp_path / "deep/grid.png")
     assert torch.equal(read_picture(tmp_path / "deep/grid.png"), sheet)
+    with pytest.raises(CheckpointError):  # of a run that was moved, no folder is made again
+        save_png(sheet, tmp_path / "moved/samples/grid.png")
+    assert not (tmp_path / "moved").exists()
     save_gif([sheet, 255 - sheet, sheet], tmp_path / "x.gif")
     with Image.open(tmp_path / "x.gif") as animation:
         assert animation.n_frames == 3 and animation.size == (20, 13)
