@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Self, TypeGuard, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeGuard, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -17,12 +18,24 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from axon_core.errors import ConfigError, RegistryError
 from axon_core.escaping import shortened
 
-__all__ = ["LARGEST", "Chosen", "Config", "Count", "at", "declared_part", "merged", "validate"]
+__all__ = [
+    "LARGEST",
+    "Chosen",
+    "Config",
+    "Count",
+    "at",
+    "current_names",
+    "declared_part",
+    "former_names",
+    "merged",
+    "validate",
+]
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -44,11 +57,26 @@ class Config(BaseModel):
     Unknown fields, numbers that are not finite in float32 and integers beyond 64 bits are errors. Every field
     carries a description; a field that stands for a constant of a paper cites the section.
     A table without a `type` changes the part that its field declares by default: fields it does not name stay.
+
+    Attributes:
+        renamed: former names of fields, each with its name now. Tables that use them, such as those of old recipes and
+            run folders, are read as if they used the names of today; subclasses inherit them.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
     )
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_current_names(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        try:
+            return current_names(cast("Mapping[str, Any]", values), (cls,), _declared)
+        except ConfigError as error:  # so that pydantic says where this table stands
+            raise ValueError(str(error)) from None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -78,6 +106,55 @@ def _numbers(at: str, value: Any) -> Generator[tuple[str, int | float]]:
     elif isinstance(value, list | tuple | set | frozenset):
         for i, inside in enumerate(cast("Collection[Any]", value)):
             yield from _numbers(f"{at}.{i}", inside)
+
+
+@cache
+def former_names(configs: tuple[type[BaseModel], ...]) -> dict[str, str]:
+    """Return the former names of the fields of any of `configs`, each with its name now."""
+    renamed = {
+        old: new
+        for config in configs
+        for kind in reversed(config.__mro__)
+        for old, new in vars(kind).get("renamed", {}).items()
+    }
+    return {old: new for old, new in renamed.items() if not any(old in config.model_fields for config in configs)}
+
+
+def current_names(
+    table: Mapping[str, Any],
+    configs: tuple[type[BaseModel], ...],
+    configs_of: Callable[[Any, FieldInfo | None], tuple[type[BaseModel], ...]],
+) -> dict[str, Any]:
+    """Return `table` with the names that its fields have now, also in the tables within it.
+
+    Args:
+        table: a table of a recipe, of a run folder or of a saved model.
+        configs: the classes that may validate it.
+        configs_of: returns the classes that may validate a value, given the field it stands in, if that is known.
+
+    Raises:
+        ConfigError: a field is given under its former name and its name now.
+    """
+    names, result = former_names(configs), dict[str, Any]()
+    for key, value in table.items():
+        name = names.get(key, key)
+        if name in result or (name != key and name in table):
+            old = next(old for old in table if names.get(old) == name)
+            raise ConfigError([((name,), f"given twice: {old!r} is its former name; remove one of the two")])
+        if isinstance(value, Mapping):
+            field = next((config.model_fields[name] for config in configs if name in config.model_fields), None)
+            inner = configs_of(value, field)
+            if inner or not configs:  # a field of a known config whose table is of no config stays as it is
+                with at(name):
+                    value = current_names(cast("Mapping[str, Any]", value), inner, configs_of)
+        result[name] = value
+    return result
+
+
+def _declared(_: Any, field: FieldInfo | None) -> tuple[type[BaseModel], ...]:
+    """Return the configs that a field's annotation names."""
+    kinds = _alternatives(field.annotation) if field else []
+    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config))
 
 
 class Chosen(BaseModel):

@@ -75,7 +75,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 def to_toml(tables: Mapping[str, Any]) -> str:
     """Return tables of numbers, strings, lists and tables as TOML, which has no None: None values are left out.
 
-    >>> print(to_toml({"summary": "small", "trainer": {"lr": 0.1, "clip": None, "betas": [0.9, 0.99]}}))
+    >>> print(to_toml({"summary": "small", "trainer": {"lr": 0.1, "max_grad_norm": None, "betas": [0.9, 0.99]}}))
     summary = "small"
     <BLANKLINE>
     [trainer]

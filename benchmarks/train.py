@@ -110,7 +110,7 @@ def trainer_for(shape: Shape, batch_size: int, precision: str, device: str, *, c
         steps=10**6,
         batch_size=batch_size,
         precision="bf16" if precision == "bf16" else "fp32",
-        clip=1,
+        max_grad_norm=1,
         device=device,
         compile=compile,
         optimizer={"type": "adamw", "lr": 1e-3, "weight_decay": 0.1},  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from axon_core.text.corpus import TextData
 from axon_core.text.tokenizer import SentencePieceTokenizer
 from axon_core.training.trainers import TRAINERS
 
-STEPS = {"steps": 3, "save_every": 1, "eval_every": 2, "keep": 1, "ema": 0.9}
+STEPS = {"steps": 3, "save_every": 1, "eval_every": 2, "keep_checkpoints": 1, "ema": 0.9}
 PROMPTS = ["the", "of a", "import", "class", "return", "a list"]
 
 

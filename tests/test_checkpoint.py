@@ -27,7 +27,7 @@ from axon_core.training.hooks import hook
 from axon_core.training.loop import fit
 from axon_core.training.run_folder import RunFolder
 
-OPTIONS = {"save_every": 4, "keep": 5, "dropout": 0.3, "optimizer": {"type": "muon"}}
+OPTIONS = {"save_every": 4, "keep_checkpoints": 5, "dropout": 0.3, "optimizer": {"type": "muon"}}
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_an_unknown_checkpoint_is_a_usage_error(run: Path):
 
 
 def test_only_the_latest_are_kept_and_the_last_is_always_saved(tmp_path: Path):
-    fit(Toy.make(steps=11, save_every=3, keep=2), tmp_path / "run")
+    fit(Toy.make(steps=11, save_every=3, keep_checkpoints=2), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step-11", "step-9"]
 
 
@@ -108,7 +108,7 @@ def test_only_the_latest_are_kept_and_the_last_is_always_saved(tmp_path: Path):
 def test_a_training_that_was_interrupted_leaves_the_checkpoints_of_one_that_was_not(
     stops: tuple[int, ...], keep: int, tmp_path: Path
 ):
-    options = {"steps": 11, "save_every": 3, "keep": keep}
+    options = {"steps": 11, "save_every": 3, "keep_checkpoints": keep}
     run = tmp_path / "run"
 
     def names() -> list[str]:

@@ -22,7 +22,7 @@ def trainer(**options):
     tokens = torch.randint(61, (600,), dtype=torch.int32)
     model = MODELS["xllama"].build(vocab_size=ByteTokenizer().vocab_size, context=16, dim=32, n_layers=2, n_heads=4)
     data = TextData(ByteTokenizer(), tokens[:500], tokens[500:])
-    settings = {"steps": 6, "batch_size": 4, "clip": 1, "eval_every": 2, **options}
+    settings = {"steps": 6, "batch_size": 4, "max_grad_norm": 1, "eval_every": 2, **options}
     return CausalLMTrainer(validate(CausalLMTrainer.Config, settings), {"model": model}, data)
 
 

@@ -220,20 +220,20 @@ def test_a_run_folder_that_goes_away_ends_training_and_no_half_folder_comes(tmp_
 
 
 def test_a_checkpoint_that_is_read_stays_until_it_is_read(tmp_path: Path):
-    fit(Toy.make(save_every=1, keep=1, steps=3), tmp_path / "run")
+    fit(Toy.make(save_every=1, keep_checkpoints=1, steps=3), tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
     with run.checkpoints.reading() as found:
         assert found is not None and found.name == "step-3"
-        fit(Toy.make(save_every=1, keep=1, steps=5), tmp_path / "run", resume=True)
+        fit(Toy.make(save_every=1, keep_checkpoints=1, steps=5), tmp_path / "run", resume=True)
         assert run.checkpoints.names() == ["step-3", "step-5"]
-    fit(Toy.make(save_every=1, keep=1, steps=6), tmp_path / "run", resume=True)
+    fit(Toy.make(save_every=1, keep_checkpoints=1, steps=6), tmp_path / "run", resume=True)
     assert run.checkpoints.names() == ["step-6"]
 
 
 def test_a_reader_takes_the_next_where_a_checkpoint_goes_before_it_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    fit(Toy.make(save_every=1, keep=1, steps=3), tmp_path / "run")
+    fit(Toy.make(save_every=1, keep_checkpoints=1, steps=3), tmp_path / "run")
     import axon_core.checkpoint.checkpoint as module
 
     real, calls = module.verify, []
@@ -241,7 +241,7 @@ def test_a_reader_takes_the_next_where_a_checkpoint_goes_before_it_is_checked(
     def verify(folder: Path) -> str | None:
         if not calls:
             calls.append(folder)
-            fit(Toy.make(save_every=1, keep=1, steps=4), tmp_path / "run", resume=True)
+            fit(Toy.make(save_every=1, keep_checkpoints=1, steps=4), tmp_path / "run", resume=True)
         return real(folder)
 
     monkeypatch.setattr(module, "verify", verify)
@@ -256,7 +256,7 @@ def test_a_kill_between_writing_and_pruning_is_made_up_for(tmp_path: Path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "_prune", lambda self: None)
-        fit(Toy.make(save_every=2, keep=1, steps=6), tmp_path / "run")
+        fit(Toy.make(save_every=2, keep_checkpoints=1, steps=6), tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").checkpoints.names() == ["step-2", "step-4", "step-6"]
-    fit(Toy.make(save_every=2, keep=1, steps=6), tmp_path / "run", resume=True)
+    fit(Toy.make(save_every=2, keep_checkpoints=1, steps=6), tmp_path / "run", resume=True)
     assert RunFolder.open(tmp_path / "run").checkpoints.names() == ["step-6"]

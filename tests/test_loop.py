@@ -27,7 +27,7 @@ MUON = {"type": "muon"}
     [
         {"dropout": 0.3},
         {"dropout": 0.3, "optimizer": MUON, "ema": 0.9, "schedule": "cosine", "warmup": 3},
-        {"micro_batches": 3, "clip": 0.5, "eval_every": 2, "precision": "bf16"},
+        {"micro_batches": 3, "max_grad_norm": 0.5, "eval_every": 2, "precision": "bf16"},
     ],
     ids=["adamw", "muon", "bf16"],
 )
@@ -105,7 +105,7 @@ def test_clipping_limits_the_norm_and_is_reported_before_it():
         def step_end(self, metrics):
             norms.append(metrics["grad_norm"])
 
-    fit(Toy.make(clip=0.01, steps=3), hooks=[Watch()])
+    fit(Toy.make(max_grad_norm=0.01, steps=3), hooks=[Watch()])
     assert all(norm > 0.01 for norm in norms)
     assert moved == pytest.approx([0.01] * 3, rel=1e-3)
 
@@ -285,7 +285,7 @@ from toy_trainer import Toy, digest_after
 from axon_core.training.loop import fit
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[3]), world_size=2)
-trainer = Toy.make(steps=4, micro_batches=2, clip=0.5)
+trainer = Toy.make(steps=4, micro_batches=2, max_grad_norm=0.5)
 fit(trainer)
 torch.save(trainer.models["model"].state_dict(), sys.argv[2] + sys.argv[3])
 dist.destroy_process_group()
@@ -297,7 +297,7 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path):
     command = [sys.executable, "-c", RANK, str(Path(__file__).parent), str(store)]
     ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    alone = Toy.make(steps=4, clip=0.5)
+    alone = Toy.make(steps=4, max_grad_norm=0.5)
     fit(alone)
     for rank in range(2):
         for name, weights in torch.load(f"{store}{rank}", weights_only=True).items():

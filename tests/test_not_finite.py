@@ -67,7 +67,7 @@ def test_a_number_that_float32_cannot_hold_is_refused(options: dict[str, Any]):
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e999"])
-@pytest.mark.parametrize("field", ["optimizer.lr", "optimizer.eps", "clip", "ema"])
+@pytest.mark.parametrize("field", ["optimizer.lr", "optimizer.eps", "max_grad_norm", "ema"])
 def test_recipes_and_overrides_refuse_them(site, tmp_path: Path, monkeypatch, capsys, field: str, number: str):
     site.install("axon-toy", {"axon.v1.trainer": {"toy": "toy_trainer:Toy"}})
     monkeypatch.chdir(tmp_path)
@@ -161,7 +161,7 @@ class Spoil:
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("what", ["weight", "average", "optimiser's exp_avg_sq"])
 def test_weights_average_and_moments_are_checked_before_a_checkpoint_replaces_one(tmp_path: Path, what, number):
-    options = {"save_every": 3, "keep": 1, "ema": 0.9, **lr(1e-3)}
+    options = {"save_every": 3, "keep_checkpoints": 1, "ema": 0.9, **lr(1e-3)}
     with pytest.raises(TrainingError, match=f"after 6 steps, the {what}"):
         fit(Toy.make(**options), tmp_path / "run", hooks=[Spoil(what, number)])
     checkpoints = RunFolder.open(tmp_path / "run").checkpoints
@@ -173,7 +173,7 @@ def test_weights_average_and_moments_are_checked_before_a_checkpoint_replaces_on
 
 
 def test_a_gradient_whose_norm_overflows_never_reaches_the_weights():
-    trainer = Toy.make(clip=1.0)
+    trainer = Toy.make(max_grad_norm=1.0)
     before = trainer.digest()
     trainer.models["model"].head.weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(TrainingError, match=r"after 0 steps, the norm of the gradients is (nan|inf)"):

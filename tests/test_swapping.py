@@ -230,5 +230,5 @@ def test_no_config_replaces_what_every_config_checks():
         configs += config.__subclasses__()
     decorators = Config.__pydantic_decorators__
     names = {*decorators.field_validators, *decorators.model_validators}
-    assert len(names) == 2 and Ranking in found
+    assert len(names) == 3 and Ranking in found
     assert not [(config, names & vars(config).keys()) for config in found - {Config} if names & vars(config).keys()]

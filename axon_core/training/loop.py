@@ -187,7 +187,9 @@ class Fit:
                 with _resting(trainer):
                     key("collect").seed_global()
                     data = trainer.collect(data, key("collect"))
-        factor = schedule(config.schedule, step, steps=config.steps, warmup=config.warmup, final=config.final)
+        factor = schedule(
+            config.schedule, step, steps=config.steps, warmup=config.warmup, final=config.final_lr_fraction
+        )
         metrics: dict[str, float] = {}
         updates = 0
         for updates, minibatch in enumerate(trainer.minibatches(data, key("minibatches")), 1):
@@ -228,8 +230,8 @@ class Fit:
         self.units += next(iter(counts.values()))
         parameters = list(self.state.parameters.values())
         sum_gradients(parameters)
-        if self._config.clip is not None:
-            metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self._config.clip).item()
+        if self._config.max_grad_norm is not None:
+            metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm).item()
             if not math.isfinite(metrics["grad_norm"]):
                 raise TrainingError(self._diverged(f"the norm of the gradients is {metrics['grad_norm']}"))
         self.state.update(factor)
@@ -303,7 +305,7 @@ class Fit:
     def _diverged(self, what: str) -> str:
         return (
             f"after {self.state.step} steps, {what}. Lower the learning rate (trainer.optimizer.lr), warm it up "
-            "(trainer.warmup), limit the gradients (trainer.clip=1) or compute in fp32 (trainer.precision). "
+            "(trainer.warmup), limit the gradients (trainer.max_grad_norm=1) or compute in fp32 (trainer.precision). "
             f"{self._remedy(diverged=True)}"
         )
 

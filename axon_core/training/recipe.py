@@ -22,11 +22,11 @@ from typing import Any, Self, cast
 from pydantic import Field
 
 from axon_core import config
-from axon_core.config import at, merged, validate
+from axon_core.config import at, current_names, former_names, merged, validate
 from axon_core.documents import parse_toml
 from axon_core.errors import ConfigError, UsageError
 from axon_core.registry.spec import Spec
-from axon_core.training.swapping import Swap, default_part, report, schemas_of, swap
+from axon_core.training.swapping import Swap, current_path, default_part, report, schemas_of, swap
 
 __all__ = ["Recipe", "override"]
 
@@ -109,16 +109,18 @@ def _strays(tables: Table) -> Generator[tuple[tuple[str, ...], str]]:
     """Yield the fields a recipe does not have, each with the table it may belong in or a name close to it."""
     known = ("summary", "model", "trainer", "data")
     for name in sorted(tables.keys() - Recipe.model_fields.keys()):
-        inside = [f"{table}.{name}" for table in known if name in _names(tables.get(table))]
+        inside = [f"{table}.{found}" for table in known if (found := _field(tables.get(table), name))]
         near = inside or difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
         yield (name,), f"unknown field {name!r} ({hint})"
 
 
-def _names(table: Any) -> set[str]:
-    """Return the fields that a table of a recipe has or, as its `type` says, may have."""
-    given = cast(Table, table) if isinstance(table, dict) else {}
-    return {*given, *(field for schema in schemas_of(table) for field in schema.model_fields)}
+def _field(table: Any, name: str) -> str | None:
+    """Return the name now of a field that a table of a recipe has or, as its `type` says, may have; else None."""
+    schemas = schemas_of(table)
+    name = former_names(schemas).get(name, name)
+    given = isinstance(table, dict) and name in table
+    return name if given or any(name in schema.model_fields for schema in schemas) else None
 
 
 def _installed(name: str, source: str) -> bool:
@@ -157,10 +159,13 @@ def override(tables: Mapping[str, Any], overrides: Iterable[str]) -> Table:
 
 
 def _overridden(tables: Mapping[str, Any], overrides: Iterable[str]) -> tuple[Table, list[Swap]]:
-    result, swaps = cast(Table, _copy(tables)), list[Swap]()
-    parsed = [_parse(text) for text in overrides]
+    parsed, swaps = [_parse(text) for text in overrides], list[Swap]()
+    result = current_names(tables, (), schemas_of) if parsed else dict(tables)
     paths = [path for path, _, _ in parsed]
-    for path, value, text in sorted(parsed, key=lambda item: _depth(item[0])):
+    for written, value, text in sorted(parsed, key=lambda item: _depth(item[0])):
+        path = current_path(result, written)
+        if path != written and path in paths:
+            raise UsageError(f"--set {text}: {written[-1]} is the former name of {path[-1]}, which is set too")
         outer, name = path[:-1], path[-1]
         table = _inside(result, outer, text)
         place = outer if name == "type" else path
@@ -225,9 +230,3 @@ def _parse(text: str) -> tuple[list[str], Any, str]:
     except ValueError as error:
         raise UsageError(f"--set {path}: the value cannot be read: {error}") from None
     return names, parsed["value"] if parsed.keys() == {"value"} else value.strip(), text
-
-
-def _copy(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _copy(value) for key, value in cast(Mapping[str, Any], node).items()}
-    return node

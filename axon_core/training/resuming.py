@@ -49,7 +49,7 @@ def opened_run(
         },
         "parts": provenance.parts_of(trainer.models.values(), type(trainer)),
     }
-    keep = trainer.config.keep
+    keep = trainer.config.keep_checkpoints
     if resume is False or (resume is True and not (out / "run.json").exists()):
         with RunFolder.created(out, facts, keep) as run:
             yield run

@@ -14,12 +14,12 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from axon_core.config import Config, declared_part, merged, validate
+from axon_core.config import Config, current_names, declared_part, former_names, merged, validate
 from axon_core.errors import AxonError, ConfigError
 from axon_core.registry.discovery import discover
 from axon_core.registry.registry import registries, registry_of
 
-__all__ = ["Swap", "default_part", "report", "schemas_of", "swap"]
+__all__ = ["Swap", "current_path", "default_part", "report", "schemas_of", "swap"]
 
 Table = dict[str, Any]
 Schema = type[BaseModel]
@@ -66,8 +66,10 @@ def swap(
         given: options that are about to be set to other values, so that the old ones are not missed.
     """
     was = str(old.get("type", ""))
-    options = {name: value for name, value in old.items() if name != "type"}
-    reasons = _refused(_configs(new, was), new, options)
+    configs = _configs(new, was)
+    options = current_names({name: value for name, value in old.items() if name != "type"}, configs, schemas_of)
+    given = frozenset(former_names(configs).get(name, name) for name in given)
+    reasons = _refused(configs, new, options)
     kept = {name: value for name, value in options.items() if name not in reasons}
     missed = [name for name in reasons if name not in given]
     done = Swap(
@@ -93,9 +95,24 @@ def default_part(tables: Mapping[str, Any], path: Sequence[str]) -> Table | None
 
     The configs of the enclosing parts determine it: a model that names its own norm, a trainer its optimiser.
     """
+    part, _ = _found(tables, path)
+    return part if part and "type" in part else None
+
+
+def current_path(tables: Mapping[str, Any], path: Sequence[str]) -> list[str]:
+    """Return the place of a field in a recipe by the names that fields have now."""
+    current: list[str] = []
+    for name in path:
+        _, schemas = _found(tables, current)
+        current.append(former_names(schemas).get(name, name))
+    return current
+
+
+def _found(tables: Mapping[str, Any], path: Sequence[str]) -> tuple[Table | None, tuple[Schema, ...]]:
+    """Return what stands at `path` of a recipe by default, and the classes that may validate what is there."""
     node: Any = tables
     part: Table | None = None
-    schemas: Sequence[Schema] = ()
+    schemas: tuple[Schema, ...] = ()
     for name in path:
         table = cast("Mapping[str, Any]", node) if isinstance(node, Mapping) else {}
         owner = next((schema for schema in schemas if name in schema.model_fields), None)
@@ -104,7 +121,7 @@ def default_part(tables: Mapping[str, Any], path: Sequence[str]) -> Table | None
         if part is not None and isinstance(node, Mapping) and "type" not in node:
             node = merged(part, cast("Mapping[str, Any]", node))
         schemas = schemas_of(node, None if owner is None else owner.model_fields[name])
-    return part if part and "type" in part else None
+    return part, schemas
 
 
 def _before(config: Schema, name: str, table: Mapping[str, Any]) -> Table:
@@ -121,13 +138,13 @@ def _before(config: Schema, name: str, table: Mapping[str, Any]) -> Table:
     return known
 
 
-def schemas_of(node: Any, field: FieldInfo | None = None) -> Sequence[Schema]:
+def schemas_of(node: Any, field: FieldInfo | None = None) -> tuple[Schema, ...]:
     """Return the classes that may validate what stands in a field: those its `type` names, or the field's own."""
     name = cast("Mapping[str, Any]", node).get("type") if isinstance(node, Mapping) else node
     if isinstance(name, str):
         return _configs(name)
     kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
 def _refused(configs: Sequence[Schema], new: str, options: Table) -> dict[str, str]:
@@ -149,7 +166,7 @@ def _reasons(config: Schema, new: str, options: Table) -> dict[str, str]:
     return {**strange, **{name: why for name, why in told.items() if name in options}}
 
 
-def _configs(key: str, beside: str = "") -> list[Schema]:
+def _configs(key: str, beside: str = "") -> tuple[Schema, ...]:
     """Return the configs of what is offered as `key`, only those offered together with `beside`, if there are any."""
     found = list(_offering(key))
     configs: list[Schema] = []
@@ -157,7 +174,7 @@ def _configs(key: str, beside: str = "") -> list[Schema]:
         with suppress(AxonError):  # a damaged plugin: the build will report it
             kind: Any = catalogue[key]
             configs.append(getattr(kind, "Config", kind))
-    return configs
+    return tuple(configs)
 
 
 def _offering(key: str) -> Generator[Mapping[str, type]]:

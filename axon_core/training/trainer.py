@@ -56,6 +56,12 @@ class Trainer(ABC):
     class Config(config.Config):
         """What the core's loop needs; a trainer's own `Config` adds its fields."""
 
+        renamed: ClassVar[Mapping[str, str]] = {
+            "clip": "max_grad_norm",
+            "final": "final_lr_fraction",
+            "keep": "keep_checkpoints",
+        }
+
         seed: int = 0
         """What all random numbers of the run derive from."""
         steps: PositiveInt = 1000
@@ -70,9 +76,9 @@ class Trainer(ABC):
         """How the learning rates move after the warm-up."""
         warmup: NonNegativeInt = 0
         """Steps over which the learning rates rise linearly to their peak."""
-        final: NonNegativeFloat = Field(default=0.0, le=1)
+        final_lr_fraction: NonNegativeFloat = Field(default=0.0, le=1)
         """Where `linear` and `cosine` end, as a fraction of the peak."""
-        clip: PositiveFloat | None = None
+        max_grad_norm: PositiveFloat | None = None
         """The largest norm of the gradients of all parameters: larger ones are scaled to it; left out, no limit."""
         compile: bool = False
         """Compile the loss with `torch.compile`: it starts half a minute later, and a step takes a seventh less."""
@@ -84,7 +90,7 @@ class Trainer(ABC):
         """Steps between evaluations; left out, only at the end."""
         save_every: PositiveInt | None = None
         """Steps between checkpoints; left out, only at the end or when interrupted."""
-        keep: PositiveInt = 2
+        keep_checkpoints: PositiveInt = 2
         """How many of the latest checkpoints are kept."""
         patience: PositiveInt | None = None
         """Stop after this many evaluations in a row without a lower `loss`; left out, never."""

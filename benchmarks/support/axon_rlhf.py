@@ -100,7 +100,7 @@ def settings(work: Work, precision: str) -> dict[str, Any]:
         "steps": 10**6,
         "batch_size": work.batch,
         "precision": precision,
-        "clip": 1.0,
+        "max_grad_norm": 1.0,
         "optimizer": {"type": "adamw", "lr": LR, "betas": BETAS, "eps": 1e-8, "weight_decay": 0.0},
     }
 

@@ -34,7 +34,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "batch_size": 2,
             "schedule": "linear",
             "warmup": 1,
-            "clip": 1.0,
+            "max_grad_norm": 1.0,
             "seed": 1,
             "optimizer": {"type": "muon", "lr": 0.02, "momentum": 0.9, "embedding_lr": 0.1},
         },
@@ -49,7 +49,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "data": {"environment": {"type": "steering", "limit": 6}},
         "model": {"type": "perceptron", "hidden": [8]},
         "trainer": {"type": "ppo_control", "steps": 2, "batch_size": 2, "length": 6, "epochs": 1, "minibatches": 1}
-        | {"gamma": 0.95, "clip": 0.5, "optimizer": {"type": "adamw", "lr": 1e-3, "betas": [0.9, 0.999]}},
+        | {"gamma": 0.95, "max_grad_norm": 0.5, "optimizer": {"type": "adamw", "lr": 1e-3, "betas": [0.9, 0.999]}},
     },
     "vowels": {
         "data": {"prompts": ["once", "no", "a king"], "held_out": 0.4, "tokenizer": {"type": "char"}},

@@ -125,7 +125,17 @@ class Options:
 
 def _settings(recipe: object) -> st.SearchStrategy[str]:
     places = [".".join(map(str, path)) for path in nodes(recipe)]
-    more = ["precision", "device", "save_every", "eval_every", "keep", "eval_tokens", "accumulate", "warmup", "type"]
+    more = [
+        "precision",
+        "device",
+        "save_every",
+        "eval_every",
+        "keep_checkpoints",
+        "eval_tokens",
+        "accumulate",
+        "warmup",
+        "type",
+    ]
     place = st.one_of(st.sampled_from([*places, *(f"trainer.{name}" for name in more)]), st.sampled_from(WORDS))
     literal = st.sampled_from(VALUES).map(formats.toml_value)
     damaged = st.builds(

@@ -101,7 +101,7 @@ def _distance(seed: int, loss: str, chain: dict[str, Any]) -> float:
             "batch_size": 64,
             "loss": loss,
             "schedule": "cosine",
-            "clip": 1.0,
+            "max_grad_norm": 1.0,
             "ema": 0.99,
             "diffusion": {"schedule": {"type": "linear", "steps": 100}, **chain},
             "sampling": {"sampler": "ddpm", "steps": 100},

@@ -33,7 +33,7 @@ def test_the_recipe_of_cifar10_is_the_papers(built):
     assert (model.width, model.multipliers, model.blocks, model.attention_at) == (128, (1, 2, 2, 2), 2, (16,))
     assert (model.dropout, model.groups, model.n_heads) == (0.1, 32, 1)
     assert (config.steps, config.batch_size, config.warmup) == (800_000, 128, 5000)
-    assert (config.clip, config.ema) == (1.0, 0.9999)
+    assert (config.max_grad_norm, config.ema) == (1.0, 0.9999)
     optimizer = config.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.betas, optimizer.weight_decay) == ("adamw", 2e-4, (0.9, 0.999), 0)
     assert (config.loss, config.flip, config.schedule) == ("simple", True, "constant")

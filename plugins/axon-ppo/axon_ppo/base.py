@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,8 @@ class PPOBase(Trainer):
     class Config(Trainer.Config):
         """Settings of all proximal policy optimisation, in addition to those of every trainer."""
 
+        renamed: ClassVar[Mapping[str, str]] = {"lam": "gae_lambda"}
+
         optimizer: Optimizer = Field(
             default_factory=lambda: AdamW(lr=3e-4, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-5)
         )
@@ -49,7 +51,7 @@ class PPOBase(Trainer):
         """Weight c₂ of the entropy bonus (Section 5, Eq. 9)."""
         gamma: float = Field(default=0.99, ge=0, le=1)
         """Discount γ of a reward one action later."""
-        lam: float = Field(default=0.95, ge=0, le=1)
+        gae_lambda: float = Field(default=0.95, ge=0, le=1)
         """λ of the generalised advantages (Section 5, Eq. 11)."""
 
         @model_validator(mode="after")

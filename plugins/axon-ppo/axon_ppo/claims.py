@@ -13,7 +13,7 @@ from axon_ppo.maths import clipped_surrogate, gae
 
 _SEEDS = (0, 1, 2)
 # A training that asks much of each step's data: 160 large updates. With smaller ones the surrogates hardly differ here.
-_HARD = ("steps=20", "epochs=40", "clip=10.0", "schedule='constant'", "optimizer.lr=3e-2")
+_HARD = ("steps=20", "epochs=40", "max_grad_norm=10.0", "schedule='constant'", "optimizer.lr=3e-2")
 _FAR = 0.05
 
 
@@ -42,7 +42,7 @@ def lambda_one() -> Outcome:
     rewards, values, following = torch.randn(3, b, t, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     following[:, :-1] = values[:, 1:]
     ended = torch.zeros(b, t, dtype=torch.bool)
-    advantages, _ = gae(rewards, values, following, ended, gamma=gamma, lam=1.0)
+    advantages, _ = gae(rewards, values, following, ended, gamma=gamma, gae_lambda=1.0)
     worst = 0.0
     for start in range(t):
         powers = gamma ** torch.arange(t - start, dtype=torch.float64)

@@ -159,7 +159,9 @@ class ControlTrainer(PPOBase):
         c = self.config
         values, following = (self._values(acted[name]) for name in ("observation", "after"))
         following = following.masked_fill(acted["terminated"], 0)
-        advantages, returns = gae(acted["reward"], values, following, acted["over"], gamma=c.gamma, lam=c.lam)
+        advantages, returns = gae(
+            acted["reward"], values, following, acted["over"], gamma=c.gamma, gae_lambda=c.gae_lambda
+        )
         rows = {
             "observation": acted["observation"],
             "action": acted["action"],

@@ -27,7 +27,7 @@ def gae(
     ended: Bool[Tensor, "b t"],
     *,
     gamma: float,
-    lam: float,
+    gae_lambda: float,
 ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
     """Return generalised advantages A and returns A + V (arXiv 1707.06347, Eq. 11 and 12; arXiv 1506.02438).
 
@@ -40,10 +40,10 @@ def gae(
             it was only cut off.
         ended: whether action t is the last of its episode, over or cut off.
         gamma: discount γ.
-        lam: λ, between 0 (low variance) and 1 (no bias).
+        gae_lambda: λ, between 0 (low variance) and 1 (no bias).
     """
     deltas = rewards + gamma * following - values
-    decay = gamma * lam * (~ended).to(deltas.dtype)
+    decay = gamma * gae_lambda * (~ended).to(deltas.dtype)
     advantages = torch.empty_like(deltas)
     advantage = torch.zeros_like(deltas[:, 0])
     for t in reversed(range(deltas.shape[1])):

@@ -69,7 +69,7 @@ def credited(
     *,
     coefficient: float,
     gamma: float,
-    lam: float,
+    gae_lambda: float,
 ) -> dict[str, Tensor]:
     """Return whitened `advantage` and `return` `(b n)` of each action, and the `reward` `(b)` that a response earns.
 
@@ -82,11 +82,11 @@ def credited(
         scored: where the actions are.
         coefficient: β.
         gamma: discount γ.
-        lam: λ of the generalised advantages.
+        gae_lambda: λ of the generalised advantages.
     """
     last = scored & ~_next(scored)
     rewards = torch.where(last, scores[:, None], 0) - coefficient * kl
-    advantages, returns = gae(rewards, values, _next(values), last, gamma=gamma, lam=lam)
+    advantages, returns = gae(rewards, values, _next(values), last, gamma=gamma, gae_lambda=gae_lambda)
     return {"advantage": whiten(advantages, scored), "return": returns * scored, "reward": rewards.sum(1)}
 
 

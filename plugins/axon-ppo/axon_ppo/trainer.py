@@ -169,7 +169,7 @@ class PPOTrainer(PPOBase):
             acted["scored"],
             coefficient=self.kl_coefficient,
             gamma=c.gamma,
-            lam=c.lam,
+            gae_lambda=c.gae_lambda,
         )
         coefficient = torch.full_like(acted["score"], self.kl_coefficient)
         given = {name: rows for name, rows in batch.items() if name == "number" or name.startswith(_AUXILIARY)}

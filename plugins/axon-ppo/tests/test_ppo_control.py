@@ -56,7 +56,7 @@ def collected(trainer, step=0):
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_what_is_collected_against_a_loop(cut):
-    trainer = build(Recall(cut), gamma=0.9, lam=0.8)
+    trainer = build(Recall(cut), gamma=0.9, gae_lambda=0.8)
     data = {name: rows.view(4, 7, *rows.shape[1:]) for name, rows in collected(trainer).items()}
     assert data["number"].flatten().tolist() == list(range(28))
     for row in range(4):

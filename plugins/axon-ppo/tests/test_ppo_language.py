@@ -53,7 +53,7 @@ def test_over_all_sequences_the_gradient_is_that_of_the_exact_objective(ends, ma
         batch_size=len(responses),
         response_tokens=3,
         kl_coefficient=0.3,
-        lam=1.0,
+        gae_lambda=1.0,
         value_weight=0.0,
         unfinished_penalty=0.5,
     )

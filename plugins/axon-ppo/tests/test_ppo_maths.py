@@ -25,7 +25,7 @@ def test_gae_known_answer():
     rewards, values = torch.tensor([[-0.1, -0.1, -0.1, 0.9]]), torch.tensor([[0.5, 0.4, 0.3, 0.2]])
     following = torch.tensor([[0.4, 0.3, 0.2, 0.0]])
     ended = torch.tensor([[False, False, False, True]])
-    advantages, returns = gae(rewards, values, following, ended, gamma=1.0, lam=0.95)
+    advantages, returns = gae(rewards, values, following, ended, gamma=1.0, gae_lambda=0.95)
     assert advantages[0].tolist() == pytest.approx([0.0297, 0.2417, 0.4650, 0.7000], abs=5e-5)
     assert torch.equal(returns, advantages + values)
 
@@ -36,7 +36,7 @@ def test_gae_is_the_weighted_sum_of_temporal_differences_up_to_the_end_of_the_ep
     rewards, values, following = normal(3, b, t)
     ended = normal(b, t, seed=1) > 0.7
     ended[:, -1] = True
-    advantages, _ = gae(rewards, values, following, ended, gamma=gamma, lam=lam)
+    advantages, _ = gae(rewards, values, following, ended, gamma=gamma, gae_lambda=lam)
     for row in range(b):
         for start in range(t):
             total, weight = 0.0, 1.0
@@ -52,7 +52,7 @@ def test_gae_with_lambda_one_is_the_return_less_the_value():
     rewards, values = normal(2, 1, 6)
     following = torch.cat((values[:, 1:], torch.zeros(1, 1)), 1)
     ended = torch.zeros(1, 6, dtype=torch.bool)
-    _, returns = gae(rewards, values, following, ended, gamma=1.0, lam=1.0)
+    _, returns = gae(rewards, values, following, ended, gamma=1.0, gae_lambda=1.0)
     torch.testing.assert_close(returns, rewards.flip(1).cumsum(1).flip(1))
 
 

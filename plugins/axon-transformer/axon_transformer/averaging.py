@@ -47,7 +47,7 @@ def latest_models(model: Path, count: int) -> list[Path]:
     if len(names) < count:
         raise UsageError(
             f"cannot average {count} checkpoints: {last.parent} keeps {len(names)} up to {last.name}; let a run save "
-            "more of them (trainer.save_every) and keep them (trainer.keep)"
+            "more of them (trainer.save_every) and keep them (trainer.keep_checkpoints)"
         )
     found = (checkpoints.find(name) for name in reversed(names[-count:]))
     return [folder / "model" for folder in found if folder is not None]

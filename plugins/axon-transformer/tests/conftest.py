@@ -39,7 +39,7 @@ def small() -> Callable[..., Recipe]:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory, small: Callable[..., Recipe]) -> Path:
     """A run folder with three checkpoints of a model that has hardly learnt anything."""
-    plan = small("trainer.save_every=2", "trainer.keep=3")
+    plan = small("trainer.save_every=2", "trainer.keep_checkpoints=3")
     out = tmp_path_factory.mktemp("runs") / "small"
     fit(build_trainer(plan), out, recipe={"name": plan.name, **plan.tables})
     return out
