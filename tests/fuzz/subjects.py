@@ -74,8 +74,6 @@ class Subject:
 
     def prepare(self) -> None:
         """Do what must be done between the change and the commands."""
-        if self.name == "preferences":  # plots take most of the time here, and other subjects draw the same
-            sys.modules["matplotlib.figure"] = None  # type: ignore[assignment]
 
     def asks_much(self, data: bytes) -> bool:
         """Whether a changed file may rightly need more memory than there is."""
@@ -95,9 +93,7 @@ class Plugins(Subject):
 
     def prepare(self) -> None:
         """Have the folder searched anew."""
-        os.environ["AXON_DISABLE_PLUGINS"] = (
-            "axon-ddpm,axon-instructgpt,axon-ppo,axon-transformer"  # the slowest to list
-        )
+        os.environ["AXON_DISABLE_PLUGINS"] = "axon-ddpm,axon-instructgpt,axon-ppo,axon-transformer"  # slow to list
         site = os.path.abspath("case/site")
         if site not in sys.path:
             sys.path.insert(0, site)
