@@ -88,6 +88,12 @@ class TrainsWithoutGradient(Guess):
         return {"loss": 0 * super().loss(data)["loss"]}
 
 
+class SetsItsOwnMode(Guess):
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        self.models["model"].eval()
+        return super().loss(data)
+
+
 class TrainsAStranger(Guess):
     trainable = ("policy",)
 
@@ -183,6 +189,7 @@ ROWS: list[Row] = [
     (HasRaggedBatch, "batch", set()),
     (CollectsUnkeyedNoise, "collect", set()),
     (TrainsWithoutGradient, "gradient", set()),
+    (SetsItsOwnMode, "modes", set()),
     (TrainsAStranger, "roles", {"gradient"}),
     (EvaluatesAtRandom, "evaluate", set()),
     (TrainsWhileItEvaluates, "evaluate", set()),

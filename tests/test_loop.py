@@ -247,6 +247,30 @@ def test_it_stops_early_when_nothing_gets_better(tmp_path: Path):
     assert (again.step, again.status) == (6, "stopped")
 
 
+@pytest.mark.parametrize("training_mode", [True, False])
+def test_the_trainer_declares_whether_dropout_is_on_while_the_loss_is_computed(training_mode):
+    modes = []
+
+    class Declares(Toy):
+        def collect(self, batch, key):
+            modes.append(("collect", self.models["model"].dropout.training))
+            return batch
+
+        def loss(self, data):
+            modes.append(("loss", self.models["model"].dropout.training))
+            return super().loss(data)
+
+        def evaluate(self):
+            modes.append(("evaluate", self.models["model"].dropout.training))
+            return super().evaluate()
+
+    Declares.training_mode = training_mode
+    trainer = Declares.make(dropout=0.5, steps=2, eval_every=1)
+    fit(trainer)
+    assert modes == [("collect", False), ("loss", training_mode), ("evaluate", False)] * 2
+    assert (trainer.digest() == digest_after(steps=2)) == (not training_mode)
+
+
 def test_training_leaves_the_global_random_numbers_alone():
     trainer = Toy.make(dropout=0.5, steps=2, eval_every=1)
     torch.manual_seed(1)

@@ -142,6 +142,24 @@ def inputs_unchanged(part: Part) -> None:
         expect([*given] == names, f"what {name} is given", f"{[*given]} instead of {names}")
 
 
+@SUITE.check(
+    "a call of `eval()` or `train()`; the class attribute `training_mode` says which mode the loss is computed in"
+)
+def modes(part: Part) -> None:
+    """A step leaves every model in the mode that the loop put it into."""
+    trainer = build(part)
+    for training in (True, False):
+        data = minibatch(trainer)
+        for model in trainer.models.values():
+            model.train(training)
+        key = Key((trainer.config.seed, STEP))
+        next(iter(trainer.minibatches(data, key("minibatches"))))
+        trainer.counts(data)
+        trainer.loss(data)
+        for role, model in trainer.models.items():
+            expect(model.training == training, f"the mode of model {role!r}", f"training is {model.training}")
+
+
 @SUITE.check("padding or masked examples counted, or a mask that is empty")
 def positive_counts(part: Part) -> None:
     """Every term of the loss has a positive, finite count."""

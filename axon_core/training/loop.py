@@ -134,7 +134,7 @@ class Fit:
         """
         config, state = self._config, self.state
         for role, model in self.trainer.models.items():
-            model.train(role in self.trainer.trainable)
+            model.train(self.trainer.training_mode and role in self.trainer.trainable)
             model.zero_grad(set_to_none=True)  # what an earlier backward pass may have left
         told = listening(partial(self._hooks.emit, "eval_progress", fit=self))
         with first_signal(self.run is not None) as caught, forked(config.device), self._reported(), told:

@@ -49,6 +49,7 @@ class Trainer(ABC):
         config: the settings of the loop, and what a paper's own `Config` adds.
         models: the modules by role, for instance `{"policy": …, "reference": …}`.
         trainable: the roles that are trained; the others are frozen.
+        training_mode: whether the trained models are in training mode, with dropout, while the loss is computed.
         unit: what the first count counts, for the rate in the progress line.
         next_command: what `axon train` proposes at its end.
     """
@@ -138,6 +139,10 @@ class Trainer(ABC):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Recipes the conformance kit builds it from, as small as can be; one variant each."""
     trainable: tuple[str, ...]
+    training_mode: ClassVar[bool] = True
+    """Whether the trained models are in training mode, with dropout, while the loss is computed.
+
+    False keeps them in evaluation mode, for a loss that compares probabilities with earlier ones."""
 
     def __init__(self, config: Config, models: Mapping[str, nn.Module]) -> None:
         self.config = config

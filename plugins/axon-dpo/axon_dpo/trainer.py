@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,6 +61,7 @@ class DPOTrainer(Trainer):
     config: Config
     unit = "comparisons"
     trainable = ("policy",)
+    training_mode = False  # the policy is compared with a reference that has no dropout
     examples = tuple(
         {
             "model": {"init": str(_EXAMPLE)},
@@ -123,11 +124,6 @@ class DPOTrainer(Trainer):
             TrainingError: the reference gives a text zero probability.
         """
         return self._with_reference(batch, "train")
-
-    def minibatches(self, data: dict[str, Tensor], key: Key) -> Iterable[dict[str, Tensor]]:
-        """Return all comparisons as one mini-batch."""
-        self.policy.eval()  # no dropout: the policy is compared with a reference that has none
-        return [data]
 
     def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
         """Return the number of comparisons."""

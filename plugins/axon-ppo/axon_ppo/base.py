@@ -65,6 +65,7 @@ class PPOBase(Trainer):
 
     config: Config
     trainable = ("policy", "value")
+    training_mode = False  # a dropped feature would change the probabilities that the ratio compares
 
     PER_ACTION = (
         "loss/total_avg",

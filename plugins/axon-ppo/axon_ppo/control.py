@@ -180,8 +180,6 @@ class ControlTrainer(PPOBase):
 
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the sums over the actions of `terms` and, if an episode ended, of the mean return."""
-        for model in (self.policy, self.value):
-            model.eval()
         logits = self._policy(data["observation"])
         terms = self.terms(
             logprobs=token_logprobs(logits, data["action"]),

@@ -177,7 +177,6 @@ class PPOTrainer(PPOBase):
 
     def act(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Tensor]:
         """Return responses to the prompts, their scores, and what the models give for every action; 0 elsewhere."""
-        self._drop_nothing()
         c, tokenizer = self.config, self.data.tokenizer
         asked = [prompt.tokens for prompt in prompts]
         how = {"temperature": c.temperature, "vocab_size": tokenizer.vocab_size}
@@ -222,7 +221,6 @@ class PPOTrainer(PPOBase):
 
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the sums of `terms` over the actions, of what is reported of responses, and of the auxiliary loss."""
-        self._drop_nothing()
         rows = Sequences(data["tokens"], data["valid"], data["scored"])
         logits, tokens = action_logits(self.policy, rows, self.config.temperature, self.data.tokenizer.vocab_size)
         terms = self.terms(
@@ -237,10 +235,6 @@ class PPOTrainer(PPOBase):
         terms |= {name: data[column].sum() for name, column in _PER_RESPONSE.items() if column is not None}
         terms["objective/length"] = rows.scored.float().sum()
         return terms if self.auxiliary is None else {**terms, **self.auxiliary.loss(self.policy, _auxiliary(data))}
-
-    def _drop_nothing(self) -> None:
-        for model in (self.policy, self.value):
-            model.eval()  # a dropped feature would change the probabilities that the ratio compares
 
     def evaluate(self) -> dict[str, float]:
         """Return the mean `score` and `kl` of responses to the held-out prompts, and their length, if there are any.

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import torch
+from torch.nn.functional import dropout
 
 from axon_core import ConfigError, Key, fit
-from axon_core.training import Recipe, build_trainer, evaluate
+from axon_core.training import Recipe, RunFolder, build_trainer, evaluate
 from axon_ppo import ControlTrainer, Environment, Perceptron, Transition
 from axon_ppo.steering import Steering
 
@@ -113,6 +114,14 @@ def test_the_return_is_that_of_the_episodes_that_ended_in_the_step(length, ended
     for part in trainer.minibatches(data, Key((0,))):
         found = trainer.loss(part)["objective/return"] / trainer.counts(part)["objective/return"]
         assert found.item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_dropout_is_off_even_in_training(tmp_path):
+    trainer = build(Steering(Steering.Config(limit=5)), steps=1, epochs=1)
+    trainer.policy.register_forward_hook(lambda module, _, scores: dropout(scores, 0.5, module.training))
+    fit(trainer, tmp_path / "run")
+    metrics = {line["name"]: line["value"] for line in RunFolder.open(tmp_path / "run").read_metrics()}
+    assert metrics["policy/approxkl_avg"] == pytest.approx(0, abs=1e-9)
 
 
 def test_steering_is_learned_and_its_optimum_is_far_from_chance():
