@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test 
 from toy_trainer import TEXT, Toy
 
 from axon_core.cli import main
-from axon_core.config import Config, validate
+from axon_core.config import validate
 from axon_core.errors import UsageError
 from axon_core.text.corpus import TextData
 from axon_core.training.loop import fit
+from axon_core.training.trainer import Trainer
 from axon_core.training.trainers import TRAINERS
 
 RECIPE = """
@@ -96,16 +97,15 @@ def test_a_trainer_may_be_measured_on_what_the_user_gives(recipe: str, capsys, m
     assert main(["evaluate", "run", "--text", "text.txt"]) == 2
     assert "no such option: --text; this trainer measures on its own held-out data alone" in capsys.readouterr().err
 
-    class Evaluation(Config):
+    class Evaluation(Trainer.Evaluation):
         text: Path
         half_size: bool = False
 
-    def evaluate_on(folder: Path, given: Evaluation, device: str) -> dict[str, float | str]:
-        assert (folder / "weights.pt").exists()
-        return {"characters": len(given.text.read_text()) / (1 + given.half_size), "kind": "by hand"}
+        def evaluate(self, folder: Path, device: str) -> dict[str, float | str]:
+            assert (folder / "weights.pt").exists() and device == "cpu"
+            return {"characters": len(self.text.read_text()) / (1 + self.half_size), "kind": "by hand"}
 
     monkeypatch.setattr(TRAINERS["toy"], "Evaluation", Evaluation)
-    monkeypatch.setattr(TRAINERS["toy"], "evaluate_on", evaluate_on)
     Path("text.txt").rename("other.txt")  # what the run was trained on need not be there
     assert main(["evaluate", "run", "--text=other.txt", "--half-size", "true", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"characters": len(TEXT) / 2, "kind": "by hand"}

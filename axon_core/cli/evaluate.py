@@ -15,7 +15,7 @@ from axon_core.cli.train import described
 from axon_core.config import Config, at, validate
 from axon_core.errors import CheckpointError, UsageError
 from axon_core.training.build import build_trainer
-from axon_core.training.evaluating import Clock, Listener, TextEvaluation, evaluate_text, listening
+from axon_core.training.evaluating import Clock, Listener, TextEvaluation, listening
 from axon_core.training.loop import evaluate
 from axon_core.training.recipe import Recipe
 from axon_core.training.run_folder import RunFolder
@@ -63,7 +63,7 @@ def command(
         if (run / "config.json").exists() and not (run / "run.json").exists():  # a model's folder
             if not given:
                 raise UsageError(f"{run} is a model without held-out data of its own; measure it by --text FILE")
-            metrics = evaluate_text(run, _options(TextEvaluation, given), device)
+            metrics = _options(TextEvaluation, given).evaluate(run, device)
         else:
             folder = RunFolder.open(run)
             found = click.get_current_context().with_resource(folder.checkpoints.reading(checkpoint))
@@ -114,10 +114,10 @@ def _on(recipe: Recipe, model: Path, given: Sequence[str], device: str) -> Mappi
     trainer = TRAINERS[recipe.trainer.type]
     if fields := trainer.Evaluation.model_fields:
         trained = {name: value for name, value in recipe.trainer.options.items() if name in fields}
-        return trainer.evaluate_on(model, _options(trainer.Evaluation, given, trained), device)
+        return _options(trainer.Evaluation, given, trained).evaluate(model, device)
     if not (model / "config.json").exists():
         raise UsageError(f"no such option: {given[0]}; this trainer measures on its own held-out data alone")
-    return evaluate_text(model, _options(TextEvaluation, given), device)
+    return _options(TextEvaluation, given).evaluate(model, device)
 
 
 def _options(kind: type[C], given: Sequence[str], otherwise: Mapping[str, Any] | None = None) -> C:

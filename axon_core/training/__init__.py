@@ -13,7 +13,6 @@ __getattr__, __dir__, __all__ = attach(
             "Clock",
             "TextEvaluation",
             "coverage",
-            "evaluate_text",
             "listening",
             "measure",
             "spread",

@@ -8,7 +8,6 @@ from axon_core.training.distributed import sum_numbers as sum_numbers
 from axon_core.training.evaluating import Clock as Clock
 from axon_core.training.evaluating import TextEvaluation as TextEvaluation
 from axon_core.training.evaluating import coverage as coverage
-from axon_core.training.evaluating import evaluate_text as evaluate_text
 from axon_core.training.evaluating import listening as listening
 from axon_core.training.evaluating import measure as measure
 from axon_core.training.evaluating import spread as spread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -24,7 +24,6 @@ __all__ = [
     "Listener",
     "TextEvaluation",
     "coverage",
-    "evaluate_text",
     "listening",
     "measure",
     "spread",
@@ -113,25 +112,24 @@ class TextEvaluation(Trainer.Evaluation):
     text: str
     """A UTF-8 text file, or a folder of them; `~` and `$VARIABLES` are filled in."""
 
+    def evaluate(self, folder: Path, device: str) -> Mapping[str, float | str]:
+        """Return how likely the saved model in `folder`, computing on `device`, finds the text.
 
-def evaluate_text(folder: Path, given: TextEvaluation, device: str = "cpu") -> dict[str, float | str]:
-    """Return how likely the saved model in `folder`, computing on `device`, finds a text.
+        These are `loss` in nats per token, `nats_per_byte`, `bits_per_byte`, `perplexity` (per token) and the number of
+        `tokens`. The whole text is read, in windows of the model's context; all tokens but the first count.
 
-    These are `loss` in nats per token, `nats_per_byte`, `bits_per_byte`, `perplexity` (per token) and the number of
-    `tokens`. The whole text is read, in windows of the model's context; all tokens but the first count.
-
-    Raises:
-        DataError: the text cannot be read, has fewer than two tokens, or the tokenizer cannot encode it.
-        CheckpointError: there is no intact language model in the folder.
-    """
-    model, tokenizer = load(folder, CausalLM)
-    tokens = torch.tensor(tokenizer.encode(read_text(given.text)), dtype=torch.int32)
-    found = measure(model.eval().to(device), TextData(tokenizer, tokens[:0], tokens))
-    return {
-        **found,
-        "nats_per_byte": found["bits_per_byte"] * math.log(2),
-        "perplexity": math.exp(min(found["loss"], 700.0)),  # capped at what a float can hold
-    }
+        Raises:
+            DataError: the text cannot be read, has fewer than two tokens, or the tokenizer cannot encode it.
+            CheckpointError: there is no intact language model in the folder.
+        """
+        model, tokenizer = load(folder, CausalLM)
+        tokens = torch.tensor(tokenizer.encode(read_text(self.text)), dtype=torch.int32)
+        found = measure(model.eval().to(device), TextData(tokenizer, tokens[:0], tokens))
+        return {
+            **found,
+            "nats_per_byte": found["bits_per_byte"] * math.log(2),
+            "perplexity": math.exp(min(found["loss"], 700.0)),  # capped at what a float can hold
+        }
 
 
 @torch.no_grad()

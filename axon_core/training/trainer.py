@@ -132,6 +132,13 @@ class Trainer(ABC):
         A field that is left out and has the name of a setting in the trainer's `Config` takes the run's value.
         """
 
+        def evaluate(self, folder: Path, device: str) -> Mapping[str, float | str]:
+            """Return what the model that `export` wrote into `folder` achieves on these data, and how it was measured.
+
+            It computes on `device`. The data that the run was trained on may be absent.
+            """
+            return {}
+
     unit: ClassVar[str] = "examples"
     next_command: ClassVar[str | None] = None
     """The command to continue with after training, such as `axon sample {run}`; `{run}` stands for the run's folder.
@@ -220,14 +227,6 @@ class Trainer(ABC):
         """Return what the numbers of the model that `export` wrote into `folder` stand for, by kind, in their order.
 
         For example `{"classes": ("cats", "dogs")}`; `axon info` shows it. By default nothing has names.
-        """
-        return {}
-
-    @classmethod
-    def evaluate_on(cls, folder: Path, given: Any, device: str) -> Mapping[str, float | str]:
-        """Return what the model that `export` wrote into `folder` achieves on a user's data, and how it was measured.
-
-        `given` is an `Evaluation`; `device` is where to compute. The data that the run was trained on may be absent.
         """
         return {}
 

@@ -81,6 +81,27 @@ class TranslationTrainer(Trainer):
         """sacrebleu's tokenizer for BLEU: `13a`, `zh`, `char`, …; left out, the run's, or else it is chosen by the
         references' script."""
 
+        def evaluate(self, folder: Path, device: str) -> Mapping[str, float | str]:
+            """Return `bleu` of translations against references, sacrebleu's `signature`, and what was counted.
+
+            Raises:
+                DataError: a file cannot be read, or they differ in length.
+                ContextError: a sentence is too long for the model.
+            """
+            sources, references = read_lines(self.src), read_lines(self.ref)
+            check_aligned(sources, self.src, references, self.ref)
+            translator = Translator.load(*latest_models(folder, self.average), device=device)
+            search = Search(beam=self.beam, length_penalty=self.length_penalty)
+            found = translator.translate(sources, search, place=f"line {{:,}} of {self.src}".format, progress=_tell)
+            score, signature = bleu([best.text for best, *_ in found], references, self.tokenize)
+            counts = {
+                "sentences": len(sources),
+                "empty_lines": sum(not source.strip() for source in sources),
+                "empty_references": sum(not reference.strip() for reference in references),
+                "cut_off": sum(not best.ended for best, *_ in found),
+            }
+            return {"bleu": score, **counts, "signature": signature}
+
     config: Config
     unit = "tokens"
     next_command = "axon translate {run}"
@@ -186,28 +207,6 @@ class TranslationTrainer(Trainer):
         """Return sacrebleu's `signature` of the `bleu` in evaluations."""
         reference = [self.valid.pairs[0][1]]
         return {"signature": bleu(reference, reference, self._tokenize).signature}  # whatever the texts are
-
-    @classmethod
-    def evaluate_on(cls, folder: Path, given: Evaluation, device: str) -> Mapping[str, float | str]:
-        """Return `bleu` of a file's translations against references, sacrebleu's `signature`, and what was counted.
-
-        Raises:
-            DataError: a file cannot be read, or they differ in length.
-            ContextError: a sentence is too long for the model.
-        """
-        sources, references = read_lines(given.src), read_lines(given.ref)
-        check_aligned(sources, given.src, references, given.ref)
-        translator = Translator.load(*latest_models(folder, given.average), device=device)
-        search = Search(beam=given.beam, length_penalty=given.length_penalty)
-        found = translator.translate(sources, search, place=f"line {{:,}} of {given.src}".format, progress=_tell)
-        score, signature = bleu([best.text for best, *_ in found], references, given.tokenize)
-        counts = {
-            "sentences": len(sources),
-            "empty_lines": sum(not source.strip() for source in sources),
-            "empty_references": sum(not reference.strip() for reference in references),
-            "cut_off": sum(not best.ended for best, *_ in found),
-        }
-        return {"bleu": score, **counts, "signature": signature}
 
     def sample(self) -> str:
         """Return the first sentences of the validation set and their translations."""

@@ -262,8 +262,7 @@ def test_evaluations_on_files_tell_how_far_they_are(small_run: Path, tmp_path: P
     text.write_text("a b c\n" * 70)
     told: list[tuple[int, int, str]] = []
     with listening(lambda done, total, doing: told.append((done, total, doing))):
-        given = TranslationTrainer.Evaluation(src=text, ref=text, beam=1)
-        TranslationTrainer.evaluate_on(small_run / "model", given, "cpu")
+        TranslationTrainer.Evaluation(src=text, ref=text, beam=1).evaluate(small_run / "model", "cpu")
     assert told == [(done, 70, "translating") for done in (0, 64, 70)]
 
 

@@ -15,7 +15,7 @@ from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
 from axon_core.registry import Spec
 from axon_core.text import TextConfig, TextData, Tokenizer, Windows
-from axon_core.training import Recipe, Saved, TextEvaluation, Trainer, coverage, evaluate_text, load, measure
+from axon_core.training import Recipe, Saved, TextEvaluation, Trainer, coverage, load, measure
 
 
 class CausalLMTrainer(Trainer):
@@ -102,11 +102,6 @@ class CausalLMTrainer(Trainer):
         """
         found = measure(self.model, self.data, self.config.eval_tokens)
         return {**found, **coverage("tokens", found["tokens"], len(self.data.held_out) - 1)}
-
-    @classmethod
-    def evaluate_on(cls, folder: Path, given: TextEvaluation, device: str) -> Mapping[str, float | str]:
-        """Return how likely the model finds a text of the user's; see `axon_core.training.evaluating.evaluate_text`."""
-        return evaluate_text(folder, given, device)
 
     def sample(self) -> str:
         """Return a text: the prompt, and how the model continues it."""
