@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from axon_core.training.callbacks.curves import draw_curves
 from axon_core.training.run_folder import RunFolder
 
+ROOT = Path(__file__).parents[1]
 PANELS = {"first": ("a", "b"), "nothing": ("c",), "second": ("d",)}
 
 
@@ -52,3 +54,19 @@ def test_without_matplotlib_nothing_is_drawn(run: RunFolder, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     draw_curves(run, PANELS, "x.png")
     assert not (run.path / "x.png").exists()
+
+
+def test_matplotlib_is_imported_in_one_place_beside_type_checking():
+    def imports(tree: ast.AST) -> bool:
+        return any(
+            isinstance(node, ast.Import | ast.ImportFrom) and "matplotlib" in ast.unparse(node)
+            for node in ast.walk(tree)
+        )
+
+    class Unchecked(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if "TYPE_CHECKING" in ast.unparse(node.test) else node
+
+    sources = [*ROOT.glob("axon_core/**/*.py"), *ROOT.glob("plugins/*/axon_*/**/*.py")]
+    found = [file for file in sources if imports(Unchecked().visit(ast.parse(file.read_text("utf-8"))))]
+    assert [file.relative_to(ROOT).as_posix() for file in found] == ["axon_core/registry/optional.py"]

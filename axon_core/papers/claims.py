@@ -25,6 +25,7 @@ from axon_core.checkpoint.atomic import whole_file, write_text, writing
 from axon_core.errors import AxonError
 from axon_core.json_text import to_json
 from axon_core.papers.card import Claim, Paper
+from axon_core.registry.optional import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,13 +175,8 @@ def _measured(claim: Claim, outcome: Outcome) -> str:
 
 
 def _draw(outcome: Outcome, out: Path | None, name: str) -> str | None:
-    if out is None or outcome.plot is None:
+    if out is None or outcome.plot is None or (figure := new_figure()) is None:
         return None
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    figure = Figure(layout="constrained")
     outcome.plot(figure.add_subplot())
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(out / name) as draft:

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "keys": ["key_of"],
-        "optional": ["import_optional"],
+        "optional": ["import_optional", "new_figure"],
         "parts": ["part", "part_config"],
         "registry": ["Registry", "refresh", "registry_of"],
         "spec": ["Spec"],

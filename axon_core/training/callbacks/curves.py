@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from axon_core.checkpoint.atomic import whole_file
 from axon_core.errors import CheckpointError
+from axon_core.registry.optional import new_figure
 from axon_core.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ def draw_curves(run: RunFolder, panels: Mapping[str, Sequence[str]], file: str) 
         panels: the title of each panel, and the names of its numbers; those that the run does not have are left out.
         file: the picture's name.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if (figure := new_figure()) is None:
         return
     points: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for line in run.read_metrics():
@@ -40,7 +39,7 @@ def draw_curves(run: RunFolder, panels: Mapping[str, Sequence[str]], file: str) 
     drawn = {title: [(n, s) for n in names for s in styles if (n, s) in points] for title, names in panels.items()}
     drawn = {title: curves for title, curves in drawn.items() if curves}
     rows = max(1, -(-len(drawn) // 2))
-    figure = Figure(figsize=(10, 3 * rows), layout="constrained")  # without pyplot, which keeps global state
+    figure.set_size_inches(10, 3 * rows)
     for at, (title, curves) in enumerate(drawn.items(), 1):
         axes = figure.add_subplot(rows, 2, at, xlabel="step", title=title)
         for name, split in curves:

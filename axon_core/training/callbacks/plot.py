@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from axon_core.escaping import printable
+from axon_core.registry.optional import new_figure
 from axon_core.registry.suggest import install_line
 from axon_core.training.callbacks.curves import save_figure
 from axon_core.training.hooks import FitView, hook
@@ -22,12 +23,9 @@ class LossPlot:
         """Draw, from the numbers in the metrics file."""
         if fit.run is None:
             return
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
+        if (figure := new_figure(7, 4)) is None:
             _log.warning("no loss plot: matplotlib is not installed (%s)", install_line("axon-core", "plot"))
             return
-        figure = Figure(figsize=(7, 4), layout="constrained")  # without pyplot, which keeps global state
         axes = figure.add_subplot(xlabel="step", ylabel="loss")
         axes.set_title(printable(fit.run.path.name, line=True), parse_math=False)
         lines = [line for line in fit.run.read_metrics() if line["name"] == "loss"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from axon_core import in_markdown, printable
+from axon_core.registry import new_figure
 
 __all__ = ["draw", "page"]
 
@@ -58,11 +59,8 @@ def page(facts: Mapping[str, Any]) -> str:
 
 def draw(facts: Mapping[str, Any], file: Path) -> None:
     """Draw reward against KL divergence of policies, best-of-n and optimum; without matplotlib, do nothing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if (figure := new_figure(7, 5)) is None:
         return
-    figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot(xlabel="KL from the reference, nats", ylabel="reward")
     frontier = facts["frontier"]
     base = facts["policies"]["reference"]

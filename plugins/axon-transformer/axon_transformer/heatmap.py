@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from axon_core import UsageError
 from axon_core.checkpoint import whole_file
 from axon_core.generation import evaluating
-from axon_core.registry import install_line
+from axon_core.registry import install_line, new_figure
 from axon_transformer.layers import DecoderLayer
 from axon_transformer.model import Transformer
 
@@ -104,11 +104,7 @@ def label(piece: bytes) -> str:
 
 def check_picture(path: Path) -> None:
     """Raise `UsageError` unless matplotlib is installed and can write pictures of this kind."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError(f"drawing attention needs matplotlib: {install_line('axon-transformer', 'plot')}") from None
-    kinds = Figure().canvas.get_supported_filetypes()
+    kinds = _figure().canvas.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in kinds:
         raise UsageError(f"a picture's name must end in one of {', '.join(kinds)}, got {path}")
 
@@ -123,11 +119,9 @@ def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence
         CheckpointError: the file cannot be written.
     """
     check_picture(path)
-    from matplotlib.figure import Figure
-
     layers, heads, n, m = maps.shape
     inches = heads * (1.2 + 0.16 * m) + 0.8, layers * (1.0 + 0.16 * n) + 0.4
-    figure = Figure(figsize=inches, layout="constrained")
+    figure = _figure(*inches)
     grid: Any = figure.subplots(layers, heads, squeeze=False)
     image: Any = None
     for layer, head in product(range(layers), range(heads)):
@@ -141,3 +135,9 @@ def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence
     figure.colorbar(image, ax=grid, label="attention weight")
     with whole_file(path) as draft:
         figure.savefig(draft, dpi=min(150, _PIXELS / max(inches)))
+
+
+def _figure(*inches: float) -> Any:
+    if (figure := new_figure(*inches)) is None:
+        raise UsageError(f"drawing attention needs matplotlib: {install_line('axon-transformer', 'plot')}")
+    return figure
