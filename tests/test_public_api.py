@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
@@ -74,6 +76,18 @@ def test_plugins_import_public_names_alone(source: Path):
     for path, names in imports(source).items():
         assert path in PUBLIC
         assert names <= {*import_module(path).__all__, "__version__", *(MODULES if path == "axon_core" else ())}, path
+
+
+def test_the_documentation_names_public_names_alone():
+    """But for docs/architecture.md, which is a map of the files, and logs of what was."""
+    found = [ROOT.glob(pattern) for pattern in ("*.md", "changes/*.md", "plugins/*/README.md", "docs/**/*.md")]
+    others = ("architecture.md", "CHANGELOG.md", "log.md")
+    pages = [page for page in chain(*found) if "_build" not in page.parts and page.name not in others]
+    named = {path for page in pages for path in re.findall(r"\baxon_core(?:\.\w+)+(?!/)", page.read_text("utf-8"))}
+    assert len(named) > 15
+    for path in named - {*PUBLIC}:
+        home = max((public for public in PUBLIC if path.startswith(f"{public}.")), key=len)
+        assert path.removeprefix(f"{home}.").split(".")[0] in import_module(home).__all__, path
 
 
 def test_no_public_name_is_hidden_by_a_module_of_its_name():

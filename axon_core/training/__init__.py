@@ -7,6 +7,9 @@ __getattr__, __dir__, __all__ = attach(
     {
         "build": ["build_trainer"],
         "callbacks.curves": ["draw_curves"],
+        "callbacks.log": ["Log"],
+        "callbacks.tensorboard": ["TensorBoard"],
+        "callbacks.wandb": ["Wandb"],
         "devices": ["AUTO", "choose_device", "describe_device"],
         "distributed": ["sum_numbers"],
         "evaluating": [

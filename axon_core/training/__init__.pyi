@@ -1,6 +1,9 @@
 # What `__init__.py` resolves lazily, for type checkers; a test compares the two.
 from axon_core.training.build import build_trainer as build_trainer
 from axon_core.training.callbacks.curves import draw_curves as draw_curves
+from axon_core.training.callbacks.log import Log as Log
+from axon_core.training.callbacks.tensorboard import TensorBoard as TensorBoard
+from axon_core.training.callbacks.wandb import Wandb as Wandb
 from axon_core.training.devices import AUTO as AUTO
 from axon_core.training.devices import choose_device as choose_device
 from axon_core.training.devices import describe_device as describe_device
