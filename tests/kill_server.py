@@ -29,7 +29,7 @@ LIBRARY = ctypes.CDLL(None)
 LIBRARY.operations.restype = ctypes.c_long
 FULL = 0  # instead of a signal: the disk is full from an operation on
 KILLED = -signal.SIGKILL
-STRANGE = ("Traceback", "fault of Axon")
+STRANGE = ("Traceback", "bug in Axon")
 
 
 class Trials:

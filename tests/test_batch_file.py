@@ -77,7 +77,9 @@ def test_every_prompt_gets_what_it_gets_alone(saved: str, source: str, capsys):
         }
         assert logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     error = capsys.readouterr().err
-    assert "prompt 7/7" in error and "tokens/s  ETA 0:00:00" in error and "7 prompts, 7 of them now" in error
+    assert (
+        "prompt 7/7" in error and "tokens/s  ETA 0:00:00" in error and "7 prompts in out.jsonl, 7 of them new" in error
+    )
 
 
 def test_a_file_of_json_has_ids_of_its_own(saved: str, source: str):
@@ -105,7 +107,7 @@ def test_a_finished_file_is_left_alone(saved: str, source: str, capsys, monkeypa
     before = Path("out.jsonl").read_bytes()
     assert bulk(saved, source) == 0
     assert Path("out.jsonl").read_bytes() == before
-    assert "7 prompts, 0 of them now" in capsys.readouterr().err
+    assert "7 prompts in out.jsonl, 0 of them new" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(saved: str, source: str):
@@ -216,7 +218,7 @@ def test_prompts_that_cannot_be_used(saved: str, source: str, name: str, content
         Path(name).write_bytes(content)
     assert bulk(saved, name) in (1, 2)
     error = capsys.readouterr().err
-    assert message in error and "fault of Axon" not in error
+    assert message in error and "bug in Axon" not in error
     assert not Path("out.jsonl").exists()
 
 

@@ -173,4 +173,4 @@ def test_what_was_measured_before_ctrl_c_is_kept(paper: Paper, site, tmp_path: P
 @pytest.mark.parametrize("arguments", [[], ["kites", "--all"]])
 def test_axon_reproduce_needs_one_paper_or_all(paper: Paper, arguments: list[str], capsys) -> None:
     assert main(["reproduce", *arguments]) == 2
-    assert "name one paper, or give --all" in capsys.readouterr().err
+    assert "give either one paper or --all" in capsys.readouterr().err

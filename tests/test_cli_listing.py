@@ -128,7 +128,7 @@ def test_nothing_installed(capsys, monkeypatch) -> None:
     assert lines(capsys, "list")[0][:4] == ["No", "plugin", "is", "installed;"]
     assert lines(capsys, "list", "model")[0][:4] == ["No", "model", "is", "installed;"]
     assert lines(capsys, "papers")[0][:4] == ["No", "paper", "is", "installed;"]
-    assert lines(capsys, "recipes")[0] == "No installed plugin brings a recipe.".split()
+    assert lines(capsys, "recipes")[0] == "No installed plugin has a recipe.".split()
 
 
 def test_papers(capsys) -> None:
@@ -171,7 +171,7 @@ def test_search(capsys) -> None:
     assert [(hit["kind"], hit["get"]) for hit in hits] == [
         ("paper", "pip install axon-ddpm, or in a checkout of Axon: pip install ./plugins/axon-ddpm")
     ]
-    assert "Nothing known has all of: zzz." in " ".join(lines(capsys, "search", "zzz")[0])
+    assert "Nothing matches all of: zzz." in " ".join(lines(capsys, "search", "zzz")[0])
     assert {"norm", "paper", "recipe", "command"} == {r["kind"] for r in records(capsys, "search")}
 
 
@@ -260,8 +260,8 @@ def test_an_unknown_command(capsys) -> None:
             (
                 how,
                 1,
-                "Error: the memory is not enough for this; make the model, the batch or the beam smaller, the text "
-                "shorter, or free some\n",
+                "Error: out of memory; use a smaller model, batch or beam, or a shorter text, or free memory that "
+                "other programs use\n",
             )
             for how in ("heavy", "vast", "endless", "long", "many")
         ),
@@ -269,8 +269,8 @@ def test_an_unknown_command(capsys) -> None:
         (
             "broken",
             1,
-            "Error: ZeroDivisionError: no wind. This is a fault of Axon or of a plugin, not of your input; "
-            "`axon --debug …` shows where it happened\n",
+            "Error: ZeroDivisionError: no wind. This is a bug in Axon or in a plugin, not an error in your input; "
+            "`axon --debug …` shows where it occurred\n",
         ),
         ("away", 130, "\nInterrupted.\n"),
     ],
@@ -317,4 +317,4 @@ sys.exit(app.main([]))
 
 def test_info_of_a_folder_that_is_no_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["info", str(tmp_path)]) == 2
-    assert f"The path {tmp_path} is no run folder either: it holds no run.json" in capsys.readouterr().err
+    assert f"The path {tmp_path} is not a run folder either: it has no run.json" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_a_damaged_card_or_recipe_hurts_no_other(site, what: str, text: str, cap
     assert "damaged: " in capsys.readouterr().out
     assert main(["train", "good-recipe"]) == 2  # it says what this recipe lacks, and nothing of the other
     message = capsys.readouterr().err
-    assert "trainer" in message and "bad" not in message and "fault of Axon" not in message
+    assert "trainer" in message and "bad" not in message and "bug in Axon" not in message
 
 
 @pytest.mark.parametrize("version", ["0.0.1", "99.0"])

@@ -54,7 +54,7 @@ def test_integers_beyond_64_bits_are_refused(text: str) -> None:
 def test_set_values_of_any_size_are_refused_in_words(command: str, value: str, tmp_path: Path, capsys) -> None:
     assert main([*command.split(), "--set", f"trainer.steps={value}", "--out", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("Error: ") and "fault of Axon" not in err and "Traceback" not in err
+    assert err.startswith("Error: ") and "bug in Axon" not in err and "Traceback" not in err
     assert not (tmp_path / "run").exists()
 
 

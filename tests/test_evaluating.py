@@ -80,7 +80,7 @@ def test_a_model_is_measured_on_a_text_of_the_users(run: Path, place: str, short
 
 def test_a_models_folder_needs_a_text(run: Path, capsys):
     assert main(["evaluate", str(run / "model")]) == 2
-    assert "measure it by --text FILE" in capsys.readouterr().err
+    assert "give a text with --text FILE" in capsys.readouterr().err
     assert main(["evaluate", str(run / "model"), "--txt", "x"]) == 2
     assert "unknown field 'txt' (did you mean 'text'?)" in capsys.readouterr().err
 

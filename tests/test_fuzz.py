@@ -2,7 +2,7 @@
 
 Valid inputs are changed a little: 2,000 cases by default, of all subjects together, and always the same; as many as the
 variable AXON_FUZZ says, as in `AXON_FUZZ=50000 python -m pytest tests/test_fuzz.py`. No case may end in a traceback or
-in words about a fault of Axon, take more than 20 seconds or 1 GB, leave half a file, or use a file that is not the one
+in words about a bug in Axon, take more than 20 seconds or 1 GB, leave half a file, or use a file that is not the one
 that was written. A failure shows the smallest case that was found; `subject.run(Case(…))` repeats it.
 """
 

@@ -61,8 +61,8 @@ def test_a_model_saved_with_its_tokenizer_in_python(tmp_path: Path, capsys):
     [
         ([], "give either --prompt or --input"),
         (["--prompt", "a", "--input", "b", "--output", "c"], "give either --prompt or --input"),
-        (["--input", "b"], "--input and --output go together"),
-        (["--prompt", "a", "--output", "c"], "--input and --output go together"),
+        (["--input", "b"], "--input and --output need each other"),
+        (["--prompt", "a", "--output", "c"], "--input and --output need each other"),
         (["--prompt", "a", "--logprobs"], "--logprobs needs --json or --output"),
         (["--prompt", "a", "--stop", ""], "stop: a stop string needs at least one character"),
         (["--prompt", "a", "--min-p", "2"], "min_p: must be less than or equal to 1, got 2.0"),

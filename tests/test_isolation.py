@@ -90,7 +90,7 @@ WRONG = {
     "axon-contract": (
         "the norm 'contract' of axon-contract 1.0 (axon_contract:Lazy) does not keep the contract of its interface: "
         "it does not define forward",
-        "Upgrade axon-contract, or tell its authors, who can run: axon check axon-contract",
+        "Upgrade axon-contract, or ask its authors to run: axon check axon-contract",
     ),
     "axon-malformed": (
         "{site}/axon_malformed-1.0.dist-info/entry_points.txt is malformed: line 2 is 'malformed axon_good:Plain'; "
@@ -110,7 +110,7 @@ WRONG = {
 }
 SHARED = (
     "the norm 'shared' is offered by axon-good 1.0 and axon-rival 1.0",
-    "Say which where you use it, 'axon-good:shared' or 'axon-rival:shared', or uninstall all but one",
+    "Write 'axon-good:shared' or 'axon-rival:shared' where you use it, or uninstall all but one",
 )
 
 
@@ -238,7 +238,7 @@ def test_doctor_compares_with_an_independent_scan(site, monkeypatch, capsys: pyt
         (
             "axon-ghost",
             "importlib.metadata finds [axon.v1.norm] ghost, but the package entrypoints does not",
-            "Uninstall axon-ghost until pip finds no more, then install it once",
+            "Uninstall axon-ghost until pip finds no further copy, then install it once",
         )
     ]
 
@@ -274,7 +274,7 @@ def test_doctor_loads_the_checks_of_claims(site, monkeypatch, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("group", "target", "source", "expected"),
     [
-        ("command", "axon_odd:run", "def run(): ...", "axon_odd:run of axon-odd 1.0 should be a click command"),
+        ("command", "axon_odd:run", "def run(): ...", "axon_odd:run of axon-odd 1.0 must be a click command"),
         ("hooks", "axon_odd:gone", "", "the hooks 'list' of axon-odd 1.0 cannot be loaded"),
         ("registry", "axon_odd:R", "R = {}", "axon_odd:R of axon-odd 1.0 should be the Registry of group 'list'"),
         ("paper", "axon_odd", "", "the paper 'list' of axon-odd 1.0 names the package axon_odd, but axon_odd is a "),
@@ -297,7 +297,7 @@ def test_a_plugin_cannot_replace_a_command(site, monkeypatch, capsys: pytest.Cap
     assert main(["list"]) == 0
     assert "stolen" not in capsys.readouterr().out
     assert main(["doctor"]) == 1
-    assert "the command 'list' can never run: axon has one of that name" in capsys.readouterr().out
+    assert "the command 'list' can never run: axon itself has a command of that name" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

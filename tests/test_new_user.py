@@ -64,7 +64,7 @@ def test_a_new_user_goes_from_idea_to_a_trained_model(place: str, tmp_path: Path
     report = axon(lab, *(["check", plugin] for plugin in PLUGINS), attention=NAMES["attention"])
     print(f"{place}: from five times `axon new` to as many green checks {time.monotonic() - started:.0f} s")
 
-    assert report.count(": none failed.") == report.count("is a draft: its card still says") == len(PLUGINS)
+    assert report.count(": none failed.") == report.count("is a draft: its card still has") == len(PLUGINS)
     assert report.splitlines()[-1] == "axon_cache.attention"  # LLAMA_ATTENTIONS_CLASSES["cache"]
     listed = {(entry["group"], entry["key"]): entry for entry in json.loads(lab.run("axon", "list", "--json"))}
     for kind, name in NAMES.items():

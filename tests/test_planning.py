@@ -101,7 +101,7 @@ def test_a_dry_run_prints_a_recipe_and_leaves_nothing(
     ("arguments", "message"),
     [
         (["xllama-tiny", "--json"], "--json needs --dry-run"),
-        (["--resume", "--out", "run", "--dry-run"], "leave --resume out"),
+        (["--resume", "--out", "run", "--dry-run"], "leave out --resume"),
         (["xllama-tiny", "--dry-run", "--set", "trainer.stepz=1"], "unknown field 'stepz'"),
     ],
 )

@@ -60,7 +60,7 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int)
     capsys.readouterr()
     assert main(["train", *arguments]) == code
     message = capsys.readouterr().err
-    assert "Traceback" not in message and "fault of Axon" not in message
+    assert "Traceback" not in message and "bug in Axon" not in message
     (line,) = [line for line in message.splitlines() if line.startswith("Error: ")]
     return line
 
@@ -95,7 +95,7 @@ def test_a_trainer_may_be_measured_on_what_the_user_gives(recipe: str, capsys, m
     main(["train", recipe, "--out", "run"])
     capsys.readouterr()
     assert main(["evaluate", "run", "--text", "text.txt"]) == 2
-    assert "no such option: --text; this trainer measures on its own held-out data alone" in capsys.readouterr().err
+    assert "no such option: --text; this trainer evaluates only on its own held-out data" in capsys.readouterr().err
 
     class Evaluation(Trainer.Evaluation):
         text: Path
@@ -135,12 +135,12 @@ def test_an_evaluation_may_have_other_settings_of_the_trainer(recipe: str, capsy
         (["trainer.dropuot=1"], "trainer.dropuot: unknown field 'dropuot'"),
         (
             ["data.path=other.txt"],
-            "a run keeps its data: --set changes fields of the trainer alone, as trainer.precision=fp32",
+            "a run keeps its data: --set changes only fields of the trainer, for example trainer.precision=fp32",
         ),
         (["model.type=unet"], "a run keeps its model: --set changes"),
         (["trainer.type=other"], "a run keeps its trainer, toy, got other"),
         (["trainer.seed"], "--set takes table.field=value, got 'trainer.seed'"),
-        (["trainer.seed=1", "--text", "text.txt"], "and --text asks for others; leave one out"),
+        (["trainer.seed=1", "--text", "text.txt"], "but --text selects other data; leave one of them out"),
     ):
         capsys.readouterr()
         assert main(["evaluate", "run", "--set", *arguments]) == 2

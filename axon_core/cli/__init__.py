@@ -1,4 +1,4 @@
-"""The command `axon`; each subcommand is a module of this package, or a plugin's, imported when it is run."""
+"""The command `axon`. Each subcommand is a module of this package or of a plugin, imported when it runs."""
 
 from axon_core._lazy import attach
 

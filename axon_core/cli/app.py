@@ -20,12 +20,12 @@ from axon_core.escaping import printable, shortened
 from axon_core.registry.discovery import Entry, discover
 from axon_core.registry.packages import command_line
 
-# Name -> the line `axon --help` shows. The module `axon_core.cli.<name>` holds the click command, as `command`; it is
-# not imported for the help, because several need torch.
+# Name -> the line that `axon --help` shows. The module `axon_core.cli.<name>` defines the click command, as `command`.
+# The help does not import it, because several commands need torch.
 COMMANDS = {
     "check": "Run the conformance kit on a plugin.",
-    "doctor": "Examine every installed plugin and say how to repair what is broken.",
-    "evaluate": "Measure a trained model on the held-out data.",
+    "doctor": "Check every installed plugin and say how to repair what is broken.",
+    "evaluate": "Evaluate a trained model on held-out data.",
     "generate": "Continue a text with a trained model.",
     "info": "Describe a component and its options, or a recipe.",
     "list": "List what the installed plugins offer.",
@@ -34,26 +34,27 @@ COMMANDS = {
     "recipes": "List the installed recipes.",
     "reproduce": "Check the claims of a paper.",
     "search": "Search components, recipes and papers, installed or not.",
-    "train": "Train a model by a recipe.",
+    "train": "Train a model from a recipe.",
 }
 
 
 class _Commands(click.Group):
-    """The core's commands and those of plugins."""
+    """The commands of the core and of the plugins."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*COMMANDS, *(entry.key for entry in discover().entries("command"))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        commands = discover().entries("command")  # before a command imports torch, which discovery may have to protect
+        # Discovery comes first: it may have to protect the import of torch, which a command triggers.
+        commands = discover().entries("command")
         if cmd_name in COMMANDS:
             return import_module(f"axon_core.cli.{cmd_name}").command
         found = [e for e in commands if cmd_name in (e.key, e.qualified)]
-        if found and ctx.resilient_parsing:  # completion, which runs no plugin's code
+        if found and ctx.resilient_parsing:  # shell completion, which runs no plugin's code
             return click.Command(cmd_name, params=[click.Argument(["files"], nargs=-1, type=click.Path())])
         if len(found) > 1:
             names = " or ".join(entry.qualified for entry in found)
-            raise AmbiguousKey(f"the command {cmd_name!r} is in {len(found)} plugins; say which: {names}")
+            raise AmbiguousKey(f"{len(found)} plugins offer the command {cmd_name!r}; choose one: {names}")
         return load_command(found[0]) if found else None
 
     def resolve_command(
@@ -68,7 +69,7 @@ class _Commands(click.Group):
         return command.name, command, args[1:]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete a command's name from metadata alone: no command is imported."""
+        """Complete a command's name from metadata alone, without importing a command."""
         about = {
             entry.key: printable(command_line(entry), line=True) for entry in discover().entries("command")
         } | COMMANDS
@@ -76,7 +77,7 @@ class _Commands(click.Group):
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def get_help(self, ctx: click.Context) -> str:
-        return printable(super().get_help(ctx))  # names of commands and plugins are those of installed files
+        return printable(super().get_help(ctx))  # the names come from installed files
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -87,10 +88,10 @@ class _Commands(click.Group):
 
 
 def load_command(entry: Entry) -> click.Command:
-    """Import a plugin's command. Raises `PluginLoadError`, and `ContractError` where it is no click command."""
+    """Import a plugin's command. Raises `PluginLoadError`, or `ContractError` if it is not a click command."""
     command = entry.load()
     if not isinstance(command, click.Command):
-        raise ContractError(f"{entry.target} of {entry.source} should be a click command, but is {command!r}")
+        raise ContractError(f"{entry.target} of {entry.source} must be a click command, got {command!r}")
     return command
 
 
@@ -98,27 +99,27 @@ def load_command(entry: Entry) -> click.Command:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="axon-core", message="axon-core %(version)s")
 def cli(debug: bool) -> None:
-    """Axon: AI research made of plugins. Each paper is a package; its parts fit any model."""
+    """Axon: AI research as plugins. Each paper is a package, and its parts fit any model."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run `axon` and return its exit code: 0, 1 for a failure, 2 for a wrong request, 130 when interrupted.
+    """Run `axon` and return its exit code: 0 for success, 1 for a failure, 2 for wrong usage, 130 for an interruption.
 
-    A reader that takes no more of the output, as `head` does, ends it with 1 and no word.
+    If the reader closes the pipe early, as `head` does, the command ends silently with 1.
     """
     argv = list(sys.argv[1:] if args is None else args)
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # closed by whoever started it
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  likewise
-        echo("Error: the standard output is closed; send it to a file, or to /dev/null", err=True)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # the parent process may have closed it
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  the same
+        echo("Error: the standard output is closed; redirect it to a file or to /dev/null", err=True)
         return 2
     log = logging.getLogger("axon")
     if not log.handlers:
         log.addHandler(Warnings())
     try:
         code = _run(argv)
-        sys.stdout.flush()  # here, where it can still be told what is wrong with it
+        sys.stdout.flush()  # here, where a failure can still be reported
     except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):  # so that nothing is left to be flushed at the end
+        with contextlib.suppress(OSError, ValueError):  # leaves nothing to flush at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -128,10 +129,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    """Run a command and print its error, if there is one; return the exit code."""
+    """Run a command, print its error if there is one, and return the exit code."""
     options = argv[: argv.index("--")] if "--" in argv else argv
     debug = "--debug" in options
-    if debug:  # it is accepted anywhere, as people add it to the end of the line that failed
+    if debug:  # accepted anywhere, because people append it to the line that failed
         argv.remove("--debug")
     try:
         result = cli.main(argv, prog_name="axon", standalone_mode=False)
@@ -155,7 +156,7 @@ def _run(argv: list[str]) -> int:
         return error.exit_code if isinstance(error, AxonError) else 1
 
 
-# How torch says so: on a GPU, on a CPU, and where a number of bytes or of elements is beyond 64 bits.
+# How torch reports it: on a GPU, on a CPU, and for a number of bytes or elements that does not fit 64 bits.
 _NO_MEMORY = (
     "OutOfMemoryError",
     "DefaultCPUAllocator",
@@ -172,13 +173,13 @@ def _explained(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, RecursionError):
-        return "something in the input is nested too deeply, a list in a list or a table in a table; make it flatter"
+        return "the input is nested too deeply (lists in lists or tables in tables); flatten it"
     if isinstance(error, MemoryError) or any(name in f"{type(error).__name__}: {error}" for name in _NO_MEMORY):
         return (
-            "the memory is not enough for this; make the model, the batch or the beam smaller, the text shorter, or "
-            "free some"
+            "out of memory; use a smaller model, batch or beam, or a shorter text, or free memory that other programs "
+            "use"
         )
     return (
-        f"{type(error).__name__}: {error}. This is a fault of Axon or of a plugin, not of your input; "
-        "`axon --debug …` shows where it happened"
+        f"{type(error).__name__}: {error}. This is a bug in Axon or in a plugin, not an error in your input; "
+        "`axon --debug …` shows where it occurred"
     )

@@ -12,9 +12,9 @@ from axon_core.cli.output import echo, json_option, print_json, print_table
 @json_option
 @click.pass_context
 def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
-    """Run the conformance kit on the parts of PLUGIN, a distribution or a paper; left out, of all that are installed.
+    """Run the conformance kit on the parts of PLUGIN, a distribution or a paper; by default on all installed parts.
 
-    Exits with 1 if any check fails.
+    Exits with 1 if a check fails.
     """
     from axon_core.testing.kit import told
     from axon_core.testing.suites import cases
@@ -56,18 +56,18 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
 
 
 def _drafts(distribution: str | None) -> list[str]:
-    """Say which of the papers looked at have a card that is still to be written."""
+    """Return a line for each checked paper whose card is unfinished."""
     from axon_core.papers.card import cards
     from axon_core.papers.scaffold import placeholders
 
     read = [(card.entry.distribution, card.paper) for card in cards() if card.paper]
     left = {name: placeholders(paper) for name, paper in read if distribution in (None, name)}
-    says = "is a draft: its card still says what `axon new` wrote"
+    says = "is a draft: its card still has placeholders from `axon new`"
     return [f"{name} {says} ({', '.join(fields)})." for name, fields in left.items() if fields]
 
 
 def _distribution(plugin: str | None) -> str | None:
-    """The distribution that `plugin` names, by itself or by its paper."""
+    """Return the distribution that `plugin` names, directly or by its paper."""
     from axon_core.registry.discovery import discover, normalised
 
     papers = {entry.key: entry.distribution for entry in discover().entries("paper")}

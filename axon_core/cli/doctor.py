@@ -15,9 +15,9 @@ from axon_core.cli.output import counted, echo, json_option, print_json
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Examine every installed plugin, say how to repair what is broken, and exit with 1 if anything is.
+    """Check every installed plugin, say how to repair what is broken, and exit with 1 if there is a problem.
 
-    This imports every plugin, and so runs its code.
+    This imports every plugin and so runs its code.
     """
     from importlib.metadata import version
 

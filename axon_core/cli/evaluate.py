@@ -29,14 +29,14 @@ C = TypeVar("C", bound=Config)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("given", metavar="[--OPTION VALUE]...", nargs=-1, type=click.UNPROCESSED)
 @click.option(
-    "--from", "checkpoint", metavar="NAME", help="The checkpoint, step-100 or previous; by default the latest."
+    "--from", "checkpoint", metavar="NAME", help="Checkpoint, as step-100 or previous; by default the latest."
 )
 @click.option(
     "--set",
     "overrides",
     metavar="trainer.A=B",
     multiple=True,
-    help="Change a field of the trainer while it measures; repeatable.",
+    help="Change a field of the trainer for this evaluation; repeatable.",
 )
 @device_option
 @json_option
@@ -48,35 +48,35 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure the model in the folder RUN on the held-out part of its data.
+    """Evaluate the model in the run folder RUN on the held-out part of its data.
 
-    With --text FILE any language model, in a run's folder or a model's, is measured on that text: nats per token and
-    per byte, and perplexity. Some trainers measure on other data you give, by options that their plugin's README lists.
+    With --text FILE, evaluates any language model, in a run folder or a model folder, on that text: nats per token
+    and per byte, and perplexity. Some trainers also evaluate on other data; their plugin's README lists the options.
     """
     if given and overrides:
         raise UsageError(
-            f"--set changes how the run's own held-out data are measured, and {given[0]} asks for others; leave one out"
+            f"--set applies to the run's own held-out data, but {given[0]} selects other data; leave one of them out"
         )
     tell_device(device)
     place = f"{run}"
     with listening(_told()):
         if (run / "config.json").exists() and not (run / "run.json").exists():  # a model's folder
             if not given:
-                raise UsageError(f"{run} is a model without held-out data of its own; measure it by --text FILE")
+                raise UsageError(f"{run} is a model folder and has no held-out data; give a text with --text FILE")
             metrics = _options(TextEvaluation, given).evaluate(run, device)
         else:
             folder = RunFolder.open(run)
             found = click.get_current_context().with_resource(folder.checkpoints.reading(checkpoint))
             if found is None:
                 place = shlex.quote(str(run))
-                raise CheckpointError(f"{run} has no checkpoint yet; train on: axon train --resume --out {place}")
+                raise CheckpointError(f"{run} has no checkpoint yet; continue with: axon train --resume --out {place}")
             recipe = _kept(folder.recipe(), folder.recipe([f"trainer.device={device}", *overrides]))
             place = f"{run} at {found.name}"
             metrics = _on(recipe, found / "model", given, device) if given else _held_out(recipe, folder, found)
     if as_json:
         print_json(metrics)
     else:
-        echo(f"{place}: {described(metrics) or 'its trainer has no evaluation'}")
+        echo(f"{place}: {described(metrics) or 'its trainer defines no evaluation'}")
 
 
 def _told() -> Listener:
@@ -90,14 +90,14 @@ def _told() -> Listener:
 
 
 def _kept(before: Recipe, plan: Recipe) -> Recipe:
-    """Return `plan`, which may differ from what was trained in the trainer's settings alone."""
+    """Return `plan`, which must equal the recipe of the run except for the trainer's settings."""
     for name in ("summary", "model", "data"):
         if plan.tables[name] != before.tables[name]:
             raise UsageError(
-                f"a run keeps its {name}: --set changes fields of the trainer alone, as trainer.precision=fp32"
+                f"a run keeps its {name}: --set changes only fields of the trainer, for example trainer.precision=fp32"
             )
     if plan.trainer.type != before.trainer.type:
-        raise UsageError(f"a run keeps its trainer, {before.trainer.type}, got {plan.trainer.type}")
+        raise UsageError(f"a run keeps its trainer, {before.trainer.type}; got {plan.trainer.type}")
     return plan
 
 
@@ -110,18 +110,18 @@ def _held_out(recipe: Recipe, folder: RunFolder, checkpoint: Path) -> Mapping[st
 
 
 def _on(recipe: Recipe, model: Path, given: Sequence[str], device: str) -> Mapping[str, float | str]:
-    """Measure on what the user gives: a trainer's own `Evaluation`, or else a text where the model is a language's."""
+    """Evaluate on the user's data: with the trainer's own `Evaluation`, or on a text if it has a language model."""
     trainer = TRAINERS[recipe.trainer.type]
     if fields := trainer.Evaluation.model_fields:
         trained = {name: value for name, value in recipe.trainer.options.items() if name in fields}
         return _options(trainer.Evaluation, given, trained).evaluate(model, device)
     if not (model / "config.json").exists():
-        raise UsageError(f"no such option: {given[0]}; this trainer measures on its own held-out data alone")
+        raise UsageError(f"no such option: {given[0]}; this trainer evaluates only on its own held-out data")
     return _options(TextEvaluation, given).evaluate(model, device)
 
 
 def _options(kind: type[C], given: Sequence[str], otherwise: Mapping[str, Any] | None = None) -> C:
-    """Return the config that options `--x value` are the fields of; of fields left out, `otherwise` may know some."""
+    """Return the config whose fields are given as options `--x value`; `otherwise` has values for omitted fields."""
     values: dict[str, Any] = {**(otherwise or {})}
     words = iter(given)
     for word in words:

@@ -1,4 +1,4 @@
-"""A thorough examination of the installed plugins: what is broken, and what to do about it."""
+"""A thorough check of the installed plugins: what is broken, and how to repair it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["examine"]
 
 
 def examine() -> tuple[Discovered, list[Problem]]:
-    """Scan the environment again, import every plugin, and return what was found and everything that is wrong.
+    """Scan the environment again, import every plugin, and return the plugins found and every problem.
 
     This runs the plugins' code.
     """
@@ -40,29 +40,29 @@ def _claimed_twice(found: Discovered) -> Iterator[Problem]:
             if rivals[1:]:
                 names = " or ".join(repr(entry.qualified) for entry in rivals)
                 what = f"the {group.replace('_', ' ')} {key!r} is offered by {' and '.join(e.source for e in rivals)}"
-                remedy = f"Say which where you use it, {names}, or uninstall all but one"
+                remedy = f"Write {names} where you use it, or uninstall all but one"
                 yield Problem(", ".join(e.distribution for e in rivals), what, remedy)
 
 
 def _unusable(entry: Entry) -> Iterator[Problem]:
-    """Load what `entry` names, and say why that fails."""
+    """Load the object that `entry` names, and yield a problem if that fails."""
     try:
         _load(entry)
     except PluginLoadError as error:
         if error.__cause__ is not None:
             yield load_problem(entry, error.__cause__)
         else:
-            what, _, remedy = str(error).rpartition(". ")  # of a package or card that is not there
+            what, _, remedy = str(error).rpartition(". ")  # a missing package or card
             yield Problem(entry.distribution, what, remedy)
     except AxonError as error:
-        remedy = f"Upgrade {entry.distribution}, or tell its authors, who can run: axon check {entry.distribution}"
+        remedy = f"Upgrade {entry.distribution}, or ask its authors to run: axon check {entry.distribution}"
         yield Problem(entry.distribution, str(error), remedy)
     except Exception as error:
         yield load_problem(entry, error)
 
 
 def _checks(entry: Entry) -> list[Entry]:
-    """The checks of a paper's claims, as entries; none if the card is damaged, which is a problem of its own."""
+    """Return the checks of a paper's claims as entries; none if the card is damaged, which is reported separately."""
     try:
         claims = read_card(entry).claim
     except AxonError:
@@ -77,7 +77,7 @@ def _load(entry: Entry) -> None:
         read_card(entry)
     elif entry.group == "command":
         if entry.key in COMMANDS:
-            raise ContractError(f"the command {entry.key!r} can never run: axon has one of that name")
+            raise ContractError(f"the command {entry.key!r} can never run: axon itself has a command of that name")
         load_command(entry)
     elif entry.group in ("hooks", "claim"):
         entry.load()
@@ -88,7 +88,7 @@ def _load(entry: Entry) -> None:
 
 
 def _disagreements(found: Discovered) -> Iterator[Problem]:
-    """Compare with the `entrypoints` package, which reads the files by itself: a difference means stale files."""
+    """Compare with the `entrypoints` package, which reads the files independently: a difference means stale files."""
     import configparser
 
     import entrypoints
@@ -104,12 +104,12 @@ def _disagreements(found: Discovered) -> Iterator[Problem]:
                         for key, _ in parsed.items(section, raw=True):
                             seen[name, section.removeprefix(f"{API}."), key] = folder
     except (configparser.Error, UnicodeError) as error:
-        # It stops at the first file it cannot read. Usually the scan has named it already; if not, this does.
+        # It stops at the first file it cannot read. If the scan has not reported that file, this does.
         file = Path(str(getattr(error, "source", "")))
         name = normalised(file.parent.name.partition("-")[0])
         if file.name and name not in named:
             what = f"the package entrypoints cannot read {file}: {' '.join(str(error).split())}"
-            remedy = f"Reinstall it (pip install --force-reinstall {name}), and run axon doctor again"
+            remedy = f"Reinstall it (pip install --force-reinstall {name}) and run axon doctor again"
             yield Problem(name, what, remedy)
         return
     entries = [*found.disabled, *(entry for group in found.groups.values() for entry in group)]
@@ -119,4 +119,4 @@ def _disagreements(found: Discovered) -> Iterator[Problem]:
         if folder := seen.get((name, group, key)):
             finders.reverse()
         what = f"{finders[0]} finds [{API}.{group}] {key}{f' in {folder}' if folder else ''}, but {finders[1]} does not"
-        yield Problem(name, what, f"Uninstall {name} until pip finds no more, then install it once")
+        yield Problem(name, what, f"Uninstall {name} until pip finds no further copy, then install it once")

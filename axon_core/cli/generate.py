@@ -26,26 +26,26 @@ from axon_core.text.tokenizer import Tokenizer
 
 @click.command("generate")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--prompt", help="The text to go on from.")
+@click.option("--prompt", help="The text to continue.")
 @click.option(
     "--input",
     "source",
     type=click.Path(path_type=Path),
-    help="A file of prompts, one a line; in a .jsonl file objects with prompt and id.",
+    help="A file of prompts, one per line; in a .jsonl file, objects with prompt and id.",
 )
 @click.option(
     "--output",
     "target",
     type=click.Path(path_type=Path),
-    help="With --input: the file of JSON lines, one a prompt; what it holds already is not done again.",
+    help="With --input: the file of JSON lines, one per prompt; prompts already in it are skipped.",
 )
 @click.option(
-    "--batch-size", default=8, show_default=True, type=click.IntRange(1), help="With --input: prompts at once."
+    "--batch-size", default=8, show_default=True, type=click.IntRange(1), help="With --input: prompts per batch."
 )
-@click.option("--stop", metavar="TEXT", multiple=True, help="End before this text comes; repeatable.")
+@click.option("--stop", metavar="TEXT", multiple=True, help="Stop before this text; repeatable.")
 @generation_options
 @inference_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: text, tokens, why it ended.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: text, tokens, reason for the end.")
 @click.option("--logprobs", is_flag=True, help="Add the log-probability of each token to the JSON.")
 def command(
     run: Path,
@@ -62,15 +62,15 @@ def command(
     as_json: bool,
     logprobs: bool,
 ) -> None:
-    """Continue a text with the model in RUN, a run's folder or a model's.
+    """Continue a text with the model in RUN, a run folder or a model folder.
 
-    With --input and --output it continues every text of a file. Results come as they are finished, not in the order
-    of the input; interrupted, the same command goes on where it was.
+    With --input and --output, continues every text of a file. Results are written as they finish, not in the order
+    of the input. After an interruption, the same command continues where it stopped.
     """
     if (prompt is None) == (source is None):
         raise UsageError("give either --prompt or --input")
     if (source is None) != (target is None):
-        raise UsageError("--input and --output go together")
+        raise UsageError("--input and --output need each other; give both or neither")
     if logprobs and not (as_json or target):
         raise UsageError("--logprobs needs --json or --output")
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": stop}
@@ -91,7 +91,7 @@ def command(
         if left := len(todo.pending):
             progress = _Progress(left)
             generate_rows(found.load(), todo, batch_size=batch_size, compile=compile, progress=progress)
-        echo(f"{len(prompts)} prompts, {left} of them now, in {target}", err=True)
+        echo(f"{len(prompts)} prompts in {target}, {left} of them new", err=True)
         return
     request = validate(Request, {**options, "prompt": prompt, "seed": seed})
     found = open_run(run)
@@ -108,7 +108,7 @@ def command(
 
 
 class _Progress:
-    """Shows prompts, rate and remaining time: one line that renews itself, or plain lines without a terminal."""
+    """Shows prompts, rate and remaining time: on a terminal as one line that is updated, elsewhere as plain lines."""
 
     def __init__(self, left: int) -> None:
         self._left = left
@@ -126,10 +126,9 @@ class _Progress:
 
 
 def generate_command(run: Path, model: Path, sample: str = "") -> str:
-    """Return the command that generates with the model of a run, to be proposed to a user.
+    """Return the command that generates with the model of a run, to suggest it to the user.
 
-    Its prompt is one that the tokenizer in the folder `model` can encode: an English one, or else the first word of
-    `sample`.
+    The tokenizer in the folder `model` can encode its prompt: an English one, or else the first word of `sample`.
     """
     prompt = next(iter(sample.split()), "The ")
     with suppress(AxonError):

@@ -24,10 +24,10 @@ _NO_COMPONENTS = ("paper", "command", "hooks", "registry")
 @click.argument("key")
 @json_option
 def command(key: str, as_json: bool) -> None:
-    """Describe KEY (or PLUGIN:KEY): a component, with its options and its paper, or a recipe, also as a TOML file.
+    """Describe KEY (or PLUGIN:KEY): a component with its options and its paper, or a recipe by name or TOML file.
 
-    KEY may also be the folder of a run: its model, and what the numbers of classes stand for. The plugins of a
-    component or of a run are imported; a recipe is only read.
+    KEY can also be a run folder; this shows its model and the names of its classes. For a component or a run the
+    plugin is imported; a recipe is only read.
     """
     described = _recipes(key)
     records = [_recipe_record(recipe) for recipe in described]
@@ -42,12 +42,12 @@ def command(key: str, as_json: bool) -> None:
 
 
 def _run_record(path: Path) -> dict[str, Any]:
-    """What a run was trained as, and its model, once it has saved one.
+    """Return the recipe of a run and, once it has saved one, its model.
 
     Raises:
         CheckpointError: the run or its model is damaged.
     """
-    from axon_core.checkpoint.checkpoint import load_config  # these need torch, and a recipe is described without
+    from axon_core.checkpoint.checkpoint import load_config  # here, because describing a recipe needs no torch
     from axon_core.interfaces.model import Model
     from axon_core.training.pretrained import reading
     from axon_core.training.run_folder import RunFolder
@@ -71,7 +71,7 @@ def _run_record(path: Path) -> dict[str, Any]:
 
 def _print_run(record: dict[str, Any]) -> None:
     origin = f" of the recipe {record['recipe']}" if record["recipe"] else ""
-    echo(f"run {record['path']}{origin}\nbegun: {record['created']}")
+    echo(f"run {record['path']}{origin}\nstarted: {record['created']}")
     if (model := record["model"]) is None:
         echo("model: none yet")
         return
@@ -82,7 +82,7 @@ def _print_run(record: dict[str, Any]) -> None:
 
 
 def _recipes(key: str) -> list[Recipe]:
-    """Every installed recipe of that name, or the file that `key` is the path of."""
+    """Return every installed recipe named `key`, or the recipe in the TOML file `key`."""
     path = Path(key)
     if path.suffix == ".toml":
         return [Recipe(path.stem, "", "", path, "")]
@@ -110,12 +110,12 @@ def _print_recipe(record: dict[str, Any]) -> None:
         echo(f"\n{record['summary']}")
     echo(f"\n{to_toml(record['tables'])}")
     name = shlex.quote(record["key"] if record["distribution"] else record["path"])
-    shows = f"; with --dry-run it says what that comes to: axon train {name} --dry-run"
+    shows = f"; preview it:  axon train {name} --dry-run"
     echo(f"Run it:  axon {record['command']} {name}{shows if record['command'] == 'train' else ''}\n")
 
 
 def _entries(key: str, needed: bool) -> list[Entry]:
-    """Every entry of that key, in whatever registry and plugin; where it is `needed`, there must be one."""
+    """Return every entry with that key, in any registry and plugin; if it is `needed`, there must be one."""
     distribution, qualified, bare = key.rpartition(":")
     components = [e for g, entries in discover().groups.items() if g not in _NO_COMPONENTS for e in entries]
     found = [e for e in components if e.key == bare and (not qualified or e.distribution == normalised(distribution))]
@@ -123,7 +123,7 @@ def _entries(key: str, needed: bool) -> list[Entry]:
         brings = [p for p in known_papers() if any(bare in keys for keys in p.offers.values())]
         hints = [f"{p.title} (arXiv {p.arxiv}) offers it: {install_line(p.distribution)}" for p in brings]
         if Path(key).exists():
-            hints.insert(0, f"The path {key} is no run folder either: it holds no run.json")
+            hints.insert(0, f"The path {key} is not a run folder either: it has no run.json")
         raise UnknownKey(
             unknown_name(
                 "component", key, {e.key: e.source for e in components}, *hints, "`axon recipes` lists recipes"
@@ -164,7 +164,7 @@ def _print(record: dict[str, Any]) -> None:
 
 
 def _type(field: dict[str, Any]) -> str:
-    """A JSON schema's type, in one word or a few."""
+    """Return a JSON schema's type in a few words."""
     if "enum" in field:
         return " | ".join(map(repr, field["enum"]))
     if "anyOf" in field:

@@ -16,7 +16,7 @@ from axon_core.registry.suggest import unknown_name
 @click.argument("kind", required=False)
 @json_option
 def command(kind: str | None, as_json: bool) -> None:
-    """List what the installed plugins offer, or only KIND (attention, norm, model, …). No plugin's code is run."""
+    """List what the installed plugins offer, or only KIND (attention, norm, model, …). This runs no plugin's code."""
     found = discover()
     kinds = {group: f"{len(found.entries(group))} installed" for group in sorted({*found.served, *found.groups})}
     if kind is not None and kind not in kinds:

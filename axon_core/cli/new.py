@@ -12,15 +12,15 @@ from axon_core.papers.scaffold import KINDS, Project, place, render, write
 
 @click.command("new")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), required=True, help="What the plugin brings.")
-@click.option("--arxiv", metavar="ID", help="The paper's arXiv id, without version.")
-@click.option("--title", help="The paper's title; by default the name in words.")
-@click.option("--out", type=click.Path(path_type=Path), help="The folder to make; by default axon-NAME.")
+@click.option("--kind", type=click.Choice(KINDS), required=True, help="What the plugin adds.")
+@click.option("--arxiv", metavar="ID", help="The paper's arXiv id, without the version.")
+@click.option("--title", help="The paper's title; by default made from the name.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to create; by default axon-NAME.")
 def command(name: str, kind: str, arxiv: str | None, title: str | None, out: Path | None) -> None:
-    """Start the plugin axon-NAME for a paper: a small part that works, with its card, tests and documentation.
+    """Start the plugin axon-NAME for a paper: a small working part with its card, tests and documentation.
 
-    In Axon's repository it goes to plugins/axon-NAME, elsewhere it is a project of its own. No file outside the new
-    folder changes, and an existing one is never overwritten.
+    In Axon's repository the plugin is the folder plugins/axon-NAME; elsewhere it is a standalone project. No file
+    outside the new folder changes, and no existing file is overwritten.
     """
     project = Project(name, kind, title, arxiv)
     target, standalone = place(project.distribution, out, Path.cwd())

@@ -31,20 +31,26 @@ __all__ = [
 
 _SAMPLING = {
     "temperature": click.option(
-        "--temperature", default=0.8, show_default=True, help="0 always takes the most likely token."
+        "--temperature", default=0.8, show_default=True, help="0 always chooses the most likely token."
     ),
-    "top_k": click.option("--top-k", type=int, help="Choose among the k most likely tokens only."),
+    "top_k": click.option("--top-k", type=int, help="Sample only from the k most likely tokens."),
     "top_p": click.option(
-        "--top-p", default=1.0, show_default=True, help="Choose among the most likely tokens up to probability p."
+        "--top-p",
+        default=1.0,
+        show_default=True,
+        help="Sample only from the most likely tokens with a total probability of p.",
     ),
     "min_p": click.option(
         "--min-p",
         default=0.0,
         show_default=True,
-        help="Leave out tokens less than p times as likely as the likeliest.",
+        help="Leave out tokens less than p times as likely as the most likely one.",
     ),
     "repetition_penalty": click.option(
-        "--repetition-penalty", default=1.0, show_default=True, help="Above 1, tokens that have occurred lose by it."
+        "--repetition-penalty",
+        default=1.0,
+        show_default=True,
+        help="Above 1, tokens already used become less likely.",
     ),
 }
 
@@ -58,16 +64,16 @@ def _chosen(context: click.Context, parameter: click.Parameter, device: str) -> 
         raise UsageError(str(error)) from None
 
 
-_DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1; auto takes a GPU where there is one."
+_DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1; auto uses a GPU if there is one."
 device_option = click.option("--device", default="auto", show_default=True, callback=_chosen, help=_DEVICE_HELP)
-"""Gives a command `device`, one that computes here; the command says by `tell_device` which."""
-training_device_option = click.option("--device", help=f"{_DEVICE_HELP} By default as the recipe says, which is auto.")
-"""Gives a command that trains by a recipe `device`, which is None where the recipe decides."""
+"""Gives a command the parameter `device`, an available device; the command prints it with `tell_device`."""
+training_device_option = click.option("--device", help=f"{_DEVICE_HELP} By default the recipe's, which is auto.")
+"""Gives a command that trains from a recipe the parameter `device`, which is None if the recipe decides."""
 
 
 def _installed(context: click.Context, parameter: click.Parameter, logs: Sequence[str]) -> Sequence[str]:
     for name in logs:
-        LOGS[name]()  # says what is not installed, before the data are read
+        LOGS[name]()  # raises, before the data are read, if its package is not installed
     return logs
 
 
@@ -77,20 +83,20 @@ log_option = click.option(
     type=click.Choice(list(LOGS)),
     multiple=True,
     callback=_installed,
-    help="Log the numbers there too; repeatable.",
+    help="Also log the metrics there; repeatable.",
 )
-"""Gives a command that trains `logs`, what its trainers' `log` is to be; each is installed."""
+"""Gives a command that trains the parameter `logs`, the value of its trainers' `log`; each is installed."""
 
 
 def tell_device(device: str) -> None:
-    """Say on stderr where a command computes; its first line."""
+    """Print the device that a command computes on, as its first line on the standard error."""
     from axon_core.training.devices import describe_device
 
     echo(f"on {describe_device(device)}", err=True)
 
 
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the parameters `sampling`, `max_new_tokens` and `seed`, with all options that set them."""
+    """Give a command the parameters `sampling`, `max_new_tokens` and `seed`, with the options that set them."""
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
@@ -99,7 +105,7 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     options = [
         click.option(
-            "--max-new-tokens", default=200, show_default=True, type=click.IntRange(1), help="How much, at most."
+            "--max-new-tokens", default=200, show_default=True, type=click.IntRange(1), help="Most tokens to generate."
         ),
         *_SAMPLING.values(),
         click.option("--seed", default=0, show_default=True, help="Equal seeds give equal texts."),
@@ -110,20 +116,20 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Opened(NamedTuple):
-    """A saved model whose weights are not read yet."""
+    """A saved model whose weights have not been read yet."""
 
     model: CausalLM
-    """The model without them: enough to check prompts."""
+    """The model without weights, which is enough to check prompts."""
     tokenizer: Tokenizer
     """Its tokenizer."""
     made_by: Mapping[str, str | None]
-    """What decides its numbers: the checksum of the model, the dtype and the quantisation."""
+    """What its results depend on: the checksum of the model, the dtype and the quantisation."""
     load: Callable[[], CausalLM]
-    """Reads the weights, and returns the model as the options say."""
+    """Reads the weights and returns the model, converted as the options say."""
 
 
 def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `open_run`, which takes a RUN and returns its model as `Opened`, and `compile`."""
+    """Give a command the parameters `open_run`, which takes a RUN and returns its model as `Opened`, and `compile`."""
 
     @functools.wraps(command)
     def wrapped(dtype: str | None, quantization: str | None, device: str, compile: bool, **values: Any) -> Any:
@@ -143,10 +149,10 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 tell_device(device)
                 model = quantize(bare, quantization) if quantization else bare
                 load_into(bare, folder, model)
-                if dtype:  # after the quantisation, whose scales are of the weights as they were saved
+                if dtype:  # after the quantisation, which computes its scales from the saved weights
                     model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
                 if compile:
-                    echo("The first token takes a while: decoding is being compiled.", err=True)
+                    echo("Compiling the decoder; the first token takes a while.", err=True)
                 return model.to(device)
 
             stored = "+".join(dtypes(folder / WEIGHTS))
@@ -157,10 +163,12 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(open_run=open_run, compile=compile, **values)
 
     options = [
-        click.option("--dtype", type=click.Choice(["fp32", "bf16"]), help="Compute in it; by default as saved."),
-        click.option("--quantize", "quantization", type=click.Choice(["int8"]), help="Hold the weights in 8 bits."),
+        click.option(
+            "--dtype", type=click.Choice(["fp32", "bf16"]), help="Compute in this precision; by default as saved."
+        ),
+        click.option("--quantize", "quantization", type=click.Choice(["int8"]), help="Store the weights in 8 bits."),
         device_option,
-        click.option("--compile", is_flag=True, help="Compile decoding: a minute at first, then much faster."),
+        click.option("--compile", is_flag=True, help="Compile the decoder: takes a minute, then runs much faster."),
     ]
     for option in reversed(options):
         wrapped = option(wrapped)

@@ -1,7 +1,7 @@
 """What commands print: tables for people, JSON for programs.
 
-Every command prints by `echo`, or by `echo_generated` what a model wrote: nothing that comes from a file, an argument
-or a model reaches a terminal as anything but text.
+Every command prints with `echo`, and a model's output with `echo_generated`. Whatever comes from a file, an argument
+or a model reaches a terminal only as text.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def json_option(command: F) -> F:
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Print what Axon says, on the standard output or error, with whatever would steer a terminal made visible.
+    """Print a message of Axon on the standard output or error, with terminal control characters made visible.
 
-    So it is in files and pipes too, which people look at in a terminal later.
+    Files and pipes get the same text, because people view them in a terminal later.
     """
     _write(printable(text), err, nl)
 
 
 def echo_generated(text: str = "", *, nl: bool = True) -> None:
-    """Print what a model wrote: on a terminal as `echo` does, into a file or pipe exactly as it is."""
+    """Print what a model wrote: on a terminal as `echo` does, into a file or pipe unchanged."""
     if sys.stdout.isatty():
         echo(text, nl=nl)
     else:
@@ -43,9 +43,9 @@ def echo_generated(text: str = "", *, nl: bool = True) -> None:
 
 
 def echo_renewed(line: str, *, last: bool) -> None:
-    """Show a line of progress on the standard error: in place of the one before, or after it where that is no terminal.
+    """Show a line of progress on the standard error; on a terminal it replaces the previous line.
 
-    `last` says that it stays.
+    The `last` line stays.
     """
     if sys.stderr.isatty():
         _write(f"\r\033[K{printable(line, line=True)}", True, last)
@@ -54,31 +54,31 @@ def echo_renewed(line: str, *, last: bool) -> None:
 
 
 def _write(text: str, err: bool, nl: bool, exact: bool = False) -> None:
-    """Print text; unless `exact`, click leaves out its own styles where there is no terminal."""
+    """Print text; unless `exact`, click strips its styles if the output is not a terminal."""
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, nl=nl, color=exact or None)
 
 
 MOST = 4000
-"""Characters of a message: it may quote what is of any length."""
+"""Largest number of characters in a message, which may quote a value of any length."""
 
 
 class Warnings(logging.Handler):
-    """Prints log records by `echo` on the standard error."""
+    """Prints log records on the standard error with `echo`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the message; where nobody reads it any more, the work goes on."""
+        """Print the message; if the reader has closed the pipe, the work continues."""
         with contextlib.suppress(OSError):
             echo(shortened(self.format(record), MOST), err=True)
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as JSON, in which what would steer a terminal is escaped."""
+    """Print `value` as JSON, with terminal control characters escaped."""
     _write(printable_json(to_json(value, indent=2, ensure_ascii=False)), False, True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table, one line a row; on a terminal that is too narrow for that, fold the cells."""
+    """Print a table, one line per row; on a terminal that is too narrow, fold the cells."""
     lines = [tuple(printable(cell, line=True) for cell in row) for row in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
@@ -89,14 +89,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _print_folded(lines: Sequence[Sequence[str]]) -> None:
-    """Print a table by rich, which is 20 times slower on long ones."""
+    """Print a table with rich, which is 20 times slower for long tables."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*lines[0], box=None, pad_edge=False, header_style="bold")
     for line in lines[1:]:
-        table.add_row(*(Text(cell, overflow="fold") for cell in line))  # Text: a cell is never read as rich's markup
+        table.add_row(*(Text(cell, overflow="fold") for cell in line))  # Text, because rich parses markup in a str
     Console().print(table)
 
 
@@ -106,6 +106,6 @@ def counted(number: int, singular: str, plural: str = "") -> str:
 
 
 def note_problems(number: int) -> None:
-    """Tell on stderr that some plugins could not be read, where that is so."""
+    """If some plugins could not be read, say so on the standard error."""
     if number:
         echo(f"{counted(number, 'problem')} with installed plugins: `axon doctor` explains.", err=True)

@@ -13,7 +13,7 @@ from axon_core.papers.card import Card, cards
 @click.command("papers")
 @json_option
 def command(as_json: bool) -> None:
-    """List the installed papers, by their cards; a damaged card shows what is wrong with it."""
+    """List the installed papers; for a damaged card, show what is wrong with it."""
     found = cards()
     if as_json:
         print_json([_record(card) for card in found])

@@ -11,7 +11,7 @@ from axon_core.papers.card import recipes
 @click.command("recipes")
 @json_option
 def command(as_json: bool) -> None:
-    """List the recipes installed plugins bring; `axon train RECIPE` takes a name or any TOML file."""
+    """List the recipes of the installed plugins; `axon train RECIPE` takes a name or any TOML file."""
     found = recipes()
     if as_json:
         fields = ("name", "distribution", "version", "summary", "command")
@@ -21,4 +21,4 @@ def command(as_json: bool) -> None:
         rows = [(r.name if names.count(r.name) == 1 else r.qualified, r.summary, r.distribution) for r in found]
         print_table(["recipe", "summary", "plugin"], rows)
     else:
-        echo("No installed plugin brings a recipe.")
+        echo("No installed plugin has a recipe.")

@@ -18,16 +18,16 @@ from axon_core.papers.claims import Result, check, save
 @click.command("reproduce")
 @click.argument("name", metavar="PAPER", required=False)
 @click.option("--all", "everything", is_flag=True, help="Check the claims of every installed paper.")
-@click.option("--full", is_flag=True, help="Also run the claims whose check is a run of the paper's own size.")
+@click.option("--full", is_flag=True, help="Also check the claims that need a run of the paper's own size.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for claims.json and figures.")
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context, name: str | None, everything: bool, full: bool, out: Path | None, as_json: bool
 ) -> None:
-    """Check the claims of PAPER, print what was measured beside what the paper says, and exit with 1 if any fails."""
+    """Check the claims of PAPER, print each measured value beside the paper's, and exit with 1 if a claim fails."""
     if (name is None) is not everything:
-        raise click.UsageError("name one paper, or give --all")
+        raise click.UsageError("give either one paper or --all")
     found = cards() if name is None else (find_card(name),)
     out = out or Path("runs") / f"reproduce-{name or 'all'}".replace(":", "-")
     with writing(out):
@@ -40,7 +40,7 @@ def command(
         for paper in (c.paper for c in found if c.paper):
             for result in _checked(paper, out, full):
                 results.append(result)
-    finally:  # what was measured before an interruption is kept
+    finally:  # keeps what was measured before an interruption
         path = save(results, out)
     if as_json:
         print_json([asdict(result) for result in results])

@@ -25,14 +25,14 @@ class _Hit:
 @click.argument("words", nargs=-1)
 @json_option
 def command(words: tuple[str, ...], as_json: bool) -> None:
-    """Search components, recipes and papers, installed or not, for all of WORDS; without any, show everything."""
+    """Search components, recipes and papers, installed or not, for all of WORDS; without words, show everything."""
     hits = [hit for hit in _everything() if all(w.lower() in " ".join(asdict(hit).values()).lower() for w in words)]
     if as_json:
         print_json([asdict(hit) for hit in hits])
     elif hits:
         print_table(["kind", "name", "about", "get it"], [tuple(asdict(hit).values()) for hit in hits])
     else:
-        echo(f"Nothing known has all of: {' '.join(words)}. `axon search` without words shows everything.")
+        echo(f"Nothing matches all of: {' '.join(words)}. `axon search` without words shows everything.")
 
 
 def _everything() -> Iterator[_Hit]:

@@ -30,14 +30,15 @@ from axon_core.training.trainer import Trainer
 @click.argument("recipe", required=False)
 @click.option("--set", "overrides", metavar="A.B=C", multiple=True, help="Change a field of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder, new or empty; by default runs/<recipe>-<n>.")
-@click.option("--resume", is_flag=True, help="Continue the run in --out; RECIPE may be left out then.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out; RECIPE is then optional.")
 @click.option(
-    "--from", "checkpoint", metavar="NAME", help="With --resume: the checkpoint to continue from, step-100 or previous."
+    "--from",
+    "checkpoint",
+    metavar="NAME",
+    help="With --resume: the checkpoint to continue from, as step-100 or previous.",
 )
 @training_device_option
-@click.option(
-    "--dry-run", is_flag=True, help="Print the recipe as it would run, with sizes, steps and memory; end there."
-)
+@click.option("--dry-run", is_flag=True, help="Only print the recipe as it would run, with sizes, steps and memory.")
 @json_option
 @log_option
 @click.option("--stop-at", type=click.IntRange(min=1), help="Save and stop after this step; resume later.")
@@ -53,21 +54,21 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train by RECIPE: the name of an installed recipe, or a TOML file."""
+    """Train from RECIPE: the name of an installed recipe, or a TOML file."""
     begun = time.monotonic()
     if device is not None:
         overrides = [*overrides, f"trainer.device={device}"]
     if as_json and not dry_run:
-        raise UsageError("--json needs --dry-run; what a training comes to is in run.json and metrics.jsonl")
+        raise UsageError("--json needs --dry-run; the results of a training are in run.json and metrics.jsonl")
     if dry_run and resume:
-        raise UsageError("--dry-run shows a training that is to begin; leave --resume out")
+        raise UsageError("--dry-run shows a new training; leave out --resume")
     if logs:
         overrides = [*overrides, f"trainer.log={to_json(list(logs))}"]
     if checkpoint and not resume:
         raise UsageError("--from needs --resume")
     if resume:
         if out is None:
-            raise UsageError("--resume needs --out, the folder of the run to continue")
+            raise UsageError("--resume needs --out, the run folder to continue")
         plan, saved = _continued(recipe, overrides, out, checkpoint)
     elif recipe is None:
         raise UsageError("name a recipe or a TOML file; `axon recipes` lists the installed ones")
@@ -102,10 +103,10 @@ def _show(plan: Plan, as_json: bool) -> None:
 def _continued(
     recipe: str | None, overrides: Sequence[str], out: Path, checkpoint: str | None
 ) -> tuple[Recipe, Path | None]:
-    """Return the recipe of a run to be continued, and what it exported last."""
-    if recipe and not (out / "run.json").exists():  # killed before it had begun
+    """Return the recipe of a run to continue, and the model it exported last."""
+    if recipe and not (out / "run.json").exists():  # killed before it started
         RunFolder.check_free(out)
-        echo(f"{out} holds no run to resume; starting it", err=True)
+        echo(f"{out} has no run to resume; starting a new one", err=True)
         return Recipe.load(recipe, overrides), None
     run = RunFolder.open(out)
     check_unlocked(out)  # before the data are read
@@ -117,7 +118,7 @@ def _continued(
             name = next(key for key in {**old, **new} if old.get(key) != new.get(key))
             raise UsageError(
                 f"a run keeps its model and data: {table}.{name} was {old.get(name)!r} in {out} and is now "
-                f"{new.get(name)!r}. Start a new run, or resume without changing it"
+                f"{new.get(name)!r}. Start a new run, or resume without this change"
             )
     found = run.checkpoints.find(checkpoint)
     return plan, found and found / "model"
@@ -129,7 +130,7 @@ def _size(trainer: Trainer) -> int:
 
 
 def _report(result: Result, trainer: Trainer, out: Path, seconds: float) -> None:
-    """Say what came out, where it is, and what may be done next."""
+    """Print the result, where it is, and a command to run next."""
     folder = shlex.quote(str(out))
     echo(f"{result.status} after step {result.step}, {timedelta(seconds=round(seconds))}")
     if result.metrics:
@@ -146,7 +147,7 @@ def _report(result: Result, trainer: Trainer, out: Path, seconds: float) -> None
 
 
 def _next(trainer: Trainer, out: Path, sample: str) -> str:
-    """Return the command that a user goes on with: the trainer's own, or what its kind of model is for."""
+    """Return the command to run next: the trainer's own, or the one for its kind of model."""
     folder = shlex.quote(str(out))
     if trainer.next_command is not None:
         return trainer.next_command.replace("{run}", folder)
@@ -156,7 +157,7 @@ def _next(trainer: Trainer, out: Path, sample: str) -> str:
 
 
 def described(metrics: Mapping[str, float | str]) -> str:
-    """Return an evaluation in words; a loss beside `bits_per_byte` is in nats per token."""
+    """Return an evaluation as text; a loss beside `bits_per_byte` is in nats per token."""
     units = {"loss": " nats per token"} if "bits_per_byte" in metrics else {}
     values = {
         name: value if isinstance(value, str) else f"{value:,.4f}".removesuffix(".0000")

@@ -70,7 +70,7 @@ def run(arguments: Sequence[str], asks_much: bool = False) -> Outcome:
         signal.setitimer(signal.ITIMER_PROF, 0)
     outcome = Outcome(code, out.getvalue(), err.getvalue())
     problem = _problem(outcome, arguments[0] in ("train", "generate"))
-    if not (problem or asks_much) and "memory is not enough" in outcome.text:
+    if not (problem or asks_much) and "out of memory" in outcome.text:
         problem = "more memory than the input asks for"
     if problem:
         raise Broken(f"{problem}: axon {list(arguments)}\n{outcome.text[:4000]}\n{_where(arguments, outcome)}")
@@ -83,7 +83,7 @@ def _problem(outcome: Outcome, generates: bool) -> str | None:
     shown = outcome.err if generates else text
     if code not in (0, 1, 2):
         return f"exit code {code}"
-    if "Traceback" in text or "fault of Axon" in text:
+    if "Traceback" in text or "bug in Axon" in text:
         return "no message for a user"
     if code and "Error: " not in text and "problem" not in text and "damaged" not in text:
         return "failed without a word"
@@ -96,7 +96,7 @@ def _problem(outcome: Outcome, generates: bool) -> str | None:
 
 def _where(arguments: Sequence[str], outcome: Outcome) -> str:
     """Run it again with its traceback, where the message was that of a bug."""
-    if "fault of Axon" not in outcome.text and "memory is not enough" not in outcome.text:
+    if "bug in Axon" not in outcome.text and "out of memory" not in outcome.text:
         return ""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):

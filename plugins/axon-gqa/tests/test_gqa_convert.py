@@ -71,7 +71,7 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int)
     capsys.readouterr()
     assert main(["convert", "gqa", *arguments]) == code
     message = capsys.readouterr().err
-    assert "Traceback" not in message and "fault of Axon" not in message
+    assert "Traceback" not in message and "bug in Axon" not in message
     assert set(Path().iterdir()) == before
     (line,) = [line for line in message.splitlines() if line.startswith("Error: ")]
     return line

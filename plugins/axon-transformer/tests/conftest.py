@@ -53,7 +53,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
         capsys.readouterr()
         assert main([str(argument) for argument in arguments]) == code
         output = capsys.readouterr()
-        assert "Traceback" not in output.err and "fault of Axon" not in output.err
+        assert "Traceback" not in output.err and "bug in Axon" not in output.err
         return output.out, output.err
 
     return run
