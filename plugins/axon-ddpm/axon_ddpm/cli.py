@@ -23,44 +23,50 @@ from axon_ddpm.process import SPACINGS
 from axon_ddpm.quality import beside, beside_captions
 from axon_ddpm.samplers import Frame
 
-_ANIMATED = 40  # frames of an animation, at most
+_ANIMATED = 40  # maximum number of frames in an animation
 Batch = Callable[[int, int], Generator[Frame]]
-"""The frames of a batch: from its first picture's number and its size."""
+"""Yields the frames of a batch, given the number of its first picture and its size."""
 
 
 @click.command("sample")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--n", default=64, show_default=True, type=click.IntRange(1), help="How many pictures.")
-@click.option("--steps", type=int, help="Steps from noise to picture; by default 50, or all where there are fewer.")
-@click.option("--sampler", default="ddim", show_default=True, help="ddpm, ddim, dpm_solver, or another installed one.")
-@click.option("--set", "options", metavar="A=B", multiple=True, help="An option of the sampler, as eta=1; repeatable.")
+@click.option("--steps", type=int, help="Steps from noise to picture; by default 50, or all if there are fewer.")
+@click.option(
+    "--sampler", default="ddim", show_default=True, help="ddpm, ddim, dpm_solver or another installed sampler."
+)
+@click.option(
+    "--set", "options", metavar="A=B", multiple=True, help="An option of the sampler, such as eta=1; repeatable."
+)
 @click.option(
     "--spacing",
     type=click.Choice([*SPACINGS]),
-    help="Which steps: in equal strides from the end, the start, end to end, or of log SNR; or in strides of that "
-    "which are shorter in the middle; by default as the sampler.",
+    help="Which steps to take: equal strides from the end, from the start, end to end, or in log SNR; or strides in "
+    "log SNR that are shorter in the middle. By default the sampler decides.",
 )
-@click.option("--guidance", default=1.0, show_default=True, help="How much to exaggerate the class; 1 does not.")
+@click.option("--guidance", default=1.0, show_default=True, help="Strength of guidance towards the class; 1 is none.")
 @click.option(
     "--class",
     "label",
     metavar="NAME",
-    help="The class of all pictures, by name or, where no name is itself a number, by number; by default all in turn. "
-    "The output names the classes, and so does the answer to an unknown name.",
+    help="The class of all pictures, by name or, unless a name is itself a number, by number; by default each class in "
+    "turn. The output and the error for an unknown name list the classes.",
 )
 @click.option("--image", type=click.Path(path_type=Path), help="A picture to vary.")
-@click.option("--mask", type=click.Path(path_type=Path), help="With --image: a picture, white where to paint anew.")
-@click.option("--to", "other", type=click.Path(path_type=Path), help="With --image: a picture to go over to.")
-@click.option("--strength", type=float, help="With --image: the share of the steps that are done; by default 0.5.")
-@click.option("--seed", default=0, show_default=True, help="Equal seeds give equal pictures, whatever the batches.")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Pictures at once.")
-@click.option("--columns", type=click.IntRange(1), help="Pictures in a row; by default the grid is about square.")
+@click.option("--mask", type=click.Path(path_type=Path), help="With --image: a picture, white where to repaint.")
+@click.option("--to", "other", type=click.Path(path_type=Path), help="With --image: a picture to interpolate to.")
+@click.option("--strength", type=float, help="With --image: the share of the steps to run; by default 0.5.")
+@click.option("--seed", default=0, show_default=True, help="Equal seeds give equal pictures, for any batch size.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Pictures per batch.")
+@click.option("--columns", type=click.IntRange(1), help="Pictures per row; by default the grid is about square.")
 @device_option
-@click.option("--out", default=Path("grid.png"), show_default=True, type=click.Path(path_type=Path), help="The grid.")
+@click.option(
+    "--out", default=Path("grid.png"), show_default=True, type=click.Path(path_type=Path), help="File for the grid."
+)
 @click.option(
     "--nearest", type=click.Path(path_type=Path), help="Also write each picture beside the nearest training picture."
 )
-@click.option("--gif", type=click.Path(path_type=Path), help="Also write how they come about, as an animation.")
+@click.option("--gif", type=click.Path(path_type=Path), help="Also write the sampling as an animation.")
 def command(
     run: Path,
     n: int,
@@ -82,23 +88,23 @@ def command(
     nearest: Path | None,
     gif: Path | None,
 ) -> None:
-    """Paint pictures with the diffusion model in RUN, a run's folder or a model's.
+    """Paint pictures with the diffusion model in RUN, a run folder or a model folder.
 
-    With --image they are variations of it; with --mask too, what is white there is painted anew; with --to, they lead
-    from one picture to the other.
+    With --image they are variations of that picture. With --mask too, only the white part of the mask is repainted.
+    With --to, they interpolate between the two pictures.
     """
     if image is None and (mask or other or strength is not None):
         raise UsageError("--mask, --to and --strength need --image")
     if mask and (other or strength is not None):
-        raise UsageError("--mask goes without --to and --strength: what is white there is painted from noise")
+        raise UsageError("--mask repaints from noise and excludes --to and --strength; leave them out")
     for option, path, suffix in (("--out", out, ".png"), ("--nearest", nearest, ".png"), ("--gif", gif, ".gif")):
         if path is not None and path.suffix.lower() != suffix:
             raise UsageError(f"{option} must end in {suffix}, got {str(path)!r}")
     files = [path.resolve() for path in (out, nearest, gif, image, mask, other) if path is not None]
     if twice := next((path for path in (out, nearest, gif) if path and files.count(path.resolve()) > 1), None):
-        raise UsageError(f"what is written must be another file than those of the other options, got {str(twice)!r}")
+        raise UsageError(f"each output must be a file that no other option names, got {str(twice)!r} twice")
     if label is not None and guidance == 0:
-        raise UsageError(f"--guidance 0 ignores the class, so --class {label} would do nothing; leave one of them out")
+        raise UsageError(f"--guidance 0 ignores the class, so --class {label} has no effect; leave one of them out")
     how = override({"type": sampler}, options)
     settings = {"sampler": how, "steps": steps, "spacing": spacing, "guidance": guidance}
     tell_device(device)
@@ -132,7 +138,7 @@ def _counted(n: int, what: str) -> str:
 
 
 def _of_classes(dali: Dali, n: int, label: str | None, *, in_turn: bool) -> str:
-    """Return the names of the classes that were painted, to follow what they are in."""
+    """Return the names of the painted classes, as the end of a sentence."""
     names = dali.class_names
     if label is not None:
         return f", of class {names[class_number(label, names)]}"
@@ -142,7 +148,7 @@ def _of_classes(dali: Dali, n: int, label: str | None, *, in_turn: bool) -> str:
 def _batch(
     dali: Dali, n: int, label: str | None, image: Path | None, mask: Path | None, other: Path | None, strength: float
 ) -> Batch:
-    """Return what is to be painted, batch by batch."""
+    """Return the function that paints one batch."""
     known = dali.model.config.n_classes
 
     def classes(first: int, count: int) -> Classes | None:
@@ -155,7 +161,7 @@ def _batch(
     if mask is not None:
         white = read_picture(mask, 1)[0] > 127
         if white.shape == picture.shape[-2:] and bool(white.all()):
-            echo(f"{mask} is white everywhere: nothing of {image} is kept", err=True)
+            echo(f"{mask} is white everywhere, so nothing of {image} is kept", err=True)
         return lambda first, count: dali.inpaint(picture, white, count, classes(first, count), first=first)
     if other is not None:
         end, shares = _picture(other, dali), torch.linspace(0, 1, n, dtype=torch.float32)
@@ -170,16 +176,16 @@ def _picture(path: Path, dali: Dali) -> Float[Tensor, "c h w"]:
 
 
 def _training_pictures(run: Path) -> Float[Tensor, "n c h w"]:
-    """Return the pictures that a run was trained on."""
+    """Return the training pictures of a run."""
     data = PictureData.load(validate(PictureConfig, RunFolder.open(run).recipe().data))
     return data.unit(data.train.images)
 
 
 def _paint(batch: Batch, n: int, size: int, each: int, every: int) -> list[UInt8[Tensor, "n c h w"]]:
-    """Return the pictures after every `every`-th of `each` steps, the last among them, and keep no others meanwhile.
+    """Return the pictures after every `every`-th of `each` steps, including the last; no other frames are stored.
 
     Raises:
-        ContractError: the sampler yields another number of frames.
+        ContractError: the sampler yields a wrong number of frames.
     """
     starts, done = range(0, n, size), list[list[Tensor]]()
     with click.progressbar(length=len(starts) * each, label="painting", file=sys.stderr) as bar:
@@ -190,6 +196,6 @@ def _paint(batch: Batch, n: int, size: int, each: int, every: int) -> list[UInt8
                     shown.append(to_bytes(frame.x).cpu())
                 bar.update(1)
             if count != each:
-                raise ContractError(f"`run` of a sampler must yield a frame for each of {each} steps, got {count}")
+                raise ContractError(f"`run` of a sampler must yield one frame for each of {each} steps, got {count}")
             done.append(shown)
     return [torch.cat(pieces) for pieces in zip(*done, strict=True)]

@@ -60,7 +60,7 @@ def test_variations_masks_and_ways_between(sample, tmp_path):
     assert (read_picture(tmp_path / "grid.png")[:, :48, :24] == 40).all()
     save_png(torch.full((1, 8, 8), 255, dtype=torch.uint8), tmp_path / "white.png")
     code, said = sample("--image", "one.png", "--mask", "white.png", "--n", 1)
-    assert code == 0 and "white.png is white everywhere: nothing of one.png is kept" in said
+    assert code == 0 and "white.png is white everywhere, so nothing of one.png is kept" in said
     assert "white everywhere" not in sample("--image", "one.png", "--mask", "mask.png", "--n", 1)[1]
 
 
@@ -88,18 +88,24 @@ def test_wrong_requests(sample, tmp_path):
         (("--class", 7), "classes of this model are 0, 1, 2, got '7'"),
         (("--mask", "mask.png"), "need --image"),
         (("--image", "one.png", "--mask", "mask.png"), "the mask must have the picture's size, 8×8, got 4×8"),
-        (("--image", "one.png", "--mask", "mask.png", "--to", "one.png"), "--mask goes without"),
+        (
+            ("--image", "one.png", "--mask", "mask.png", "--to", "one.png"),
+            "--mask repaints from noise and excludes --to and --strength",
+        ),
         (("--image", "one.png", "--mask", "black.png"), "the mask marks nothing to paint anew"),
-        (("--guidance", 0, "--class", 2), "--guidance 0 ignores the class, so --class 2 would do nothing"),
+        (("--guidance", 0, "--class", 2), "--guidance 0 ignores the class, so --class 2 has no effect"),
         (("--set", "eta"), "--set takes"),
         (("--sampler", "dpm_solver", "--set", "order=4"), "order: must be 2 or 3, got 4"),
         (("--image", "one.png", "--strength", "nan"), "strength must be above 0 and at most 1, got nan"),
         (("--image", "one.png", "--strength", "inf"), "strength must be above 0 and at most 1, got inf"),
         (("--set", "eta=3"), "eta: must be less than or equal to 1"),
         (("--sampler", "ddpm", "--set", "eta=1"), "unknown field 'eta' (known: none)"),
-        (("--nearest", "./grid.png"), "must be another file than those of the other options, got 'grid.png'"),
-        (("--image", "grid.png"), "must be another file than those of the other options, got 'grid.png'"),
-        (("--image", "a.gif", "--gif", "a.gif"), "must be another file than those of the other options, got 'a.gif'"),
+        (("--nearest", "./grid.png"), "each output must be a file that no other option names, got 'grid.png' twice"),
+        (("--image", "grid.png"), "each output must be a file that no other option names, got 'grid.png' twice"),
+        (
+            ("--image", "a.gif", "--gif", "a.gif"),
+            "each output must be a file that no other option names, got 'a.gif' twice",
+        ),
     ):
         code, said = sample(*arguments)
         assert code == 2 and message in said and "Traceback" not in said, said
@@ -165,7 +171,7 @@ def test_only_frames_that_are_shown_are_kept(each, every):
     steps = range(each)[::-1][::every][::-1]
     assert len(found) == len(steps) and all(len(frame) == 5 for frame in found)
     assert [frame[4].item() for frame in found] == [to_bytes(torch.tensor(step / each)).item() for step in steps]
-    with pytest.raises(ContractError, match=f"must yield a frame for each of {each + 1} steps, got {each}"):
+    with pytest.raises(ContractError, match=f"must yield one frame for each of {each + 1} steps, got {each}"):
         _paint(batch, 1, 2, each + 1, every)
 
 

@@ -20,14 +20,14 @@ def convert() -> None:
 
 @convert.command("gqa")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--groups", required=True, type=click.IntRange(1), help="Key/value heads to be left; 1 makes it MQA.")
+@click.option("--groups", required=True, type=click.IntRange(1), help="Number of key/value heads to keep; 1 is MQA.")
 @click.option("--out", type=click.Path(path_type=Path), help="Model folder, new or empty; by default RUN-gqa<groups>.")
 @device_option
 @json_option
 def gqa(run: Path, groups: int, out: Path | None, device: str, as_json: bool) -> None:
-    """Pool the key and value heads of the model in RUN, a run's folder or a model's, into groups.
+    """Pool the key and value heads of the model in RUN, a run folder or a model folder, into groups.
 
-    It then predicts worse, until it is trained a little further: the recipe for that is written beside it.
+    The new model predicts worse until it is trained a little further; the recipe for that is written beside it.
     """
     if out is None:
         named = run if run.name.strip(".") else run.resolve()
@@ -42,12 +42,12 @@ def gqa(run: Path, groups: int, out: Path | None, device: str, as_json: bool) ->
         print_json(facts)
         return
     echo(f"{parameters[1]:,} parameters instead of {parameters[0]:,}, in {out}")
-    echo(f"{cache[1]:,} bytes of cache a token instead of {cache[0]:,}")
+    echo(f"{cache[1]:,} bytes of cache per token instead of {cache[0]:,}")
     if recipe:
         echo(f"Next: axon train {shlex.quote(recipe)}")
         return
     init = shlex.quote(f"model={{init={to_json(str(out), ensure_ascii=False)}}}")
     echo(
-        f"{run} holds no recipe that trains one model. To train it further take any, for about {SHARE:.0%} of the "
-        f"steps it was trained for: axon train RECIPE --set {init} --set trainer.steps=N"
+        f"{run} has no recipe for training one model. To train the new model further, use any recipe, for about "
+        f"{SHARE:.0%} of the steps of the original training: axon train RECIPE --set {init} --set trainer.steps=N"
     )

@@ -85,7 +85,7 @@ def test_convert_uptrain_generate(run: str, capsys) -> None:
     assert torch.equal(logits("run-gqa2"), pooled(TOKENS))
     assert f"{pooled.n_parameters:,} parameters instead of {model.n_parameters:,}, in run-gqa2" in output
     per_token = 2 * 2 * 4 * 8 * 4  # layers, keys and values, heads, size, bytes
-    assert f"{per_token // 2} bytes of cache a token instead of {per_token}" in output
+    assert f"{per_token // 2} bytes of cache per token instead of {per_token}" in output
 
     command = suggested(output)
     assert command == ["train", "run-gqa2/xllama-tiny-gqa2.toml"]
@@ -164,7 +164,7 @@ def test_a_model_from_hugging_face(tmp_path: Path, monkeypatch, capsys) -> None:
     capsys.readouterr()
     assert main(["convert", "gqa", "imported", "--groups", "2"]) == 0
     output = capsys.readouterr().out
-    assert "imported holds no recipe that trains one model" in output
+    assert "imported has no recipe for training one model" in output
     assert not list(Path("imported-gqa2").glob("*.toml"))
 
     ours = bits("imported-gqa2")
@@ -187,7 +187,7 @@ def test_a_run_from_python_gets_no_recipe(tmp_path: Path, monkeypatch, capsys) -
     model = MODELS["xllama"].build(vocab_size=data.tokenizer.vocab_size, n_heads=4, attention="MHA", **SIZES)
     fit(CausalLMTrainer(CausalLMTrainer.Config(steps=1), {"model": model}, data), "run")
     assert main(["convert", "gqa", "run", "--groups", "2"]) == 0
-    assert "run holds no recipe" in capsys.readouterr().out
+    assert "run has no recipe for training one model" in capsys.readouterr().out
     assert torch.equal(logits("run-gqa2"), convert_model(model, 2)(TOKENS))
 
 
@@ -198,7 +198,7 @@ def test_a_recipe_for_several_models_is_not_rewritten(run: str, trained: Path, c
     del facts["sha256"]
     Path("several/run.json").write_text(json.dumps(facts))
     assert main(["convert", "gqa", "several", "--groups", "2"]) == 0
-    assert "several holds no recipe that trains one model" in capsys.readouterr().out
+    assert "several has no recipe for training one model" in capsys.readouterr().out
     assert not list(Path("several-gqa2").glob("*.toml"))
 
 

@@ -16,14 +16,14 @@ from axon_instructgpt.pipeline import Pipeline, align
 
 @click.command("align")
 @click.argument("recipe")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of all stages; by default runs/<recipe>-<n>.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for all stages; by default runs/<recipe>-<n>.")
 @click.option("--set", "overrides", metavar="A.B=C", multiple=True, help="Change a field of the recipe; repeatable.")
 @training_device_option
 @log_option
 def command(recipe: str, out: Path | None, overrides: Sequence[str], device: str | None, logs: Sequence[str]) -> None:
     """Align a language model by RECIPE: the name of an installed recipe, or a TOML file, with a table for each stage.
 
-    With an --out in which it was interrupted, it goes on where it was.
+    With the --out of an interrupted run, continues where that run stopped.
     """
     pipeline = Pipeline.load(recipe, overrides, device, logs)
     out = out or RunFolder.free_name(pipeline.name)
@@ -39,10 +39,10 @@ def command(recipe: str, out: Path | None, overrides: Sequence[str], device: str
     try:
         align(pipeline, out, tell)
     except Interrupted:
-        raise Interrupted(f"interrupted; what is done is saved. Go on with: {shlex.join(words)}") from None
+        raise Interrupted(f"interrupted; finished work is saved. Continue with: {shlex.join(words)}") from None
     except AxonError:
-        if told and out.exists():  # a folder that is refused is not to be gone on with
-            echo(f"What is done is in {out}; go on with: {shlex.join(words)}", err=True)
+        if told and out.exists():  # a folder that was refused cannot be continued
+            echo(f"Finished work is in {out}; continue with: {shlex.join(words)}", err=True)
         raise
     for name in pipeline.stages:
         if (page := out / name / "report.md").exists():

@@ -26,18 +26,20 @@ from axon_transformer.translate import Translation, Translator
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
 @click.option(
-    "--input", "source", type=click.Path(path_type=Path), help="A file of sentences, one a line; plain or gzip."
+    "--input", "source", type=click.Path(path_type=Path), help="A file of sentences, one per line; plain or gzip."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="With --input: the file for the translations.")
-@click.option("--beam", default=4, show_default=True, help="Candidates kept side by side; 1 is greedy decoding.")
-@click.option("--length-penalty", default=0.6, show_default=True, help="How much longer translations are preferred.")
-@click.option("--n-best", default=1, show_default=True, help="Translations of each sentence, each with its score.")
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each sentence: all there is to know.")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Sentences at once.")
+@click.option("--beam", default=4, show_default=True, help="Candidates kept per step; 1 is greedy decoding.")
+@click.option(
+    "--length-penalty", default=0.6, show_default=True, help="Strength of the preference for longer translations."
+)
+@click.option("--n-best", default=1, show_default=True, help="Translations per sentence, each with its score.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each sentence, with every detail.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Sentences per batch.")
 @click.option("--average", default=1, show_default=True, type=click.IntRange(1), help="Average the last checkpoints.")
 @device_option
 @click.option(
-    "--attention", type=click.Path(path_type=Path), help="With one TEXT: draw what each layer and head looks at."
+    "--attention", type=click.Path(path_type=Path), help="With one TEXT: draw what each layer and head attends to."
 )
 def command(
     run: Path,
@@ -53,10 +55,10 @@ def command(
     device: str,
     attention: Path | None,
 ) -> None:
-    """Translate with the model in RUN, a run's folder or a model's.
+    """Translate with the model in RUN, a run folder or a model folder.
 
-    Each TEXT is a sentence. Without any, and without --input, sentences are read from the standard input: one a line,
-    or from a terminal, one after another.
+    Each TEXT is a sentence. Without TEXT and --input, sentences are read from the standard input, one per line, or
+    interactively from a terminal.
     """
     if texts and source:
         raise UsageError("give either TEXT or --input")
@@ -66,12 +68,12 @@ def command(
     if output:
         context.with_resource(claimed_file(output, source))
     if attention and (len(texts) != 1 or not texts[0].strip()):
-        raise UsageError(f"--attention draws one TEXT that is not empty, got {list(texts)}")
+        raise UsageError(f"--attention needs exactly one non-empty TEXT, got {list(texts)}")
     if attention:
         check_picture(attention)
         context.with_resource(claimed_file(attention))
     search = validate(Search, {"beam": beam, "length_penalty": length_penalty, "n_best": n_best})
-    lines = list(texts) if source is None else read_lines(source)  # before the model, so that errors come at once
+    lines = list(texts) if source is None else read_lines(source)  # before the model, so that errors show at once
     if not lines and not sys.stdin.isatty():
         lines, source = split_lines(sys.stdin.buffer.read(), "the standard input"), Path("the standard input")
     show = _as_json if as_json else _texts if n_best == 1 else _numbered
@@ -98,7 +100,7 @@ def command(
 
 
 def _models(run: Path, average: int, context: click.Context) -> list[Path]:
-    """Return the model folders that are to be averaged; a training that runs removes none while the command lasts."""
+    """Return the model folders to average; a running training removes none of them while the command runs."""
     if average == 1:
         return [context.with_resource(reading(run))]
     last = context.with_resource(RunFolder.open(run).checkpoints.reading())
@@ -113,7 +115,7 @@ def _texts(number: int, text: str, translations: Sequence[Translation]) -> list[
 
 
 def _numbered(number: int, text: str, translations: Sequence[Translation]) -> list[str]:
-    """Return a line for each translation of a sentence: the sentence's number, score and text between tabs."""
+    """Return a line for each translation of a sentence: number of the sentence, score and text, separated by tabs."""
     return [f"{number}\t{each.score:.4f}\t{each.text}" for each in translations]
 
 
@@ -126,13 +128,13 @@ def _as_json(number: int, text: str, translations: Sequence[Translation]) -> lis
 def _counts(lines: Sequence[str], found: Sequence[Sequence[Translation]]) -> str:
     empty = sum(not line.strip() for line in lines)
     cut_off = sum(not translations[0].ended for translations in found)
-    return f"sentences: {len(lines):,}, of them empty: {empty:,}, translations cut off: {cut_off:,}"
+    return f"sentences: {len(lines):,}, empty: {empty:,}, translations cut off: {cut_off:,}"
 
 
 def _converse(translator: Translator, search: Search, show: Callable[..., list[str]]) -> None:
     with contextlib.suppress(ImportError):  # not on every system; `input` uses it once it is imported
         import readline  # noqa: F401
-    echo("A sentence to translate; Ctrl-D leaves.", err=True)
+    echo("Enter a sentence to translate; Ctrl-D quits.", err=True)
     while True:
         try:
             text = input("> ")
@@ -148,7 +150,7 @@ def _converse(translator: Translator, search: Search, show: Callable[..., list[s
 
 
 def _draw(translator: Translator, text: str, translation: Translation, path: Path) -> None:
-    """Draw what the decoder looks at while it writes each token of a translation."""
+    """Draw what the decoder attends to for each token of a translation."""
     (source,) = translator.encode([text])
     written, read = [*translation.tokens, translator.eos], [translator.bos, *translation.tokens]
     maps = cross_attention(translator.model, torch.tensor(source), torch.tensor(read))
@@ -160,7 +162,7 @@ def _draw(translator: Translator, text: str, translation: Translation, path: Pat
 
 
 class _Progress:
-    """Shows on the standard error how many sentences are done, on one line of a terminal or every 5 seconds."""
+    """Shows the number of finished sentences on the standard error: one line on a terminal, else every 5 seconds."""
 
     def __init__(self) -> None:
         self._clock = Clock(0.2 if sys.stderr.isatty() else 5.0)

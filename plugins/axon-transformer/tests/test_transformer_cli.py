@@ -33,7 +33,7 @@ def test_a_file_in_a_file_out_line_by_line(small_run: Path, translated: list[str
     assert out == "" and target.read_text(encoding="utf-8").split("\n") == [*translated, ""]
     assert translated[1] == translated[2] == ""
     cut_off = sum(not best.ended for best, *_ in Translator.load(small_run / "model").translate(SOURCES))
-    assert f"sentences: 7, of them empty: 2, translations cut off: {cut_off}," in err
+    assert f"sentences: 7, empty: 2, translations cut off: {cut_off}," in err
     assert said("translate", small_run, "--input", source)[0].split("\n") == [*translated, ""]
 
 
@@ -179,12 +179,12 @@ BAD = [
     (
         ["translate", "RUN", "a", "b", "--attention", "x.png"],
         2,
-        "--attention draws one TEXT that is not empty, got ['a', 'b']",
+        "--attention needs exactly one non-empty TEXT, got ['a', 'b']",
     ),
     (
         ["translate", "RUN", "", "--attention", "x.png"],
         2,
-        "--attention draws one TEXT that is not empty, got ['']",
+        "--attention needs exactly one non-empty TEXT, got ['']",
     ),
     (["translate", "RUN", "a", "--average", "9"], 2, "cannot average 9 checkpoints"),
     (["translate", "none", "a"], 1, "none is not a run folder: no such folder"),

@@ -17,7 +17,7 @@ from axon_xllama.conversation import Conversation
 
 @click.command("chat")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option("--system", metavar="TEXT", help="System message at the start of the conversation.")
 @generation_options
 @inference_options
 def command(
@@ -26,17 +26,17 @@ def command(
     open_run: Callable[[Path], Opened],
     **options: Any,
 ) -> None:
-    """Talk in the Llama 2 chat format with the model in RUN, a run's folder or a model's.
+    """Chat in the Llama 2 format with the model in RUN, a run folder or a model folder.
 
-    /reset begins anew, Ctrl-C ends an answer, Ctrl-D leaves.
+    /reset starts again, Ctrl-C stops an answer, Ctrl-D quits.
     """
     found = open_run(run)
     begin = partial(Conversation, tokenizer=found.tokenizer, system=system, **options)
-    begin(found.model)  # what is wrong with the system's message or the tokenizer shows before the weights are read
+    begin(found.model)  # an error in the system message or the tokenizer shows before the weights are read
     conversation = begin(found.load())
     with contextlib.suppress(ImportError):  # not on every system; `input` uses it once it is imported
         import readline  # noqa: F401
-    echo("/reset begins anew, Ctrl-D leaves.", err=True)
+    echo("/reset starts again, Ctrl-D quits.", err=True)
     while True:
         try:
             text = input("> ").strip()
@@ -44,17 +44,17 @@ def command(
             echo()
             return
         except KeyboardInterrupt:
-            echo("\nCtrl-D leaves.", err=True)
+            echo("\nCtrl-D quits.", err=True)
             continue
         if text == "/reset":
             conversation.reset()
-            echo("The conversation begins anew.", err=True)
+            echo("The conversation starts again.", err=True)
         elif text:
             _answer(conversation, text)
 
 
 def _answer(conversation: Conversation, text: str) -> None:
-    """Print the answer as it comes; a message that cannot be used leaves the conversation as it was."""
+    """Print the answer as it is generated; an invalid message leaves the conversation unchanged."""
     try:
         with contextlib.closing(conversation.ask(text)) as pieces:
             for piece in pieces:
@@ -65,4 +65,6 @@ def _answer(conversation: Conversation, text: str) -> None:
     except AxonError as error:
         echo(f"Error: {error}", err=True)
     if conversation.forgotten:
-        echo(f"The conversation is long: its first {conversation.forgotten} messages are out of sight.", err=True)
+        echo(
+            f"The conversation is long: the model no longer sees its first {conversation.forgotten} messages.", err=True
+        )

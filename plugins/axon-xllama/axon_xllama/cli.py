@@ -21,7 +21,7 @@ from axon_xllama.checkpoints.layout import Notice
 
 @click.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to make, new or empty.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to create, new or empty.")
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
@@ -30,22 +30,23 @@ from axon_xllama.checkpoints.layout import Notice
 @click.option(
     "--context",
     type=click.IntRange(1),
-    help="Tokens it was trained with; by default what PATH says. Meta's files do not: 2048 is taken where norm_eps is "
-    "1e-6, as in Llama 1, and 4096 otherwise, as in Llama 2.",
+    help="Context length of its training, in tokens; by default as PATH says. Meta's files do not say: the default is "
+    "2048 if norm_eps is 1e-6, as in Llama 1, and 4096 otherwise, as in Llama 2.",
 )
 def import_command(path: Path, out: Path, tokenizer: Path | None, context: int | None) -> None:
-    """Make a model folder of a Llama or Qwen3 checkpoint: Hugging Face's, Meta's, or llama2.c's.
+    """Convert a Llama or Qwen3 checkpoint from Hugging Face, Meta or llama2.c to a model folder.
 
-    PATH is a folder with config.json and safetensors, one with params.json and consolidated.*.pth, or a .bin file.
+    PATH is a folder with config.json and safetensors, a folder with params.json and consolidated.*.pth, or a .bin
+    file.
     """
     with _progress("importing") as progress, _notices() as notice:
         model = import_checkpoint(path, out, tokenizer=tokenizer, context=context, progress=progress, notice=notice)
-    assumed = " (assumed: Meta's files do not tell; --context sets it)" if context is None and is_metas(path) else ""
+    assumed = " (assumed: Meta's files do not say; --context sets it)" if context is None and is_metas(path) else ""
     echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context{assumed}, in {out}")
     if unused := model.config.vocab_size - Tokenizer.load(out).vocab_size:
         echo(
-            f"Its vocabulary has {unused:,} rows more than the tokenizer has tokens; those are never drawn. If the "
-            "tokenizer is another model's, name the right one with --tokenizer.",
+            f"Its vocabulary has {unused:,} rows more than the tokenizer has tokens; these are never sampled. If the "
+            "tokenizer belongs to another model, give the right one with --tokenizer.",
             err=True,
         )
     chats = talks_as_llama_2(path)
@@ -54,22 +55,22 @@ def import_command(path: Path, out: Path, tokenizer: Path | None, context: int |
 
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", required=True, type=click.Choice(["hf", "meta"]), help="Hugging Face's layout, or Meta's.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make, new or empty.")
+@click.option("--format", required=True, type=click.Choice(["hf", "meta"]), help="Hugging Face's layout or Meta's.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to create, new or empty.")
 def export_command(run: Path, format: Format, out: Path) -> None:
-    """Write the X-Llama in RUN, a run's folder or a model's, for other programs."""
+    """Export the X-Llama in RUN, a run folder or a model folder, for other programs."""
     with _progress("exporting") as progress, _notices() as notice:
         model = export_checkpoint(run, out, format=format, progress=progress, notice=notice)
     echo(f"{model.n_parameters:,} parameters, in {out}")
     if format == "meta":
         echo(
-            f"Meta's params.json does not tell the context; import it with --context {model.config.context}.", err=True
+            f"Meta's params.json does not store the context; import it with --context {model.config.context}.", err=True
         )
 
 
 @contextmanager
 def _notices() -> Generator[Notice]:
-    """Show on the standard error, once the work is done, what it had to say."""
+    """Collect notices, and print them on the standard error when the work is done."""
     texts: list[str] = []
     yield texts.append
     for text in texts:
@@ -78,7 +79,7 @@ def _notices() -> Generator[Notice]:
 
 @contextmanager
 def _progress(what: str) -> Generator[Progress]:
-    """Show on the standard error how far the work has come, and for how long yet, from its first step on."""
+    """Show progress and remaining time on the standard error, from the first step on."""
     with ExitStack() as stack:
         bar: Any = None
 

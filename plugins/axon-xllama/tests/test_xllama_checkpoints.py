@@ -355,7 +355,7 @@ def test_a_vocabulary_that_was_rounded_up(llama, hf_folder, tmp_path, capsys):
     """448 rows for 400 pieces: all of them are kept, one line says so, and those beyond are never drawn."""
     theirs = llama(vocab_size=448)
     assert main(["import", str(hf_folder(theirs)), "--out", str(tmp_path / "ours")]) == 0
-    assert "48 rows more than the tokenizer has tokens; those are never drawn" in capsys.readouterr().err
+    assert "48 rows more than the tokenizer has tokens; these are never sampled" in capsys.readouterr().err
     ours = XLlama.load(tmp_path / "ours").eval()
     same_logits(ours, theirs)
     requests = [Request(prompt="The ", seed=seed, max_new_tokens=20) for seed in range(20)]
