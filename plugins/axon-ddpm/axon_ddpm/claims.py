@@ -34,7 +34,7 @@ def parameters() -> Outcome:
 
 
 def weighted_error() -> Outcome:
-    """Compare the bound's terms in float32 with the weighted squared errors of ε that the paper makes of them."""
+    """Compare the bound's terms in float32 with the weighted squared errors of ε that the paper derives from them."""
     process, generator = Process(Linear(Linear.Config()).betas()), torch.Generator().manual_seed(0)
     x0, noise, off = torch.randn(3, 999, 1, 4, 4, generator=generator, dtype=torch.float32)
     t = torch.arange(1, 1000)
@@ -70,10 +70,10 @@ def likelihood() -> Outcome:
     """Train on CIFAR-10 by the paper's recipe, and compare bits per dimension.
 
     Raises:
-        NotRun: CIFAR-10 is not there, or no GPU.
+        NotRun: there is no CIFAR-10 or no GPU.
     """
     if not torch.cuda.is_available():
-        raise NotRun("800,000 steps need a GPU, and PyTorch sees none")
+        raise NotRun("800,000 steps need a GPU, and PyTorch finds none")
     try:
         trainer = build_trainer(Recipe.load("cifar10"))
     except DataError as error:

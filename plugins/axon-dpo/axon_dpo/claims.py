@@ -57,7 +57,7 @@ def update() -> Outcome:
 
 
 def flipped_labels() -> Outcome:
-    """Flip a fifth of the choices among four texts, and compare both losses' optima with that of the true choices."""
+    """Flip a fifth of the choices among four texts, and compare the optima of both losses with the true optimum."""
     best = optimal_policy(_REFERENCE, _REWARDS, 1.0)
     found = {
         "robust": _tabular(Robust(Robust.Config(beta=1.0, flip_rate=0.2)), 0.2),
@@ -83,7 +83,7 @@ def identity_mapping() -> Outcome:
 
 
 def smoothed_labels() -> Outcome:
-    """Find where the conservative loss is least if every choice is the same, ε = 0.1."""
+    """Find the minimum of the conservative loss if every choice is the same, ε = 0.1."""
     delta, beta = torch.linspace(0, 100, 1_000_001, dtype=torch.float64), 0.5
     least = beta * delta[conservative(delta, beta, 0.1).argmin()].item()
     return Outcome(abs(least - math.log(9)) < 1e-4, f"βΔ = {least:.4f}; log 9 = {math.log(9):.4f}")
@@ -101,7 +101,7 @@ def train_on_all_sequences(
         )
     assert isinstance(model, CausalLM)
     model.double()
-    # Two tokens that differ: after one, a run of that token would look the same to the model however long it is.
+    # Two different tokens: after a single one, the model could not tell how long a run of that token is.
     rows = Sequences.of(([0, 1], text) for text in product(range(size), repeat=length))
     rewards = torch.randn(len(rows.tokens), generator=generator, dtype=torch.float64)
     with torch.no_grad():

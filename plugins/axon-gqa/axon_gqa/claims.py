@@ -22,7 +22,7 @@ SEEDS = (0, 1, 2)
 
 
 def equivalences() -> Outcome:
-    """GQA-1 against multi-query attention, GQA-h against multi-head attention written out head by head."""
+    """Compare GQA-1 with multi-query attention, and GQA-h with multi-head attention written out head by head."""
     x = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     one, every = _gqa(1), _gqa(HEADS)
     multi_query = MultiQueryAttention(MultiQueryAttention.Config(dim=64, n_heads=HEADS)).double()
@@ -35,7 +35,7 @@ def equivalences() -> Outcome:
 
 
 def cache_size() -> Outcome:
-    """Bytes of the key/value cache as it is allocated."""
+    """Compare the allocated bytes of the key/value caches."""
     sizes = {k: Cache([_gqa(k).state()], 1, 512, dtype=torch.bfloat16, device="cpu").nbytes for k in (1, 2, 4, HEADS)}
     factors = {k: sizes[HEADS] / size for k, size in sizes.items()}
     found = ", ".join(f"GQA-{k} 1/{factor:g}" for k, factor in factors.items())
@@ -43,7 +43,7 @@ def cache_size() -> Outcome:
 
 
 def mean_pooling() -> Outcome:
-    """Loss of multi-query models whose key and value heads were made in three ways, each trained for a while more."""
+    """Convert models to multi-query attention in three ways, train each a little further, and compare the losses."""
     losses = {name: [_converted(seed, 1, name)[1] for seed in SEEDS] for name in CONVERSIONS}
     first, fresh = statistics.fmean(losses["first"]), statistics.fmean(losses["random"])
     found = f"loss {fresh:.3f} from random heads, {first:.3f} from the first head, and from their mean"
@@ -51,7 +51,7 @@ def mean_pooling() -> Outcome:
 
 
 def conversion_alone() -> Outcome:
-    """How much the loss rises when the heads are pooled, before any further training."""
+    """Measure how much the loss rises when the heads are pooled, before any further training."""
     whole = {seed: evaluate(pretrained(seed)) for seed in SEEDS}
     rises = {k: [_converted(seed, k, "mean")[0] - whole[seed] for seed in SEEDS] for k in (1, HEADS // 2)}
     grouped, multi_query = statistics.fmean(rises[HEADS // 2]), statistics.fmean(rises[1])
@@ -60,7 +60,7 @@ def conversion_alone() -> Outcome:
 
 
 def uptraining() -> Outcome:
-    """How near the loss of converted models comes to the multi-head model's once they are trained for a while more."""
+    """Train converted models a little further, and measure how much of the lost quality they regain."""
     whole = [evaluate(pretrained(seed)) for seed in SEEDS]
     losses: dict[int, float] = {}
     regained: dict[int, list[float]] = {}
@@ -79,7 +79,7 @@ def uptraining() -> Outcome:
 
 
 def decoding_speed() -> Outcome:
-    """Median time of a decoding step of one layer, on several rows of a long text."""
+    """Measure the median time of a decoding step of one layer, on several rows of a long text."""
     heads = timing.HEADS
     mha, gqa, mqa = (1000 * seconds for seconds in timing.step_seconds((heads, 2, 1)).values())
     found = (
@@ -91,7 +91,7 @@ def decoding_speed() -> Outcome:
 
 @cache
 def _converted(seed: int, n_kv_heads: int, how: str) -> tuple[float, float]:
-    """Return the loss right after the conversion, and after it was trained further."""
+    """Return the loss right after the conversion, and the loss after further training."""
     model = copy.deepcopy(pretrained(seed))
     model.attention = convert_attention(model.attention, n_kv_heads, pool=CONVERSIONS[how](seed))
     before = evaluate(model)

@@ -1,4 +1,4 @@
-"""The claims of the paper's card, checked on small models and on rewards that are known."""
+"""The claims of the paper's card, checked on small models and known rewards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RATE = 5e-4
 
 
 def single_element() -> Outcome:
-    """Count the rows that the trunk runs for nine answers, and compare loss and gradient with those of all 36 pairs."""
+    """Count the trunk's rows for nine answers, and compare loss and gradient with those of all 36 pairs."""
     trunk = {"type": "xllama", "vocab_size": 11, **_SIZES}
     with forked("cpu"):
         Key((0, "weights")).seed_global()
@@ -55,7 +55,7 @@ def single_element() -> Outcome:
 
 
 def log_odds() -> Outcome:
-    """Minimise the expected loss of four answers whose preferences are known; compare rewards with the log odds."""
+    """Minimise the expected loss of four answers with known preferences; compare the rewards with the log odds."""
     truth = torch.tensor([0.0, 0.4, 1.5, -2.0], dtype=torch.float64)
     first, second = torch.triu_indices(4, 4, offset=1)
     probability = (truth[first] - truth[second]).sigmoid()
@@ -82,10 +82,10 @@ def log_odds() -> Outcome:
 
 
 def ptx() -> Outcome:
-    """Train PPO towards vowels with and without pre-training's loss; compare losses on held-out text, and rewards.
+    """Train PPO towards vowels with and without the pre-training loss; compare rewards and losses on held-out text.
 
-    The claim holds if with every seed PPO loses on the text, loses less with the loss of pre-training, and then still
-    gains half of the reward that it gains without.
+    The claim holds if, for every seed, PPO raises the loss on the text, raises it less with the pre-training loss, and
+    still gains at least half of the reward that it gains without.
     """
     runs = [(_trained(seed, None), _trained(seed, _GAMMA)) for seed in _SEEDS]
     held = all(
@@ -108,9 +108,9 @@ def ptx() -> Outcome:
 
 class _State(NamedTuple):
     loss: float
-    """On held-out text, nats a byte."""
+    """Loss on held-out text, in nats per byte."""
     reward: float
-    """Of responses to held-out prompts: the share of vowels."""
+    """Share of vowels in responses to held-out prompts."""
 
 
 class _Run(NamedTuple):
@@ -123,7 +123,7 @@ class _Run(NamedTuple):
 
 
 def _trained(seed: int, gamma: float | None) -> _Run:
-    """Return what a pre-trained policy is like before and after PPO with this much of pre-training's loss."""
+    """Return the loss and reward of a pre-trained policy before and after PPO with this weight of pre-training."""
     text = read_text()
     auxiliary = {"auxiliary": {"type": "pretraining", "gamma": gamma, "per_response": 2}} if gamma else {}
     reward = {"type": "regex", "pattern": "[aeiou]"}

@@ -12,13 +12,13 @@ from axon_core.training import Recipe, build_trainer, evaluate, fit
 from axon_ppo.maths import clipped_surrogate, gae
 
 _SEEDS = (0, 1, 2)
-# A training that asks much of each step's data: 160 large updates. With smaller ones the surrogates hardly differ here.
+# A training that takes 160 large updates on each step's data. With smaller updates the surrogates hardly differ here.
 _HARD = ("steps=20", "epochs=40", "max_grad_norm=10.0", "schedule='constant'", "optimizer.lr=3e-2")
 _FAR = 0.05
 
 
 def pessimistic_bound() -> Outcome:
-    """Compare L^CLIP with L^CPI: nowhere above it, and with the same gradient at the old policy, in float64."""
+    """Check in float64 that L^CLIP is nowhere above L^CPI and has the same gradient at the old policy."""
     generator = torch.Generator().manual_seed(0)
     old, moved, advantages = torch.randn(3, 10_000, generator=generator, dtype=torch.float64)
     above = -math.inf
@@ -52,10 +52,10 @@ def lambda_one() -> Outcome:
 
 
 def clipping() -> Outcome:
-    """Train on `steering` with ε = 0.2 and without clipping, everything else alike, and compare the scores.
+    """Train on `steering` with ε = 0.2 and without clipping, everything else equal, and compare the scores.
 
-    As in the paper, a score is 0 for the policy before training, and 1 for the best result of all. The claim holds if
-    clipping is better with every seed, and on average by a twentieth or more.
+    As in the paper, a score is 0 for the policy before training and 1 for the best result overall. The claim holds if
+    clipping is better for every seed, and on average by at least a twentieth.
     """
     trained = {clip: [_returns(seed, clip) for seed in _SEEDS] for clip in ("0.2", "inf")}
     best = max(after for runs in trained.values() for _, after in runs)
@@ -70,7 +70,7 @@ def clipping() -> Outcome:
 
 
 def _returns(seed: int, clip: str) -> tuple[float, float]:
-    """Return what an episode earns before and after training."""
+    """Return the return of an episode before and after training."""
     overrides = (f"seed={seed}", f"clip_range={clip}", *_HARD)
     trainer = build_trainer(Recipe.load("steering", [f"trainer.{override}" for override in overrides]))
     return evaluate(trainer)["return"], fit(trainer, progress=False).metrics["return"]

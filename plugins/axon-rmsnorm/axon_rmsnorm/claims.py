@@ -19,7 +19,7 @@ _P = 0.0625  # the share pRMSNorm uses throughout the paper's experiments (Secti
 
 
 def invariances() -> Outcome:
-    """The rows LayerNorm, RMSNorm and pRMSNorm of Table 1: what may change without a change of norm(Wx)."""
+    """Check the rows LayerNorm, RMSNorm and pRMSNorm of Table 1: the changes that leave norm(Wx) the same."""
     generator = torch.Generator().manual_seed(0)
     w, x, shift = (
         torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((64, 32), (9, 32), (32,))
@@ -55,7 +55,7 @@ def invariances() -> Outcome:
 
 
 def implicit_learning_rate() -> Outcome:
-    """Eq. 8–10: what scaling the inputs or the weights by δ does to the gradients of the gain and the weights."""
+    """Check Eq. 8–10: the effect of scaling inputs or weights by δ on the gradients of the gain and the weights."""
     worst = 0.0
     for partial in (1.0, _P):
         gain, weight = _gradients(1.0, 1.0, partial)
@@ -70,7 +70,7 @@ def implicit_learning_rate() -> Outcome:
 
 
 def comparable_quality() -> Outcome:
-    """Section 6.1, scaled down: a character model of four layers (Eq. 5) with each norm, alike in all else."""
+    """Train a character model of four layers (Eq. 5) with each norm, everything else equal (Section 6.1, scaled)."""
     norms: dict[str, Callable[[], nn.Module]] = {
         "none": nn.Identity,
         "LayerNorm": lambda: nn.LayerNorm(_WIDTH),
@@ -80,7 +80,7 @@ def comparable_quality() -> Outcome:
     losses = {name: [_loss_after_training(norm, seed) for seed in range(3)] for name, norm in norms.items()}
     means = {name: sum(values) / len(values) for name, values in losses.items()}
     gaps = [ours - theirs for ours, theirs in zip(losses["RMSNorm"], losses["LayerNorm"], strict=True)]
-    # Comparable: what separates it from LayerNorm is small against what LayerNorm gains over no normalisation.
+    # Comparable: the difference from LayerNorm is small against LayerNorm's gain over no normalisation.
     gain = means["none"] - means["LayerNorm"]
     comparable = all(abs(means[name] - means["LayerNorm"]) < 0.25 * gain for name in ("RMSNorm", "pRMSNorm"))
     return Outcome(
@@ -107,7 +107,7 @@ class _Layer(nn.Module):
 
 
 def _loss_after_training(norm: Callable[[], nn.Module], seed: int) -> float:
-    """Learn to predict a character from those before it; return the loss on the last tenth of the text."""
+    """Learn to predict a character from the previous ones; return the loss on the last tenth of the text."""
     text = read_text()
     alphabet = {character: i for i, character in enumerate(sorted(set(text)))}
     windows = torch.tensor([alphabet[c] for c in text]).unfold(0, _CONTEXT + 1, 1)
@@ -131,7 +131,7 @@ def _loss_after_training(norm: Callable[[], nn.Module], seed: int) -> float:
 
 
 def _gradients(weight_scale: float, input_scale: float, partial: float) -> tuple[Tensor, Tensor]:
-    """Gradients of the gain and of W for a fixed linear loss of norm(Wx)."""
+    """Return the gradients of the gain and of W for a fixed linear loss of norm(Wx)."""
     generator = torch.Generator().manual_seed(0)
     w, x, loss = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((64, 32), (9, 32), (9, 64)))
     w = (weight_scale * w).requires_grad_()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def relative_position() -> Outcome:
-    """Eq. 16: shift a query and a key together, and their score stays; move them apart, and it changes."""
+    """Check Eq. 16: shifting a query and a key together keeps their score; moving them apart changes it."""
     shifted = apart = 0.0
     layouts: tuple[Layout, ...] = ("half", "interleaved")
     for layout in layouts:
@@ -29,7 +29,7 @@ def relative_position() -> Outcome:
         scores = torch.stack([_scores(rotary, q, k, start) for start in (0, 1, 10, 100, 1000)])
         shifted = max(shifted, (scores - scores[0]).abs().max().item())
         apart = max(apart, scores[0].std().item())
-    # Angles are float32, which at position 1000 is good for 3e-5; the effect of the distance is far larger.
+    # Angles are float32, with an error of 3e-5 at position 1000; the effect of the distance is far larger.
     return Outcome(
         shifted < 1e-4 and apart > 1e-2,
         f"shifting both by up to 1000 changes scores of unit vectors by at most {shifted:.0e}; "
@@ -38,7 +38,7 @@ def relative_position() -> Outcome:
 
 
 def efficient_realization() -> Outcome:
-    """Eq. 34 against the matrix of Eq. 15, which must also be orthogonal."""
+    """Compare Eq. 34 with the matrix of Eq. 15, which must also be orthogonal."""
     d, positions = 32, torch.arange(200)
     angles = positions[:, None] * frequencies(d, 10000.0)
     blocks = torch.stack((angles.cos(), -angles.sin(), angles.sin(), angles.cos()), -1).unflatten(-1, (2, 2)).double()
@@ -51,7 +51,7 @@ def efficient_realization() -> Outcome:
 
 
 def long_term_decay() -> Outcome:
-    """Eq. 37: the bound on a score holds, and falls as the distance grows (Figure 2)."""
+    """Check that the bound of Eq. 37 on a score holds, and falls as the distance grows (Figure 2)."""
     d, rotary = 128, _rotary(128, "interleaved")
     distances = torch.arange(513)
     bounds = _partial_sums(frequencies(d, 10000.0), distances).abs().mean(-1)  # (1/(d/2)) Σ |S_i|
@@ -76,7 +76,7 @@ def long_term_decay() -> Outcome:
 
 
 def faster_convergence() -> Outcome:
-    """Section 4.2: masked language models with rotary and with sinusoidal positions, alike in all else."""
+    """Compare masked language models with rotary and sinusoidal positions, everything else equal (Section 4.2)."""
     gains: list[float] = []
     losses: list[tuple[float, float]] = []
     for seed in range(3):
@@ -96,7 +96,7 @@ _STEPS, _CONTEXT, _BATCH, _DIM, _HEADS = 100, 64, 8, 64, 4
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer block that looks both ways."""
+    """A bidirectional pre-norm transformer block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class _Block(nn.Module):
 
 
 def _masked_language_model_loss(rotary: bool, seed: int) -> float:
-    """Train on nine tenths of CPython's reference text and return the loss on the masked tenth part of the rest."""
+    """Train on nine tenths of CPython's reference text, and return the loss on the masked tokens of the rest."""
     text = read_text()
     alphabet = {character: i for i, character in enumerate(sorted(set(text)))}
     windows = torch.tensor([alphabet[c] for c in text]).unfold(0, _CONTEXT, _CONTEXT)
@@ -148,7 +148,7 @@ def _masked_language_model_loss(rotary: bool, seed: int) -> float:
 
 
 def _sinusoids(n: int, d: int) -> Float[Tensor, "n d"]:
-    """The absolute positions of arXiv 1706.03762, Section 3.5."""
+    """Return the sinusoidal positions of arXiv 1706.03762, Section 3.5."""
     angles = torch.arange(n)[:, None] * frequencies(d, 10000.0)
     return torch.cat((angles.sin(), angles.cos()), -1)
 
@@ -163,13 +163,13 @@ def _unit_vectors(n: int, d: int) -> Float[Tensor, "n d"]:
 
 
 def _scores(rotary: Rotary, q: Float[Tensor, " d"], k: Float[Tensor, " d"], start: int) -> Float[Tensor, "n m"]:
-    """Scores of the same query and key at each pair of 64 positions from `start` on."""
+    """Return the scores of one query and one key at each pair of 64 positions from `start` on."""
     rotation = rotary(torch.arange(start, start + 64)[None])
     queries, keys = (rotation(x.expand(1, 64, 1, -1))[0, :, 0] for x in (q, k))
     return queries @ keys.T
 
 
 def _partial_sums(theta: Float[Tensor, " r2"], distances: Int[Tensor, " s"]) -> Complex[Tensor, "s r2"]:
-    """S_1 … S_{d/2} of Section 3.4.3 for each distance."""
+    """Return S_1 … S_{d/2} of Section 3.4.3 for each distance."""
     angles = distances[:, None].double() * theta.double()
     return torch.polar(torch.ones_like(angles), angles).cumsum(-1)

@@ -18,7 +18,7 @@ _LENGTHS = (4, 16, 64, 256)
 
 
 def dot_product_variance() -> Outcome:
-    """Mean and variance of q·k over 100,000 pairs of standard normal vectors."""
+    """Estimate mean and variance of q·k from 100,000 pairs of standard normal vectors."""
     generator = torch.Generator().manual_seed(0)
     means: list[float] = []
     ratios: list[float] = []
@@ -38,7 +38,7 @@ def dot_product_variance() -> Outcome:
 
 
 def saturation() -> Outcome:
-    """Size of softmax's gradient over 64 random keys, for dot products as they are and scaled by 1/√d_k."""
+    """Compare the size of softmax's gradient over 64 random keys, with and without the scale 1/√d_k."""
     generator = torch.Generator().manual_seed(0)
     sizes: dict[bool, list[float]] = {False: [], True: []}
     for d_k in _KEY_SIZES:
@@ -58,7 +58,7 @@ def saturation() -> Outcome:
 
 
 def cost_of_heads() -> Outcome:
-    """Parameters and floating-point operations of one attention, with 1 head of 512 and 8 heads of 64 features."""
+    """Count parameters and operations of one attention, with 1 head of 512 features and with 8 heads of 64."""
     cost = {}
     for n_heads in (1, 8):
         attention = MultiHeadAttention(MultiHeadAttention.Config(dim=512, n_heads=n_heads)).to("meta")
@@ -72,7 +72,7 @@ def cost_of_heads() -> Outcome:
 
 
 def path_length() -> Outcome:
-    """Count the operations, one after another, from the first token to the last one's result, for several lengths."""
+    """Count the sequential operations from the first token to the last result, for several lengths."""
     attention = MultiHeadAttention(MultiHeadAttention.Config(dim=8, n_heads=2))
     recurrent = nn.RNNCell(8, 8)
     paths: dict[str, list[int]] = {"self-attention": [], "recurrence": []}
@@ -95,7 +95,7 @@ def path_length() -> Outcome:
 
 
 def _depth(result: Tensor, leaf: Tensor) -> int:
-    """Return the largest number of operations on a way from `leaf` to `result`, by the graph that autograd recorded."""
+    """Return the largest number of operations on a path from `leaf` to `result` in autograd's graph."""
     depths: dict[object, float] = {None: -torch.inf}
     stack = [result.grad_fn]
     while stack:
@@ -112,7 +112,7 @@ def _depth(result: Tensor, leaf: Tensor) -> int:
 
 
 def linear_shift() -> Outcome:
-    """Distance of PE(p + s) from M_s PE(p), where M_s turns each pair of features by s and knows nothing of p."""
+    """Compare PE(p + s) with M_s PE(p), where M_s rotates each pair of features by s and does not depend on p."""
     dim, positions, worst = 64, torch.arange(1000), 0.0
     encoded = sinusoids(positions, dim)
     for shift in (1, 7, 100):

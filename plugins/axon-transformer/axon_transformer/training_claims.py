@@ -33,7 +33,7 @@ _SETTINGS = (
 
 
 def label_smoothing() -> Outcome:
-    """Train with ε 0 and 0.1, and compare perplexity and BLEU, by beam search, of the validation set.
+    """Train with ε = 0 and 0.1, and compare perplexity and BLEU, by beam search, on the validation set.
 
     Raises `NotRun` without Multi30k.
     """
@@ -57,9 +57,9 @@ def beam_search() -> Outcome:
 
 
 def averaging() -> Outcome:
-    """Compare BLEU, by beam search, of the last weights and of the mean of those at the last five of every 6 steps.
+    """Compare BLEU, by beam search, of the last weights with that of the mean of five checkpoints 6 steps apart.
 
-    Five checkpoints so far apart span as much of the training as the paper's: 50 minutes of 12 hours.
+    These five checkpoints span as much of the training as the paper's: 50 minutes of 12 hours.
     Raises `NotRun` without Multi30k.
     """
     gains: list[float] = []
@@ -74,9 +74,9 @@ def averaging() -> Outcome:
 
 @cache
 def _trained(smoothing: float, seed: int) -> tuple[TranslationTrainer, list[dict[str, Tensor]]]:
-    """Train, and return the trainer and the weights at the last five of every 6 steps."""
+    """Train, and return the trainer and the weights of the last five checkpoints, 6 steps apart."""
     if "AXON_DATA_DIR" not in os.environ:
-        raise NotRun("needs Multi30k: set AXON_DATA_DIR to the folder that holds multi30k/")
+        raise NotRun("needs Multi30k: set AXON_DATA_DIR to the folder that contains multi30k/")
     settings = (*_SETTINGS, f"trainer.label_smoothing={smoothing}", f"trainer.seed={seed}")
     trainer: Any = build_trainer(Recipe.load("multi30k-de-en", settings))
     latest: list[dict[str, Tensor]] = []
@@ -93,7 +93,7 @@ def _trained(smoothing: float, seed: int) -> tuple[TranslationTrainer, list[dict
 
 
 def _scores(trainer: TranslationTrainer) -> tuple[float, float]:
-    """Return perplexity and BLEU of the validation set."""
+    """Return perplexity and BLEU on the validation set."""
     return math.exp(evaluation(trainer, trainer.cross_entropy)), _bleu(trainer, Search())
 
 

@@ -19,9 +19,9 @@ _SEEDS = (0, 1, 2)
 
 
 def context_length() -> Outcome:
-    """Train on as many tokens with context 8 and 16, and compare the losses on the same held-out tokens.
+    """Train on equally many tokens with context 8 and 16, and compare the losses on the same held-out tokens.
 
-    The tokens late in a window of 16 stand for tasks that need the longer context; those early in it for the others.
+    The late tokens of a window of 16 stand for tasks that need the longer context, the early ones for the others.
     """
     data = TextData.load({})
     short, long = ([_losses(data, context, seed) for seed in _SEEDS] for context in (8, 16))
@@ -36,11 +36,11 @@ def context_length() -> Outcome:
 
 
 def kv_cache() -> Outcome:
-    """Compare the caches' sizes with 2 · layers · key/value heads · head size · bytes for each token."""
+    """Compare the caches' sizes per token with 2 · layers · key/value heads · head size · bytes."""
     measured = {n: _model(n).new_cache(1, 32).nbytes for n in (8, 4, 2, 1)}
     exact = all(nbytes == 32 * 2 * 2 * n * 8 * 4 for n, nbytes in measured.items())
     listed = ", ".join(f"{n} heads {nbytes / 32:.0f}" for n, nbytes in measured.items())
-    return Outcome(exact, f"bytes a token: {listed}")
+    return Outcome(exact, f"bytes per token: {listed}")
 
 
 def _model(n_kv_heads: int, vocab_size: int = 256, context: int = 32) -> XLlama:
@@ -49,7 +49,7 @@ def _model(n_kv_heads: int, vocab_size: int = 256, context: int = 32) -> XLlama:
 
 
 def _losses(data: TextData, context: int, seed: int) -> Float[Tensor, " n"]:
-    """Train a small model and return its mean loss at each place of held-out windows of 16 tokens.
+    """Train a small model, and return its mean loss at each position of held-out windows of 16 tokens.
 
     A model with a shorter context sees a window in pieces.
     """
