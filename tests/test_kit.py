@@ -215,7 +215,7 @@ def test_part_that_cannot_be_built_says_where_to_give_its_options() -> None:
 
     failures = examine(NeedsAWidth)
     assert (
-        "found: width: this field is required; name options that work in the class attribute `examples`"
+        "found: width: this field is required; give working options in the class attribute `examples`"
         in failures["causal"]
     )
     assert examine(NeedsAWidth, width=3) == {}
@@ -231,7 +231,7 @@ def test_failure_says_what_broke_on_which_input_with_which_values_and_why() -> N
     assert lines[2].startswith("  found: ")
     assert " instead of " in lines[2]
     assert "; difference " in lines[2]
-    assert lines[3].startswith("  usual cause: a mask left out")
+    assert lines[3].startswith("  usual cause: a missing mask")
 
 
 def test_part_that_raises_says_on_which_input() -> None:
@@ -254,5 +254,5 @@ def test_trainer_without_an_example_is_a_failure_not_a_pass() -> None:
 
 
 def test_class_of_no_interface_is_refused() -> None:
-    with pytest.raises(ContractError, match="Linear implements none of the five interfaces"):
+    with pytest.raises(ContractError, match="Linear must implement one of the five interfaces, and implements none"):
         examine(nn.Linear)

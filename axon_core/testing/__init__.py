@@ -1,12 +1,12 @@
-"""The conformance kit: what every plugin's parts must satisfy, whoever wrote them.
+"""The conformance kit: the properties that the parts of every plugin must have.
 
-A plugin's own tests run it over everything the plugin registers:
+A plugin's tests run it on everything the plugin registers:
 
     from axon_core.testing import conformance
 
     test_conformance = conformance("my-plugin")
 
-`axon check my-plugin` prints the same as a table, and `examine` looks at a class that is not registered yet.
+`axon check my-plugin` prints the same results as a table, and `examine` checks a class that is not registered yet.
 """
 
 from axon_core._lazy import attach

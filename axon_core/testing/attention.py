@@ -1,4 +1,4 @@
-"""What every attention must satisfy."""
+"""The checks of every attention."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SUITE = Suite(Attention)
 N = LENGTHS[0]
 PACKED = modules.PACKED
 LAYERS = (1, 0, 2, 3, 4, 5, 6, 7)
-"""Layers in which an attention may use its rotary embedding; the one that all checks build comes first."""
+"""Layers in which an attention may use its rotary embedding; all checks build the first one."""
 
 
 def build(
     part: Part, seed: int = 0, base: float = 10000.0, layer: int = 1, kind: type[PlainRotary] = PlainRotary
 ) -> Attention:
-    """Build a small attention, with a rotary embedding of this `kind` where it takes one."""
+    """Build a small attention, with a rotary embedding of this `kind` if it takes one."""
     config: Any = modules.config_of(part, dim=32, n_heads=4, layer=layer)
     rotary = kind(kind.Config(dim=config.rotary_dim), base) if config.rotary_dim else None
     return modules.built(lambda: part.cls(config, rotary), seed)
@@ -45,7 +45,7 @@ def decode(
     valid: Bool[Tensor, "b n"] | None = None,
     cache: Cache | None = None,
 ) -> Float[Tensor, "b n d"]:
-    """Run `x` in pieces of the given sizes, each after what is in the cache."""
+    """Run `x` in pieces of the given sizes, each after the tokens in the cache."""
     cache = new_cache(attention, x) if cache is None else cache
     masks = [None] * len(sizes) if valid is None else valid.split(list(sizes), 1)
     out: list[Tensor] = []
@@ -77,9 +77,9 @@ def shape(part: Part) -> None:
         expect(out.shape == x.shape and out.dtype == x.dtype, f"{tuple(x.shape)} {x.dtype}", found)
 
 
-@SUITE.check("a mask left out or aligned to the wrong corner, or a statistic taken along the sequence")
+@SUITE.check("a missing mask, a mask aligned to the wrong corner, or a statistic along the sequence")
 def causal(part: Part) -> None:
-    """In a causal scope no token's result depends on later tokens, in training too."""
+    """In a causal scope, no token's result depends on later tokens, in training mode too."""
     attention = build(part)
     x, other = tokens(attention), tokens(attention, seed=2)
     for mode, run in modules.modes(attention, at_once):
@@ -89,9 +89,9 @@ def causal(part: Part) -> None:
             same(run(changed)[:, :t], want[:, :t], f"tokens from {t} on replaced, in {mode} mode; results before {t}")
 
 
-@SUITE.check("the scope's mask or positions passed over, or an average that counts padding")
+@SUITE.check("the scope's mask or positions ignored, or an average that counts padding")
 def padding(part: Part) -> None:
-    """Padding, on either side and whatever stands there, changes nothing for valid tokens."""
+    """Padding on either side, with any content, changes nothing for valid tokens."""
     attention = build(part)
     x = tokens(attention)
     for side in ("left", "right"):
@@ -105,9 +105,9 @@ def padding(part: Part) -> None:
                 same(out[row, valid[row]], alone[0], on)
 
 
-@SUITE.check("the scope's mask passed over, positions counted across documents, or `scope.rotate` passed over")
+@SUITE.check("the scope's mask ignored, positions counted across documents, or `scope.rotate` not used")
 def documents(part: Part) -> None:
-    """Documents packed into one row give what each gives alone, whether or not rotations depend on the length."""
+    """Documents packed into one row give the same results as each alone, even if rotations depend on the length."""
     for kind, on in ((PlainRotary, ""), (SqueezedRotary, f", angles changing past {SqueezedRotary.UNTIL} tokens")):
         attention = build(part, kind=kind)
         x = tokens(attention)
@@ -119,7 +119,7 @@ def documents(part: Part) -> None:
 
 @SUITE.check("a statistic over the batch, or positions taken from the first row")
 def neighbours(part: Part) -> None:
-    """A row's result does not depend on the other rows of the batch, in training too."""
+    """A row's result does not depend on the other rows of the batch, in training mode too."""
     attention = build(part)
     x = tokens(attention)
     larger = torch.cat((x[:1], 100 * x[1:]))
@@ -128,18 +128,18 @@ def neighbours(part: Part) -> None:
         same(run(larger)[:1], run(x)[:1], f"a row whose neighbours grow a hundred times larger, in {mode} mode")
 
 
-@SUITE.check("a softmax over nothing in a row of padding, or 0 / 0 in a normalisation")
+@SUITE.check("an empty softmax in a row of padding, or 0 / 0 in a normalisation")
 def padded_rows_finite(part: Part) -> None:
-    """Results and gradients are finite even for padding, and for rows of nothing else."""
+    """Results and gradients are finite even for padding, and for rows of padding alone."""
     attention = build(part)
     valid = ragged("left")
     valid[2] = False
     x = tokens(attention).requires_grad_()
     out = attention(x, Scope.over(x, valid=valid))
-    finite(out, "a batch with padding on the left, and a row of nothing else")
+    finite(out, "a batch with padding on the left, and a row of padding alone")
     out.sum().backward()
     assert x.grad is not None
-    finite(x.grad, "the gradient of a batch with padding on the left, and a row of nothing else")
+    finite(x.grad, "the gradient of a batch with padding on the left, and a row of padding alone")
     finite(decode(attention, x.detach(), [4, 5], valid), "the same batch, decoded")
 
 
@@ -154,14 +154,14 @@ def large_logits(part: Part) -> None:
 
 @SUITE.check("a table or mask in float32 that meets bfloat16 operands, or statistics in bfloat16")
 def bfloat16(part: Part) -> None:
-    """A module in bfloat16 gives bfloat16, nearly the numbers of float32, with a cache too."""
+    """A module in bfloat16 returns bfloat16, close to the results in float32, with a cache too."""
     modules.runs_in(torch.bfloat16, build(part), tokens(build(part)), at_once)
     modules.runs_in(torch.bfloat16, build(part), tokens(build(part)), lambda m, x: decode(m, x, [5, 3, 1]))
 
 
 @SUITE.check("operands whose dtypes differ under autocast, such as a float32 cache and bfloat16 queries")
 def autocast(part: Part) -> None:
-    """Under autocast to bfloat16 it gives nearly the numbers of float32, with a cache too."""
+    """Under autocast to bfloat16 the results are close to those in float32, with a cache too."""
     attention = build(part)
     x = tokens(attention)
     want = at_once(attention, x)
@@ -171,12 +171,12 @@ def autocast(part: Part) -> None:
     same(decoded.float(), want, "autocast, decoded", tolerance=0.1)
 
 
-@SUITE.check("a parameter that is not used, or a tensor detached from the graph")
+@SUITE.check("an unused parameter, or a tensor detached from the graph")
 def gradient(part: Part) -> None:
-    """In float64 a gradient reaches every parameter, and agrees with finite differences there and at the inputs."""
+    """In float64 every parameter has a gradient; it and the inputs' gradients agree with finite differences."""
     attention = modules.in_float64(build(part))
     inputs = {"x": tokens(attention).double()}
-    if attention.cross:  # some parameters may be for this alone
+    if attention.cross:  # some parameters may serve cross-attention alone
         inputs["memory"] = tokens(attention, seed=2).double()
 
     def run() -> Tensor:
@@ -190,7 +190,7 @@ def gradient(part: Part) -> None:
     modules.gradients(attention, run, on, inputs)
 
 
-@SUITE.check("randomness in evaluation mode, or state left from the pass before")
+@SUITE.check("randomness in evaluation mode, or state left from the previous pass")
 def deterministic(part: Part) -> None:
     """In evaluation mode the same input gives the same result, bit for bit."""
     attention = build(part)
@@ -198,11 +198,11 @@ def deterministic(part: Part) -> None:
     same(at_once(attention, x), at_once(attention, x), "the same input twice", tolerance=0)
 
 
-@SUITE.check("rotary_dim not overridden by an attention that takes no rotary embedding, or a rotation left out")
+@SUITE.check("rotary_dim not overridden by an attention that takes no rotary embedding, or a missing rotation")
 def rotary(part: Part) -> None:
-    """The rotary embedding it asks for by `rotary_dim` makes a difference, in one of the first layers at least."""
+    """The rotary embedding requested by `rotary_dim` changes the result in at least one of the first layers."""
     asked = 0
-    for layer in LAYERS:  # some may leave it out on purpose
+    for layer in LAYERS:  # some layers may have none by design
         attention = build(part, layer=layer)
         if attention.rotary is None:
             continue
@@ -214,9 +214,9 @@ def rotary(part: Part) -> None:
     expect(not asked, f"rotary_dim {asked}, with other angles", f"the result is the same {layers}")
 
 
-@SUITE.check("queries taken from the memory, keys from the input, or the memory's padding passed over")
+@SUITE.check("queries taken from the memory, keys from the input, or the memory's padding ignored")
 def cross(part: Part) -> None:
-    """Cross-attention, unless the class says `cross = False`, sees the valid part of the memory and nothing else."""
+    """Unless the class sets `cross = False`, cross-attention sees the valid part of the memory and nothing else."""
     attention = build(part)
     if not attention.cross:
         return
@@ -240,10 +240,10 @@ def cross(part: Part) -> None:
 
 
 @SUITE.check(
-    "an operation in place, such as `mul_`, on an argument, on a view of it, or on what `.float()` returns, which is it"
+    "an in-place operation such as `mul_` on an argument, on a view of it, or on `.float()` of it, which may be it"
 )
 def inputs_unchanged(part: Part) -> None:
-    """What it is given is not written to: tokens, memory, and what all layers share in the scope."""
+    """It does not write to its inputs: tokens, memory, and the tensors that all layers share in the scope."""
     attention = build(part)
     x, memory, valid = tokens(attention), tokens(attention, seed=2), ragged("left")
     scope = Scope.over(x, valid=valid)
@@ -259,22 +259,22 @@ def inputs_unchanged(part: Part) -> None:
         modules.unchanged(run, "cross-attention", {"x": x, "memory": memory, "scope.mask": across.mask(N)})
 
 
-@SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")
+@SUITE.check("a field of a type that JSON lacks, or a default that depends on more than the fields")
 def config_json(part: Part) -> None:
-    """The config round-trips through JSON, and every field of it is described."""
+    """The config round-trips through JSON, and each of its fields has a description."""
     attention = build(part)
     modules.config_round_trip(attention.config)
     modules.described(part.cls.Config)
 
 
-@SUITE.check("a tensor that results depend on and that is neither a parameter nor a buffer")
+@SUITE.check("a tensor that affects results but is neither a parameter nor a buffer")
 def state_dict(part: Part) -> None:
-    """The state dict holds all that a fresh instance needs to give the same results."""
+    """The state dict contains everything that a new instance needs to give the same results."""
     x = tokens(build(part))
     modules.state_round_trip(lambda seed: build(part, seed), lambda attention: at_once(attention, x))
 
 
-@SUITE.check("a buffer or parameter made once for the class or the module")
+@SUITE.check("a buffer or parameter created once for the class or the Python module")
 def instances_apart(part: Part) -> None:
     """Two instances share no memory."""
     modules.apart(build(part, 0), build(part, 1))

@@ -1,4 +1,4 @@
-"""What every attention must satisfy while decoding with a cache."""
+"""The checks of every attention for decoding with a cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ORDER = [2, 0, 1]
 
 @SUITE.check("keys appended before they are rotated, or a state that is not updated")
 def cached_one_pass(part: Part) -> None:
-    """A pass with an empty cache gives what a pass without one gives, however much room the cache has."""
+    """A pass with an empty cache of any capacity gives the same results as a pass without a cache."""
     attention = build(part)
     x = tokens(attention)
     for spare in (0, 5):
@@ -26,15 +26,15 @@ def cached_one_pass(part: Part) -> None:
 
 @SUITE.check("a position, slot or window that is off by one")
 def cached_steps(part: Part) -> None:
-    """Decoding token by token gives what one pass gives."""
+    """Decoding token by token gives the same results as one pass."""
     attention = build(part)
     x = tokens(attention)
     same(decode(attention, x, [1] * N), at_once(attention, x), f"{N} single steps")
 
 
-@SUITE.check("a causal mask aligned to the first key instead of the last, or a window cut before the pass has used it")
+@SUITE.check("a causal mask aligned to the first key instead of the last, or a window cut before the pass uses it")
 def cached_chunks(part: Part) -> None:
-    """Decoding in chunks gives what one pass gives."""
+    """Decoding in chunks gives the same results as one pass."""
     attention = build(part)
     x = tokens(attention)
     for sizes in ([5, 3, 1], [2, 7]):
@@ -43,7 +43,7 @@ def cached_chunks(part: Part) -> None:
 
 @SUITE.check("padding that enters the state, or slots used where positions are meant")
 def cached_ragged(part: Part) -> None:
-    """In a batch padded on the left every row is decoded as if it were alone."""
+    """In a batch padded on the left, every row is decoded as if it were alone."""
     attention = build(part)
     x, valid = tokens(attention), ragged("left")
     for sizes in ([6, 1, 1, 1], [2, 3, 4], [1] * N):
@@ -57,7 +57,7 @@ def cached_ragged(part: Part) -> None:
 
 @SUITE.check("state kept in the module instead of the cache")
 def caches_apart(part: Part) -> None:
-    """Two caches used in turn do not disturb each other, nor a pass without one."""
+    """Two caches used in turn affect neither each other nor a pass without a cache."""
     attention = build(part)
     a, b = tokens(attention, seed=1), tokens(attention, seed=2)
     want = [at_once(attention, x) for x in (a, b)]
@@ -71,9 +71,9 @@ def caches_apart(part: Part) -> None:
         same(at_once(attention, x), want[i], "a pass without a cache, after some with one", tolerance=0)
 
 
-@SUITE.check("state kept outside the declared one, or a whole state that starts from something but zero")
+@SUITE.check("state kept outside the declared state, or a state that is not per token and does not start from zero")
 def cache_reused(part: Part) -> None:
-    """The declared state is all there is: rows may be reordered (beam search), and a cache reset and used again."""
+    """The declared state is complete: rows can be reordered (beam search), and a cache can be reset and reused."""
     attention = build(part)
     x, other = tokens(attention), tokens(attention, seed=2)
     cache = new_cache(attention, x)
@@ -85,9 +85,9 @@ def cache_reused(part: Part) -> None:
     same(decode(attention, other, [4, 5], cache=cache), at_once(attention, other), "a cache after reset")
 
 
-@SUITE.check("a memory projected anew at each step, or the cache of cross-attention filled with the input")
+@SUITE.check("a memory projected again at each step, or a cache of cross-attention filled with the input")
 def cached_cross(part: Part) -> None:
-    """With a cache cross-attention gives what it gives without one, and reads the memory in its first pass alone."""
+    """Cross-attention gives the same results with and without a cache, and with one reads the memory only once."""
     attention = build(part)
     if not attention.cross:
         return
@@ -103,25 +103,25 @@ def cached_cross(part: Part) -> None:
     same(torch.cat(got, 1), want, "chunks of [4, 1, 4], another memory given after the first")
 
 
-@SUITE.check("a state that is declared larger than it is used, or buffers exchanged instead of written to")
+@SUITE.check("a declared state larger than the used one, or buffers replaced instead of written to")
 def state(part: Part) -> None:
-    """Decoding fills all states that are declared, and needs no more memory than they take."""
+    """Decoding fills every declared state and needs no further memory."""
     attention = build(part)
     x = tokens(attention)
     unwritten = {name: torch.tensor(True) for name in attention.state()}
-    for fill in (0, 1):  # what is written may be equal to one of them, but not to both
+    for fill in (0, 1):  # a written value may equal one of them, but not both
         cache = new_cache(attention, x)
         buffers = cache.layers[0].buffers
-        before = dict(buffers)  # kept alive, so that no other tensor can come to stand in their place
+        before = dict(buffers)  # kept alive, so that no other tensor can reuse their memory
         for name, kept in attention.state().items():
-            if kept.per_token:  # a whole state starts from zero
+            if kept.per_token:  # the other states start from zero
                 buffers[name].fill_(fill)
         start = {name: buffer.clone() for name, buffer in buffers.items()}
         decode(attention, x, [5, 4], cache=cache)
         if strange := buffers.keys() - before:
-            raise Broken(f"the cache after {N} tokens", f"it holds undeclared {sorted(strange)}")
+            raise Broken(f"the cache after {N} tokens", f"it has the undeclared buffers {sorted(strange)}")
         for name, buffer in buffers.items():
-            expect(buffer is before[name], _after(name, buffer), "it is another buffer than before")
+            expect(buffer is before[name], _after(name, buffer), "the buffer was replaced by another one")
             entries = (buffer == start[name]).unsqueeze(-1).flatten(1 + attention.state()[name].per_token)
             unwritten[name] = unwritten[name] & entries.all(-1)
     for name, entries in unwritten.items():
@@ -129,14 +129,14 @@ def state(part: Part) -> None:
         expect(not (entries.any() and before[name].numel()), _after(name, before[name]), found)
 
 
-@SUITE.check("an example whose window is as long as the kit's rows, so that nothing is ever out of its reach")
+@SUITE.check("an example whose window is as long as the kit's rows, so that no token is ever outside it")
 def window(part: Part) -> None:
-    """Where a state declares a window, one of the class's examples has a window below the length of the test rows."""
+    """If a state declares a window, one of the class's examples has a window shorter than the test rows."""
     found = _windows(part)
     others = (_windows(Part(part.name, part.cls, example)) for example in part.cls.examples)
     if found and not any(reach < N for windows in (found, *others) for reach in windows.values()):
         windows = ", ".join(f"the window of state {name!r} is {reach}" for name, reach in found.items())
-        raise Broken(f"rows of {N} tokens", f"{windows}; give `examples` a window below {N}")
+        raise Broken(f"rows of {N} tokens", f"{windows}; give one of `examples` a window below {N}")
 
 
 def _windows(part: Part) -> dict[str, int]:

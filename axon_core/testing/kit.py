@@ -1,4 +1,4 @@
-"""The kit itself: checks, the parts they run on, and what a failure says."""
+"""The kit itself: checks, the parts they run on, and their failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Broken", "Case", "Check", "Failure", "Part", "Suite", "expect", "fin
 
 
 class Broken(Exception):
-    """What a check raises: on which input, and what was found."""
+    """Raised by a check: the input, and what was found."""
 
     def __init__(self, on: str, found: str) -> None:
         super().__init__(on, found)
@@ -26,7 +26,7 @@ class Broken(Exception):
 
 
 class Failure(AxonError):
-    """A part breaks a rule of its interface: the rule, the input, what was found, and what usually causes it."""
+    """A part breaks a rule of its interface; states the rule, the input, what was found and the usual cause."""
 
     def __init__(self, case: Case, on: str, found: str) -> None:
         self.case, self.on, self.found = case, on, found
@@ -38,26 +38,26 @@ class Failure(AxonError):
 
 @dataclass(frozen=True)
 class Part:
-    """A registered class, and the options it is built with."""
+    """A registered class and the options it is built with."""
 
     name: str
-    """What it is called in reports, such as `attention:mine`."""
+    """Its name in reports, such as `attention:mine`."""
     cls: type[Any]
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Fields of its `Config`, or, for a trainer, the recipe."""
+    """Fields of its `Config` or, for a trainer, the recipe."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One property with a name."""
+    """A named property."""
 
     name: str
     rule: str
-    """What must hold, in one sentence."""
+    """The property, in one sentence."""
     cause: str
-    """What usually breaks it."""
+    """The usual cause of a failure."""
     run: Callable[[Part], None]
-    """Raises `Broken` where the property does not hold."""
+    """Raises `Broken` if the property does not hold."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class Case:
         return f"{self.part.name}:{self.check.name}"
 
     def failure(self) -> Failure | None:
-        """Run the check; return what is wrong, or None."""
+        """Run the check, and return its failure or None."""
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 self.check.run(self.part)
         except Broken as broken:
             return Failure(self, broken.on, broken.found)
-        except Exception as error:  # whatever a plugin raises is its failure, and must not hide the other parts'
+        except Exception as error:  # any error of a plugin is a failure, and must not hide those of other parts
             failure = Failure(self, _inputs(error, self.check.run), f"it raised {type(error).__name__}: {error}")
             failure.__cause__ = error
             return failure
@@ -88,14 +88,14 @@ class Case:
 
 
 class Suite:
-    """The checks of one interface; a function becomes one by the decorator `check`, its docstring the rule."""
+    """The checks of one interface: functions with the decorator `check`, whose docstrings are the rules."""
 
     def __init__(self, interface: type[Any]) -> None:
         self.interface = interface
         self.checks: list[Check] = []
 
     def check(self, cause: str) -> Callable[[Callable[[Part], None]], Callable[[Part], None]]:
-        """Add the decorated function; `cause` is what usually breaks the rule."""
+        """Add the decorated function; `cause` is the usual cause of a failure."""
 
         def add(run: Callable[[Part], None]) -> Callable[[Part], None]:
             rule = " ".join((run.__doc__ or "").split())
@@ -106,9 +106,9 @@ class Suite:
 
 
 def told(failures: Iterable[Failure]) -> list[str]:
-    """Return a text for each rule that is broken: the first failure, then a line for each other part that breaks it.
+    """Return a text for each broken rule: the first failure, then a line for each other part that breaks it.
 
-    One mistake often breaks a rule in every variant of a class, and in those that inherit from it.
+    One mistake often breaks a rule in every variant of a class, and in its subclasses.
 
     >>> check = Check("causal", "No token sees later ones.", "a mask left out", lambda part: None)
     >>> print(*told(Failure(Case(Part(name, object), check), "9 tokens", "0.3, not 0.1") for name in ("mine", "yours")))
@@ -128,11 +128,11 @@ def told(failures: Iterable[Failure]) -> list[str]:
 
 
 def same(got: Shaped[Tensor, ...], want: Shaped[Tensor, ...], on: str, *, tolerance: float = 2e-5) -> None:
-    """Raise `Broken` unless `got` is `want`, up to `tolerance` times the largest value of `want`."""
+    """Raise `Broken` unless `got` equals `want`, up to `tolerance` times the largest value of `want`."""
     if got.shape != want.shape:
         raise Broken(on, f"shape {tuple(got.shape)} instead of {tuple(want.shape)}")
     finite(got, on)
-    finite(want, f"{on}; what it is compared with")
+    finite(want, f"{on}; the reference")
     if not want.numel():
         return
     error = (got.double() - want.double()).abs()
@@ -158,7 +158,7 @@ def expect(holds: bool, on: str, found: str) -> None:
 
 
 def _inputs(error: Exception, run: Callable[[Part], None]) -> str:
-    """What the check was at when the part raised `error`: the shapes, numbers and texts among its variables."""
+    """Describe the variables of the check when the part raised `error`: shapes, numbers and texts."""
     code = getattr(run, "__code__", None)
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
     shown: list[str] = []
@@ -171,7 +171,7 @@ def _inputs(error: Exception, run: Callable[[Part], None]) -> str:
 
 
 def _brief(value: Any) -> bool:
-    """Whether a variable's value is short and says something: a number, a text, a dtype, or several numbers."""
+    """Return whether a variable's value is short and informative: a number, a text, a dtype, or several numbers."""
     if isinstance(value, list | tuple):
         return all(isinstance(item, int) for item in cast("Sequence[Any]", value))
     return isinstance(value, str | int | float | torch.dtype) and len(repr(value)) <= 80

@@ -1,4 +1,4 @@
-"""What every model must satisfy, and what every causal language model must besides."""
+"""The checks of every model, and the further checks of every causal language model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build(part: Part, seed: int = 0) -> Any:
 
 
 def squeezed(part: Part) -> Any:
-    """Build a small model with a `SqueezedRotary`, or return None where its config names no rotary embedding."""
+    """Build a small model with a `SqueezedRotary`, or return None if its config has no rotary embedding."""
     if not isinstance(getattr(modules.config_of(part, **SIZES), "rotary", None), Spec):
         return None
     with ROTARY_EMBEDDINGS.override(squeezed=SqueezedRotary):
@@ -43,18 +43,18 @@ def squeezed(part: Part) -> Any:
 
 
 def text(model: CausalLM, seed: int = 1) -> Int[Tensor, "b n"]:
-    """Return three rows of random tokens of the model's vocabulary."""
+    """Return three rows of random tokens from the model's vocabulary."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(model.config.vocab_size, (len(LENGTHS), N), generator=generator)
 
 
 def others(model: CausalLM, tokens: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
-    """Return another token of the vocabulary for each."""
+    """Return a different token of the vocabulary for each token."""
     return (tokens + 1) % model.config.vocab_size
 
 
 def scores(model: CausalLM, tokens: Int[Tensor, "b n"], **more: Any) -> Float[Tensor, "b n v"]:
-    """Return the logits, without a gradient."""
+    """Return the logits without a gradient."""
     with torch.no_grad():
         return model(tokens, **more)
 
@@ -66,16 +66,16 @@ def decode(
     valid: Bool[Tensor, "b n"] | None = None,
     cache: Cache | None = None,
 ) -> Float[Tensor, "b n v"]:
-    """Run `tokens` in pieces of the given sizes, each after what is in the cache."""
+    """Run `tokens` in pieces of the given sizes, each after the tokens in the cache."""
     cache = model.new_cache(*tokens.shape) if cache is None else cache
     masks = [None] * len(sizes) if valid is None else valid.split(list(sizes), 1)
     pieces = zip(tokens.split(list(sizes), 1), masks, strict=True)
     return torch.cat([scores(model, piece, valid=mask, cache=cache) for piece, mask in pieces], 1)
 
 
-@CAUSAL_LM.check("logits of the last position alone, or a head of another size than the vocabulary")
+@CAUSAL_LM.check("logits of the last position alone, or a head whose size is not the vocabulary's")
 def shape(part: Part) -> None:
-    """There is one score for each position and token, and `logits(features(…))` are the same scores."""
+    """There is one score for each position and token, and `logits(features(…))` gives the same scores."""
     model = build(part)
     tokens = text(model)
     out = scores(model, tokens)
@@ -87,9 +87,9 @@ def shape(part: Part) -> None:
         same(model.logits(model.features(tokens)), out, "logits of features, against the forward pass")
 
 
-@CAUSAL_LM.check("a mask left out, or a statistic taken along the sequence")
+@CAUSAL_LM.check("a missing mask, or a statistic along the sequence")
 def causal(part: Part) -> None:
-    """No score depends on later tokens, in training too."""
+    """No score depends on later tokens, in training mode too."""
     model = build(part)
     tokens = text(model)
     for mode, run in modules.modes(model, scores):
@@ -101,7 +101,7 @@ def causal(part: Part) -> None:
 
 @CAUSAL_LM.check("`valid` not passed on, or a padding id looked up in the embedding")
 def padding(part: Part) -> None:
-    """Padding, on either side and whatever id stands there (−1, say), changes nothing for valid tokens."""
+    """Padding on either side, with any id such as −1, changes nothing for valid tokens."""
     model = build(part)
     tokens = text(model)
     for side in ("left", "right"):
@@ -114,7 +114,7 @@ def padding(part: Part) -> None:
 
 @CAUSAL_LM.check("`documents` not passed on, or a rotation taken at positions instead of by `scope.rotate`")
 def documents(part: Part) -> None:
-    """Documents packed into one row give what each gives alone, whether or not rotations depend on the length."""
+    """Documents packed into one row give the same results as each alone, even if rotations depend on the length."""
     for model, on in ((build(part), ""), (squeezed(part), f"; {SQUEEZED}")):
         if model is None:
             continue
@@ -126,7 +126,7 @@ def documents(part: Part) -> None:
 
 @CAUSAL_LM.check("a statistic over the batch")
 def neighbours(part: Part) -> None:
-    """A row's scores do not depend on the other rows of the batch, in training too."""
+    """A row's scores do not depend on the other rows of the batch, in training mode too."""
     model = build(part)
     tokens = text(model)
     changed = torch.cat((tokens[:1], others(model, tokens[1:])))
@@ -135,9 +135,9 @@ def neighbours(part: Part) -> None:
         same(run(changed)[:1], run(tokens)[:1], f"a row whose neighbours are replaced, in {mode} mode")
 
 
-@CAUSAL_LM.check("a layer that is not given its cache, or positions that start anew at each step")
+@CAUSAL_LM.check("a layer that does not get its cache, or positions that start again at each step")
 def cached(part: Part) -> None:
-    """Decoding at once, token by token, and in chunks gives what one pass gives."""
+    """Decoding at once, token by token and in chunks gives the same results as one pass."""
     model = build(part)
     tokens = text(model)
     want = scores(model, tokens)
@@ -147,7 +147,7 @@ def cached(part: Part) -> None:
 
 @CAUSAL_LM.check("`valid` not passed to the cache")
 def cached_ragged(part: Part) -> None:
-    """In a batch padded on the left every row is decoded as if it were alone; other padding is refused."""
+    """In a batch padded on the left, every row is decoded as if it were alone; other padding raises an error."""
     model, valid = build(part), ragged("left")
     tokens = text(model)
     try:
@@ -155,7 +155,7 @@ def cached_ragged(part: Part) -> None:
     except UsageError:
         pass
     else:
-        raise Broken("rows padded on the right, with a cache", "they are taken; `cache.extend` is to be given `valid`")
+        raise Broken("rows padded on the right, with a cache", "no error; pass `valid` to `cache.extend`")
     for sizes in ([6, 1, 1, 1], [2, 3, 4]):
         out = decode(model, tokens.masked_fill(~valid, -1), sizes, valid)
         for row, length in enumerate(LENGTHS):
@@ -165,9 +165,9 @@ def cached_ragged(part: Part) -> None:
             )
 
 
-@CAUSAL_LM.check("a cache with no horizon, or results of whole rows where those of the new tokens are asked for")
+@CAUSAL_LM.check("a cache without a horizon, or results for whole rows instead of the new tokens")
 def horizon(part: Part) -> None:
-    """Past the rotary embedding's `constant_until` too, decoding gives what one pass over the text so far gives."""
+    """Beyond the rotary embedding's `constant_until` too, decoding gives the same results as one pass so far."""
     model = squeezed(part)
     if model is None:
         return
@@ -189,7 +189,7 @@ def horizon(part: Part) -> None:
 
 @CAUSAL_LM.check("decoding state kept in the model")
 def caches_apart(part: Part) -> None:
-    """Two caches used in turn do not disturb each other."""
+    """Two caches used in turn do not affect each other."""
     model = build(part)
     a, b = text(model, 1), text(model, 2)
     first, second = model.new_cache(*a.shape), model.new_cache(*b.shape)
@@ -201,7 +201,7 @@ def caches_apart(part: Part) -> None:
 
 @CAUSAL_LM.check("a float32 table or cache that meets bfloat16 operands")
 def bfloat16(part: Part) -> None:
-    """In bfloat16, and under autocast to it, it gives nearly the numbers of float32, with a cache too."""
+    """In bfloat16 and under autocast to it, the results are close to those in float32, with a cache too."""
     model = build(part)
     tokens = text(model)
     want = scores(model, tokens)
@@ -213,17 +213,17 @@ def bfloat16(part: Part) -> None:
     same(decode(model, tokens, [5, 4]).float(), want, "the model in bfloat16, decoded", tolerance=0.1)
 
 
-@CAUSAL_LM.check("a parameter that is not used, or a tensor detached from the graph")
+@CAUSAL_LM.check("an unused parameter, or a tensor detached from the graph")
 def gradient(part: Part) -> None:
-    """In float64 a gradient reaches every parameter, and agrees with finite differences."""
+    """In float64 every parameter has a gradient that agrees with finite differences."""
     model = modules.in_float64(build(part))
     tokens = text(model)
     modules.gradients(model, lambda: model(tokens), f"tokens {tuple(tokens.shape)}", {})
 
 
-@CAUSAL_LM.check("an operation in place, such as `masked_fill_`, on an argument or on a view of it")
+@CAUSAL_LM.check("an in-place operation such as `masked_fill_` on an argument or on a view of it")
 def inputs_unchanged(part: Part) -> None:
-    """What it is given is not written to: tokens, which are padding, and which belong to which document."""
+    """It does not write to its inputs: tokens, `valid` and `documents`."""
     model, valid = build(part), ragged("left")
     tokens = text(model)
     modules.unchanged(
@@ -237,17 +237,17 @@ def inputs_unchanged(part: Part) -> None:
     )
 
 
-@CAUSAL_LM.check("a tensor that results depend on and that is neither a parameter nor a buffer")
+@CAUSAL_LM.check("a tensor that affects results but is neither a parameter nor a buffer")
 def saved(part: Part) -> None:
-    """A model that is saved and loaded gives the same scores, bit for bit."""
+    """A saved and loaded model gives the same scores, bit for bit."""
     model = build(part)
     tokens = text(model)
     same(scores(_reloaded(model), tokens), scores(model, tokens), "the model saved and loaded", tolerance=0)
 
 
-@MODEL.check("a tensor that is neither a parameter nor a buffer, or a config that is not complete")
+@MODEL.check("a tensor that is neither a parameter nor a buffer, or an incomplete config")
 def saved_state(part: Part) -> None:
-    """A model that is saved and loaded has the same state dict, bit for bit."""
+    """A saved and loaded model has the same state dict, bit for bit."""
     model = build(part)
     want, got = model.state_dict(), _reloaded(model).state_dict()
     expect(want.keys() == got.keys(), "the state dict, saved and loaded", f"{sorted(want.keys() ^ got.keys())} differ")
@@ -256,19 +256,19 @@ def saved_state(part: Part) -> None:
 
 
 def config_json(part: Part) -> None:
-    """The config round-trips through JSON and builds the same model again, and every field of it is described."""
+    """The config round-trips through JSON, builds the same model again, and has a description for each field."""
     model = build(part)
     modules.config_round_trip(model.config)
     modules.described(part.cls.Config)
 
 
 def hidden_matrices(part: Part) -> None:
-    """`hidden_matrices` are matrices among the model's parameters, each once."""
+    """`hidden_matrices` are matrices among the model's parameters, each listed once."""
     model: Model = build(part)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     seen: set[int] = set()
     for i, matrix in enumerate(model.hidden_matrices()):
-        on = f"hidden matrix {i}, {names.get(id(matrix), 'no parameter of the model')}"
+        on = f"hidden matrix {i}, {names.get(id(matrix), 'not a parameter of the model')}"
         expect(isinstance(matrix, nn.Parameter) and id(matrix) in names, on, "it is not one of the parameters")
         expect(matrix.ndim == 2, on, f"it has shape {tuple(matrix.shape)}")
         expect(id(matrix) not in seen, on, "it is listed twice")
@@ -281,9 +281,9 @@ def instances_apart(part: Part) -> None:
 
 
 for _suite in SUITES:
-    _suite.check("a field of a type JSON does not have, or a default that depends on more than the fields")(config_json)
+    _suite.check("a field of a type that JSON lacks, or a default that depends on more than the fields")(config_json)
     _suite.check("copies or transposes returned instead of the parameters")(hidden_matrices)
-    _suite.check("a buffer or parameter made once for the class or the module")(instances_apart)
+    _suite.check("a buffer or parameter created once for the class or the Python module")(instances_apart)
 
 
 def _reloaded(model: Model) -> Any:

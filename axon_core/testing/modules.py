@@ -1,4 +1,4 @@
-"""What the checks of all interfaces share: small parts, their inputs, and rules that hold for any module."""
+"""Shared by the checks of all interfaces: small parts, their inputs, and rules that hold for any module."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PACKED = (6, 1, 2)
 """Tokens of the documents packed into one row."""
 _DIRECTIONS = 4
 _STEP, _SHRINK, _LEVELS, _ENOUGH = 0.1, 4, 8, 1e-6
-"""Finite differences: the first step, by how much each is shorter, how many at most, and the relative error sought."""
+"""Finite differences: the first step, the factor between steps, their largest number, and the target relative error."""
 _TOLERANCE, _NOISE = 1e-3, 0.1
-"""How far a gradient may be off, of the largest; and how much of the measurement's own error is granted beyond that."""
+"""Allowed error of a gradient relative to the largest, and allowed share of the measurement's own error beyond that."""
 
 
 class PlainRotary(RotaryEmbedding):
-    """The plain rotation that attentions are checked with: θ_i = position · base^(−2i / r)."""
+    """The plain rotation used to check attentions: θ_i = position · base^(−2i / r)."""
 
     def __init__(self, config: RotaryEmbedding.Config, base: float = 10000.0) -> None:
         super().__init__(config)
@@ -41,20 +41,20 @@ class PlainRotary(RotaryEmbedding):
         return self.turned(positions)
 
     def turned(self, positions: Shaped[Tensor, "b n"]) -> Rotation:
-        """Return the rotation at positions that may be fractions."""
+        """Return the rotation at positions, which can be fractions."""
         dim = self.config.dim
         frequencies = self.base ** (-torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim)
         return Rotation.of(positions.unsqueeze(-1) * frequencies, self.config.layout)
 
 
 class SqueezedRotary(PlainRotary):
-    """The plain rotation, at positions squeezed into those of `UNTIL` tokens where a row is longer."""
+    """The plain rotation, with the positions of rows longer than `UNTIL` tokens squeezed into that length."""
 
     UNTIL = 4
 
     @property
     def constant_until(self) -> int | None:
-        """Up to which sequence length a position's rotation never changes."""
+        """The sequence length up to which a position's rotation never changes."""
         return self.UNTIL
 
     def forward(self, positions: Int[Tensor, "b n"]) -> Rotation:
@@ -64,21 +64,21 @@ class SqueezedRotary(PlainRotary):
 
 
 def config_of(part: Part, **sizes: Any) -> Config:
-    """Return the part's config: its options, on top of small `sizes` for the fields it has.
+    """Return the part's config: its options, and small `sizes` for other fields that it has.
 
-    Raises `Broken` where they break a rule of the config's.
+    Raises `Broken` if they break a rule of the config.
     """
     values = {**{k: v for k, v in sizes.items() if k in part.cls.Config.model_fields}, **part.options}
     try:
         return validate(part.cls.Config, values)
     except ConfigError as error:
         raise Broken(
-            f"the options {values}", f"{error}; name options that work in the class attribute `examples`"
+            f"the options {values}", f"{error}; give working options in the class attribute `examples`"
         ) from None
 
 
 def built(make: Callable[[], Any], seed: int = 0) -> Any:
-    """Return what `make` makes, from this seed and in evaluation mode; its parameters are `stirred`."""
+    """Return the module that `make` makes with this seed, in evaluation mode and with `stirred` parameters."""
     torch.manual_seed(seed)
     module = make()
     stirred(module)
@@ -86,17 +86,17 @@ def built(make: Callable[[], Any], seed: int = 0) -> Any:
 
 
 def stirred(module: nn.Module) -> None:
-    """Move all parameters at random: one that starts at zero, or at one, hides mistakes."""
+    """Perturb all parameters at random, because a parameter of zeros or ones hides mistakes."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, dtype=torch.float32))
 
 
 def modes(module: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-    """Yield evaluation and training mode, each with what runs an input in it.
+    """Yield evaluation and training mode, each with a function that runs an input in that mode.
 
-    Every run has a copy of the module and the same random numbers, so that with dropout too results depend on the
-    input alone: inputs of one shape can be compared.
+    Every run uses a copy of the module and the same random numbers. So even with dropout, results depend on the input
+    alone, and inputs of the same shape can be compared.
     """
 
     def alone(training: bool, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def normal(*shape: int, seed: int = 1) -> Float[Tensor, ...]:
 
 
 def ragged(side: str) -> Bool[Tensor, "b n"]:
-    """Return which tokens are valid in a batch of rows of `LENGTHS`, padded on the `left` or the `right`."""
+    """Return which tokens are valid in a batch of rows with `LENGTHS`, padded on the `left` or the `right`."""
     index, lengths = torch.arange(LENGTHS[0]), torch.tensor(LENGTHS)[:, None]
     return index < lengths if side == "right" else index >= LENGTHS[0] - lengths
 
@@ -125,7 +125,7 @@ def packed(sizes: Sequence[int]) -> Int[Tensor, "1 n"]:
 
 
 def config_round_trip(config: Config) -> None:
-    """Raise `Broken` unless a config written as JSON and read again is the same."""
+    """Raise `Broken` unless a config is the same after a round trip through JSON."""
     text = to_json(config.model_dump(mode="json"))
     again = type(config).model_validate(json.loads(text))
     if again != config:
@@ -135,7 +135,7 @@ def config_round_trip(config: Config) -> None:
 
 
 def doubled(config: Config) -> Iterator[tuple[str, Any]]:
-    """Yield the configs that differ from this one in a single number, twice as large, each with the number's name."""
+    """Yield each config that differs from this one by doubling a single number, with the number's name."""
     values = {name: getattr(config, name) for name in type(config).model_fields}
     for name, value in values.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -146,13 +146,13 @@ def doubled(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def described(config: type[Config]) -> None:
-    """Raise `Broken` unless every field of a config carries a description."""
+    """Raise `Broken` unless every field of a config has a description."""
     if missing := [name for name, field in config.model_fields.items() if not field.description]:
         raise Broken(f"the fields of {config.__qualname__}", f"no description of {', '.join(missing)}")
 
 
 def state_round_trip(make: Callable[[int], nn.Module], run: Callable[[Any], Tensor]) -> None:
-    """Raise `Broken` unless a fresh module gives the same results, bit for bit, after `load_state_dict`.
+    """Raise `Broken` unless a new module gives the same results, bit for bit, after `load_state_dict`.
 
     `make` takes a seed.
     """
@@ -171,10 +171,10 @@ def in_float64(module: Any) -> Any:
 def gradients(
     module: nn.Module, run: Callable[[], Float[Tensor, ...]], on: str, inputs: Mapping[str, Float[Tensor, ...]]
 ) -> None:
-    """Raise `Broken` unless the gradient of a random weighting of what `run` returns is as it should be.
+    """Raise `Broken` unless the gradient of a random weighting of the result of `run` is correct.
 
-    It is finite and other than zero for every parameter; and for all parameters together, and each of the named
-    `inputs`, it agrees with finite differences, which a detached path does not. Module and inputs are in float64.
+    It must be finite and nonzero for every parameter. For all parameters together, and for each of the named
+    `inputs`, it must agree with finite differences, which a detached path does not. Module and inputs are in float64.
     """
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     for leaf in (*trained.values(), *inputs.values()):
@@ -189,7 +189,7 @@ def gradients(
         total.backward()
     for name, parameter in trained.items():
         if parameter.grad is None or not parameter.grad.any():
-            raise Broken(on, f"parameter {name!r} {tuple(parameter.shape)} gets no gradient")
+            raise Broken(on, f"parameter {name!r} {tuple(parameter.shape)} has no gradient")
         finite(parameter.grad, f"{on}; gradient of parameter {name!r}")
     groups = {"all parameters": list(trained.values()), **{name: [leaf] for name, leaf in inputs.items()}}
     for name, leaves in groups.items():
@@ -198,7 +198,7 @@ def gradients(
 
 
 def _directions(total: Callable[[], Float[Tensor, ""]], leaves: Sequence[Tensor], on: str) -> None:
-    """Check the gradients of `leaves` against derivatives of `total` that are measured along random directions."""
+    """Check the gradients of `leaves` against measured derivatives of `total` along random directions."""
     got: list[float] = []
     measured: list[tuple[float, float]] = []
     before = [leaf.detach().clone() for leaf in leaves]
@@ -230,9 +230,9 @@ def _directions(total: Callable[[], Float[Tensor, ""]], leaves: Sequence[Tensor]
 def derivative(function: Callable[[float], float]) -> tuple[float, float]:
     """Return f′(0) and an estimate of its error: central differences, extrapolated to a step of zero (Richardson).
 
-    The error of a central difference is a series in the square of its step, so that each pair of steps cancels one
-    more term. Among all extrapolations the one that changes least is returned, and by how much: smaller steps add
-    rounding where the function is computed in a lower precision than float64.
+    The error of a central difference is a series in the square of its step, so each pair of steps cancels one more
+    term. The extrapolation that changes least is returned, with that change: smaller steps add rounding error if the
+    function is computed in a lower precision than float64.
     """
     best, least = 0.0, float("inf")
     earlier: list[float] = []
@@ -251,15 +251,15 @@ def derivative(function: Callable[[float], float]) -> tuple[float, float]:
 
 
 def apart(first: nn.Module, second: nn.Module) -> None:
-    """Raise `Broken` if two instances share a parameter, a buffer or another tensor that they or their classes keep."""
+    """Raise `Broken` if two instances share a parameter, a buffer or another tensor of theirs or of their classes."""
     theirs = {t.untyped_storage().data_ptr() for _, t in _tensors(first) if t.numel()}
     for name, tensor in _tensors(second):
         if tensor.numel() and tensor.untyped_storage().data_ptr() in theirs:
-            raise Broken("two instances of the same config", f"both use one memory for {name!r}")
+            raise Broken("two instances of the same config", f"both use the same memory for {name!r}")
 
 
 def unchanged(run: Callable[[], object], on: str, inputs: Mapping[str, Tensor]) -> None:
-    """Raise `Broken` if `run` writes into one of the tensors it is given, which are named in `inputs`."""
+    """Raise `Broken` if `run` writes to one of its input tensors, given by name in `inputs`."""
     before = {name: tensor.clone() for name, tensor in inputs.items()}
     with torch.no_grad():
         run()
@@ -268,7 +268,7 @@ def unchanged(run: Callable[[], object], on: str, inputs: Mapping[str, Tensor]) 
 
 
 def runs_in(dtype: torch.dtype, module: nn.Module, x: Float[Tensor, ...], run: Callable[[Any, Tensor], Tensor]) -> None:
-    """Raise `Broken` unless the module, converted to `dtype`, gives that dtype, and nearly the numbers of float32."""
+    """Raise `Broken` unless the module, converted to `dtype`, returns that dtype, close to the results in float32."""
     with torch.no_grad():
         want = run(module, x)
         got = run(module.to(dtype), x.to(dtype))

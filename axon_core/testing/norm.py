@@ -1,4 +1,4 @@
-"""What every norm must satisfy."""
+"""The checks of every norm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(norm: Norm, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
 
 @SUITE.check("a fixed number of axes, or a result left in float32")
 def shape(part: Part) -> None:
-    """The result has the shape and dtype of the input, whatever its number of axes."""
+    """The result has the shape and dtype of the input, for any number of axes."""
     norm = build(part)
     for x in (normal(DIM), normal(5, DIM), normal(2, 3, 4, DIM), normal(5, DIM).bfloat16()):
         out = run(norm.to(x.dtype), x)
@@ -38,7 +38,7 @@ def shape(part: Part) -> None:
 
 @SUITE.check("a statistic over the batch or the sequence")
 def vectors_apart(part: Part) -> None:
-    """Each vector is normalised by itself, in training too."""
+    """Each vector is normalised by itself, in training mode too."""
     norm = build(part)
     x = normal(3, 4, DIM)
     larger = 100 * x
@@ -51,7 +51,7 @@ def vectors_apart(part: Part) -> None:
 
 @SUITE.check("squares summed in the dtype of the input")
 def statistics_in_float32(part: Part) -> None:
-    """In half precision large and small vectors give nearly the numbers of float32."""
+    """In half precision, large and small vectors give results close to those in float32."""
     for dtype in (torch.float16, torch.bfloat16):
         norm = build(part).to(dtype)
         for size in (1e-3, 1.0, 1e4):
@@ -61,7 +61,7 @@ def statistics_in_float32(part: Part) -> None:
             norm.to(dtype)
 
 
-@SUITE.check("ε left out, or added after the square root")
+@SUITE.check("a missing ε, or an ε added after the square root")
 def zero(part: Part) -> None:
     """A vector of zeros has a finite result and a finite gradient."""
     norm = build(part)
@@ -73,16 +73,16 @@ def zero(part: Part) -> None:
     finite(x.grad, "the gradient at a vector of zeros")
 
 
-@SUITE.check("a parameter that is not used, or a statistic detached from the graph")
+@SUITE.check("an unused parameter, or a statistic detached from the graph")
 def gradient(part: Part) -> None:
-    """In float64 a gradient reaches every parameter, and agrees with finite differences there and at the input."""
+    """In float64 every parameter has a gradient; it and the input's gradient agree with finite differences."""
     norm, x = modules.in_float64(build(part)), normal(5, DIM).double()
     modules.gradients(norm, lambda: norm(x), f"(5, {DIM})", {"x": x})
 
 
 @SUITE.check("a parameter in float32 that meets bfloat16 operands")
 def autocast(part: Part) -> None:
-    """Under autocast to bfloat16 it gives nearly the numbers of float32."""
+    """Under autocast to bfloat16 the results are close to those in float32."""
     norm, x = build(part), normal(5, DIM)
     with torch.autocast("cpu", torch.bfloat16):
         got = run(norm, x)
@@ -90,29 +90,29 @@ def autocast(part: Part) -> None:
 
 
 @SUITE.check(
-    "an operation in place, such as `mul_`, on an argument, on a view of it, or on what `.float()` returns, which is it"
+    "an in-place operation such as `mul_` on an argument, on a view of it, or on `.float()` of it, which may be it"
 )
 def inputs_unchanged(part: Part) -> None:
-    """The vectors it is given are not written to, in any dtype."""
+    """It does not write to its input, in any dtype."""
     for dtype in (torch.float32, torch.bfloat16):
         norm, x = build(part).to(dtype), normal(5, DIM).to(dtype)
         modules.unchanged(lambda norm=norm, x=x: norm(x), f"{tuple(x.shape)} {dtype}", {"x": x})
 
 
-@SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")
+@SUITE.check("a field of a type that JSON lacks, or a default that depends on more than the fields")
 def config_json(part: Part) -> None:
-    """The config round-trips through JSON, and every field of it is described."""
+    """The config round-trips through JSON, and each of its fields has a description."""
     modules.config_round_trip(build(part).config)
     modules.described(part.cls.Config)
 
 
-@SUITE.check("a tensor that results depend on and that is neither a parameter nor a buffer")
+@SUITE.check("a tensor that affects results but is neither a parameter nor a buffer")
 def state_dict(part: Part) -> None:
-    """The state dict holds all that a fresh instance needs to give the same results."""
+    """The state dict contains everything that a new instance needs to give the same results."""
     modules.state_round_trip(lambda seed: build(part, seed), lambda norm: run(norm, normal(5, DIM)))
 
 
-@SUITE.check("a buffer or parameter made once for the class or the module")
+@SUITE.check("a buffer or parameter created once for the class or the Python module")
 def instances_apart(part: Part) -> None:
     """Two instances share no memory."""
     modules.apart(build(part, 0), build(part, 1))

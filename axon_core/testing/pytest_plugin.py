@@ -1,4 +1,4 @@
-"""The pytest plugin behind `axon_core.testing.conformance`; it is loaded by every pytest run, and imports no torch."""
+"""The pytest plugin behind `axon_core.testing.conformance`. Every pytest run loads it, so it does not import torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Describe the marker that `conformance` puts on its tests."""
-    text = "conformance(distribution): run Axon's conformance kit over the parts of a distribution, or of all"
+    text = "conformance(distribution): run Axon's conformance kit on the parts of one distribution, or of all"
     config.addinivalue_line("markers", text)
 
 

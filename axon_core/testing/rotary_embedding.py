@@ -1,4 +1,4 @@
-"""What every rotary embedding must satisfy."""
+"""The checks of every rotary embedding."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def phases(rotary: RotaryEmbedding, *rows: Sequence[int]) -> Float[Tensor, "b n 
 
 
 def pairs(layout: str, r: int) -> tuple[slice, slice]:
-    """Return where the first and the second features of all pairs are."""
+    """Return the slices with the first and the second features of all pairs."""
     return (slice(0, r // 2), slice(r // 2, r)) if layout == "half" else (slice(0, r, 2), slice(1, r, 2))
 
 
 def length(rotary: RotaryEmbedding) -> int:
-    """Return a sequence length up to which rotations should be constant, beyond the context where they may be."""
+    """Return a sequence length up to which rotations must be constant; beyond the context if there is no limit."""
     return 4 * CONTEXT if rotary.constant_until is None else rotary.constant_until
 
 
-@SUITE.check("tables of another dtype or for another number of features")
+@SUITE.check("tables with a wrong dtype or number of features")
 def shape(part: Part) -> None:
     """The tables are float32, with one entry per position and feature; a rotated tensor keeps its shape and dtype."""
     rotary = build(part)
@@ -64,7 +64,7 @@ def shape(part: Part) -> None:
 
 @SUITE.check("cos and sin of different angles, or a scale applied to the tables")
 def norm_preserving(part: Part) -> None:
-    """A rotation changes no vector's length."""
+    """A rotation does not change the length of a vector."""
     rotary = build(part)
     n = length(rotary)
     x = normal(1, n, 1, DIM)
@@ -89,14 +89,16 @@ def relative(part: Part) -> None:
         )
 
 
-@SUITE.check("frequencies that are zero, or positions that are not used")
+@SUITE.check("frequencies of zero, or positions that are not used")
 def positions_differ(part: Part) -> None:
-    """Different positions within the context are rotated differently, each alike wherever in the row it stands."""
+    """Different positions within the context have different rotations, independent of their place in the row."""
     rotary = build(part)
     table = phases(rotary, range(CONTEXT))[0]
     gap = (table[:, None] - table[None]).abs().amax(-1) + torch.eye(CONTEXT)
     at = divmod(int(gap.argmin()), CONTEXT)
-    expect(float(gap.min()) > 1e-3, f"positions 0 to {CONTEXT - 1}", f"positions {at[0]} and {at[1]} are rotated alike")
+    expect(
+        float(gap.min()) > 1e-3, f"positions 0 to {CONTEXT - 1}", f"positions {at[0]} and {at[1]} are rotated equally"
+    )
     padding = [-1] * 3
     padded, back = phases(rotary, [*padding, *range(CONTEXT)], [*reversed(range(CONTEXT)), *padding])
     for got, on in ((padded[3:], "after 3 of padding"), (back[:CONTEXT].flip(0), "in reverse")):
@@ -104,9 +106,9 @@ def positions_differ(part: Part) -> None:
         same(*rows, f"positions 0 to {CONTEXT - 1} {on}, [position, pair, cos and sin]", tolerance=1e-6)
 
 
-@SUITE.check("frequencies in a buffer that .bfloat16() rounds, or a matrix product that autocast rounds")
+@SUITE.check("frequencies in a buffer that `.bfloat16()` rounds, or a matrix product that autocast rounds")
 def float32_angles(part: Part) -> None:
-    """Angles are computed in float32, whatever the module's dtype and under autocast."""
+    """Angles are computed in float32, for any dtype of the module and under autocast."""
     near = [0, 1, 2, FAR - 1, FAR]
     want = rotation(build(part), near)
     for dtype in (torch.bfloat16, torch.float16):
@@ -120,7 +122,7 @@ def float32_angles(part: Part) -> None:
     expect(error < 4e-3, f"position {FAR}, as position {FAR - 1} turned once more", f"off by {error:.3g}")
 
 
-@SUITE.check("a length or a table taken over the whole batch")
+@SUITE.check("a length or a table computed for the whole batch")
 def rows_apart(part: Part) -> None:
     """A row's rotation does not depend on the other rows of the batch."""
     rotary = build(part)
@@ -129,9 +131,9 @@ def rows_apart(part: Part) -> None:
     _same_tables(Rotation(both.cos[:1], both.sin[:1], both.layout), alone, "a short row beside a long one", 1e-6)
 
 
-@SUITE.check("a length taken from the number of columns, or from the first or the last of them")
+@SUITE.check("a length taken from the number of columns, or from the first or the last column")
 def documents(part: Part) -> None:
-    """A document packed into a row with others, or a token beside its row's last one, is rotated as in a row alone."""
+    """A document packed into a row with others has the same rotations as in a row of its own."""
     rotary = build(part)
     for sizes in ((5, 3 * CONTEXT, 8), (4 * CONTEXT, 1, CONTEXT + 1)):
         number = modules.packed(sizes)
@@ -143,16 +145,16 @@ def documents(part: Part) -> None:
 
 @SUITE.check("a table or a base kept from a longer sequence")
 def no_memory(part: Part) -> None:
-    """A rotation does not depend on what was asked for before."""
+    """A rotation does not depend on previous calls."""
     rotary = build(part)
     want = rotation(rotary, range(8))
     rotation(rotary, range(8 * CONTEXT))
     _same_tables(rotation(rotary, range(8)), want, "a short sequence after a long one", 0)
 
 
-@SUITE.check("a scaling that depends on the sequence's length and does not say so")
+@SUITE.check("a scaling that depends on the sequence length, without `constant_until`")
 def constant_until(part: Part) -> None:
-    """Up to the length `constant_until`, or any length where it is None, a position's rotation never changes."""
+    """Up to the length `constant_until`, or for any length if it is None, a position's rotation never changes."""
     rotary = build(part)
     n = length(rotary)
     whole = rotation(rotary, range(n))
@@ -165,9 +167,9 @@ def constant_until(part: Part) -> None:
     expect(rotary.context >= CONTEXT, f"a model trained with {CONTEXT} tokens", found)
 
 
-@SUITE.check("a buffer or a table made once for the class, or one that is looked up by less than all settings")
+@SUITE.check("a buffer or table created once for the class, or a cached table whose key lacks a setting")
 def instances_apart(part: Part) -> None:
-    """Two instances share no memory, and each rotates by its own settings, whatever another was asked for before."""
+    """Two instances share no memory, and each rotates by its own settings, independent of the other's calls."""
     first, second = build(part), build(part)
     modules.apart(first, second)
     constant = min(CONTEXT, length(first))
@@ -175,37 +177,37 @@ def instances_apart(part: Part) -> None:
     for name in ("cos", "sin"):
         one, two = getattr(whole, name), getattr(rotation(second, range(constant)), name)
         same_memory = one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
-        expect(not same_memory, "two instances of the same config", f"both return one table as {name}")
+        expect(not same_memory, "two instances of the same config", f"both return the same table as {name}")
     for i, (name, config) in enumerate(modules.doubled(first.config)):
-        n = max(constant - 1 - i, 1)  # a length of its own: a table kept by length is filled by who asks for it first
+        n = max(constant - 1 - i, 1)  # a new length each time, because the first caller fills a table kept by length
         want = Rotation(whole.cos[:, :n], whole.sin[:, :n], whole.layout)
         on = f"another instance with {name} {getattr(config, name)}"
         other = part.cls(config).eval()
         table = rotation(other, range(n))
         expect(table.cos.shape[-1] == config.dim, on, f"tables of {table.cos.shape[-1]} features, not {config.dim}")
-        rotation(other, [4 * FAR])  # beyond every table there may be
-        _same_tables(rotation(build(part), range(n)), want, f"{n} positions after {on} was asked for them", 1e-6)
+        rotation(other, [4 * FAR])  # beyond any table
+        _same_tables(rotation(build(part), range(n)), want, f"{n} positions after a call of {on}", 1e-6)
 
 
 @SUITE.check("a table that depends on the config, registered without `persistent=False`")
 def state_dict(part: Part) -> None:
-    """No buffer is part of the state dict, so that trained weights load under another rotary embedding or context."""
+    """The state dict has no buffers, so that trained weights load with another rotary embedding or context."""
     rotary = build(part)
     learned = {name for name, _ in rotary.named_parameters()}
     buffers = sorted(rotary.state_dict().keys() - learned)
-    expect(not buffers, "the state dict", f"it holds the buffers {', '.join(buffers)}")
+    expect(not buffers, "the state dict", f"it has the buffers {', '.join(buffers)}")
     modules.state_round_trip(lambda seed: build(part, seed=seed), lambda module: rotation(module, range(CONTEXT)).cos)
 
 
-@SUITE.check("an operation in place, such as `sub_`, on an argument or on a view of it")
+@SUITE.check("an in-place operation such as `sub_` on an argument or on a view of it")
 def inputs_unchanged(part: Part) -> None:
-    """The positions it is given are not written to, nor the heads that are rotated."""
+    """It writes neither to the positions nor to the rotated heads."""
     rotary, positions, x = build(part), torch.arange(-1, 4 * CONTEXT - 1).repeat(2, 1), normal(2, 4 * CONTEXT, 3, DIM)
     given = {"positions": positions, "heads": x}
     modules.unchanged(lambda: rotary(positions)(x), "positions from −1, which is padding", given)
 
 
-@SUITE.check("tables put together for one layout and labelled with the other")
+@SUITE.check("tables built for one layout and labelled with the other")
 def layout(part: Part) -> None:
     """The tables pair the features their layout names, and both layouts rotate by the same angles."""
     angles: list[Tensor] = []
@@ -218,12 +220,12 @@ def layout(part: Part) -> None:
         same(table.cos[..., first], table.cos[..., second], f"{on}, cosines", tolerance=1e-6)
         same(table.sin[..., first], -table.sin[..., second], f"{on}, sines", tolerance=1e-6)
         angles.append(torch.view_as_real(phases(rotary, range(5))))
-    same(angles[0], angles[1], "the angles of one layout and those of the other", tolerance=1e-6)
+    same(angles[0], angles[1], "the angles of both layouts", tolerance=1e-6)
 
 
-@SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")
+@SUITE.check("a field of a type that JSON lacks, or a default that depends on more than the fields")
 def config_json(part: Part) -> None:
-    """The config round-trips through JSON, and every field of it is described."""
+    """The config round-trips through JSON, and each of its fields has a description."""
     modules.config_round_trip(build(part).config)
     modules.described(part.cls.Config)
 

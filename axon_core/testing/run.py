@@ -1,12 +1,12 @@
-"""The conformance kit: what every plugin's parts must satisfy, whoever wrote them.
+"""The conformance kit: the properties that the parts of every plugin must have.
 
-A plugin's own tests run it over everything the plugin registers:
+A plugin's tests run it on everything the plugin registers:
 
     from axon_core.testing import conformance
 
     test_conformance = conformance("my-plugin")
 
-`axon check my-plugin` prints the same as a table, and `examine` looks at a class that is not registered yet.
+`axon check my-plugin` prints the same results as a table, and `examine` checks a class that is not registered yet.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # this package is imported by every pytest run, through the plugin: torch waits until it is needed
+if TYPE_CHECKING:  # every pytest run imports this package through the plugin, so torch is imported only when needed
     from axon_core.testing.kit import Case
 
 __all__ = ["conformance", "examine"]
 
 
 def conformance(distribution: str | None = None) -> Callable[[Case], None]:
-    """Return a test that runs each check on each part of an installed distribution; None: on all that is installed.
+    """Return a test that runs each check on each part of an installed distribution, or of all of them for None.
 
-    Assign it to a name that begins with `test`; the ids read `attention:mine:causal`.
+    Assign it to a name that begins with `test`. Its ids have the form `attention:mine:causal`.
     """
     import pytest
 
@@ -36,13 +36,13 @@ def conformance(distribution: str | None = None) -> Callable[[Case], None]:
 
 
 def examine(cls: type[Any], **options: Any) -> dict[str, str]:
-    """Run every check of its interface on a class, registered or not, and return what is wrong by the check's name.
+    """Run every check of a class's interface on the class, registered or not, and return the failures by check name.
 
-    `options` are fields of its `Config`, or, for a trainer, the tables of a recipe (`model`, `data`, `trainer`); left
-    out, its `examples` are used.
+    `options` are fields of its `Config` or, for a trainer, the tables of a recipe (`model`, `data`, `trainer`).
+    Without options, its `examples` are used.
 
     Raises:
-        ContractError: the class implements none of the interfaces.
+        ContractError: the class does not implement one of the interfaces.
     """
     from axon_core.testing.suites import cases_of
 

@@ -22,7 +22,7 @@ def suites() -> list[Suite]:
 
 
 def cases(distribution: str | None = None) -> Iterator[Case]:
-    """Yield every check on every part that `distribution`, or anything installed, offers.
+    """Yield every check on every part that `distribution` offers, or any installed distribution if it is None.
 
     Raises:
         UsageError: the distribution offers no parts.
@@ -35,7 +35,7 @@ def cases(distribution: str | None = None) -> Iterator[Case]:
         entries = [entry for entry in entries if entry.distribution == name]
         if not entries:
             offer = ", ".join(sorted({entry.distribution for group in groups for entry in known.entries(group)}))
-            raise UsageError(f"no installed distribution {name!r} offers any parts; those which do: {offer or 'none'}")
+            raise UsageError(f"no installed distribution {name!r} offers parts; these do: {offer or 'none'}")
     twice = [(entry.group, entry.key) for group in groups for entry in known.entries(group)]
     for entry in entries:
         key = entry.key if twice.count((entry.group, entry.key)) == 1 else entry.qualified
@@ -43,14 +43,14 @@ def cases(distribution: str | None = None) -> Iterator[Case]:
 
 
 def cases_of(cls: type[Any], options: Mapping[str, Any] | None = None, name: str | None = None) -> Iterator[Case]:
-    """Yield every check on `cls`, built with `options` or, without any, with each of its `examples`.
+    """Yield every check on `cls`, built with `options` or, without options, with each of its `examples`.
 
     Raises:
-        ContractError: the class implements none of the interfaces.
+        ContractError: the class does not implement one of the interfaces.
     """
     suite = next((suite for suite in suites() if issubclass(cls, suite.interface)), None)
     if suite is None:
-        raise ContractError(f"{cls.__qualname__} implements none of the five interfaces")
+        raise ContractError(f"{cls.__qualname__} must implement one of the five interfaces, and implements none")
     variants: Sequence[Mapping[str, Any]] = [options] if options else cls.examples
     if not variants:
         yield Case(Part(name or cls.__qualname__, cls), _NO_EXAMPLE)
@@ -61,7 +61,7 @@ def cases_of(cls: type[Any], options: Mapping[str, Any] | None = None, name: str
 
 
 def _cases_of_entry(entry: Entry, name: str) -> Iterator[Case]:
-    """The checks on one entry; one that cannot be loaded, or whose registry is a plugin's own, is only loaded."""
+    """Yield the checks on one entry; for an entry that fails to load or is in a plugin's registry, only `loads`."""
     try:
         cls = registry_of(entry.group)[entry.qualified]
     except AxonError as error:
@@ -83,12 +83,12 @@ def _always(broken: Broken) -> Callable[[Part], None]:
 _LOADS = Check(
     "loads",
     "The entry point names a class that keeps its registry's contract.",
-    "an import that fails, or a misspelt entry point",
+    "a failing import, or a misspelt entry point",
     lambda part: None,
 )
 _NO_EXAMPLE = Check(
     "examples",
-    "The class names at least one small example to be checked with.",
-    "the class attribute `examples` left out",
+    "The class has at least one small example for the checks.",
+    "a missing class attribute `examples`",
     _always(Broken("the class attribute `examples`", "it is empty")),
 )

@@ -1,4 +1,4 @@
-"""What every trainer must satisfy."""
+"""The checks of every trainer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from axon_core.training.trainer import Trainer
 
 SUITE = Suite(Trainer)
 STEP = 3
-_AGAIN = 4  # an order drawn anew may be the same by chance
-_ROUNDING = 1e-9  # a sum that is smaller may be zero, such as the KL of a policy that has not changed yet
+_AGAIN = 4  # an order drawn again may be the same by chance
+_ROUNDING = 1e-9  # a smaller sum may be zero, such as the KL divergence of a policy that has not changed yet
 
 
 def build(part: Part, saved: Path | None = None) -> Trainer:
-    """Build the trainer of an example recipe, its models in evaluation mode and moved away from their start."""
+    """Build the trainer of an example recipe, with its models in evaluation mode and their parameters perturbed."""
     torch.manual_seed(0)
     recipe = Recipe.of(part.options, "example", f"the example of {part.name}", ["trainer.device=cpu"])
     trainer = part.cls.from_recipe(recipe, saved)
@@ -34,7 +34,7 @@ def build(part: Part, saved: Path | None = None) -> Trainer:
 
 
 def collected(trainer: Trainer, step: int = STEP) -> dict[str, Tensor]:
-    """Return what a step learns from."""
+    """Return the data that a step learns from."""
     key = Key((trainer.config.seed, step))("collect")
     key.seed_global()
     with torch.no_grad():
@@ -42,7 +42,7 @@ def collected(trainer: Trainer, step: int = STEP) -> dict[str, Tensor]:
 
 
 def minibatch(trainer: Trainer) -> dict[str, Tensor]:
-    """Return the first mini-batch of a step."""
+    """Return the first mini-batch of a step's data."""
     return next(iter(trainer.minibatches(collected(trainer), Key((trainer.config.seed, STEP))("minibatches"))))
 
 
@@ -51,16 +51,16 @@ def pieces(data: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return [{name: rows[cut] for name, rows in data.items()} for cut in (slice(0, 1), slice(1, None))]
 
 
-@SUITE.check("a field of a type JSON does not have, or a default that depends on more than the fields")
+@SUITE.check("a field of a type that JSON lacks, or a default that depends on more than the fields")
 def config_json(part: Part) -> None:
-    """The config round-trips through JSON, and every field of it is described."""
+    """The config round-trips through JSON, and each of its fields has a description."""
     modules.config_round_trip(build(part).config)
     modules.described(part.cls.Config)
 
 
-@SUITE.check("a role misspelt in `trainable`, or a frozen model that is the trained one instead of a copy of it")
+@SUITE.check("a misspelt role in `trainable`, or a frozen model that is the trained one instead of a copy")
 def roles(part: Part) -> None:
-    """The trainable roles are among those of the models, and share no parameter with the frozen ones."""
+    """Each trainable role has a model, and shares no parameter with a frozen model."""
     trainer = build(part)
     found = f"trainable {list(trainer.trainable)}, models {list(trainer.models)}"
     expect(bool(trainer.trainable) and set(trainer.trainable) <= trainer.models.keys(), "the example recipe", found)
@@ -68,7 +68,7 @@ def roles(part: Part) -> None:
     for role in trainer.models.keys() - set(trainer.trainable):
         for name, parameter in trainer.models[role].named_parameters():
             other = trained.get(id(parameter))
-            expect(other is None, f"the frozen model {role!r}", f"its parameter {name!r} is one of {other!r} too")
+            expect(other is None, f"the frozen model {role!r}", f"its parameter {name!r} also belongs to {other!r}")
 
 
 @SUITE.check("an iterator or a generator that is advanced by each call")
@@ -85,31 +85,33 @@ def batch(part: Part) -> None:
     expect(not alike, f"batch({STEP}) and batch({STEP + 1})", "they are the same")
 
 
-@SUITE.check("random numbers drawn from something else than the key")
+@SUITE.check("random numbers that do not come from the key")
 def collect(part: Part) -> None:
-    """What a step learns from depends on the batch and the key alone."""
+    """The data that a step learns from depend on the batch and the key alone."""
     trainer = build(part)
     want = collected(trainer)
     collected(trainer, STEP + 1)
     _same_data(collected(trainer), want, f"step {STEP} collected again, after step {STEP + 1}")
 
 
-@SUITE.check("an order drawn from something else than the key, such as `random.shuffle`")
+@SUITE.check("an order that does not come from the key, such as that of `random.shuffle`")
 def minibatches(part: Part) -> None:
-    """How the data are cut, and in which order, depends on the data and the key alone."""
+    """The mini-batches and their order depend on the data and the key alone."""
     trainer = build(part)
     data, key = collected(trainer), Key((trainer.config.seed, STEP))("minibatches")
     want = list(trainer.minibatches(data, key))
     for again in range(_AGAIN):
         got = list(trainer.minibatches(data, key))
-        expect(len(got) == len(want), "the same data cut again, by the same key", f"{len(got)} pieces, not {len(want)}")
+        expect(
+            len(got) == len(want), "the same data cut again with the same key", f"{len(got)} pieces, not {len(want)}"
+        )
         for i, (one, other) in enumerate(zip(got, want, strict=True)):
-            _same_data(one, other, f"mini-batch {i} of {len(want)}, cut {again + 1} times more by the same key")
+            _same_data(one, other, f"mini-batch {i} of {len(want)}, cut again with the same key ({again + 1})")
 
 
 @SUITE.check("a mean returned instead of a sum, or a batch statistic in the loss")
 def additive(part: Part) -> None:
-    """Losses and counts are sums over the examples, under the same names, so that micro-batches do not matter."""
+    """Losses and counts are sums over the examples, with the same names, so that micro-batches do not matter."""
     trainer = build(part)
     data = minibatch(trainer)
     counts, losses = trainer.counts(data), trainer.loss(data)
@@ -117,16 +119,16 @@ def additive(part: Part) -> None:
     on = "a mini-batch, against its first example plus the rest"
     for name, loss in losses.items():
         parts = torch.stack([trainer.loss(piece)[name].detach() for piece in pieces(data)])
-        whole = torch.stack((loss.detach(), *parts))  # where the parts cancel, their size is what rounding goes by
+        whole = torch.stack((loss.detach(), *parts))  # if the parts cancel, rounding depends on their size
         if float(whole.abs().max()) > _ROUNDING:
             same(torch.stack((parts.sum(), *parts)), whole, f"{on}; loss {name!r}")
         found = sum(trainer.counts(piece)[name] for piece in pieces(data))
         expect(math.isclose(found, counts[name], rel_tol=1e-6), f"{on}; count {name!r}", f"{found}, not {counts[name]}")
 
 
-@SUITE.check("an operation in place on the data, which later epochs read again, or an entry added to them")
+@SUITE.check("an in-place operation on the data, which later epochs read again, or an entry added to them")
 def inputs_unchanged(part: Part) -> None:
-    """Collecting, cutting, counting and the loss leave their data as they are."""
+    """`collect`, `minibatches`, `counts` and `loss` do not change their data."""
     trainer = build(part)
     key = Key((trainer.config.seed, STEP))
     examples, data = trainer.batch(STEP), collected(trainer)
@@ -138,15 +140,15 @@ def inputs_unchanged(part: Part) -> None:
         ("loss", micro, lambda: trainer.loss(micro)),
     ):
         names = [*given]
-        modules.unchanged(run, f"what {name} is given", given)
-        expect([*given] == names, f"what {name} is given", f"{[*given]} instead of {names}")
+        modules.unchanged(run, f"the input of {name}", given)
+        expect([*given] == names, f"the input of {name}", f"{[*given]} instead of {names}")
 
 
 @SUITE.check(
     "a call of `eval()` or `train()`; the class attribute `training_mode` says which mode the loss is computed in"
 )
 def modes(part: Part) -> None:
-    """A step leaves every model in the mode that the loop put it into."""
+    """A step leaves every model in the mode that the loop has set."""
     trainer = build(part)
     for training in (True, False):
         data = minibatch(trainer)
@@ -160,7 +162,7 @@ def modes(part: Part) -> None:
             expect(model.training == training, f"the mode of model {role!r}", f"training is {model.training}")
 
 
-@SUITE.check("padding or masked examples counted, or a mask that is empty")
+@SUITE.check("padding or masked examples counted, or an empty mask")
 def positive_counts(part: Part) -> None:
     """Every term of the loss has a positive, finite count."""
     trainer = build(part)
@@ -168,9 +170,9 @@ def positive_counts(part: Part) -> None:
         expect(0 < count < math.inf, f"the count of {name!r} in a mini-batch", f"{count}")
 
 
-@SUITE.check("a loss computed without gradients, or a model that does not take part in it")
+@SUITE.check("a loss computed without gradients, or a trainable model that the loss does not use")
 def gradient(part: Part) -> None:
-    """A finite gradient reaches every trainable model, and no other."""
+    """Every trainable model has a finite gradient."""
     trainer = build(part)
     for role, model in trainer.models.items():  # as the loop does
         model.requires_grad_(role in trainer.trainable)
@@ -184,9 +186,9 @@ def gradient(part: Part) -> None:
         expect(all(bool(g.isfinite().all()) for g in found), f"the gradient of model {role!r}", "it is not finite")
 
 
-@SUITE.check("evaluation on a random sample, or one that trains")
+@SUITE.check("an evaluation on a random sample, or one that trains")
 def evaluate(part: Part) -> None:
-    """Evaluation gives the same finite numbers each time, and leaves the models as they are."""
+    """Evaluation returns the same finite numbers each time, and does not change the models."""
     trainer = build(part)
     before = {role: copy.deepcopy(model.state_dict()) for role, model in trainer.models.items()}
     with torch.no_grad():
@@ -200,7 +202,7 @@ def evaluate(part: Part) -> None:
 
 @SUITE.check("state that `state_dict` leaves out or `load_state_dict` ignores")
 def state_dict(part: Part) -> None:
-    """The trainer's own state is made of tensors, numbers and strings, and another instance takes it over."""
+    """The trainer's own state consists of tensors, numbers and strings, and another instance can load it."""
     trainer, other = build(part), build(part)
     for step in range(2):
         trainer.loss(next(iter(trainer.minibatches(collected(trainer, step), Key((step,))))))
@@ -210,9 +212,9 @@ def state_dict(part: Part) -> None:
     _same_state(other.state_dict(), state, "state_dict")
 
 
-@SUITE.check("a file that is not written, or fitted anew instead of read")
+@SUITE.check("a file that is not written, or that is made again instead of read")
 def export(part: Part) -> None:
-    """What it exports is enough to build it again from the same recipe, with the same examples."""
+    """Its export suffices to build it again from the same recipe, with the same examples."""
     trainer = build(part)
     with tempfile.TemporaryDirectory() as folder:
         trainer.export(Path(folder))
@@ -229,7 +231,7 @@ def _same_data(got: dict[str, Tensor], want: dict[str, Tensor], on: str) -> None
 
 
 def _inside(value: Any) -> dict[Any, Any]:
-    """The values of a dictionary by key, or those of a list by index; of anything else nothing."""
+    """Return the values of a dictionary by key or of a list by index, and nothing for anything else."""
     if isinstance(value, dict):
         return dict(value)  # pyright: ignore[reportUnknownArgumentType]
     return dict(enumerate(value)) if isinstance(value, list | tuple) else {}  # pyright: ignore[reportUnknownArgumentType]
@@ -243,7 +245,7 @@ def _plain(value: Any, path: str) -> None:
 
 
 def _same_state(got: Any, want: Any, path: str) -> None:
-    on, inside = f"{path} of a trainer that was given another's", _inside(want)
+    on, inside = f"{path} of a trainer that loaded another's", _inside(want)
     if type(got) is not type(want) or _inside(got).keys() != inside.keys():
         raise Broken(on, f"{got!r} instead of {want!r}")
     if isinstance(want, Tensor):
