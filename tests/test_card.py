@@ -106,7 +106,7 @@ def test_a_damaged_card_names_file_and_field(site, old: str, new: str, expected:
 
 def test_claims_have_ids_of_their_own(site) -> None:
     claim = CARD[CARD.index("[[claim]]") :]
-    assert "claims need ids of their own, but flight is given more than once" in damaged(site, CARD + claim)
+    assert "each claim needs a different id, but flight is given more than once" in damaged(site, CARD + claim)
 
 
 def test_a_missing_card_or_package(site) -> None:
@@ -158,7 +158,7 @@ def test_recipes_are_listed_by_their_summary(site) -> None:
     )
     with pytest.raises(AmbiguousKey) as error:
         find_recipe("small")
-    assert str(error.value) == ("2 plugins bring a recipe 'small'; say which: 'axon-kites:small' or 'axon-rival:small'")
+    assert str(error.value) == ("2 plugins have a recipe 'small'; choose one: 'axon-kites:small' or 'axon-rival:small'")
     assert find_recipe("axon-kites:small").distribution == "axon-kites"
 
 

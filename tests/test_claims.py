@@ -102,7 +102,7 @@ def test_verdict_and_measurement(paper: Paper, function: str, scale: str, verdic
 def test_a_run_of_full_size_is_asked_for(paper: Paper) -> None:
     result = check(paper, claim("raises", "full"))
     assert (result.verdict, result.values) == ("not run", ())
-    assert result.measured == "a run of the paper's own size; ask for it by --full"
+    assert result.measured == "needs a run of the paper's own size; use --full"
 
 
 def test_a_check_over_its_budget_is_noted(paper: Paper) -> None:

@@ -224,8 +224,8 @@ def test_part_that_cannot_be_built_says_where_to_give_its_options() -> None:
 def test_failure_says_what_broke_on_which_input_with_which_values_and_why() -> None:
     lines = examine(SeesTheFuture)["causal"].splitlines()
     assert lines[0] == (
-        "SeesTheFuture breaks the rule 'causal': In a causal scope no token's result depends on later tokens, "
-        "in training too."
+        "SeesTheFuture breaks the rule 'causal': In a causal scope, no token's result depends on later tokens, "
+        "in training mode too."
     )
     assert lines[1] == "  input: tokens from 1 on replaced, in evaluation mode; results before 1"
     assert lines[2].startswith("  found: ")

@@ -137,18 +137,18 @@ def test_outside_it_has_tools_and_a_workflow_of_its_own(made: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("My_Paper", "begins with a letter and leaves out the prefix axon-, got 'My_Paper'; choose .* 'my-paper'"),
+        ("My_Paper", "begin with a letter and not have the prefix axon-, got 'My_Paper'; choose .* 'my-paper'"),
         ("axon-paper", "got 'axon-paper'; choose another, such as 'paper'"),
         ("2paths", "got '2paths'; choose another, such as 'paths'"),
         ("a--b", "got 'a--b'; choose another, such as 'a-b'"),
         ("../up", r"got '\.\./up'; choose another, such as 'up'"),
         ("λ", "got 'λ'; choose another$"),
         ("x" * 33, "at most 32 characters, got 33; choose a shorter one"),
-        ("lambda", "'lambda' is a keyword of Python; choose another"),
-        ("match", "'match' is a keyword of Python"),
+        ("lambda", "'lambda' is a Python keyword; choose another"),
+        ("match", "'match' is a Python keyword"),
         ("random", "'random' is a module of Python's standard library"),
-        ("norm", "'norm' says what it is for, not which paper it is"),
-        ("core", "'core' says what it is for"),
+        ("norm", "'norm' names a kind of part, not a paper"),
+        ("core", "'core' names a kind of part"),
         ("gqa", r"'gqa' is the plugin of 'GQA: .*' \(arXiv 2305\.13245\)"),
         ("rmsnorm", "'rmsnorm' is the plugin of 'Root Mean Square"),
     ],
@@ -200,9 +200,12 @@ def test_a_name_that_is_installed_is_refused(site, tmp_path: Path, monkeypatch, 
         (["--arxiv", "math.GT/0704136"], "got 'math.GT/0704136'"),
         (["--arxiv", "1412.12345"], "four digits until 2014, five since"),
         (["--arxiv", "1501.0001"], "got '1501.0001'"),
-        (["--title", "two\nlines"], r"a title is one line of text, got 'two\nlines'; correct it or leave out --title"),
+        (
+            ["--title", "two\nlines"],
+            r"a title must be one line of text, got 'two\nlines'; correct it or leave out --title",
+        ),
         (["--title", " "], "got ' '"),
-        (["--out", "not/there/yet"], "make that folder first"),
+        (["--out", "not/there/yet"], "create it first"),
     ],
 )
 def test_a_bad_option_is_refused(option: list[str], message: str, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -216,7 +219,7 @@ def test_a_link_given_as_the_folder_is_not_followed(tmp_path: Path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     assert main(["new", "paper", "--kind", "norm", "--out", "link"]) == 2
-    assert f"there is already {tmp_path / 'link'}" in capsys.readouterr().err
+    assert f"{tmp_path / 'link'} exists already, and nothing is overwritten" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
@@ -269,7 +272,10 @@ def test_nothing_is_overwritten(there: str, tmp_path: Path, monkeypatch, capsys)
             (target / "pyproject.toml").write_text("mine")
     before = digest(tmp_path)
     assert main(["new", "paper", "--kind", "norm"]) == 2
-    assert f"there is already {target}; choose another folder with --out" in capsys.readouterr().err
+    assert (
+        f"{target} exists already, and nothing is overwritten; choose another folder with --out"
+        in capsys.readouterr().err
+    )
     assert digest(tmp_path) == before
     assert main(["new", "paper", "--kind", "norm", "--out", "elsewhere"]) == 0
     assert (tmp_path / "elsewhere/axon_paper/norm.py").is_file()

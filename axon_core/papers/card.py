@@ -1,4 +1,4 @@
-"""The paper card `paper.toml` and the recipes beside it, found without importing the plugin they belong to."""
+"""The paper card `paper.toml` and the recipes beside it, found without importing their plugin."""
 
 from __future__ import annotations
 
@@ -27,57 +27,57 @@ class Claim(Config):
     id: Identifier
     """Its name within the paper, in lower case: `relative-position`."""
     where: Text
-    """Where the paper says it: `Section 3.2.2, Eq. 16`."""
+    """Where the paper states it: `Section 3.2.2, Eq. 16`."""
     text: Text
     """The statement, in one sentence."""
     paper: Text
-    """The number or direction the paper reports, or `exact` for a mathematical identity."""
+    """The number or direction that the paper reports, or `exact` for a mathematical identity."""
     check: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
     """The function that checks it, `"package.module:function"`."""
     scale: Literal["exact", "scaled", "full"]
-    """How the check compares to the paper's: a proof or identity, a scaled-down run, or a run of the paper's size."""
+    """The scale of the check: a proof or identity, a scaled-down run, or a run of the paper's size."""
     budget_s: PositiveFloat
-    """Seconds it may take on two CPU cores."""
+    """Longest duration on two CPU cores, in seconds."""
 
 
 class Paper(Config):
-    """A paper's card: what it is, and which of its claims can be checked."""
+    """A paper's card: its description, and the claims that can be checked."""
 
     id: Identifier
-    """Its short name, the same as in the entry-point group `axon.v1.paper`."""
+    """Its short name, equal to its key in the entry-point group `axon.v1.paper`."""
     title: Text
     """Its title."""
     authors: tuple[Text, ...] = Field(min_length=1)
-    """Its authors, in its order."""
+    """Its authors, in the paper's order."""
     year: int = Field(ge=1900, le=2200)
-    """The year it appeared."""
+    """The year of its publication."""
     arxiv: Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$")]
-    """Its arXiv id, without version: `1706.03762`."""
+    """Its arXiv id without the version: `1706.03762`."""
     summary: Text
-    """What it shows, in one sentence."""
+    """Its result, in one sentence."""
     claim: tuple[Claim, ...] = ()
     """The claims that can be checked."""
     command: dict[str, Text] = Field(default_factory=dict)
-    """What `axon --help` says about the plugin's commands, one sentence each, by name."""
+    """Help of the plugin's commands in `axon --help`, one sentence each, by name."""
 
     @model_validator(mode="after")
     def _distinct_claims(self) -> Self:
         ids = [claim.id for claim in self.claim]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
-            raise ValueError(f"claims need ids of their own, but {', '.join(twice)} is given more than once")
+            raise ValueError(f"each claim needs a different id, but {', '.join(twice)} is given more than once")
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """An installed paper: its card, or why that cannot be read."""
+    """An installed paper: its card, or the reason why it cannot be read."""
 
     entry: Entry
     """The entry point that names it."""
     paper: Paper | None
-    """The card, unless it is damaged."""
+    """The card, or None if it is damaged."""
     error: ConfigError | PluginLoadError | None = None
-    """What is wrong with a damaged card."""
+    """The error of a damaged card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Recipe:
     """A recipe that an installed plugin provides."""
 
     name: str
-    """The name that its command takes: the file's, without `.toml`."""
+    """The name that its command takes: the file name without `.toml`."""
     distribution: str
     """The plugin that provides it."""
     version: str
@@ -93,29 +93,29 @@ class Recipe:
     path: Path
     """The file."""
     summary: str
-    """Its `summary`, or why the file cannot be read."""
+    """Its `summary`, or the reason why the file cannot be read."""
     command: str = "train"
     """The command that takes it."""
 
     @property
     def qualified(self) -> str:
-        """The name no other plugin can claim, `"distribution:name"`."""
+        """The name that no other plugin can use, `"distribution:name"`."""
         return f"{self.distribution}:{self.name}"
 
     @property
     def tables(self) -> dict[str, Any]:
-        """What the file says. Raises `ConfigError` if it cannot be read."""
+        """The contents of the file. Raises `ConfigError` if it cannot be read."""
         with at(source=str(self.path)):
             return _toml(self.path)
 
 
 def cards() -> tuple[Card, ...]:
-    """Return the card of every installed paper; a damaged one affects no other."""
+    """Return the card of every installed paper; a damaged card does not affect the others."""
     return tuple(map(_card, discover().entries("paper")))
 
 
 def find_card(name: str) -> Card:
-    """Return the card of paper `name`, readable or not. Raises `UnknownKey` or `AmbiguousKey`."""
+    """Return the card of the paper `name`, readable or not. Raises `UnknownKey` or `AmbiguousKey`."""
     entries = discover().entries("paper")
     found = [entry for entry in entries if name in (entry.key, entry.qualified)]
     if not found:
@@ -123,7 +123,7 @@ def find_card(name: str) -> Card:
         raise UnknownKey(unknown_name("paper", name, {e.key: e.source for e in entries}, hint))
     if len(found) > 1:
         names = " or ".join(repr(entry.qualified) for entry in found)
-        raise AmbiguousKey(f"the paper {name!r} is in {len(found)} plugins; say which: {names}")
+        raise AmbiguousKey(f"{len(found)} plugins offer the paper {name!r}; choose one: {names}")
     return _card(found[0])
 
 
@@ -131,7 +131,7 @@ def read_card(entry: Entry) -> Paper:
     """Read the card beside the package that `entry` names.
 
     Raises:
-        PluginLoadError: the package or the card is not there.
+        PluginLoadError: the package or the card does not exist.
         ConfigError: the card breaks a rule; the message names file and field.
     """
     for folder in package_folders(entry):
@@ -162,7 +162,7 @@ def find_recipe(name: str) -> Recipe:
         raise UnknownKey(unknown_name("recipe", name, {r.name: r.distribution for r in known}))
     if len(found) > 1:
         names = " or ".join(repr(r.qualified) for r in found)
-        raise AmbiguousKey(f"{len(found)} plugins bring a recipe {name!r}; say which: {names}")
+        raise AmbiguousKey(f"{len(found)} plugins have a recipe {name!r}; choose one: {names}")
     return found[0]
 
 
@@ -186,7 +186,7 @@ def _recipes_of(entry: Entry) -> list[Recipe]:
 
 
 def _summary(path: Path) -> tuple[str, str]:
-    """Return what a recipe says about itself, and the command it is for."""
+    """Return a recipe's summary, and the command it is for."""
     try:
         tables = _toml(path)
     except ConfigError as error:

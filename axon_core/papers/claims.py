@@ -1,4 +1,4 @@
-"""Checking the claims of a paper's card, and reporting what was measured beside what the paper says.
+"""Checks the claims of a paper's card, and reports each measured value beside the paper's.
 
 A check is a function without arguments in the plugin, named by the claim:
 
@@ -6,7 +6,7 @@ A check is a function without arguments in the plugin, named by the claim:
         worst = ...
         return Outcome(worst < 1e-12, f"largest difference {worst:.1e}")
 
-It chooses its seeds itself, so that running it twice gives the same answer.
+The check chooses its own seeds, so running it twice gives the same result.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ Verdict = Literal["reproduced", "direction holds", "failed", "not run"]
 
 
 class NotRun(AxonError):
-    """A check raises it if something it needs is missing here, such as a data set; the message says what."""
+    """Raised by a check if something it needs is missing, such as a data set; the message says what."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found."""
+    """The result of a check."""
 
     passed: bool | Literal["direction"]
     """Whether the claim holds here; `"direction"` if the effect has the paper's sign but not its size."""
     measured: str
-    """What was measured, in words: `"largest difference 3.1e-16"`; with `values`, what they are: `"BLEU"`."""
+    """The measured result as text, `"largest difference 3.1e-16"`; with `values`, their name, `"BLEU"`."""
     values: Sequence[float] = ()
     """One number for each seed, reported as mean ± standard deviation."""
     plot: Callable[[Axes], object] | None = None
@@ -55,28 +55,28 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """A claim as it stands here, ready for a table or JSON."""
+    """A claim and its measured result, ready for a table or JSON."""
 
     paper: str
     """Id of the paper."""
     claim: str
     """Id of the claim."""
     where: str
-    """Where the paper says it."""
+    """Where the paper states it."""
     text: str
     """The statement."""
     reported: str
-    """What the paper reports."""
+    """The value that the paper reports."""
     measured: str
-    """What was measured here, with the word `scaled` if the check is scaled down; or why nothing was measured."""
+    """The measured result, with the word `scaled` if the check is scaled down; or the reason for the lack of one."""
     scale: str
     """`exact`, `scaled` or `full`."""
     verdict: Verdict
     """`reproduced`, `direction holds`, `failed` or `not run`."""
     seconds: float
-    """How long the check took."""
+    """Duration of the check."""
     budget_s: float
-    """How long its card allows."""
+    """Duration that its card allows."""
     values: tuple[float, ...] = ()
     """The number measured for each seed."""
     figure: str | None = None
@@ -84,15 +84,15 @@ class Result:
 
 
 def check(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = False) -> Result:
-    """Run the check of one claim; any failure in it becomes its result, never an exception.
+    """Run the check of one claim; a failure in the check becomes its result and raises no exception.
 
-    A claim of scale `full` runs only if `full` is set. The figure, if the check draws one and matplotlib is
-    installed, goes to the folder `out`.
+    A claim of scale `full` runs only if `full` is set. If the check draws a figure and matplotlib is installed, the
+    figure is written to the folder `out`.
     """
     start = time.perf_counter()
     outcome, figure = None, None
     if claim.scale == "full" and not full:
-        verdict, measured = "not run", "a run of the paper's own size; ask for it by --full"
+        verdict, measured = "not run", "needs a run of the paper's own size; use --full"
     else:
         try:
             with _one_thread():
@@ -101,7 +101,7 @@ def check(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = F
             figure = _draw(outcome, out, f"{paper.id}-{claim.id}.png")
         except NotRun as error:
             verdict, measured = "not run", str(error)
-        except (Exception, SystemExit) as error:  # a check runs any code; Ctrl-C still passes
+        except (Exception, SystemExit) as error:  # a check runs any code; Ctrl-C still interrupts
             cause = traceback.format_exception_only(error)[-1].strip()
             verdict, measured = "failed", str(error) if isinstance(error, AxonError) else f"the check raised {cause}"
     seconds = time.perf_counter() - start
@@ -138,7 +138,7 @@ def save(results: Iterable[Result], out: Path) -> Path:
 
 @contextmanager
 def _one_thread() -> Generator[None]:
-    """Compute on one thread: small kernels lose more to the hand-over than they gain, especially on a busy machine."""
+    """Compute on one thread, because small kernels lose more to synchronisation than they gain from more threads."""
     import torch
 
     threads = torch.get_num_threads()
@@ -161,7 +161,7 @@ def _call(reference: str) -> Outcome:
 def _verdict(claim: Claim, outcome: Outcome) -> Verdict:
     if not outcome.passed:
         return "failed"
-    # A scaled-down run can show the direction of what the paper found, never its number.
+    # A scaled-down run can show the direction of the paper's result, never its number.
     return "direction holds" if outcome.passed == "direction" or claim.scale == "scaled" else "reproduced"
 
 

@@ -1,4 +1,4 @@
-"""A new plugin: a complete project from templates, in one new folder. It is what `axon new` does."""
+"""Makes a new plugin, a complete project from templates in one new folder, for `axon new`."""
 
 from axon_core.papers.scaffold.draft import placeholders
 from axon_core.papers.scaffold.folder import place, write

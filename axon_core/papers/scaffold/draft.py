@@ -1,4 +1,4 @@
-"""What `axon new` leaves in a card for its author to fill in."""
+"""The placeholders that `axon new` leaves in a card for its author to fill in."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ _EXAMPLE = "Example: "
 
 
 def placeholders(paper: Paper) -> list[str]:
-    """Return the fields of a card that still say what `axon new` wrote, such as `arxiv` or `claim uniform: where`."""
+    """Return the fields of a card that still have placeholders, such as `arxiv` or `claim uniform: where`."""
     fields = [name for name, text in _LEFT.items() if getattr(paper, name) in (text, (text,))]
     return fields + [f"claim {claim.id}: where" for claim in paper.claim if claim.where.startswith(_EXAMPLE)]

@@ -1,4 +1,4 @@
-"""Where a new plugin goes, and writing it there: completely, or not at all."""
+"""Chooses the folder of a new plugin, and writes the plugin completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ __all__ = ["place", "write"]
 
 
 def place(distribution: str, out: Path | None, here: Path) -> tuple[Path, bool]:
-    """Return the folder of a new plugin, and whether it stands alone rather than among the plugins of a repository.
+    """Return the folder of a new plugin, and whether it is standalone rather than among the plugins of a repository.
 
-    Without `out` it is `plugins/<distribution>` in the repository that `here` lies in, or `here/<distribution>`.
+    Without `out` it is `plugins/<distribution>` in the repository that contains `here`, or else `here/<distribution>`.
 
     Raises:
-        UsageError: something is there already, or the folder that is to hold it is not there.
+        UsageError: the folder exists already, or its parent folder does not exist.
     """
     if out is not None:
         path = Path(os.path.abspath(here / out))
-        target = path.parent.resolve() / path.name  # not the link itself: where it dangles it is there all the same
+        target = path.parent.resolve() / path.name  # the last part is not resolved: a dangling link exists, too
         plugins = _plugins(target.parent)
     else:
         plugins = _plugins(here)
         target = (plugins or here) / distribution
     if os.path.lexists(target):
-        raise UsageError(f"nothing is overwritten, and there is already {target}; choose another folder with --out")
+        raise UsageError(f"{target} exists already, and nothing is overwritten; choose another folder with --out")
     if not target.parent.is_dir():
-        raise UsageError(f"a plugin is put into a folder that exists, got {target.parent}; make that folder first")
+        raise UsageError(f"the parent folder must exist, got {target.parent}; create it first")
     return target, target.parent != plugins
 
 
 def write(files: Mapping[str, str], target: Path) -> None:
-    """Write `files`, by their paths within it, to the new folder `target`; whatever goes wrong leaves nothing there.
+    """Write `files`, by their relative paths, to the new folder `target`; an error leaves nothing behind.
 
     Raises:
-        UsageError: something is there already, or another process makes it just now.
-        CheckpointError: the place cannot be written to.
+        UsageError: the folder exists already, or another process is creating it.
+        CheckpointError: the folder cannot be written.
     """
     with claimed_folder(target), whole_folder(target) as temporary:
         for path, text in files.items():
@@ -50,7 +50,7 @@ def write(files: Mapping[str, str], target: Path) -> None:
 
 
 def _plugins(folder: Path) -> Path | None:
-    """Return the folder of plugins of Axon's repository that `folder` lies in, if it lies in one."""
+    """Return the folder `plugins` of the Axon repository that contains `folder`, or None outside of one."""
     for parent in (folder, *folder.parents):
         try:
             project = parse_toml((parent / "pyproject.toml").read_text(encoding="utf-8-sig")).get("project", {})

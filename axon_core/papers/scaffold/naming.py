@@ -1,4 +1,4 @@
-"""What a plugin may be called, and what its class is called after it."""
+"""The rules for a plugin's name, and the name of its class."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from axon_core.registry.suggest import known_papers
 __all__ = ["KINDS", "check_name", "class_name"]
 
 KINDS = ("attention", "rotary", "norm", "model", "trainer")
-"""What a new plugin can bring."""
+"""The kinds of part that a new plugin can add."""
 
 _LONGEST = 32
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def check_name(name: str, group: str) -> None:
-    """Check that a new plugin with a part in `group` may be called `name`.
+    """Check that `name` is allowed for a new plugin with a part in `group`.
 
     Raises:
         UsageError: the name breaks a rule, or is taken by Python, a kind of part or another plugin.
@@ -31,30 +31,32 @@ def check_name(name: str, group: str) -> None:
         better = "-".join(words).lstrip("0123456789-")
         hint = f"choose another, such as {better!r}" if better else "choose another"
         raise UsageError(
-            "a plugin's name consists of lower-case letters, digits and single hyphens, begins with a letter and "
-            f"leaves out the prefix axon-, got {name!r}; {hint}"
+            "a plugin's name must consist of lower-case letters, digits and single hyphens, begin with a letter and "
+            f"not have the prefix axon-, got {name!r}; {hint}"
         )
     if len(name) > _LONGEST:
-        raise UsageError(f"a plugin's name has at most {_LONGEST} characters, got {len(name)}; choose a shorter one")
+        raise UsageError(
+            f"a plugin's name must have at most {_LONGEST} characters, got {len(name)}; choose a shorter one"
+        )
     if reason := _taken(name, group):
-        raise UsageError(f"a plugin needs a name of its own, but {name!r} {reason}; choose another")
+        raise UsageError(f"a plugin needs a unique name, but {name!r} {reason}; choose another")
 
 
 def class_name(name: str, suffix: str) -> str:
-    """Return what a plugin's class is called: `sliding-window` and `Attention` give `SlidingWindowAttention`."""
+    """Return the name of a plugin's class: `sliding-window` and `Attention` give `SlidingWindowAttention`."""
     words = "".join(word.capitalize() for word in name.split("-"))
     return words if words.lower().endswith(suffix.lower()) else words + suffix
 
 
 def _taken(name: str, group: str) -> str | None:
-    """Say what the name is already, or return None."""
+    """Return the reason why the name is taken, or None."""
     key, distribution = name.replace("-", "_"), f"axon-{name}"
     if keyword.iskeyword(key) or keyword.issoftkeyword(key):
-        return "is a keyword of Python"
+        return "is a Python keyword"
     if key in sys.stdlib_module_names:
         return "is a module of Python's standard library"
     if name in (*KINDS, "core"):
-        return "says what it is for, not which paper it is"
+        return "names a kind of part, not a paper"
     if known := next((paper for paper in known_papers() if paper.distribution == distribution), None):
         return f"is the plugin of {known.title!r} (arXiv {known.arxiv})"
     entries = [entry for found in discover().groups.values() for entry in found]

@@ -1,7 +1,7 @@
 """The files of a new plugin, from the templates beside this module.
 
-A plugin consists of layers: what all of them have, what its kind adds, and what a stand-alone project adds. Where
-several layers have a file of one name, their texts follow one another.
+The templates form layers: files of every plugin, of each kind, and of a standalone project. If several layers have a
+file of the same name, their texts are concatenated.
 """
 
 from __future__ import annotations
@@ -30,36 +30,39 @@ _FIRST_PARTY_IMPORTS = re.compile(r"(?:^from axon_.*\n)+", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Project:
-    """A plugin that is to be made.
+    """A plugin to create.
 
     Raises:
-        UsageError: there is no such kind, the name is not allowed or is taken, or title or arXiv id are malformed.
+        UsageError: there is no such kind, the name is not allowed or is taken, or the title or arXiv id is malformed.
     """
 
     name: str
     """The short name: `sliding-window` makes the distribution `axon-sliding-window` and the key `sliding_window`."""
     kind: str
-    """What it brings, one of `KINDS`."""
+    """The kind of its part, one of `KINDS`."""
     title: str | None = None
-    """The paper's title; left out, the name in words."""
+    """The paper's title; by default made from the name."""
     arxiv: str | None = None
-    """The paper's arXiv id; left out, the card holds zeros to be replaced."""
+    """The paper's arXiv id; by default zeros for the author to replace."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise UsageError(f"a plugin's kind is one of {', '.join(KINDS)}, got {self.kind!r}; choose one of them")
+            raise UsageError(
+                f"a plugin's kind must be one of {', '.join(KINDS)}, got {self.kind!r}; choose one of them"
+            )
         check_name(self.name, self._facts["group"])
         if self.title is not None and not (self.title.strip() and self.title.isprintable()):
-            raise UsageError(f"a title is one line of text, got {self.title!r}; correct it or leave out --title")
+            raise UsageError(f"a title must be one line of text, got {self.title!r}; correct it or leave out --title")
         if self.arxiv is not None and not _exists(self.arxiv):
             raise UsageError(
-                "an arXiv id is year, month and number (four digits until 2014, five since), without version, as in "
-                f"2305.13245 or, until March 2007, math.GT/0309136; got {self.arxiv!r}; correct it or leave out --arxiv"
+                "an arXiv id must be year, month and number (four digits until 2014, five since) without a version, as "
+                f"in 2305.13245 or, until March 2007, math.GT/0309136; got {self.arxiv!r}; correct it or leave out "
+                "--arxiv"
             )
 
     @property
     def distribution(self) -> str:
-        """What pip calls it."""
+        """Its name for pip."""
         return f"axon-{self.name}"
 
     @property
@@ -69,13 +72,13 @@ class Project:
 
     @property
     def needs(self) -> str | None:
-        """The plugin that command needs beside the new one's dependencies, where it is not installed; else None."""
+        """The plugin that the command `train` needs in addition, or None if it is installed."""
         installed = {entry.distribution for entries in discover().groups.values() for entry in entries}
         return None if (needed := self._facts.get("tried_in")) in installed else needed
 
     @property
     def words(self) -> dict[str, str]:
-        """What the templates' placeholders stand for."""
+        """The values of the templates' placeholders."""
         facts, package = self._facts, f"axon_{self._key}"
         title = self.title or self.name.replace("-", " ").title()
         cls = class_name(self.name, facts["suffix"])
@@ -97,7 +100,7 @@ class Project:
             "description": _quoted(f"{title} for Axon."),
             "title": _quoted(title),
             "reference": reference,
-            "source": f"{source}; say which section and equation",
+            "source": f"{source}; add the section and equation",
             "arxiv": self.arxiv or "0000.00000",
             "year": str(self._year),
             "train": self.train,
@@ -105,7 +108,7 @@ class Project:
 
     @property
     def _year(self) -> int:
-        """When the paper appeared; arXiv began in 1991."""
+        """The year of publication; arXiv began in 1991."""
         given = _ARXIV.fullmatch(self.arxiv) if self.arxiv else None
         if given is None:
             return date.today().year
@@ -124,7 +127,7 @@ class Project:
 def render(project: Project, *, standalone: bool) -> dict[str, str]:
     """Return the text of every file of the plugin, by its path within the project's folder.
 
-    A `standalone` project has settings for its tools and a workflow of its own; in Axon's repository they are shared.
+    A `standalone` project has its own tool settings and workflow; in Axon's repository they are shared.
     """
     words = project.words
     stands_for = {"PACKAGE": words["package"], "KEY": words["key"], "NAME": project.name, "DOT": "."}
@@ -140,12 +143,12 @@ def render(project: Project, *, standalone: bool) -> dict[str, str]:
 
 
 def _sorted_imports(text: str) -> str:
-    """Sort the imports of Axon's packages, among which the new one has a place that depends on its name."""
+    """Sort the imports of Axon's packages, because the position of the new package depends on its name."""
     return _FIRST_PARTY_IMPORTS.sub(lambda lines: "".join(sorted(lines[0].splitlines(keepends=True))), text)
 
 
 def _exists(arxiv: str) -> bool:
-    """Whether arXiv has given out such ids by now: https://info.arxiv.org/help/arxiv_identifier.html."""
+    """Return whether arXiv has issued ids like this one: https://info.arxiv.org/help/arxiv_identifier.html."""
     if (given := _ARXIV.fullmatch(arxiv)) is None:
         return False
     if given[1]:
@@ -155,7 +158,7 @@ def _exists(arxiv: str) -> bool:
 
 
 def _requirement(line: str) -> str:
-    """Give one of Axon's distributions the range of versions that are compatible with the installed one."""
+    """Add the range of compatible versions to the name of an Axon distribution, by the installed version."""
     if not line.startswith("axon-"):
         return line
     try:
@@ -169,5 +172,5 @@ def _requirement(line: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Write a string for TOML, whose basic strings have the escapes of JSON."""
+    """Return a string in TOML, whose basic strings use JSON's escapes."""
     return to_json(text, ensure_ascii=False)
