@@ -56,7 +56,7 @@ def _taken(name: str, group: str) -> str | None:
     if key in sys.stdlib_module_names:
         return "is a module of Python's standard library"
     if name in (*KINDS, "core"):
-        return "names a kind of part, not a paper"
+        return "names a part of Axon, not a paper"
     if known := next((paper for paper in known_papers() if paper.distribution == distribution), None):
         return f"is the plugin of {known.title!r} (arXiv {known.arxiv})"
     entries = [entry for found in discover().groups.values() for entry in found]
