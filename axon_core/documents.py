@@ -113,8 +113,8 @@ def check_unpacked(size: int, packed: int, file: Path) -> None:
     """Raise `ValueError` if a file of `packed` bytes would unpack to `size` bytes, too many to be data."""
     if size > max(_FREE, RATIO * packed):
         raise ValueError(
-            f"{file.name} has {packed:,} bytes and would unpack to more than {RATIO} times as many; unpack it yourself "
-            "if it is to be used"
+            f"{file.name} has {packed:,} bytes and would unpack to more than {RATIO} times as many; unpack it "
+            "yourself to use it"
         )
 
 
@@ -147,13 +147,13 @@ def _pieces(packed: bytes, file: Path) -> Generator[bytes]:
             check_unpacked(size, len(packed), file)
             yield piece
             if not piece and not rest and not reader.eof:
-                raise EOFError("it is cut off before its end")
+                raise EOFError("it is truncated")
         rest = reader.unused_data.lstrip(b"\0")  # with which some programs pad the last block
 
 
 def _bounded(text: str, most: int) -> str:
     if len(text) > most:
-        raise ValueError(f"it has {len(text):,} characters, and at most {most:,} are read")
+        raise ValueError(f"it has {len(text):,} characters, but at most {most:,} are allowed")
     return text
 
 
@@ -172,4 +172,4 @@ def _shallow(value: Any) -> Any:
 
 
 def _too_deep() -> ValueError:
-    return ValueError(f"it is nested more than {DEPTH} deep, lists in lists or tables in tables")
+    return ValueError(f"it is nested more than {DEPTH} levels deep (lists in lists or tables in tables)")

@@ -18,9 +18,9 @@ def expanded(path: Path | str, error: type[AxonError] = DataError) -> Path:
             default a `DataError`.
     """
     if not str(path).strip():
-        raise error(f"path {str(path)!r} is empty; name a file or a folder, or leave the field out where it may be")
+        raise error(f"path {str(path)!r} is empty; give a file or a folder, or leave out the field if it is optional")
     if "\0" in str(path):
-        raise error(f"path {str(path)!r} holds a zero byte, which no file's name has")
+        raise error(f"path {str(path)!r} contains a zero byte, which no file name can have")
     place = Path(os.path.expanduser(os.path.expandvars(path)))
     if "$" in str(place) and not place.exists():
         raise error(f"path {str(path)!r} names an environment variable that is not set; set it, or give a path")

@@ -125,7 +125,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(saved: str, 
     assert process.returncode == 130
     n = len(rows())
     assert 0 < n < 500
-    assert f"{n} of 500 prompts are done; the same command goes on from there" in error and "Traceback" not in error
+    assert f"{n} of 500 prompts are done; the same command continues there" in error and "Traceback" not in error
     before = Path("out.jsonl").read_bytes()
     assert bulk(saved, source, "--batch-size", "64") == 0
     assert len(by_id()) == 500 and Path("out.jsonl").read_bytes().startswith(before)
@@ -194,9 +194,9 @@ def test_a_file_of_another_model_is_not_gone_on_with(saved: str, source: str, tm
 
 
 WRONG = [
-    ("in.txt", b"\n \n\n", "in.txt holds no prompt"),
+    ("in.txt", b"\n \n\n", "in.txt has no prompts"),
     ("in.txt", b"one\n" + b"x" * 33, "the prompt 2 has 33 tokens, but the model's context is 32"),
-    ("in.txt", b"", "in.txt holds no prompt"),
+    ("in.txt", b"", "in.txt has no prompts"),
     ("in.txt", b"\xff\xfe", "cannot read the prompts in in.txt: it is not UTF-8 text"),
     ("nowhere.txt", None, "cannot read the prompts in nowhere.txt: No such file"),
     (".", None, "cannot read .: it is a folder; give a file of prompts"),
@@ -204,9 +204,13 @@ WRONG = [
     ("in.jsonl", b'{"id": 1}\n', "line 1 of in.jsonl is no Prompt: prompt: this field is required"),
     ("in.jsonl", b'"text"\n', "line 1 of in.jsonl must be a JSON object"),
     ("in.jsonl", b'{"prompt": "a", "seed": 3}\n', "line 1 of in.jsonl is no Prompt: seed: unknown field 'seed'"),
-    ("in.jsonl", b'{"prompt": "a", "id": 2}\n{"prompt": "b"}\n', "line 2 of in.jsonl has the id 2 of a line before"),
+    (
+        "in.jsonl",
+        b'{"prompt": "a", "id": 2}\n{"prompt": "b"}\n',
+        "line 2 of in.jsonl has the same id 2 as an earlier line",
+    ),
     ("in.jsonl", b'{"prompt": "a"}\n{"prompt": ""}\n', "the prompt 2 is empty"),
-    ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "the prompt 1: the text holds a lone surrogate (U+D83D"),
+    ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "the prompt 1: the text has a lone surrogate (U+D83D"),
     ("in.jsonl", b'{"prompt": "a", "id": "\\ud83d"}\n', "line 1 of in.jsonl is no Prompt: id"),
     ("in.jsonl", b'{"prompt": "a", "id": true}\n', "line 1 of in.jsonl is no Prompt: id"),
 ]
@@ -223,8 +227,8 @@ def test_prompts_that_cannot_be_used(saved: str, source: str, name: str, content
 
 
 FOREIGN = [
-    (b"A letter\nto someone\n", "line 1 of out.jsonl is no row of results; choose another file"),
-    (b"A letter without a last newline", "out.jsonl ends with what is no row of results"),
+    (b"A letter\nto someone\n", "line 1 of out.jsonl is not a row of results; choose another file"),
+    (b"A letter without a last newline", "out.jsonl does not end with a row of results"),
     (b'{"id": 1, "prompt": "a", "text": "", "finish": "eos", "tokens": [], "origin": ""}\n', "of a prompt 1 that is"),
     (b'[1, 2]\n{"id": 1', "line 1 of out.jsonl is no row of results"),
     (
@@ -233,10 +237,10 @@ FOREIGN = [
     ),
     (b'{"id": 1, "prompt": "The quick", "text": "", "finish": "eos", "tokens": []}\n', "line 1 of out.jsonl is no row"),
     (b'{"id": 1, "prompt": "one"}\n', "line 1 of out.jsonl is no row of results"),
-    (b'{"id": 1, "prompt": "one"}', "out.jsonl ends with what is no row of results"),
+    (b'{"id": 1, "prompt": "one"}', "out.jsonl does not end with a row of results"),
     (b'{"id": ' + b"[" * 3000 + b"\n", "line 1 of out.jsonl is no row of results"),
-    (b'{"id": ' + b"[" * 3000, "out.jsonl ends with what is no row of results"),
-    (b'{"id": ' + b"[" * 100 + b"]" * 100 + b"}", "out.jsonl ends with what is no row of results"),
+    (b'{"id": ' + b"[" * 3000, "out.jsonl does not end with a row of results"),
+    (b'{"id": ' + b"[" * 100 + b"]" * 100 + b"}", "out.jsonl does not end with a row of results"),
 ]
 
 
@@ -269,7 +273,7 @@ def test_blank_lines_of_json_lines_are_no_prompts_and_ids_are_the_lines_numbers(
 
 def test_past_the_context_a_line_says_so(saved: str, source: str, capsys):
     assert bulk(saved, source) == 0  # the longest prompt has 25 tokens, and 12 new ones are asked for
-    said = "up to 37 tokens are asked for, prompt included, and the model was trained on 32"
+    said = "up to 37 tokens are requested, including the prompt, but the model was trained on 32"
     assert capsys.readouterr().err.count(said) == 1
     Path("in.txt").write_text("short\n")
     assert bulk(saved, source, target="short.jsonl") == 0

@@ -131,7 +131,7 @@ def test_padding_after_a_rows_first_token_is_refused_and_changes_nothing(chunks:
     for valid in before:
         text = tokens(*valid.shape)
         toy(text, cache, valid), fresh(text, other, valid)
-    with pytest.raises(UsageError, match=rf"{at} is padding after one; pad the rows on the left"):
+    with pytest.raises(UsageError, match=rf"{at} is padding after it; pad the rows on the left"):
         toy(tokens(*wrong.shape), cache, wrong)
     more = tokens(len(wrong), 3, seed=1)
     torch.testing.assert_close(toy(more, cache), fresh(more, other), rtol=0, atol=0)

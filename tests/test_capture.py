@@ -175,7 +175,7 @@ def test_a_step_that_cannot_be_captured_says_so_and_runs_as_it_is(graphs, monkey
 
     monkeypatch.setitem(decoding.WAYS, "cpu", Way(fail, 8))
     expected = run(built)
-    with pytest.warns(RuntimeWarning, match="not replayed, and slower for it: operation not permitted") as caught:
+    with pytest.warns(RuntimeWarning, match="its steps are not replayed: operation not permitted") as caught:
         same(run(built, compile=True), expected)
     assert len(caught) == 1
 
@@ -266,7 +266,7 @@ def test_a_model_that_is_compiled_in_pieces_runs_as_it_is(traced, monkeypatch):
 
     built.blocks[1].forward = broken
     expected = run(built)
-    with pytest.warns(RuntimeWarning, match="not replayed, and slower for it: the model is compiled in [0-9] pieces"):
+    with pytest.warns(RuntimeWarning, match="its steps are not replayed: the model is compiled in [0-9] pieces"):
         same(run(built, compile=True), expected)
 
 
@@ -275,7 +275,7 @@ def test_scores_that_compiled_code_does_not_return_are_not_replayed():
         outputs = compiling._taken_down(lambda x: (x + 1,))(torch.ones(2))
         return outputs[0], outputs[0] * 2
 
-    with pytest.raises(RuntimeError, match="scores are not what the compiled code returns"):
+    with pytest.raises(RuntimeError, match="scores are not those that the compiled code returns"):
         compiled_call(run)
 
 

@@ -89,7 +89,7 @@ def test_the_remedy_never_names_another_damaged_one(run: Path):
     with pytest.raises(CheckpointError, match="resume with --from step-4"):
         fit(Toy.make(**OPTIONS), run, resume=True)
     flip(run / "checkpoints/step-4/state.json")
-    with pytest.raises(CheckpointError, match="no other is intact: start the run again in another folder"):
+    with pytest.raises(CheckpointError, match="no other checkpoint is intact: start the run again in another folder"):
         fit(Toy.make(**OPTIONS), run, resume=True)
 
 
@@ -144,7 +144,7 @@ def test_a_kill_before_the_model_is_published_is_made_up_for(run: Path):
 
 
 def test_another_model_or_optimiser_is_refused(run: Path):
-    with pytest.raises(CheckpointError, match=r"is of another model .* size mismatch"):
+    with pytest.raises(CheckpointError, match=r"is not the one that the recipe .* size mismatch"):
         fit(Toy.make(**OPTIONS, dim=8), run, resume=True)
     with pytest.raises(CheckpointError, match="optimiser is muon, the recipe's is adamw"):
         fit(Toy.make(**{**OPTIONS, "optimizer": {"type": "adamw"}}), run, resume=True)
@@ -156,7 +156,7 @@ def test_other_data_is_told(run: Path, caplog: pytest.LogCaptureFixture):
     fit(Toy.make(**{**OPTIONS, "steps": 13}), run, resume=True)
     assert "differ" not in caplog.text
     fit(Toy.make(**{**OPTIONS, "steps": 14, "seed": 1}), run, resume=True)
-    assert "seed or batch size differ from those the run began with" in caplog.text
+    assert "seed or batch size differ from those that the run started with" in caplog.text
 
 
 class Limit:
@@ -212,7 +212,7 @@ def test_a_full_disk_says_so(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"cannot write .*file/run: Not a directory; choose a folder"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*file/run: Not a directory; choose a writable folder"):
         fit(Toy.make(), tmp_path / "file/run")
 
 

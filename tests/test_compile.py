@@ -191,7 +191,7 @@ def test_without_a_compiler_it_says_so_and_goes_on_as_it_is(monkeypatch):
     built = model(dim=64)  # of a shape that no other test has compiled
     torch._dynamo.reset()
     missing = config.patch({"cpp.cxx": (None, "no-such-compiler"), "fx_graph_cache": False})
-    with missing, pytest.warns(RuntimeWarning, match=r"the model is not compiled, and slower for it: .*[Cc]ompiler"):
+    with missing, pytest.warns(RuntimeWarning, match=r"the model is slower because it is not compiled: .*[Cc]ompiler"):
         got = rows(built, [[5, 6, 7]], 6, compile=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -59,7 +59,7 @@ def test_without_a_compiler_it_says_so_and_trains():
     torch._dynamo.reset()
     plain, compiled = trainer(), trainer(compile=True)
     missing = config.patch({"cpp.cxx": (None, "no-such-compiler"), "fx_graph_cache": False})
-    with missing, pytest.warns(RuntimeWarning, match=r"the model is not compiled, and slower for it: .*[Cc]ompiler"):
+    with missing, pytest.warns(RuntimeWarning, match=r"the model is slower because it is not compiled: .*[Cc]ompiler"):
         fit(compiled)
     fit(plain)
     torch.testing.assert_close(weights(compiled), weights(plain))

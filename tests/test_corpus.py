@@ -98,8 +98,8 @@ def test_variables_in_a_path_are_filled_in(tmp_path: Path, monkeypatch: pytest.M
     ("content", "message"),
     [
         (None, "no such file or folder: .*text.txt"),
-        (b"", "holds no text"),
-        (b" \n ", "holds no text"),
+        (b"", "has no text"),
+        (b" \n ", "has no text"),
         (b"caf\xe9", "text.txt is not UTF-8 text: byte 3 is 0xe9"),
     ],
 )
@@ -126,7 +126,8 @@ def test_of_a_folder_text_files_are_read_and_one_line_names_the_others(tmp_path:
     assert read_text(tmp_path) == "1\n2\n3\n4\n5"
     [record] = caplog.records
     assert record.getMessage() == (
-        f"{tmp_path}: a/cover.png, old, z.json and 2 more left out, as the suffix of text is .markdown, .md, .rst, "
+        f"{tmp_path}: a/cover.png, old, z.json and 2 more left out, because the suffix of text is .markdown, "
+        ".md, .rst, "
         ".text, .txt, .utf-8, .utf8, none"
     )
     assert record.levelname == "WARNING"
@@ -143,11 +144,11 @@ def test_a_folder_of_text_alone_says_nothing_and_a_file_given_by_its_name_may_ha
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "holds no text, .*; there is no visible file; rename the files, or give another folder"),
+        ({}, "has no text with the suffix .*; it contains no visible file; rename the files, or give another folder"),
         ({".git/x.txt": "no"}, "there is no visible file"),
         ({"a.json": "", "sub/b\n.png": ""}, r"the suffix .*\.txt.*; there is only a.json, sub/b\\n.png; rename"),
         ({f"{i}.json": "" for i in range(9)}, r"there is only 0.json, 1.json, 2.json and 6 more"),
-        ({"a.txt": " \n"}, "holds no text; give a UTF-8 text file"),
+        ({"a.txt": " \n"}, "has no text; give a UTF-8 text file"),
     ],
 )
 def test_a_folder_without_text_is_refused_with_what_is_there(tmp_path: Path, files, message):

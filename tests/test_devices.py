@@ -117,7 +117,9 @@ def test_train_and_evaluate_compute_where_they_are_told(tmp_path: Path, moved, m
     assert main(["evaluate", "run", "--device", "cpu:0"]) == 0
     assert capsys.readouterr().err.splitlines()[0] == "on cpu:0" and "cpu:0" in moved
     assert main(["train", "xllama-tiny", *sizes, "--device", "moon", "--out", "other"]) == 2
-    assert "trainer.device: device must be auto or one that PyTorch has here, got 'moon'" in capsys.readouterr().err
+    assert (
+        "trainer.device: device must be auto or a device that PyTorch finds here, got 'moon'" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ class TestSelection:
         monkeypatch.setenv(variable, "axon-rin")
         (problem,) = problems("axon-rin")
         assert problem.startswith(
-            f"axon-rin: {variable} names it, but no plugin of that name is installed. Correct {variable}; installed: "
+            f"axon-rin: {variable} names it, but no plugin with that name is installed. Correct {variable}; installed: "
         )
 
     def test_a_refused_plugin_is_no_problem(self, site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ MALFORMED = {
     "no equals sign": (
         "[axon.v1.norm]\nGood = axon_bad:Good\n\nBad axon_bad:Bad\n",
         "{info}/entry_points.txt is malformed: line 4 is 'Bad axon_bad:Bad'; nothing it offers is used. Reinstall it "
-        "(pip install --force-reinstall axon-bad), or tell its authors.",
+        "(pip install --force-reinstall axon-bad), or report this to its authors.",
     ),
     "a long line": (
         "[axon.v1.norm]\n" + 3000 * "Bad" + "\n",
@@ -133,17 +133,17 @@ MALFORMED = {
     "no closing bracket": (
         "[axon.v1.norm]\nGood = axon_bad:Good\n[axon.v1.model\nBad = axon_bad:Bad\n",
         "{info}/entry_points.txt is malformed: line 3 is '[axon.v1.model'; nothing it offers is used. Reinstall it "
-        "(pip install --force-reinstall axon-bad), or tell its authors.",
+        "(pip install --force-reinstall axon-bad), or report this to its authors.",
     ),
     "no text": (
         b"[axon.v1.norm]\nGood = axon_bad:G\xff\xfe\n",
         "{info}/entry_points.txt cannot be read (UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position "
         "32: invalid start byte); nothing it offers is used. Reinstall it (pip install --force-reinstall axon-bad), "
-        "or tell its authors.",
+        "or report this to its authors.",
     ),
     "no reference": (
         "[axon.v1.norm]\nBad = axon bad!\n",
-        "[axon.v1.norm] Bad = 'axon bad!' is no object reference such as 'package.module:Name'. Correct the entry "
+        "[axon.v1.norm] Bad = 'axon bad!' is not an object reference such as 'package.module:Name'. Correct the entry "
         "points of axon-bad and reinstall it.",
     ),
     "colon in a key": (
@@ -153,7 +153,7 @@ MALFORMED = {
     ),
     "key twice": (
         "[axon.v1.norm]\nBad = axon_bad:A\nBad = axon_bad:B\n",
-        "[axon.v1.norm] Bad = 'axon_bad:B' names a key a second time; the first one is used. Correct the entry points "
+        "[axon.v1.norm] Bad = 'axon_bad:B' repeats a key; only the first one is used. Correct the entry points "
         "of axon-bad and reinstall it.",
     ),
     "another version": (
@@ -184,7 +184,7 @@ def test_a_distribution_without_metadata_is_not_used(site) -> None:
     info = site.install("axon-bad", {"axon.v1.norm": {"Bad": "axon_bad:Bad"}}, metadata=False)
     assert "Bad" not in keys("norm")
     assert problems("axon-bad") == [
-        f"axon-bad: {info} has no METADATA, as after an interrupted install or uninstall; what it offers is not used. "
+        f"axon-bad: {info} has no METADATA, as after an interrupted install or uninstall; nothing it offers is used. "
         "Reinstall it (pip install --force-reinstall axon-bad) or delete that folder."
     ]
 
@@ -207,7 +207,8 @@ def test_a_distribution_found_twice_is_used_once(site, tmp_path: Path, monkeypat
     assert keys("norm").count("Ring") == 1
     assert "Old" not in keys("norm")
     assert problems("axon-ring") == [
-        f"axon-ring: it is installed twice: {new} is used and {old} is not. Uninstall it until pip finds no more "
+        f"axon-ring: it is installed twice: {new} is used and {old} is not. Uninstall it until pip finds no "
+        "further copy "
         "(pip uninstall axon-ring), then install it once."
     ]
 

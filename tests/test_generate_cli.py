@@ -51,7 +51,7 @@ def test_a_model_saved_with_its_tokenizer_in_python(tmp_path: Path, capsys):
     assert main(["generate", str(tmp_path / "mine"), "--prompt", "The ", "--max-new-tokens", "3", "--seed", "5"]) == 0
     said = generate(model, tokenizer, "The ", max_new_tokens=3, sampling=Sampling(temperature=0.8), seed=5)
     assert capsys.readouterr().out == f"The {said}\n"
-    with pytest.raises(CheckpointError, match="the tokenizer has 258 tokens, but the model's vocabulary only 7"):
+    with pytest.raises(CheckpointError, match="the tokenizer has 258 tokens, but the model's vocabulary has only 7"):
         model.save(tmp_path / "other", ByteTokenizer())
     assert not (tmp_path / "other").exists()
 
@@ -67,9 +67,9 @@ def test_a_model_saved_with_its_tokenizer_in_python(tmp_path: Path, capsys):
         (["--prompt", "a", "--stop", ""], "stop: a stop string needs at least one character"),
         (["--prompt", "a", "--min-p", "2"], "min_p: must be less than or equal to 1, got 2.0"),
         (["--prompt", ""], "the prompt is empty"),
-        (["--prompt", "a", "--device", "moon"], "device must be auto or one that PyTorch has here, got 'moon'"),
-        (["--prompt", "a", "--device", "meta"], "got 'meta' (it holds no numbers)"),
-        (["--input", "in.txt", "--output", "in.txt"], "--output must be another file than --input"),
+        (["--prompt", "a", "--device", "moon"], "device must be auto or a device that PyTorch finds here, got 'moon'"),
+        (["--prompt", "a", "--device", "meta"], "got 'meta' (it stores no numbers)"),
+        (["--input", "in.txt", "--output", "in.txt"], "--output must not be the same file as --input"),
         (
             ["--input", "in.txt", "--output", "none/out"],
             "cannot write none/out: No such file or directory",
@@ -95,7 +95,7 @@ EARLY = [
     (["--prompt", ""], "the prompt is empty"),
     (["--prompt", "x" * 33], "the prompt has 33 tokens, but the model's context is 32"),
     (["--prompt", "a", "--temperature", "-1"], "temperature: must be greater"),
-    (["--input", "empty.txt", "--output", "out.jsonl"], "empty.txt holds no prompt"),
+    (["--input", "empty.txt", "--output", "out.jsonl"], "empty.txt has no prompts"),
     (["--input", "long.txt", "--output", "out.jsonl"], "the prompt 1 has 33 tokens"),
     (["--input", "in.txt", "--output", "letter.txt"], "is no row of results"),
 ]
@@ -120,7 +120,7 @@ def test_what_is_wrong_is_said_before_the_weights_are_read_or_hashed(
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer in"),
         (
             lambda folder: CharTokenizer("".join(map(chr, range(40, 299)))).save(folder),
-            "the tokenizer has 259 tokens, but the model's vocabulary only 258",
+            "the tokenizer has 259 tokens, but the model's vocabulary has only 258",
         ),
     ],
     ids=["missing", "too large"],

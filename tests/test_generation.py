@@ -152,13 +152,13 @@ def test_training_mode_comes_back_even_when_the_caller_stops_early():
 @pytest.mark.parametrize(
     ("prompts", "error", "message"),
     [
-        ([], UsageError, "there is no prompt; give at least one"),
-        ([[1], []], UsageError, "prompt 2 is empty; give it some text to go on from"),
-        ([[1] * 33], ContextError, "the prompt has 33 tokens, but the model's context is 32; make it shorter"),
+        ([], UsageError, "there must be at least one prompt, got none"),
+        ([[1], []], UsageError, "prompt 2 is empty; give a text to continue"),
+        ([[1] * 33], ContextError, "the prompt has 33 tokens, but the model's context is 32; shorten it"),
         (
             [[1], [5, 61]],
             UsageError,
-            "prompt 2 holds the token 61, but the model's run from 0 to 60; use the tokenizer that the model was "
+            "prompt 2 has the token 61, but the model's tokens run from 0 to 60; use the tokenizer that the model was "
             "trained with",
         ),
     ],
@@ -181,7 +181,7 @@ def test_scores_that_are_no_numbers_are_an_error(sampling, value, logprob):
     with torch.no_grad():
         built.head.weight[7] = value * torch.ones(32)  # 3e38: the sum is infinite, as float16's are from 65,520
     message = (
-        rf"must be finite, but those for token 2 of row [12] are not \(log-probability {logprob}\): use another dtype"
+        rf"must be finite, but those of token 2 of row [12] are not \(log-probability {logprob}\): use another dtype"
     )
     with pytest.raises(CheckpointError, match=message):
         next(steps)
@@ -211,7 +211,7 @@ def test_the_old_cache_is_freed_before_the_next_one_is_made(monkeypatch):
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused():
-    with pytest.raises(CheckpointError, match="the tokenizer has 258 tokens, but the model's vocabulary only 61"):
+    with pytest.raises(CheckpointError, match="the tokenizer has 258 tokens, but the model's vocabulary has only 61"):
         generate(model(), ByteTokenizer(), "a")
 
 
@@ -393,7 +393,7 @@ def test_all_ways_to_generate_warn_once_and_encode_a_prompt_once(caplog, monkeyp
         way()
         assert encoded == (["abc"] if name == "stream" else ["ab", "abc"]), name
         (message,) = caplog.messages
-        assert message.startswith(f"up to {built.context + 1} tokens are asked for"), name
+        assert message.startswith(f"up to {built.context + 1} tokens are requested"), name
         assert f"trained on {built.context}" in message and "\n" not in message
     caplog.clear()
     complete(built, tokenizer, [Request(prompt="ab", max_new_tokens=built.context - 2)])

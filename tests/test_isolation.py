@@ -58,12 +58,14 @@ WRONG = {
     "axon-raises": (
         "the norm 'raises' of axon-raises 1.0 cannot be loaded: importing axon_raises:Plain raised ValueError: no "
         "licence key ({site}/axon_raises.py, line 1)",
-        "To repair it, upgrade axon-raises, or tell its authors; to leave it out, set AXON_DISABLE_PLUGINS=axon-raises",
+        "To repair it, upgrade axon-raises, or report this to its authors; to leave it out, "
+        "set AXON_DISABLE_PLUGINS=axon-raises",
     ),
     "axon-exits": (
         "the norm 'exits' of axon-exits 1.0 cannot be loaded: importing axon_exits:Plain raised SystemExit: 3 "
         "({site}/axon_exits.py, line 1)",
-        "To repair it, upgrade axon-exits, or tell its authors; to leave it out, set AXON_DISABLE_PLUGINS=axon-exits",
+        "To repair it, upgrade axon-exits, or report this to its authors; to leave it out, "
+        "set AXON_DISABLE_PLUGINS=axon-exits",
     ),
     "axon-needs": (
         "the norm 'needs' of axon-needs 1.0 cannot be loaded: importing axon_needs:Plain raised ModuleNotFoundError: "
@@ -74,12 +76,14 @@ WRONG = {
     "axon-syntax": (
         "the norm 'syntax' of axon-syntax 1.0 cannot be loaded: importing axon_syntax:Plain raised SyntaxError: "
         "invalid syntax ({site}/axon_syntax.py, line 2)",
-        "To repair it, upgrade axon-syntax, or tell its authors; to leave it out, set AXON_DISABLE_PLUGINS=axon-syntax",
+        "To repair it, upgrade axon-syntax, or report this to its authors; to leave it out, "
+        "set AXON_DISABLE_PLUGINS=axon-syntax",
     ),
     "axon-target": (
         "the norm 'target' of axon-target 1.0 cannot be loaded: importing axon_target:Plian raised AttributeError: "
         "module 'axon_target' has no attribute 'Plian'",
-        "To repair it, upgrade axon-target, or tell its authors; to leave it out, set AXON_DISABLE_PLUGINS=axon-target",
+        "To repair it, upgrade axon-target, or report this to its authors; to leave it out, "
+        "set AXON_DISABLE_PLUGINS=axon-target",
     ),
     "axon-gone": (
         "the norm 'gone' of axon-gone 1.0 cannot be loaded: importing axon_gone.norm:Plain raised "
@@ -95,11 +99,11 @@ WRONG = {
     "axon-malformed": (
         "{site}/axon_malformed-1.0.dist-info/entry_points.txt is malformed: line 2 is 'malformed axon_good:Plain'; "
         "nothing it offers is used",
-        "Reinstall it (pip install --force-reinstall axon-malformed), or tell its authors",
+        "Reinstall it (pip install --force-reinstall axon-malformed), or report this to its authors",
     ),
     "axon-damaged": (
-        "{site}/axon_damaged-1.0.dist-info has no METADATA, as after an interrupted install or uninstall; what it "
-        "offers is not used",
+        "{site}/axon_damaged-1.0.dist-info has no METADATA, as after an interrupted install or uninstall; nothing "
+        "it offers is used",
         "Reinstall it (pip install --force-reinstall axon-damaged) or delete that folder",
     ),
     "axon-next": (
@@ -153,7 +157,7 @@ def test_a_class_that_breaks_the_contract(zoo: Path) -> None:
 def test_a_key_claimed_twice(zoo: Path) -> None:
     with pytest.raises(AmbiguousKey) as error:
         NORMS["shared"]
-    assert str(error.value) == f"{SHARED[0]}; say which: 'axon-good:shared' or 'axon-rival:shared'"
+    assert str(error.value) == f"{SHARED[0]}; choose one: 'axon-good:shared' or 'axon-rival:shared'"
 
 
 def test_doctor_names_each_and_says_what_to_do(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,7 +280,7 @@ def test_doctor_loads_the_checks_of_claims(site, monkeypatch, capsys: pytest.Cap
     [
         ("command", "axon_odd:run", "def run(): ...", "axon_odd:run of axon-odd 1.0 must be a click command"),
         ("hooks", "axon_odd:gone", "", "the hooks 'list' of axon-odd 1.0 cannot be loaded"),
-        ("registry", "axon_odd:R", "R = {}", "axon_odd:R of axon-odd 1.0 should be the Registry of group 'list'"),
+        ("registry", "axon_odd:R", "R = {}", "axon_odd:R of axon-odd 1.0 must be the Registry of group 'list'"),
         ("paper", "axon_odd", "", "the paper 'list' of axon-odd 1.0 names the package axon_odd, but axon_odd is a "),
     ],
 )

@@ -61,7 +61,7 @@ def test_the_second_is_refused_by_name_until_the_first_is_dead(tmp_path: Path):
         with pytest.raises(UsageError) as caught, lock_folder(tmp_path):
             raise AssertionError("two hold it")
         assert f"{tmp_path} is in use: process {pid} on " in str(caught.value) and "pytest" in str(caught.value)
-        assert "Wait until that one has ended, stop it, or choose another place" in str(caught.value)
+        assert "Wait until it ends, stop it, or choose another folder or file" in str(caught.value)
     finally:
         kill(pid)
     assert (tmp_path / ".lock").exists()
@@ -207,7 +207,7 @@ def test_a_run_folder_that_goes_away_ends_training_and_no_half_folder_comes(tmp_
                     fit.run.path.mkdir()
 
     options = {"save_every": 3, "dropout": 0.3}
-    with pytest.raises(CheckpointError, match=r"run was moved or deleted while it was trained in, so training stops"):
+    with pytest.raises(CheckpointError, match=r"run was moved or deleted during training, so training stops"):
         fit(Toy.make(**options), tmp_path / "run", hooks=[Away()])
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
     if what != "deleted":

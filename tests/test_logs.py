@@ -103,7 +103,7 @@ def test_a_log_changes_no_weight(tmp_path: Path) -> None:
 def test_a_hook_of_ones_own_takes_the_place_of_the_named_one(tmp_path: Path) -> None:
     fit(Toy.make(log=["tensorboard"]), tmp_path / "run", hooks=[TensorBoard(tmp_path / "events")])
     assert scalars(tmp_path / "events")["train/loss"] and not (tmp_path / "run" / "tensorboard").exists()
-    with pytest.raises(UsageError, match="TensorBoard needs a folder: give `fit` a run folder, or"):
+    with pytest.raises(UsageError, match="TensorBoard needs a folder: give one to `fit`"):
         fit(Toy.make(), hooks=[TensorBoard()])
 
 

@@ -356,7 +356,7 @@ def test_nothing_to_train_breaks_the_contract():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"device": "nonsense"}, "device: device must be auto or one that PyTorch has here, got 'nonsense'"),
+        ({"device": "nonsense"}, "device: device must be auto or a device that PyTorch finds here, got 'nonsense'"),
         ({"optimizer": {"type": "adamw", "betas": [2, 3]}}, "optimizer.betas.0: must be less than 1, got 2"),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_hook_that_asks_for_something_unknown_is_switched_off(answer, caplog: 
 
     with caplog.at_level(logging.WARNING, "axon"):
         assert fit(Toy.make(), hooks=[Asking()]).status == "finished"
-    assert "a hook may return 'save', 'eval', 'stop' or nothing" in caplog.text
+    assert "a hook must return 'save', 'eval', 'stop' or nothing" in caplog.text
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_start_over(tmp_path: Path):
@@ -179,7 +179,7 @@ def test_a_metric_that_cannot_be_written_is_said_and_training_saves_and_goes_on(
     trainer = Toy.make(dropout=0.3)
     assert fit(trainer, tmp_path / "run", hooks=[Watch()]).status == "finished"
     assert saves == [1, 12]  # at once, and as it would have
-    assert caplog.text.count("(No space left on device): training goes on without metrics") == 1
+    assert caplog.text.count("(No space left on device): training continues without metrics") == 1
     assert trainer.digest() == digest_after(dropout=0.3)
 
 
@@ -232,7 +232,7 @@ def test_the_shells_hangup_after_the_systems_own_changes_nothing(tmp_path: Path)
                 os.kill(os.getpid(), signal.SIGHUP)
                 os.kill(os.getpid(), signal.SIGHUP)
 
-    with pytest.raises(Interrupted, match="after step 5; all is saved"):
+    with pytest.raises(Interrupted, match="after step 5; everything is saved"):
         fit(Toy.make(), tmp_path / "run", hooks=[HangingUp()])
 
 

@@ -123,7 +123,7 @@ def test_the_sentencepiece_model_is_compared_too(tmp_path: Path):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": []}', '{"sha256": {"config.json": 5}}'])
 def test_a_damaged_manifest_is_no_missing_one(run: Path, content: str):
     (run / "model" / MANIFEST).write_text(content)
-    with pytest.raises(CheckpointError, match=r"manifest.json is unreadable.*put it back, or remove it"):
+    with pytest.raises(CheckpointError, match=r"manifest.json is unreadable.*restore it, or remove it"):
         load(run / "model", CausalLM)
 
 
@@ -185,7 +185,7 @@ def test_all_data_are_compared_on_resume(tmp_path: Path, caplog: pytest.LogCaptu
     middle = len(TEXT) // 2
     changed = [TEXT[:middle] + TEXT[middle : middle + 9][::-1] + TEXT[middle + 9 :], TEXT[:-2] + TEXT[-2:][::-1]]
     for text in changed:
-        with pytest.raises(CheckpointError, match="the data are not those that the run began with; put them back"):
+        with pytest.raises(CheckpointError, match="the data are not those that the run started with; restore them"):
             fit(trainer(text), tmp_path / "run", resume=True)
     with caplog.at_level(logging.WARNING, "axon"):
         fit(trainer(TEXT, seed=4), tmp_path / "run", resume=True)

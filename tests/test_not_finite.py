@@ -106,7 +106,7 @@ def lr(value: float) -> dict:
 
 def test_a_rate_that_ruins_the_weights_in_the_last_step_is_no_finished_training(tmp_path: Path):
     for out in (None, tmp_path / "run"):
-        with pytest.raises(TrainingError, match=r"after 1 steps, the weight model\.\S+ holds a number that is not fin"):
+        with pytest.raises(TrainingError, match=r"after 1 steps, the weight model\.\S+ has a number that is not fin"):
             fit(Toy.make(steps=1, **lr(1e38), dropout=0.1), out)
     assert not list((tmp_path / "run/checkpoints").glob("*")) and not (tmp_path / "run/model").exists()
 

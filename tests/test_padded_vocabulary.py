@@ -84,7 +84,7 @@ def test_a_row_that_the_model_fails_on_ends_no_other(tmp_path: Path):
         generate_rows(model, plan(model, tokenizer, prompts, out, options=options), batch_size=3)
 
     weights[ord("Z")] = torch.nan
-    with pytest.raises(CheckpointError, match=r"failed on 1 of 5 prompts, of which the first is 3: .* must be finite"):
+    with pytest.raises(CheckpointError, match=r"failed on 1 of 5 prompts, first on 3: .* must be finite"):
         run()
     rows = {row["id"]: row for row in map(json.loads, out.read_text().splitlines())}
     assert rows.keys() == {1, 2, 4, 5}

@@ -28,5 +28,5 @@ def test_an_unset_variable_is_named_by_an_error_of_the_right_kind(tmp_path: Path
 
 @pytest.mark.parametrize("given", ["", " "])
 def test_an_empty_path_is_not_the_current_folder(given: str):
-    with pytest.raises(DataError, match="is empty; name a file or a folder"):
+    with pytest.raises(DataError, match="is empty; give a file or a folder"):
         expanded(given)

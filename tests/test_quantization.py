@@ -122,7 +122,7 @@ def test_large_inputs_in_float16():
 
 
 def test_it_cannot_be_saved(tmp_path):
-    with pytest.raises(UsageError, match="cannot be saved; save the one it was made from"):
+    with pytest.raises(UsageError, match="cannot be saved; save the original model"):
         quantize(model()).save(tmp_path / "model")
     assert not (tmp_path / "model").exists() or not any((tmp_path / "model").iterdir())
 

@@ -156,7 +156,7 @@ def test_a_saved_model_beside_a_new_ones_sizes_is_one_complaint(recipe: str, tab
         build_trainer(Recipe.load(recipe, [f"{table}.init=runs/x", *data]))
     message = str(caught.value)
     assert f"{table}: init names a saved model" in message and "unknown field" not in message
-    assert """as by --set 'TABLE={init="runs/x"}'""" in message
+    assert """with --set 'TABLE={init="runs/x"}'""" in message
     with pytest.raises(CheckpointError, match="runs/x is not a run folder"):  # what it advises is understood
         build_trainer(Recipe.load(recipe, [f'{table}={{init="runs/x"}}', *data]))
 

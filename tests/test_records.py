@@ -50,9 +50,9 @@ BAD = [
     (Completion, '{"prompt": "p", "completion": "c", "prompt": "q"}', r"has the field 'prompt' twice; remove one"),
     (Completion, '{"prompt": "p", "completion": "\\ud800"}', r"completion: must be a valid string"),
     (Completion, '["p", "c"]', r"must be a JSON object .*got \['p', 'c'\]"),
-    (Completion, '{"prompt": "p", "completion": "c"', r"is no JSON: .*; write one object a line"),
+    (Completion, '{"prompt": "p", "completion": "c"', r"is not JSON: .*; write one object per line"),
     (Completion, "[" * 100_000, r"is no JSON"),
-    (Comparison, comparison(chosen="r"), r"chosen and rejected must differ, both are 'r'"),
+    (Comparison, comparison(chosen="r"), r"chosen and rejected must differ, but both are 'r'"),
     (Comparison, comparison(margin=-1), r"margin: must be greater than or equal to 0, got -1"),
     (Comparison, comparison(margin="1"), r"margin: must be a valid number, got '1'"),
     (Comparison, comparison(margin=True), r"margin: must be a valid number, got True"),
@@ -62,7 +62,7 @@ BAD = [
     (Ranking, '{"prompt": "p", "responses": ["a", "b"], "ranking": [1]}', r"each of 0 … 1 once.*got \[1\]"),
     (Ranking, '{"prompt": "p", "responses": ["a", "b"], "ranking": [1, 2]}', r"each of 0 … 1 once"),
     (Ranking, '{"prompt": "p", "responses": ["a", "b"], "ranking": ["1", 0]}', r"ranking\.0: must be a valid integer"),
-    (Ranking, '{"prompt": "p", "responses": ["a", "a"], "ranking": [1, 0]}', r"responses must differ, two are 'a'"),
+    (Ranking, '{"prompt": "p", "responses": ["a", "a"], "ranking": [1, 0]}', r"responses must differ, but two are 'a'"),
     (Ranking, '{"prompt": "p", "responses": ["a", ""], "ranking": [1, 0]}', r"responses\.1: must have"),
     (Ranking, '{"prompt": "p", "responses": ["a"], "ranking": [0]}', r"responses: .*at least 2"),
     (Dialogue, '{"messages": []}', r"messages: .*at least 1"),
@@ -108,7 +108,7 @@ def test_what_was_cut_off_is_said_by_number_or_name():
     ranking = {"prompt": "p", "responses": ["a", "b"], "ranking": [1, 0]}
     assert validate(Ranking, ranking).unfinished == ()
     assert validate(Ranking, {**ranking, "unfinished": [1]}).unfinished == (1,)
-    with pytest.raises(ConfigError, match="unfinished must hold numbers of responses, 0 … 1, got 2"):
+    with pytest.raises(ConfigError, match="unfinished must list numbers of responses, 0 … 1, got 2"):
         validate(Ranking, {**ranking, "unfinished": [0, 2]})
     comparison = {"prompt": "p", "chosen": "a", "rejected": "b"}
     assert validate(Comparison, {**comparison, "unfinished": ["rejected"]}).unfinished == ("rejected",)
@@ -146,7 +146,7 @@ def test_files_that_cannot_be_read(tmp_path: Path):
     expected = {
         "plain.gz": r"cannot read .*plain\.gz after line 0: Not a gzipped file",
         "short.gz": r"cannot read .*short\.gz after line \d+: ",
-        "empty.jsonl": r"empty\.jsonl holds no record; write one a line: 'prompt', 'completion'",
+        "empty.jsonl": r"empty\.jsonl has no records; write one per line: 'prompt', 'completion'",
         "gone.jsonl": r"cannot read .*gone\.jsonl after line 0: No such file",
         ".": r"cannot read .*: it is a folder; give a file of JSON lines",
         "$AXON_NO_SUCH_VARIABLE/x.jsonl": r"names an environment variable that is not set",
@@ -182,7 +182,7 @@ def test_fields_of_other_names_are_to_be_renamed_and_not_their_lines_removed(tmp
         read_records(file, Completion)
     message = str(caught.value)
     assert "unknown fields 'question', 'answer', 'source' (known: prompt, completion)" in message
-    assert message.endswith("; name the fields so in every line")
+    assert message.endswith("; use these field names in every line")
     file.write_text('{"prompt": "2 + 2?", "completion": ""}\n')
     with pytest.raises(DataError, match="; correct the line, or remove it"):
         read_records(file, Completion)
@@ -200,5 +200,5 @@ def test_blank_lines_are_passed_over_and_other_lines_keep_their_numbers(tmp_path
     with pytest.raises(DataError, match="line 3 of"):
         read_records(file, Prompt)
     file.write_bytes(b"\n \n")
-    with pytest.raises(DataError, match="holds no record"):
+    with pytest.raises(DataError, match="has no records"):
         read_records(file, Prompt)

@@ -73,7 +73,7 @@ def test_build_completes_the_options_and_injects_the_parts(toys: Registry) -> No
 @pytest.mark.parametrize(
     ("spec", "given", "expected"),
     [
-        ({"type": "ball", "dim": 4}, {"dim": 2}, "dim: is set by what uses this toy, to 2; got 4. Leave it out"),
+        ({"type": "ball", "dim": 4}, {"dim": 2}, "dim: is set to 2 by the user of this toy, got 4; leave it out"),
         ({"type": "ball", "bouncs": 4}, {"dim": 2}, "bouncs: unknown field 'bouncs' (did you mean 'bounces'?)"),
         ("ball", {"dim": "wide"}, "dim: must be a valid integer, unable to parse string as an integer, got 'wide'"),
         ("ball", {}, "dim: this field is required"),
@@ -120,7 +120,7 @@ def test_two_distributions_may_claim_one_key(site, toys: Registry) -> None:
     with pytest.raises(AmbiguousKey) as error:
         toys["ball"]
     assert message(error) == (
-        "the toy 'ball' is offered by axon-rival 1.0 and axon-toys 1.0; say which: 'axon-rival:ball' or "
+        "the toy 'ball' is offered by axon-rival 1.0 and axon-toys 1.0; choose one: 'axon-rival:ball' or "
         "'axon-toys:ball'"
     )
     assert toys["axon-rival:ball"].__name__ == "Kite"
@@ -160,7 +160,7 @@ class TestUnknownKey:
         with pytest.raises(UnknownKey) as error:
             toys["ball"]
         assert message(error) == (
-            "no toy 'ball' is installed. axon-toys offers it, but AXON_PLUGINS or AXON_DISABLE_PLUGINS leaves that "
+            "no toy 'ball' is installed. axon-toys offers it, but AXON_PLUGINS or AXON_DISABLE_PLUGINS disables that "
             "plugin out. Installed toys: none"
         )
 
@@ -175,7 +175,7 @@ class TestRegister:
             toys.build(Drum, dim=1)
         assert message(error) == (
             "tests.test_registry.TestRegister.test_it_adds_a_class.<locals>.Drum is in no registry; register it "
-            "first, as by ATTENTIONS.register('Drum', Drum) for an attention"
+            "first, for example an attention with ATTENTIONS.register('Drum', Drum)"
         ).replace("tests.test_registry", Drum.__module__)
         toys.register("drum", Drum)
         assert list(toys) == ["ball", "drum"]
@@ -220,7 +220,7 @@ class TestRegister:
             toys.register("ball", Drum)
         assert message(error) == (
             "the toy 'ball' is already offered by axon-toys 1.0 (axon_toys:Ball); choose another key, or replace it "
-            "for a while by the context manager `override`"
+            "temporarily with the context manager `override`"
         )
         assert toys["ball"].__name__ == "Ball"
         with pytest.raises(UsageError, match="a key is a name without ':'"):
@@ -270,8 +270,8 @@ def test_key_of_finds_a_class_its_plugin_imported_by_itself(site, toys: Registry
 @pytest.mark.parametrize(
     ("source", "missing"),
     [
-        ("Kite = 3", "it is no class but an object of type int"),
-        ("class Kite: ...", "it is no subclass of axon_toys.Toy; it has no nested class Config that derives from "
+        ("Kite = 3", "it is not a class but an object of type int"),
+        ("class Kite: ...", "it is not a subclass of axon_toys.Toy; it has no nested class Config that derives from "
                             "axon_core.Config"),
         ("from axon_toys import Toy\nclass Kite(Toy): ...", "it does not define play"),
         ("from axon_toys import Ball\nclass Kite(Ball):\n    class Config: ...", "it has no nested class Config that "
@@ -307,7 +307,7 @@ def test_a_plugin_defines_a_registry(site, toys: Registry) -> None:
     with pytest.raises(ContractError) as error:
         registry_of("game")
     assert message(error) == (
-        "axon_games:GAMES of axon-games 1.0 should be the Registry of group 'game', but is <sport registry: empty>"
+        "axon_games:GAMES of axon-games 1.0 must be the Registry of group 'game', got <sport registry: empty>"
     )
 
 

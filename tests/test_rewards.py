@@ -64,7 +64,7 @@ def only_together(prompts: Sequence[str], responses: Sequence[str]) -> list[floa
         (lambda p, r: [1.0], "one number for each response, got 1 for 2"),
         (lambda p, r: ["high" for _ in r], "line 1 .* failed: ValueError"),
         (raises, "line 2 .* failed: ZeroDivisionError"),
-        (only_together, "the reward of 2 responses failed, though of none alone: ZeroDivisionError"),
+        (only_together, "the reward of 2 responses failed together, but not one by one: ZeroDivisionError"),
     ],
 )
 def test_a_reward_that_fails_is_refused_by_prompt(reward: rewards.Scorer, message: str):

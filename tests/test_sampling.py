@@ -74,9 +74,9 @@ def test_the_penalty_comes_before_the_filters():
 
 
 def test_what_a_choice_needs_is_asked_for():
-    with pytest.raises(ValueError, match="needs one uniform number a row"):
+    with pytest.raises(ValueError, match="needs one uniform number per row"):
         choose(LOG, Sampling())
-    with pytest.raises(ValueError, match="needs to know the tokens seen"):
+    with pytest.raises(ValueError, match="needs the tokens used so far"):
         choose(LOG, Sampling(repetition_penalty=1.1, temperature=0))
 
 

@@ -29,7 +29,7 @@ HELD = [16 * 16] * 4
     ],
 )
 def test_a_model_larger_than_its_file_is_stopped(build):
-    with pytest.raises(CheckpointError, match=r"much larger model than the file holds \(1,024 numbers\)"):
+    with pytest.raises(CheckpointError, match=r"much larger model than the one in the file \(1,024 numbers\)"):
         with weightless(HELD):
             build()
 

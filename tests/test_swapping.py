@@ -184,7 +184,7 @@ def test_a_part_of_this_session_and_one_that_nobody_knows(caplog):
         assert swapped({"attention": GQA}, "attention.type=deaf") == {"attention": {**GQA, "type": "deaf"}}
     caplog.clear()
     assert swapped({"attention": GQA}, "attention.type=nowhere") == {"attention": {"type": "nowhere"}}
-    assert "drops n_kv_heads = 2, qk_norm = 'rmsnorm' (nothing is known of nowhere)" in caplog.text
+    assert "drops n_kv_heads = 2, qk_norm = 'rmsnorm' (nowhere is unknown)" in caplog.text
 
 
 def test_a_validator_that_needs_what_only_the_model_knows_hinders_nothing():

@@ -165,7 +165,7 @@ def test_saving_and_loading(tmp_path: Path, spec):
         ('{"type": "morse"}', "unknown kind"),
         ('{"type": "char"}', "damaged"),
         ('{"type": "char", "characters": [1, 2]}', r"characters must be one string, got \[1, 2\]"),
-        ('{"type": "char", "characters": "aa"}', "every character must occur once"),
+        ('{"type": "char", "characters": "aa"}', "every character must occur exactly once"),
         ('{"type": "sentencepiece", "model": "tokenizer.model"}', "tokenizer.model is missing"),
     ],
 )

@@ -80,8 +80,8 @@ class Sequences:
                     raise UsageError(f"{name}: the {what} must have at least one token, got none")
             if limit is not None and len(prompt) + len(completion) > limit:
                 raise ContextError(
-                    f"{name}: prompt and completion must have at most {limit} tokens together, what the context "
-                    f"holds, got {len(prompt)} + {len(completion)}; shorten it, leave it out, or take a model with a "
+                    f"{name}: prompt and completion must have at most {limit} tokens together, the model's "
+                    f"context, got {len(prompt)} + {len(completion)}; shorten it, leave it out, or use a model with a "
                     "longer context"
                 )
         size = length or max(len(prompt) + len(completion) for prompt, completion in rows)

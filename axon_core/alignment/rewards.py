@@ -72,7 +72,9 @@ def _some(reward: Scorer, rows: Sequence[_Row]) -> list[float]:
                 _called(reward, [row])
             except Exception as alone:
                 raise TrainingError(f"the reward of {row} failed: {alone!r}") from alone
-        raise TrainingError(f"the reward of {len(rows)} responses failed, though of none alone: {error!r}") from error
+        raise TrainingError(
+            f"the reward of {len(rows)} responses failed together, but not one by one: {error!r}"
+        ) from error
     if len(found) != len(rows):
         raise TrainingError(f"a reward must be one number for each response, got {len(found)} for {len(rows)}")
     for row, score in zip(rows, found, strict=True):

@@ -56,8 +56,8 @@ def writing(place: Path) -> Generator[None]:
         else:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         full = any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
-        remedy = "free some space" if full else "choose a folder that can be written to"
-        raise _WriteError(f"cannot write {place}: {reason}; {remedy}. What was saved before is intact.") from error
+        remedy = "free some space" if full else "choose a writable folder"
+        raise _WriteError(f"cannot write {place}: {reason}; {remedy}. Earlier saved files are intact.") from error
 
 
 def is_occupied(folder: Path) -> bool:
@@ -97,7 +97,7 @@ def claimed_file(target: Path, source: Path | None = None) -> Generator[None]:
         UsageError: it is `source`, the file that is read, or another process writes it; the message names that process.
     """
     if source is not None and target.exists() and target.samefile(source):
-        raise UsageError(f"--output must be another file than --input, got {target} for both")
+        raise UsageError(f"--output must not be the same file as --input, got {target} for both")
     with writing(target):
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))

@@ -93,8 +93,8 @@ def check_vocabulary(tokenizer: Vocabulary, vocab_size: int) -> None:
     """
     if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary only {vocab_size}; use the "
-            "tokenizer that the model was trained with"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model's vocabulary has only {vocab_size}; use "
+            "the tokenizer that the model was trained with"
         )
 
 
@@ -154,7 +154,7 @@ def load_config(folder: Path, cls: type[M]) -> M:
     found: type[Model] = cls if saved.type is None else MODELS[saved.type]
     if not issubclass(found, cls):
         raise CheckpointError(
-            f"{folder} holds a model of the kind {found.__name__}, and {cls.__name__} is needed here; name the folder "
+            f"{folder} contains a {found.__name__}, but a {cls.__name__} is needed here; give the folder "
             "of such a model"
         )
     try:
@@ -191,7 +191,9 @@ def _saved(folder: Path) -> _Saved:
     try:
         facts = parse_json(read_checked(folder / _CONFIG).decode("utf-8-sig"))
         if isinstance(facts, dict) and "sha256" not in facts:
-            raise CheckpointError(f"{folder} holds no model that Axon saved; import what another project saved first")
+            raise CheckpointError(
+                f"{folder} does not contain a model saved by Axon; import models of other projects first"
+            )
         return validate(_Saved, facts)
     except FileNotFoundError:
         raise CheckpointError(f"no model in {folder}: {_CONFIG} is missing") from None
@@ -278,7 +280,9 @@ class Checkpoints:
                 return self.find(name)
             good = self.intact()
             remedy = (
-                f"resume with --from {good}" if good else "no other is intact: start the run again in another folder"
+                f"resume with --from {good}"
+                if good
+                else "no other checkpoint is intact: start the run again in another folder"
             )
             raise CheckpointError(f"checkpoint {folder.name} in {self.folder} is damaged: {problem}; {remedy}")
         return folder
@@ -295,7 +299,7 @@ class Checkpoints:
         """
         rate = read_values(self.folder / name).get("lr")
         if not isinstance(rate, int | float):
-            raise CheckpointError(f"{self.folder / name / TREE} is damaged: it names no learning rate")
+            raise CheckpointError(f"{self.folder / name / TREE} is damaged: it has no learning rate")
         return rate
 
     def clean(self, step: int) -> None:

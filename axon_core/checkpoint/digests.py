@@ -57,7 +57,7 @@ def _add(total: Any, node: Any) -> None:
         case None | bool() | int() | float():
             total.update(f"{type(node).__name__} {node!r};".encode())
         case _:
-            raise TypeError(f"cannot make a checksum of a {type(node).__name__}")
+            raise TypeError(f"cannot compute a checksum of a {type(node).__name__}")
 
 
 def _integers(values: list[int]) -> bytes:

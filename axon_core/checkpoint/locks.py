@@ -148,8 +148,8 @@ def _acquire(file: Path, place: Path, flags: int) -> int:
             who = _described(descriptor)
             os.close(descriptor)
             raise UsageError(
-                f"{place} is in use: {who} writes to it, and only one process at a time may. Wait until that one has "
-                "ended, stop it, or choose another place"
+                f"{place} is in use: {who} is writing to it, and only one process can write at a time. Wait until it "
+                "ends, stop it, or choose another folder or file"
             )
         if _is_at(file, descriptor):
             return descriptor
@@ -165,7 +165,7 @@ def _flock(descriptor: int, kind: int) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        _log.warning("this file system has no locks (%s); let only one process write to it", error.strerror)
+        _log.warning("this file system has no locks (%s); make sure that only one process writes to it", error.strerror)
     return True
 
 

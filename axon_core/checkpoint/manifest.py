@@ -57,13 +57,13 @@ def sums(folder: Path) -> dict[str, str]:
     try:
         found = parse_json((folder / MANIFEST).read_text(encoding="utf-8-sig"))["sha256"]
         if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-            raise ValueError("it holds no checksums")
+            raise ValueError("it has no checksums")
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (KeyError, TypeError, ValueError, OSError, RecursionError):
         raise CheckpointError(
-            f"{folder / MANIFEST} is unreadable, so that nothing says whether the files beside it are those that were "
-            "written; put it back, or remove it to use them as they are"
+            f"{folder / MANIFEST} is unreadable, so the files beside it cannot be verified; restore it, or remove it "
+            "to use them as they are"
         ) from None
     return cast(dict[str, str], found)
 
@@ -154,7 +154,7 @@ def check_folder(folder: Path) -> None:
     """
     for name, expected in sums(folder).items():
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing, though {MANIFEST} names it; put it back")
+            raise CheckpointError(f"{folder / name} is missing, but {MANIFEST} names it; restore it")
         if sha256(folder / name) != expected:
             raise _changed(folder / name, folder)
 
@@ -162,8 +162,8 @@ def check_folder(folder: Path) -> None:
 def _changed(file: Path, folder: Path | None = None) -> CheckpointError:
     manifest = (folder or file.parent) / MANIFEST
     return CheckpointError(
-        f"{file} was changed after it was written: it does not match its checksum in {MANIFEST}. Put it back as it "
-        f"was; or, to use it as it is, remove {manifest}"
+        f"{file} was changed after it was written: it does not match its checksum in {MANIFEST}. Restore it, "
+        f"or remove {manifest} to use it as it is"
     )
 
 

@@ -62,7 +62,7 @@ class Bound(TorchDispatchMode):
 
     def _outgrown(self) -> CheckpointError:
         return CheckpointError(
-            f"the sizes in the config are those of a much larger model than the file holds ({self._held:,} numbers)"
+            f"the sizes in the config need a much larger model than the one in the file ({self._held:,} numbers)"
         )
 
 
@@ -81,11 +81,9 @@ def within_memory() -> Generator[None]:
             return
         held, tensors = held + parameter.nbytes, tensors + 1
         if held > memory:
-            raise UsageError(
-                f"the models need more than the memory of this machine, {memory:,} bytes; make their sizes smaller"
-            )
+            raise UsageError(f"the models need more memory than this machine has, {memory:,} bytes; make them smaller")
         if tensors > _MOST:
-            raise UsageError(f"the models have more than {_MOST:,} tensors; make them of fewer layers")
+            raise UsageError(f"the models must have at most {_MOST:,} tensors; use fewer layers")
 
     handle = register_module_parameter_registration_hook(count)
     try:

@@ -35,7 +35,9 @@ def write_tree(folder: Path, tree: Mapping[str, Any]) -> None:
     try:
         _parsed(text)
     except ValueError as error:
-        raise ContractError(f"the state of a training is too much to be saved: {error}; keep it in tensors") from None
+        raise ContractError(
+            f"the state of the training is too large to be saved: {error}; store it in tensors"
+        ) from None
     (folder / TREE).write_text(text, encoding="utf-8")
     save_file(tensors, folder / TENSORS)
 
@@ -50,7 +52,7 @@ def read_tree(folder: Path) -> dict[str, Any]:
     try:
         return _attach(tree, load_file(folder / TENSORS))
     except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / TENSORS} is damaged, or does not belong to {TREE}: {error!r}") from None
+        raise CheckpointError(f"{folder / TENSORS} is damaged, or does not match {TREE}: {error!r}") from None
 
 
 def read_values(folder: Path) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def read_values(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / TREE} is damaged: {error}") from None
     if not isinstance(tree, dict):
-        raise CheckpointError(f"{folder / TREE} is damaged: it must hold an object, got {type(tree).__name__}")
+        raise CheckpointError(f"{folder / TREE} is damaged: it must contain an object, got {type(tree).__name__}")
     return cast(dict[str, Any], tree)
 
 

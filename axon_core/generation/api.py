@@ -74,8 +74,8 @@ class Request(Config):
         """
         if self.prompt == "" and not tokenizer.add_bos:
             raise UsageError(
-                "the prompt is empty, and this model's texts do not begin with a marker that it could go on from; give "
-                "it some text"
+                "the prompt is empty, and this model's texts do not begin with a marker that it could continue; give "
+                "a text"
             )
         return tokenizer.encode_prompt(self.prompt) if isinstance(self.prompt, str) else list(self.prompt)
 
@@ -308,8 +308,8 @@ def warn_beyond(context: int, requests: Iterable[Request]) -> None:
     total = max((len(request.prompt) + request.max_new_tokens for request in requests), default=0)
     if total > context:
         _log.warning(
-            f"up to {total:,} tokens are asked for, prompt included, and the model was trained on {context:,}: past "
-            "those it goes on from its last half context alone, and writes worse; ask for fewer new tokens"
+            f"up to {total:,} tokens are requested, including the prompt, but the model was trained on {context:,}: "
+            "beyond these it sees only the last half of its context, and writes worse; request fewer new tokens"
         )
 
 

@@ -32,7 +32,7 @@ Id = str | int
 
 _ROW = {"id", "prompt", "text", "finish", "tokens", "origin"}
 _BEGIN = b'{"id": '
-_ANEW = "choose another file, or remove this one to begin anew"
+_ANEW = "choose another file, or remove this one to start again"
 
 
 class Prompt(records.Prompt):
@@ -89,7 +89,7 @@ def prompts_by_id(path: Path) -> dict[Id, str]:
     for number, (prompt, own) in zip(found.lines, ((line.prompt, line.id) for line in found), strict=True):
         key = number if own is None else own
         if key in prompts:
-            raise UsageError(f"line {number} of {path} has the id {key!r} of a line before it; give it another")
+            raise UsageError(f"line {number} of {path} has the same id {key!r} as an earlier line; change one of them")
         prompts[key] = prompt
     return prompts
 
@@ -103,7 +103,7 @@ def _plain(path: Path) -> dict[Id, str]:
         raise DataError(f"cannot read the prompts in {path}: {reason}") from None
     prompts: dict[Id, str] = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     if not prompts:
-        raise DataError(f"{path} holds no prompt; write one a line")
+        raise DataError(f"{path} has no prompts; write one per line")
     return prompts
 
 
@@ -164,7 +164,7 @@ def _finished(path: Path, rows: Mapping[Id, Row]) -> set[Id]:
     data = path.read_bytes()
     *lines, tail = data.split(b"\n")
     if not (tail.startswith(_BEGIN) or _BEGIN.startswith(tail)) or _is_other(tail):
-        raise DataError(f"{path} ends with what is no row of results; choose another file")  # never cut such a file
+        raise DataError(f"{path} does not end with a row of results; choose another file")  # never cut such a file
     done: set[Id] = set()
     for number, line in enumerate(lines, 1):
         try:
@@ -173,17 +173,17 @@ def _finished(path: Path, rows: Mapping[Id, Row]) -> set[Id]:
             if not (found.keys() >= _ROW and isinstance(key, str | int)):
                 raise ValueError
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"line {number} of {path} is no row of results; choose another file") from None
+            raise DataError(f"line {number} of {path} is not a row of results; choose another file") from None
         row = rows.get(key)
         if row is None or row.prompt != found["prompt"]:
             raise UsageError(
-                f"line {number} of {path} is the result of a prompt {key!r} that is not in the input; {_ANEW}"
+                f"line {number} of {path} has the result of a prompt {key!r} that is not in the input; {_ANEW}"
             )
         if row.origin != found["origin"]:
             raise UsageError(
-                f"line {number} of {path} was made by another model or with other options: a file that is gone on with "
-                "must keep the model, dtype, quantisation, seed, sampling, stop strings, number of new tokens and "
-                f"log-probabilities it began with; give those, {_ANEW}"
+                f"line {number} of {path} was made by another model or with other options. To continue a file, "
+                "keep its model, dtype, quantisation, seed, sampling, stop strings, number of new tokens and "
+                f"log-probabilities; use the same options, {_ANEW}"
             )
         done.add(key)
     if tail:
@@ -248,12 +248,12 @@ def generate_rows(
                         done += 1
                         progress(done, total, made)
     except KeyboardInterrupt:
-        raise Interrupted(f"{done} of {total} prompts are done; the same command goes on from there") from None
+        raise Interrupted(f"{done} of {total} prompts are done; the same command continues there") from None
     if failed:
         row, error = failed[0]
         raise CheckpointError(
-            f"the model failed on {len(failed)} of {total} prompts, of which the first is {row.id!r}: {error}. The "
-            f"others are in {plan.path}; the same command tries again what failed"
+            f"the model failed on {len(failed)} of {total} prompts, first on {row.id!r}: {error}. The "
+            f"other results are in {plan.path}; the same command retries the failed prompts"
         ) from error
 
 

@@ -67,7 +67,9 @@ def replayed(step: Step, capture: Capture) -> Step:
                 raise
             works = False
             reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"decoding steps are not replayed, and slower for it: {reason}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"decoding is slower because its steps are not replayed: {reason}", RuntimeWarning, stacklevel=2
+            )
         cache.length = length  # undo the runs after the first
         return results[0]
 
@@ -97,7 +99,7 @@ def compiled_call(run: Callable[[], Result]) -> Callable[[], Result]:
     ((function, inputs, outputs),) = calls
     at = [i for wanted in result for i, output in enumerate(outputs) if output is wanted]
     if len(at) != len(result):
-        raise RuntimeError("the scores are not what the compiled code returns")
+        raise RuntimeError("the scores are not those that the compiled code returns")
 
     def again() -> Result:
         outputs = function(*inputs)

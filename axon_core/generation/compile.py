@@ -246,7 +246,7 @@ def _inductor(
         compiled: Any = compile_fx(graph, inputs, config_patches=options)
     except ShortenTraceback as error:  # what inductor raises when it fails, mostly for want of a compiler
         reason = str(error).strip().splitlines()[0]
-        warnings.warn(f"the model is not compiled, and slower for it: {reason}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"the model is slower because it is not compiled: {reason}", RuntimeWarning, stacklevel=2)
         return (graph if otherwise is None else otherwise).forward
     return compiled
 

@@ -84,7 +84,7 @@ class Decoder:
         compile: bool = False,
     ) -> None:
         if not prompts:
-            raise UsageError("there is no prompt; give at least one")
+            raise UsageError("there must be at least one prompt, got none")
         for i, prompt in enumerate(prompts):
             check_prompt(model, prompt, "the prompt" if len(prompts) == 1 else f"prompt {i + 1}")
         self._model, self._vocab_size = model, vocab_size
@@ -143,9 +143,9 @@ class Decoder:
         for row in self._going:
             if not math.isfinite(tokens[row.number].logprob):
                 raise CheckpointError(
-                    f"the model's scores must be finite, but those for token {self._step + 1} of row {row.number + 1} "
-                    f"are not (log-probability {tokens[row.number].logprob}): use another dtype where numbers "
-                    "overflow, as in float16, or other weights where these are damaged"
+                    f"the model's scores must be finite, but those of token {self._step + 1} of row {row.number + 1} "
+                    f"are not (log-probability {tokens[row.number].logprob}): use another dtype if numbers "
+                    "overflow, as in float16, or other weights if these are damaged"
                 )
         self._step += 1
         given = [tokens[row.number] for row in self._going]
@@ -226,16 +226,14 @@ def evaluating(model: nn.Module) -> Generator[None]:
 def check_prompt(model: CausalLM, prompt: Sequence[int], name: str = "the prompt") -> None:
     """Raise `UsageError` or `ContextError` if the model cannot continue these tokens."""
     if not prompt:
-        raise UsageError(f"{name} is empty; give it some text to go on from")
+        raise UsageError(f"{name} is empty; give a text to continue")
     if len(prompt) > model.context:
-        raise ContextError(
-            f"{name} has {len(prompt)} tokens, but the model's context is {model.context}; make it shorter"
-        )
+        raise ContextError(f"{name} has {len(prompt)} tokens, but the model's context is {model.context}; shorten it")
     wrong = [token for token in (min(prompt), max(prompt)) if not 0 <= token < model.config.vocab_size]
     if wrong:
         raise UsageError(
-            f"{name} holds the token {wrong[0]}, but the model's run from 0 to {model.config.vocab_size - 1}; use the "
-            "tokenizer that the model was trained with"
+            f"{name} has the token {wrong[0]}, but the model's tokens run from 0 to {model.config.vocab_size - 1}; use "
+            "the tokenizer that the model was trained with"
         )
 
 

@@ -101,12 +101,12 @@ def choose(
     logits = logits.float()
     if sampling.repetition_penalty != 1:
         if seen is None:
-            raise ValueError("a repetition penalty needs to know the tokens seen so far")
+            raise ValueError("a repetition penalty needs the tokens used so far")
         logits = penalise(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits.argmax(-1)
     if uniform is None:
-        raise ValueError("sampling at a temperature above 0 needs one uniform number a row")
+        raise ValueError("sampling at a temperature above 0 needs one uniform number per row")
     logits = logits.double()
     logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature  # no overflow, however low it is
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:

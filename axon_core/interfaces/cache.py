@@ -156,7 +156,8 @@ class Cache:
         """
         if self.length + n > self.capacity:
             raise ContextError(
-                f"the cache holds {self.capacity} tokens, got {self.length} + {n}; make it larger or the text shorter"
+                f"the cache has room for {self.capacity} tokens, got {self.length} + {n}; enlarge it or "
+                "shorten the text"
             )
 
     def extend(self, tokens: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"] | None = None) -> Step:
@@ -293,7 +294,7 @@ class StaticCache(Cache):
             UsageError: more than one token a row, or padding.
         """
         if tokens.shape[1] > 1 or valid is not None:
-            raise UsageError(f"a static cache takes one token a row, and no padding; got {tokens.shape[1]}")
+            raise UsageError(f"a static cache takes one token per row and no padding, got {tokens.shape[1]}")
         self.reserve(1)
         slot, positions = self._slot.clone(), self._next.clone()
         self.length += 1
@@ -328,8 +329,8 @@ def _refuse_padding_inside(positions: Int[Tensor, "b n"], valid: Bool[Tensor, "b
     if inside.any():
         row, column = (int(i) for i in inside.nonzero()[0])
         raise UsageError(
-            f"a cache takes padding before a row's first token only, but token {column} of row {row} is padding after "
-            "one; pad the rows on the left"
+            f"a cache takes padding only before a row's first token, but token {column} of row {row} is padding after "
+            "it; pad the rows on the left"
         )
 
 

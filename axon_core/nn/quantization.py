@@ -135,7 +135,7 @@ class Int8Linear(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         raise UsageError(
-            "a model with 8-bit weights cannot be saved; save the one it was made from, and quantise it after loading"
+            "a model with 8-bit weights cannot be saved; save the original model, and quantise it after loading"
         )
 
 

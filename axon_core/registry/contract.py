@@ -10,10 +10,10 @@ def breaches(component: Any, interface: type) -> list[str]:
     from axon_core.config import Config  # deferred: pydantic is slow to import, and listing needs neither
 
     if not isinstance(component, type):
-        return [f"it is no class but an object of type {type(component).__name__}"]
+        return [f"it is not a class but an object of type {type(component).__name__}"]
     found: list[str] = []
     if not issubclass(component, interface):
-        found.append(f"it is no subclass of {interface.__module__}.{interface.__qualname__}")
+        found.append(f"it is not a subclass of {interface.__module__}.{interface.__qualname__}")
     if abstract := sorted(getattr(component, "__abstractmethods__", ())):
         found.append(f"it does not define {', '.join(abstract)}")
     config = getattr(component, "Config", None)

@@ -112,7 +112,7 @@ def load_problem(entry: Entry, error: BaseException) -> Problem:
     # Without the frame of `load` itself, and those of the import system.
     frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if "importlib" not in f.filename]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    repair = f"upgrade {entry.distribution}, or tell its authors"
+    repair = f"upgrade {entry.distribution}, or report this to its authors"
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}, line {error.lineno})"
     elif isinstance(error, ModuleNotFoundError) and error.name:
@@ -253,11 +253,11 @@ def _examine(
             remedy = f"Install the {name} made for {API}, or the axon-core that reads its group"
             problems.append(Problem(name, what, remedy))
         elif not _REFERENCE.fullmatch(point.value):
-            problems.append(Problem(name, f"{spot} is no object reference such as 'package.module:Name'", edit))
+            problems.append(Problem(name, f"{spot} is not an object reference such as 'package.module:Name'", edit))
         elif ":" in point.name:
             problems.append(Problem(name, f"{spot} has a ':' in its key, which qualified names reserve", edit))
         elif (group, point.name) in seen:
-            problems.append(Problem(name, f"{spot} names a key a second time; the first one is used", edit))
+            problems.append(Problem(name, f"{spot} repeats a key; only the first one is used", edit))
         else:
             seen.add((group, point.name))
             entries.append(Entry(point.name, name, version, point.value, group))
@@ -274,13 +274,15 @@ def _header(dist: Distribution, name: str) -> str | None:
 
 
 def _hollow(name: str, folder: str) -> Problem:
-    what = f"{folder} has no METADATA, as after an interrupted install or uninstall; what it offers is not used"
+    what = f"{folder} has no METADATA, as after an interrupted install or uninstall; nothing it offers is used"
     return Problem(name, what, f"Reinstall it (pip install --force-reinstall {name}) or delete that folder")
 
 
 def _duplicate(name: str, used: str, folder: str) -> Problem:
     what = f"it is installed twice: {used} is used and {folder} is not"
-    return Problem(name, what, f"Uninstall it until pip finds no more (pip uninstall {name}), then install it once")
+    return Problem(
+        name, what, f"Uninstall it until pip finds no further copy (pip uninstall {name}), then install it once"
+    )
 
 
 def _unreadable(dist: Distribution, name: str, folder: str, error: Exception) -> Problem:
@@ -296,7 +298,7 @@ def _unreadable(dist: Distribution, name: str, folder: str, error: Exception) ->
                 break
     except (OSError, UnicodeDecodeError):
         pass  # then the error that brought us here says why
-    remedy = f"Reinstall it (pip install --force-reinstall {name}), or tell its authors"
+    remedy = f"Reinstall it (pip install --force-reinstall {name}), or report this to its authors"
     return Problem(name, f"{file} {why}; nothing it offers is used", remedy)
 
 
@@ -307,7 +309,7 @@ def _sorted_out(entries: list[Entry], problems: list[Problem]) -> Discovered:
     problems = [p for p in problems if p.distribution not in refused]
     for variable, names in (("AXON_PLUGINS", allowed), ("AXON_DISABLE_PLUGINS", refused)):
         for name in sorted(names - installed):
-            what = f"{variable} names it, but no plugin of that name is installed"
+            what = f"{variable} names it, but no plugin with that name is installed"
             problems.append(Problem(name, what, f"Correct {variable}; installed: {', '.join(sorted(installed))}"))
 
     groups: dict[str, list[Entry]] = {}

@@ -57,5 +57,5 @@ def key_of(cls: type) -> str:
                     continue
     name = cls.__name__
     rule = f"{cls.__module__}.{cls.__qualname__} is in no registry"
-    remedy = f"register it first, as by ATTENTIONS.register({name!r}, {name}) for an attention"
+    remedy = f"register it first, for example an attention with ATTENTIONS.register({name!r}, {name})"
     raise ConfigError([((), f"{rule}; {remedy}")])

@@ -49,7 +49,7 @@ def package_folders(entry: Entry) -> list[Path]:
         if (spec := _find_spec(name, folders)) is None or spec.submodule_search_locations is None:
             raise PluginLoadError(
                 f"the paper {entry.key!r} of {entry.source} names the package {entry.target}, but "
-                f"{'there is none' if spec is None else f'{name} is a module and no package'}. "
+                f"{'there is none' if spec is None else f'{name} is a module and not a package'}. "
                 f"Reinstall it: pip install --force-reinstall {entry.distribution}"
             )
         folders = list(spec.submodule_search_locations)

@@ -113,7 +113,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         if len(found) > 1:
             claims = " and ".join(entry.source for entry in found)
             names = " or ".join(repr(entry.qualified) for entry in found)
-            raise AmbiguousKey(f"the {self.name} {key!r} is offered by {claims}; say which: {names}")
+            raise AmbiguousKey(f"the {self.name} {key!r} is offered by {claims}; choose one: {names}")
         if not found:
             from axon_core.registry.suggest import unknown_key
 
@@ -186,7 +186,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             if other != entry:
                 raise UsageError(
                     f"the {self.name} {key!r} is already offered by {other.source} ({other.target}); choose another "
-                    "key, or replace it for a while by the context manager `override`"
+                    "key, or replace it temporarily with the context manager `override`"
                 )
         self._put(key, (entry, cls))
 
@@ -240,7 +240,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def _local_entry(self, key: str, cls: type[T]) -> Entry:
         if ":" in key or not key:
-            raise UsageError(f"a key is a name without ':', which qualified keys reserve; got {key!r}")
+            raise UsageError(f"a key must be a name without ':', which qualified keys use; got {key!r}")
         entry = Entry(key, _SESSION, "", f"{cls.__module__}:{cls.__qualname__}", self.group)
         self._check(cls, entry)
         return entry
@@ -261,12 +261,12 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         if strange := sorted(parts.keys() - {p.name for p in takes if p.kind is not p.VAR_POSITIONAL}):
             if all(p.kind is not p.VAR_KEYWORD for p in takes):
                 raise ContractError(
-                    f"{self._described(cls)} is given {', '.join(strange)}, which is neither a field of its Config "
+                    f"{self._described(cls)} got {', '.join(strange)}, which is neither a field of its Config "
                     f"({', '.join(schema.model_fields)}) nor a parameter of its constructor"
                 )
         told = {name: value for name, value in given.items() if name not in parts}
         if problems := [
-            ((name,), f"is set by what uses this {self.name}, to {told[name]!r}; got {options[name]!r}. Leave it out")
+            ((name,), f"is set to {told[name]!r} by the user of this {self.name}, got {options[name]!r}; leave it out")
             for name in told.keys() & options.keys()
             if told[name] != options[name]
         ]:
@@ -316,7 +316,7 @@ def registry_of(group: str) -> Registry[Any]:
             if isinstance(found, Registry) and found.group == group:
                 return cast(Registry[Any], found)
             raise ContractError(
-                f"{entry.target} of {entry.source} should be the Registry of group {group!r}, but is {found!r}"
+                f"{entry.target} of {entry.source} must be the Registry of group {group!r}, got {found!r}"
             )
     if group in OWN:
         importlib.import_module(OWN[group])
@@ -324,7 +324,7 @@ def registry_of(group: str) -> Registry[Any]:
         if registry.group == group:
             return registry
     raise AxonError(
-        f"no registry serves the group {group!r}; a plugin defines one in the group {discovery.API}.registry"
+        f"no registry serves the group {group!r}; a plugin can define one in the group {discovery.API}.registry"
     )
 
 

@@ -66,7 +66,7 @@ def unknown_key(key: str, group: str, entries: Iterable[Entry]) -> str:
     """Say that nothing installed offers `key` in `group`, and what would provide it."""
     bare, hints = key.rpartition(":")[2], list[str]()
     if off := sorted({e.distribution for e in discover().disabled if (e.group, e.key) == (group, bare)}):
-        hints.append(f"{', '.join(off)} offers it, but AXON_PLUGINS or AXON_DISABLE_PLUGINS leaves that plugin out")
+        hints.append(f"{', '.join(off)} offers it, but AXON_PLUGINS or AXON_DISABLE_PLUGINS disables that plugin")
     else:
         brings = (p for p in known_papers() if bare in p.offers.get(group, ()))
         hints.extend(f"{p.title} (arXiv {p.arxiv}) offers it: {install_line(p.distribution)}" for p in brings)

@@ -62,7 +62,7 @@ def read_text(path: str | Path | None = None) -> str:
     files = data_files(place, "text", TEXT_SUFFIXES) if place.is_dir() else [place]
     text = "\n".join(_read_file(file) for file in files)
     if not text.strip():
-        raise DataError(f"{place} holds no text; give a UTF-8 text file or a folder of them")
+        raise DataError(f"{place} has no text; give a UTF-8 text file or a folder of them")
     return text
 
 
@@ -73,7 +73,7 @@ def _read_file(file: Path) -> str:
         byte = error.object[error.start]
         raise DataError(
             f"{file} is not UTF-8 text: byte {error.start:,} is 0x{byte:02x} ({error.reason}); convert it, for "
-            "instance with iconv, or leave it out"
+            "example with iconv, or leave it out"
         ) from None
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from None

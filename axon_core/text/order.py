@@ -47,7 +47,7 @@ def across_epochs(epoch: Callable[[int], Int[Tensor, " n"]], per_epoch: int, ste
     """
     if size > EPOCHS * per_epoch:
         raise UsageError(
-            f"a step may go through all examples {EPOCHS:,} times at most, and a batch of {size:,} goes through these "
+            f"a step can go through all examples {EPOCHS:,} times at most, but a batch of {size:,} goes through these "
             f"{per_epoch:,} more often; make the batch smaller"
         )
     picks: list[Tensor] = []

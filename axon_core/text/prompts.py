@@ -41,7 +41,7 @@ def encode_prompts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> tu
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
         if not tokens:
-            raise DataError(f"{name} is empty; a model needs at least one token to go on from")
+            raise DataError(f"{name} is empty; a model needs at least one token to continue")
         prompts.append(Prompt(text, tokens, name))
     return tuple(prompts)
 

@@ -86,7 +86,7 @@ class Comparison(_Record):
     @model_validator(mode="after")
     def _different(self) -> Self:
         if self.chosen == self.rejected:
-            raise ValueError(f"chosen and rejected must differ, both are {shortened(repr(self.chosen), 60)}")
+            raise ValueError(f"chosen and rejected must differ, but both are {shortened(repr(self.chosen), 60)}")
         return self
 
 
@@ -106,11 +106,11 @@ class Ranking(_Record):
     def _complete(self) -> Self:
         k = len(self.responses)
         if sorted(self.ranking) != list(range(k)):
-            raise ValueError(f"ranking must name each of 0 … {k - 1} once, the best first, got {list(self.ranking)}")
+            raise ValueError(f"ranking must list each of 0 … {k - 1} once, the best first, got {list(self.ranking)}")
         if unknown := [i for i in self.unfinished if i not in self.ranking]:
-            raise ValueError(f"unfinished must hold numbers of responses, 0 … {k - 1}, got {unknown[0]}")
+            raise ValueError(f"unfinished must list numbers of responses, 0 … {k - 1}, got {unknown[0]}")
         if twice := next((text for text in self.responses if self.responses.count(text) > 1), None):
-            raise ValueError(f"responses must differ, two are {shortened(repr(twice), 60)}")
+            raise ValueError(f"responses must differ, but two are {shortened(repr(twice), 60)}")
         return self
 
     def pairs(self) -> list[tuple[int, int]]:
@@ -139,7 +139,7 @@ class Dialogue(_Record):
         begin = roles[0] == "system"
         for i, role in enumerate(roles[begin:], begin):
             if role != (expected := ("user", "assistant")[(i - begin) % 2]):
-                raise ValueError(f"message {i + 1} must be the {expected}'s, since the two take turns, got {role!r}")
+                raise ValueError(f"message {i + 1} must be the {expected}'s, because the two take turns, got {role!r}")
         if begin and len(roles) == 1:
             raise ValueError("a user's message must follow the system's, got none")
         return self
@@ -182,10 +182,10 @@ def read_records(path: Path | str, kind: type[R]) -> Records[R]:
             records.add(number, validate(kind, value))
         except ConfigError as error:
             strange = not all(name in value for name, field in kind.model_fields.items() if field.is_required())
-            remedy = "name the fields so in every line" if strange else "correct the line, or remove it"
-            raise DataError(f"{place} is no {kind.__name__}: {error}; {remedy}") from None
+            remedy = "use these field names in every line" if strange else "correct the line, or remove it"
+            raise DataError(f"{place} is not a valid {kind.__name__}: {error}; {remedy}") from None
     if not records:
-        raise DataError(f"{path} holds no record; write one a line: {', '.join(map(repr, kind.model_fields))}")
+        raise DataError(f"{path} has no records; write one per line: {', '.join(map(repr, kind.model_fields))}")
     return records
 
 
@@ -229,12 +229,12 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
         byte = error.object[error.start]
         raise DataError(
             f"{place} is not UTF-8 text: byte {error.start + 1} is 0x{byte:02x} ({error.reason}); convert the file, "
-            "for instance with iconv"
+            "for example with iconv"
         ) from None
     except _Twice as error:
         raise DataError(f"{place} has the field {error.args[0]!r} twice; remove one of them") from None
     except ValueError as error:
-        raise DataError(f"{place} is no JSON: {error}; write one object a line") from None
+        raise DataError(f"{place} is not JSON: {error}; write one object per line") from None
     if not isinstance(value, dict):
         raise DataError(f'{place} must be a JSON object such as {{"prompt": …}}, got {shortened(repr(value), 60)}')
     return value  # pyright: ignore[reportUnknownVariableType]

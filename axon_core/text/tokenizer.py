@@ -103,8 +103,8 @@ class Tokenizer(ABC):
             ids = self._encode(text)
         except UnicodeEncodeError as error:
             raise DataError(
-                f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}, at position {error.start}), which "
-                "is no character; was it read with the wrong encoding?"
+                f"the text has a lone surrogate (U+{ord(text[error.start]):04X}, at position {error.start}), which "
+                "is not a character; was the text read with the wrong encoding?"
             ) from None
         for wanted, name, token, place in ((bos, "bos", self.bos, 0), (eos, "eos", self.eos, len(ids) + bos)):
             if wanted:
@@ -245,7 +245,7 @@ class CharTokenizer(Tokenizer):
 
     def __init__(self, characters: str) -> None:
         if len(set(characters)) != len(characters):
-            raise ValueError("every character must occur once")
+            raise ValueError("every character must occur exactly once")
         super().__init__([character.encode() for character in characters])
         self._ids = {character: token for token, character in enumerate(characters)}
 
@@ -262,7 +262,7 @@ class CharTokenizer(Tokenizer):
             character: str = error.args[0]
             raise DataError(
                 f"character {character!r} (U+{ord(character):04X}, at position {text.index(character)}) is not among "
-                f"the {len(ids)} this tokenizer was trained on; leave it out, or train with the tokenizer type "
+                f"the {len(ids)} of this tokenizer; leave it out, or train with the tokenizer type "
                 "'byte', which encodes every text"
             ) from None
 
@@ -313,7 +313,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.eos = self._marker(processor.eos_id())
         self.other_ends = frozenset(other_ends) & {*range(self.vocab_size)} - {self.eos}
         if add_bos and self.bos is None:
-            raise ValueError("add_bos needs a sentencepiece model with a bos marker, and this one has none")
+            raise ValueError("add_bos needs a sentencepiece model with a bos marker, but this one has none")
         self.add_bos = add_bos
         # The encoder may put a space before the text, and may have dropped all leading ones; its own decoder knows
         # which, and is asked once.

@@ -24,10 +24,12 @@ def choose_device(device: str = AUTO) -> str:
         return next((kind for kind in ("cuda", "mps") if _is_there(kind) and _works(kind)), "cpu")
     try:
         if torch.empty(0, device=device).is_meta:
-            raise RuntimeError("it holds no numbers")
+            raise RuntimeError("it stores no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device must be auto or one that PyTorch has here, got {device!r} ({reason})") from None
+        raise ValueError(
+            f"device must be auto or a device that PyTorch finds here, got {device!r} ({reason})"
+        ) from None
     return device
 
 

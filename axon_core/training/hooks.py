@@ -164,12 +164,12 @@ class Hooks:
     def _switch_off(self, plugin: object, event: str, error: Exception) -> None:
         self._manager.unregister(plugin)
         name = getattr(plugin, "__name__", type(plugin).__name__)
-        _log.warning("hook %s failed at %s and is switched off, training continues: %r", name, event, error)
+        _log.warning("hook %s failed at %s and is switched off; training continues: %r", name, event, error)
 
 
 def _checked(answer: Any) -> Any:
     if answer not in (None, "save", "eval", "stop"):
-        raise ValueError(f"a hook may return 'save', 'eval', 'stop' or nothing, got {answer!r}")
+        raise ValueError(f"a hook must return 'save', 'eval', 'stop' or nothing, got {answer!r}")
     return answer
 
 
@@ -179,4 +179,4 @@ def _finished(running: Generator[None, list[Any], list[Any]], answers: list[Any]
         running.send(answers)
     except StopIteration as end:
         return [_checked(answer) for answer in end.value]
-    raise ValueError("a wrapper yields once")
+    raise ValueError("a wrapper must yield exactly once")

@@ -160,7 +160,7 @@ class Fit:
                 self._ending.add_note(f"A hook ended the training after step {state.step}. {self._remedy()}")
                 raise self._ending
             if status == "interrupted":
-                raise Interrupted(f"interrupted after step {state.step}; all is saved. {self._remedy()}")
+                raise Interrupted(f"interrupted after step {state.step}; everything is saved. {self._remedy()}")
             self._hooks.emit("fit_end", fit=self)
         state.settle()
         for model in self.trainer.models.values():
@@ -252,7 +252,7 @@ class Fit:
     def _check(self, cause: BaseException | None = None) -> None:
         """Raise `TrainingError` if a weight is not finite, or anything the optimiser or the average keeps for it."""
         if (name := self.state.not_finite()) is not None:
-            raise TrainingError(self._diverged(f"{name} holds a number that is not finite")) from cause
+            raise TrainingError(self._diverged(f"{name} has a number that is not finite")) from cause
 
     def _save(self, interim: bool) -> None:
         """Write a checkpoint, if there is a folder; the weights are checked first in any case."""

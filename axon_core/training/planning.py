@@ -112,7 +112,7 @@ class Plan(config.Config):
             f"# a step: {self.examples:,.0f} examples{units}",
             f"# {self.steps:,} steps: {self.examples * self.steps:,.0f} examples{of_all}",
             f"# memory: {' + '.join(f'{name} {_bytes(value)}' for name, value in parts.items())} = "
-            f"{_bytes(self.memory.total)}; activations and data come on top",
+            f"{_bytes(self.memory.total)}; plus activations and data",
             "",
             *to_toml(self.recipe).splitlines(),
         ]

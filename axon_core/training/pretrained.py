@@ -39,8 +39,8 @@ class Saved(config.Config):
             strange = ", ".join(name for name in fields if name not in cls.model_fields)
             whole = f"{{init={to_json(str(fields['init']), ensure_ascii=False)}}}"
             raise ValueError(
-                f"init names a saved model, whose type and sizes are in its folder; remove {strange} from this table, "
-                f"or replace the whole of it, as by --set 'TABLE={whole}' with the table's name"
+                f"init names a saved model, whose folder has its type and sizes; remove {strange} from this table, "
+                f"or replace the whole table with --set 'TABLE={whole}', where TABLE is its name"
             )
         return cast(Any, table)
 
@@ -68,7 +68,9 @@ def model_folder(path: Path) -> Path:
         return run.model
     checkpoint = run.checkpoints.find(None)
     if checkpoint is None:
-        raise CheckpointError(f"{path} has no model yet; train on: axon train --resume --out {shlex.quote(str(path))}")
+        raise CheckpointError(
+            f"{path} has no model yet; continue with: axon train --resume --out {shlex.quote(str(path))}"
+        )
     return checkpoint / "model"
 
 

@@ -89,10 +89,10 @@ class Recipe(config.Config):
         with at(source=source):
             result, swaps = _overridden(tables, overrides)
             if reserved := result.keys() & {"name", "source"}:
-                raise ConfigError([((key,), "a recipe is named after its file") for key in sorted(reserved)])
+                raise ConfigError([((key,), "remove it: a recipe is named after its file") for key in sorted(reserved)])
             if "trainer" not in result and (command := _command(result)):
                 words = shlex.join(["axon", command, name if _installed(name, read_from) else read_from])
-                raise UsageError(f"{name} describes more than one training, each with its tables: use `{words}`")
+                raise UsageError(f"{name} describes several trainings, each with its own tables: use `{words}`")
             if strays := [*_strays(result)]:
                 raise ConfigError(strays)
             recipe = validate(cls, {**result, "name": name, "source": source})
@@ -175,7 +175,7 @@ def _overridden(tables: Mapping[str, Any], overrides: Iterable[str]) -> tuple[Ta
             table[name] = value
             continue
         if value.startswith("{"):
-            raise UsageError(f"--set {text}: not a TOML table; its texts stand in quotes, as in {{type='MyPart'}}")
+            raise UsageError(f"--set {text}: not a TOML table; put texts in quotes, as in {{type='MyPart'}}")
         given = frozenset(other[len(place)] for other in paths if other[: len(place)] == place and other > place)
         new, done = swap(place, old, value, given)
         swaps.append(done)

@@ -65,9 +65,7 @@ def _take_up(run: RunFolder, resume: bool | str, state: State) -> None:
     """Load a checkpoint, and discard what came after it."""
     checkpoint = run.checkpoints.find(resume if isinstance(resume, str) else None)
     if checkpoint is None and run.model.exists():
-        raise CheckpointError(
-            f"{run.path} holds a trained model but no checkpoint to resume from; choose another folder"
-        )
+        raise CheckpointError(f"{run.path} has a trained model but no checkpoint to resume from; choose another folder")
     if checkpoint is None:
         _log.warning("%s has no checkpoint yet: training starts again from step 0", run.path)
     if checkpoint is not None:

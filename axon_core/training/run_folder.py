@@ -126,8 +126,8 @@ class RunFolder:
             expected = facts.pop(_SUM, None) if isinstance(facts, dict) else None
             if expected not in (None, _checksum(facts)):
                 raise CheckpointError(
-                    f"{file} was changed after it was written: it does not match its own checksum. Put it back as it "
-                    f"was, and change settings with --set; or, to use it as it is, remove its line {_SUM!r}"
+                    f"{file} was changed after it was written: it does not match its own checksum. Restore it, "
+                    f"and change settings with --set; or remove its line {_SUM!r} to use it as it is"
                 )
             return cls(path, validate(_Facts, facts).model_dump(), keep)
         except (FileNotFoundError, NotADirectoryError):
@@ -142,7 +142,9 @@ class RunFolder:
         """Return the recipe it was trained by, with `overrides`. Raises `CheckpointError` if it had none."""
         tables = dict(self.facts.get("recipe") or {})
         if not tables:
-            raise CheckpointError(f"{self.path} was trained from Python, not by a recipe, so it can go on only there")
+            raise CheckpointError(
+                f"{self.path} was trained from Python and not by a recipe, so only Python can continue it"
+            )
         return Recipe.of(tables, tables.pop("name"), str(self.path / "run.json"), overrides)
 
     @contextmanager
@@ -165,8 +167,8 @@ class RunFolder:
         """Check that a `locked` folder is still in place. Raises `CheckpointError` if it was moved or deleted."""
         if self._lock is not None and self._lock.is_lost():
             raise CheckpointError(
-                f"the run folder {self.path} was moved or deleted while it was trained in, so training stops. Its "
-                "checkpoints are where it is now: resume with axon train --resume --out and that place"
+                f"the run folder {self.path} was moved or deleted during training, so training stops. Its "
+                "checkpoints moved with it: resume with axon train --resume --out and its new path"
             )
 
     def write_facts(self) -> None:
@@ -213,10 +215,10 @@ class RunFolder:
 
 def _check_empty(path: Path) -> None:
     if path.is_file():
-        raise UsageError(f"{path} is a file, and a run is a folder: choose another name with --out")
+        raise UsageError(f"{path} is a file, but a run needs a folder: choose another name with --out")
     if is_occupied(path):
         raise UsageError(
-            f"{path} is not empty, and a run never overwrites another: continue it with --resume, or choose another "
+            f"{path} is not empty, and a run does not overwrite another: continue it with --resume, or choose another "
             "folder with --out"
         )
 

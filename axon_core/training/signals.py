@@ -33,7 +33,7 @@ def first_signal(listen: bool) -> Generator[list[int]]:
         caught.append(number)
         for other, handler in before.items():  # SIGHUP's is never restored in between: a second one would end it
             signal.signal(other, signal.SIG_IGN if other == signal.SIGHUP else handler)
-        _log.warning("finishing this step and saving; once more to stop at once")
+        _log.warning("finishing this step and saving; interrupt again to stop at once")
 
     for number in before:
         signal.signal(number, note)

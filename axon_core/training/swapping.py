@@ -150,7 +150,7 @@ def schemas_of(node: Any, field: FieldInfo | None = None) -> tuple[Schema, ...]:
 def _refused(configs: Sequence[Schema], new: str, options: Table) -> dict[str, str]:
     """Return the options that no config takes, each with the reason; reasons not tied to one option are left out."""
     found = [_reasons(config, new, options) for config in configs]
-    found = found or [dict.fromkeys(options, f"nothing is known of {new}")]
+    found = found or [dict.fromkeys(options, f"{new} is unknown")]
     return {name: found[0][name] for name in options if all(name in reasons for reasons in found)}
 
 

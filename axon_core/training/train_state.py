@@ -163,7 +163,7 @@ class State:
             )
         kind = self.trainer.config.optimizer.type
         if state["optimizer"] != kind:
-            raise CheckpointError(f"the checkpoint's optimiser is {state['optimizer']}, the recipe's is {kind}")
+            raise CheckpointError(f"the checkpoint's optimiser is {state['optimizer']}, but the recipe's is {kind}")
         if (state["average"] is None) != (self.average is None):
             raise CheckpointError("a run has a moving average (trainer.ema) from its first step on, or never")
         try:
@@ -171,14 +171,18 @@ class State:
                 module.load_state_dict(state["models"][role])
         except (RuntimeError, KeyError) as error:
             reason = first_mismatch(error)
-            raise CheckpointError(f"the checkpoint is of another model than the recipe describes: {reason}") from None
+            raise CheckpointError(
+                f"the checkpoint's model is not the one that the recipe describes: {reason}"
+            ) from None
         if state["data"] != self._data:
             raise CheckpointError(
-                "the data are not those that the run began with; put them back as they were, or start a new run, which "
-                "may begin with this one's model (model.init)"
+                "the data are not those that the run started with; restore them, or start a new run, which "
+                "can start from this run's model (model.init)"
             )
         if state["first_batch"] != digest(self.trainer.batch(0)):
-            _log.warning("seed or batch size differ from those the run began with: it goes on, but not exactly")
+            _log.warning(
+                "seed or batch size differ from those that the run started with: it continues, but not exactly"
+            )
         self.step, self.evaluation = state["step"], state["evaluation"]
         self.best, self.worse = state["best"], state["worse"]
         for optimizer in self.optimizers:

@@ -123,7 +123,7 @@ class Trainer(ABC):
                     f"micro_batches must be at most batch_size, got {self.micro_batches} > {self.batch_size}"
                 )
             if self.schedule == "inverse_sqrt" and not self.warmup:
-                raise ValueError("schedule 'inverse_sqrt' needs warmup: its peak is where the warm-up ends")
+                raise ValueError("schedule 'inverse_sqrt' needs warmup: it peaks at the end of the warm-up")
             return self
 
     class Evaluation(config.Config):

@@ -58,4 +58,4 @@ def save_figure(figure: Figure, file: Path) -> None:
         with whole_file(file) as draft:
             figure.savefig(draft, dpi=120)
     except CheckpointError as error:
-        _log.warning("there is no picture: %s", error)
+        _log.warning("no picture is drawn: %s", error)

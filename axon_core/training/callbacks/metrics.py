@@ -61,7 +61,7 @@ class MetricsFile(Log):
         return None
 
     def _give_up(self, error: OSError) -> None:
-        _log.warning("metrics.jsonl cannot be written (%s): training goes on without metrics", error.strerror)
+        _log.warning("metrics.jsonl cannot be written (%s): training continues without metrics", error.strerror)
         self.close(failed=False)
 
     def close(self, failed: bool) -> None:

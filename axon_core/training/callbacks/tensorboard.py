@@ -40,7 +40,7 @@ class TensorBoard(Log):
         elif fit.run is not None:
             folder = fit.run.path / "tensorboard"
         else:
-            raise UsageError("TensorBoard needs a folder: give `fit` a run folder, or TensorBoard one of its own")
+            raise UsageError("TensorBoard needs a folder: give one to `fit` or to TensorBoard")
         self._writer = self._writers.SummaryWriter(folder, purge_step=fit.state.step + 1 if fit.state.step else None)
 
     @hook

@@ -21,7 +21,7 @@ from axon_ddpm.samplers import SAMPLERS, Frame, Noise, Predict
 __all__ = ["Dali", "PictureNoise", "filling", "predictor"]
 
 _ROUNDING = 1e-4  # how far beyond [−1, 1] a computed picture may be
-_ALWAYS = "this model was trained with the class of every picture and knows none without"
+_ALWAYS = "this model was trained with the class of every picture, and has no unlabelled mode"
 
 
 class PictureNoise:
@@ -129,7 +129,7 @@ class Dali:
             )
         if config.guidance != 1 and self._always_classed:
             raise UsageError(
-                f"{_ALWAYS}, which guidance {config.guidance:g} compares with; set it to 1, or train with "
+                f"{_ALWAYS}, which guidance {config.guidance:g} needs; set it to 1, or train with "
                 "trainer.unlabelled=0.1"
             )
         total = len(diffusion.process)
@@ -138,9 +138,9 @@ class Dali:
         self._process = diffusion.process.respaced(chosen)
         if diffusion.config.variance == "learned" and len(self._process) < total and self._sampler.uses_variance:
             raise UsageError(
-                f"a variance learned without bounds fits the {total} steps it was learned for alone, so the sampler "
-                f"{config.sampler.type} cannot do {len(self._process)}; set steps to {total}, or take the sampler ddim "
-                "or dpm_solver"
+                f"a variance learned without bounds fits only the {total} steps it was learned for, so the sampler "
+                f"{config.sampler.type} cannot take {len(self._process)}; set steps to {total}, or use the sampler "
+                "ddim or dpm_solver"
             )
 
     @classmethod
@@ -249,7 +249,7 @@ class Dali:
                 1, `strength` is not above 0 and at most 1, or the classes do not fit the model.
         """
         if wrong := [share for share in shares if not 0 <= share <= 1]:
-            raise UsageError(f"the shares of the other picture must be from 0 to 1, got {wrong[0]:g}")
+            raise UsageError(f"the shares of the other picture must be between 0 and 1, got {wrong[0]:g}")
         if not shares:
             raise UsageError("there must be at least one share of the other picture, got none")
         process, single, n = self._partial(strength), self._noise(1, 0), len(shares)
@@ -298,7 +298,7 @@ class Dali:
             low, high = picture.min().item(), picture.max().item()  # both are NaN if any value is
             raise UsageError(
                 f"the picture must be floating-point numbers from −1 to 1, got {picture.dtype} from {low:g} to "
-                f"{high:g}; axon_ddpm.pictures.to_unit makes them of bytes"
+                f"{high:g}; axon_ddpm.pictures.to_unit converts bytes"
             )
         return picture.to(self._device)
 
@@ -314,7 +314,7 @@ class Dali:
             raise UsageError(f"the mask must be True or False everywhere, got {wrong:g}; compare it with a threshold")
         if not bool(mask.any()):
             raise UsageError(
-                "the mask marks nothing to paint anew: it is False, or black, everywhere; mark what shall change"
+                "the mask marks nothing to repaint: it is False, or black, everywhere; mark the part to change"
             )
         return mask.bool().to(self._device)
 
@@ -326,13 +326,13 @@ class Dali:
         known = self.class_names
         if classes is None:
             if self.config.guidance not in (0, 1):
-                raise UsageError(f"guidance {self.config.guidance:g} exaggerates a class, so it needs one")
+                raise UsageError(f"guidance {self.config.guidance:g} amplifies a class, so it needs one")
             if self._always_classed:
                 raise UsageError(f"{_ALWAYS}; give one of {listed(known)}, or train with trainer.unlabelled=0.1")
             return None
         chosen = [classes] * n if isinstance(classes, int | str) else list(classes)
         if not known:
-            raise UsageError("this model was trained without classes, so it cannot be asked for one")
+            raise UsageError("this model was trained without classes, so it takes none; leave it out")
         if len(chosen) != n:
             raise UsageError(f"give one class for all, or one for each of the {n} pictures, got {len(chosen)}")
         return torch.tensor([class_number(label, known) for label in chosen], device=self._device)

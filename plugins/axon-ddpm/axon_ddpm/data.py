@@ -116,7 +116,7 @@ class PictureData:
         images, labels = raw.images, raw.labels
         if config.channels not in (None, images.shape[1]):
             raise DataError(
-                f"data.channels {config.channels} converts the pictures of a folder alone, and those of {config.path} "
+                f"data.channels {config.channels} converts only pictures of a folder, and those of {config.path} "
                 f"have {images.shape[1]}; leave it out"
             )
         if config.size is not None and images.shape[-2:] != (config.size, config.size):
@@ -124,12 +124,12 @@ class PictureData:
         if images.shape[-1] != images.shape[-2]:
             raise DataError(
                 f"pictures must be squares, but those of {config.path} are {images.shape[-1]}×{images.shape[-2]}; "
-                "set data.size to resize them and cut out the middle"
+                "set data.size to crop and resize them"
             )
         if config.classes and labels is None:
             raise DataError(
                 f"{config.path} has no classes: an .npz file needs `labels`, a folder a subfolder for each class; "
-                "set data.classes to false to do without"
+                "set data.classes to false to train without classes"
             )
         if labels is None or not config.classes:
             labels, raw = torch.zeros(len(images), dtype=torch.long), _Raw(images, levels=raw.levels)
@@ -155,7 +155,7 @@ def _renumbered(
     """Return the labels as indices into `known` instead of `names`."""
     if other := next((name for name in names if name not in known), None):
         raise DataError(
-            f"{path} has a class {other!r}, but the model was trained with {listed(known)}; take it away, or start a "
+            f"{path} has a class {other!r}, but the model was trained with {listed(known)}; remove it, or start a "
             "new run"
         )
     if not names:
@@ -214,13 +214,10 @@ def _npz(file: Path, *, classes: bool) -> _Raw:
     if labels is None:
         return _Raw(tensor)
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise DataError(
-            f"`labels` of {file} must be {len(images)} integers from 0 up, got {labels.dtype} {labels.shape}"
-        )
+        raise DataError(f"`labels` of {file} must be {len(images)} integers from 0, got {labels.dtype} {labels.shape}")
     if (known := len(np.unique(labels))) != int(labels.max()) + 1:
         raise DataError(
-            f"`labels` of {file} must be numbered from 0 up without gaps, got {known} different ones up to "
-            f"{labels.max()}"
+            f"`labels` of {file} must be numbered from 0 without gaps, got {known} different ones up to {labels.max()}"
         )
     return _Raw(tensor, torch.from_numpy(labels.astype(np.int64)), _class_names(names, known, file))
 
@@ -235,7 +232,7 @@ def _class_names(given: np.ndarray | None, number: int, file: Path) -> tuple[str
         )
     names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in given.tolist())
     if odd := next((name for name in names if not name or not name.isprintable() or names.count(name) > 1), None):
-        raise DataError(f"`names` of {file} must be printable and each another, got {printable(odd)!r}")
+        raise DataError(f"`names` of {file} must be printable and different, got {printable(odd)!r}")
     return names
 
 
@@ -247,7 +244,7 @@ def _folder(folder: Path, config: PictureConfig) -> _Raw:
         if images and image.shape != images[0].shape:
             what = "channels" if image.shape[0] != images[0].shape[0] else "size"
             raise DataError(
-                f"all pictures must have one {'number of ' if what == 'channels' else ''}{what}, but {file} is "
+                f"all pictures must have the same {'number of ' if what == 'channels' else ''}{what}, but {file} is "
                 f"{_shape(image)} and {files[0]} {_shape(images[0])}; set data.{what} to convert them"
             )
         images.append(image)

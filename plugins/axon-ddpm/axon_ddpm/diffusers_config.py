@@ -115,7 +115,7 @@ class UNet2DOptions(config.Config):
             if other := next((kind for kind in kinds if kind not in known), None):
                 yield f"{name} must be {' or '.join(known)}, got {other!r}"
         if [_DOWN.get(kind) for kind in self.down_block_types] != [_UP.get(k) for k in reversed(self.up_block_types)]:
-            yield "up_block_types must have attentions where down_block_types have them, in reverse order"
+            yield "up_block_types must have attentions at the places of down_block_types, in reverse order"
         if width % 2 or width < 4 or any(channels % width for channels in self.block_out_channels):
             yield (
                 "block_out_channels must be multiples of the first, which is even and at least 4, got "
@@ -170,7 +170,7 @@ def read_options(values: Mapping[str, object]) -> UNet2DOptions:
         UsageError: it is the config of another class.
     """
     if (kind := values.get("_class_name", _CLASS)) != _CLASS:
-        raise UsageError(f"the config must be that of a {_CLASS}, got that of a {kind}")
+        raise UsageError(f"the config must be of a {_CLASS}, got one of a {kind}")
     given = {name: value for name, value in values.items() if not name.startswith("_")}  # `_…`: diffusers' own notes
     with at(source="the config of diffusers' U-Net"):
         return validate(UNet2DOptions, given)

@@ -151,7 +151,7 @@ class Diffusion:
             return cls.build(**parse_json(read_checked(folder / _FILE).decode("utf-8-sig")))
         except OSError as error:
             raise CheckpointError(
-                f"{folder} holds no model of a diffusion: {_FILE} cannot be read ({error.strerror})"
+                f"{folder} does not contain a diffusion model: {_FILE} cannot be read ({error.strerror})"
             ) from None
         except (ValueError, TypeError, ConfigError) as error:
             raise CheckpointError(f"{folder / _FILE} is damaged: {error}") from None

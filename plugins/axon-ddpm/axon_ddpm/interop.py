@@ -66,7 +66,7 @@ def diffusers_weights(model: UNet) -> dict[str, Tensor]:
     """
     if model.config.n_heads != 1:
         raise UsageError(
-            "the attentions of diffusers' U-Net have one head, or heads of head_dim features, got n_heads "
+            "attentions of diffusers' U-Net must have one head or heads of head_dim features, got n_heads "
             f"{model.config.n_heads}; give head_dim instead"
         )
     state, weights = model.state_dict(), dict[str, Tensor]()
@@ -74,7 +74,9 @@ def diffusers_weights(model: UNet) -> dict[str, Tensor]:
         for kind in ("weight", "bias"):
             if (tensor := state.get(f"{name}.{kind}")) is None:
                 if ".attention." in name:
-                    raise UsageError(f"diffusers' U-Net has multi-head attention with biases; here is no {name}.{kind}")
+                    raise UsageError(
+                        f"diffusers' U-Net has multi-head attention with biases, but this model has no {name}.{kind}"
+                    )
                 continue
             if isinstance(other, str):
                 weights[f"{other}.{kind}"] = tensor
@@ -115,7 +117,7 @@ def _check(known: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wrong := sorted(n for n in known.keys() | shapes.keys() if n not in known or shapes.get(n) != known[n].shape):
         raise UsageError(
-            f"these are the weights of another U-Net: {wrong[0]} is {shapes.get(wrong[0], 'missing')} there and "
+            f"the weights must fit this U-Net, but {wrong[0]} is {shapes.get(wrong[0], 'missing')} there and "
             f"{tuple(known[wrong[0]].shape) if wrong[0] in known else 'missing'} here"
         )
 
@@ -146,7 +148,7 @@ def _names(model: UNet) -> Iterator[tuple[str, str | tuple[str, ...]]]:
 
 def _stage(stage: nn.Module, name: str, other: str, index: int) -> Iterator[tuple[str, str | tuple[str, ...]]]:
     if not isinstance(stage, Stage) or not isinstance(stage.residual, ResidualBlock):
-        raise UsageError(f"{name} is no stage of a U-Net")
+        raise UsageError(f"{name} is not a stage of a U-Net")
     for own, theirs in _RESIDUAL.items():
         yield f"{name}.residual.{own}", f"{other}.resnets.{index}.{theirs}"
     if isinstance(stage.attention, AttentionBlock):

@@ -134,12 +134,14 @@ def read_picture(path: Path, channels: int | None = None, size: int | None = Non
             clear = opened.mode == "P" and "transparency" in opened.info
             image = ImageOps.exif_transpose(opened.convert("RGBA" if clear else mode))
     except _DAMAGED as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or no picture"
-        raise DataError(f"cannot read the picture {path}: {reason}; mend it or take it away") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or not a picture"
+        raise DataError(f"cannot read the picture {path}: {reason}; repair or remove it") from None
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.array(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise DataError(f"{path} has values of 32 bits, whose white nobody knows; save it with 8 or 16 bits a channel")
+        raise DataError(
+            f"{path} has values of 32 bits, which have no defined white; save it with 8 or 16 bits per channel"
+        )
     if channels is None:
         channels = {"L": 1, "1": 1, "RGB": 3}.get(image.mode if mode.startswith("I;16") else mode)
         if channels is None:

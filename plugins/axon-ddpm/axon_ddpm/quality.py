@@ -28,7 +28,7 @@ def frechet_distance(a: Float64[Tensor, "n f"], b: Float64[Tensor, "m f"]) -> fl
         UsageError: a set has fewer than two members, and so no covariance.
     """
     if (fewest := min(len(a), len(b))) < 2:
-        raise UsageError(f"a Fréchet distance needs sets of at least 2, which alone have a covariance, got {fewest}")
+        raise UsageError(f"a Fréchet distance needs sets of at least 2 pictures, got {fewest}")
     means, roots, traces = zip(*(_moments(x) for x in (a, b)), strict=True)
     cross = torch.linalg.svdvals(roots[0] @ roots[1]).sum()
     return ((means[0] - means[1]).square().sum() + traces[0] + traces[1] - 2 * cross).item()

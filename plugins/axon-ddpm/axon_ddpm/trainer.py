@@ -84,7 +84,7 @@ class DDPMTrainer(Trainer):
             learned = self.diffusion.variance in ("learned_range", "learned")
             if learned and self.loss not in ("variational", "hybrid"):
                 raise ValueError(
-                    f"loss {self.loss!r} does not train a variance that is {self.diffusion.variance}; take "
+                    f"loss {self.loss!r} does not train a variance that is {self.diffusion.variance}; use "
                     "'hybrid' or 'variational', or a fixed variance"
                 )
             if self.loss == "hybrid" and not learned:
@@ -134,18 +134,18 @@ class DDPMTrainer(Trainer):
             for name, value in known.items():
                 given, default = getattr(config.diffusion, name), Diffusion.Config.model_fields[name].default
                 if given not in (value, default):
-                    raise ConfigError([((name,), f"it follows from the data and the trainer, {value}, got {given}")])
+                    raise ConfigError([((name,), f"must be {value}, by the data and the trainer, got {given}")])
             self.diffusion = Diffusion(config.diffusion.model_copy(update=known))
         with at("trainer", "sampling"):
             self.dali = Dali(model, self.diffusion, config.sampling, seed=config.seed)
         if config.sampling.guidance not in (0, 1) and not data.names:  # otherwise only the first grid would raise
             raise UsageError(
-                f"trainer.sampling.guidance {config.sampling.guidance:g} exaggerates a class, but the pictures have "
+                f"trainer.sampling.guidance {config.sampling.guidance:g} amplifies a class, but the pictures have "
                 "none; set data.classes to true, or the guidance to 1"
             )
         if config.unlabelled == 1 and data.names:
             raise UsageError(
-                "trainer.unlabelled 1 shows the model no class, though the pictures have some; give less, or set "
+                "trainer.unlabelled 1 hides every class of the pictures from the model; lower it, or set "
                 "data.classes to false"
             )
         self.beside: tuple[UInt8[Tensor, "m c h w"], list[str]] | None = None
@@ -169,7 +169,7 @@ class DDPMTrainer(Trainer):
                 if (before := getattr(trained, name)) != (now := getattr(config.diffusion, name)):
                     raise UsageError(
                         f"a trained model keeps its diffusion: trainer.diffusion.{name} was {before!r} and is now "
-                        f"{now!r}; leave it as it was, or start a new run"
+                        f"{now!r}; restore it, or start a new run"
                     )
             names = trained.class_names
         with at("data"):

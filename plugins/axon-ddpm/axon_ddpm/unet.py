@@ -179,12 +179,12 @@ class UNet(Denoiser):
         @model_validator(mode="after")
         def _fits(self) -> Self:
             if self.width % 2 or self.width < 4:
-                raise ValueError(f"width must be even and at least 4, for its sines and cosines, got {self.width}")
+                raise ValueError(f"width must be even and at least 4, for sines and cosines, got {self.width}")
             if self.width % self.groups:
                 raise ValueError(f"width must be a multiple of groups, got {self.width} and {self.groups}")
             if self.size % (factor := 2 ** (len(self.multipliers) - 1)):
                 raise ValueError(
-                    f"size must be a multiple of {factor}, as it is halved {len(self.multipliers) - 1} times, got "
+                    f"size must be a multiple of {factor}, because it is halved {len(self.multipliers) - 1} times, got "
                     f"{self.size}; give fewer multipliers, or pictures of another size"
                 )
             if self.frequency_shift >= self.width / 2:

@@ -64,8 +64,8 @@ def test_an_npz_file_may_name_its_classes(named, tmp_path):
     for names, message in (
         (["a", "b"], r"a text for each of the 3 classes, got <U1 \(2,\)"),
         ([1, 2, 3], "a text for each of the 3 classes, got int64"),
-        (["a", "b", "a"], "must be printable and each another, got 'a'"),
-        (["a", "b", "c\x1b"], "must be printable and each another"),
+        (["a", "b", "a"], "must be printable and different, got 'a'"),
+        (["a", "b", "c\x1b"], "must be printable and different"),
     ):
         np.savez(tmp_path / "x.npz", **found, names=np.array(names))
         with pytest.raises(DataError, match=message):

@@ -52,7 +52,7 @@ def test_names_of_a_trained_model_keep_their_numbers(tmp_path):
     folders(tmp_path, ["a", "b", "c"])
     data = load(tmp_path, ("x", "c", "a", "b"))
     assert data.names == ("x", "c", "a", "b") and brightness(data) == {2: 0, 3: 1, 1: 2}
-    with pytest.raises(DataError, match="has a class 'b', but the model was trained with a, c; take it away, or start"):
+    with pytest.raises(DataError, match="has a class 'b', but the model was trained with a, c; remove it, or start"):
         load(tmp_path, ("a", "c"))
     with pytest.raises(DataError, match=r"trained with the classes a, b, c, but data\.classes is now false"):
         load(tmp_path, ("a", "b", "c"), classes=False)

@@ -92,7 +92,7 @@ def test_wrong_requests(sample, tmp_path):
             ("--image", "one.png", "--mask", "mask.png", "--to", "one.png"),
             "--mask repaints from noise and excludes --to and --strength",
         ),
-        (("--image", "one.png", "--mask", "black.png"), "the mask marks nothing to paint anew"),
+        (("--image", "one.png", "--mask", "black.png"), "the mask marks nothing to repaint"),
         (("--guidance", 0, "--class", 2), "--guidance 0 ignores the class, so --class 2 has no effect"),
         (("--set", "eta"), "--set takes"),
         (("--sampler", "dpm_solver", "--set", "order=4"), "order: must be 2 or 3, got 4"),
@@ -184,7 +184,7 @@ def test_only_frames_that_are_shown_are_kept(each, every):
         (["--nearest", "folder.png"], "cannot write folder.png: Is a directory"),
         (["--out", "folder.png"], "cannot write folder.png: Is a directory"),
         (["--gif", "folder.gif"], "cannot write folder.gif: Is a directory"),
-        (["--device", "moon"], "device must be auto or one that PyTorch has here, got 'moon'"),
+        (["--device", "moon"], "device must be auto or a device that PyTorch finds here, got 'moon'"),
         (["--guidance", "nan"], "guidance: must be a finite number, got nan"),
     ],
 )

@@ -78,10 +78,10 @@ def test_a_model_that_saw_the_class_of_every_picture_needs_one():
     diffusion = Diffusion.build(unlabelled=False, schedule={"type": "cosine", "steps": 10})
     model = UNet.build(size=8, width=8, groups=4, multipliers=(1,), attention_at=(), n_classes=3).eval()
     for guidance in (0.0, 2.0):
-        with pytest.raises(UsageError, match=f"knows none without, which guidance {guidance:g} compares with; set it"):
+        with pytest.raises(UsageError, match=f"has no unlabelled mode, which guidance {guidance:g} needs; set it"):
             Dali(model, diffusion, Dali.Config(guidance=guidance))
     assert last(Dali(model, diffusion, Dali.Config()).sample(2, 1)).isfinite().all()
-    with pytest.raises(UsageError, match="knows none without; give one of 0, 1, 2, or train with"):
+    with pytest.raises(UsageError, match="has no unlabelled mode; give one of 0, 1, 2, or train with"):
         Dali(model, diffusion, Dali.Config()).sample(2)
     plain = UNet.build(size=8, width=8, groups=4, multipliers=(1,), attention_at=()).eval()
     assert last(Dali(plain, diffusion, Dali.Config()).sample(2)).isfinite().all()
@@ -154,7 +154,7 @@ def test_wrong_requests(dali, run, tmp_path):
         dali().sample(1, 3)
     with pytest.raises(UsageError, match="one for each of the 3 pictures, got 2"):
         dali().sample(3, [0, 1])
-    with pytest.raises(UsageError, match="guidance 2 exaggerates a class, so it needs one"):
+    with pytest.raises(UsageError, match="guidance 2 amplifies a class, so it needs one"):
         dali(guidance=2.0).sample(1)
     with pytest.raises(UsageError, match=r"the model's shape \(channels, height, width\) \(3, 8, 8\), got \(1, 8, 8\)"):
         dali().vary(torch.zeros(1, 8, 8), 1)
@@ -197,7 +197,7 @@ def test_pictures_masks_and_shares_that_are_none(dali):
     for value in (0.5, 255.0, float("nan"), -1.0):
         with pytest.raises(UsageError, match=f"the mask must be True or False everywhere, got {value:g}; compare"):
             dali().inpaint(picture, torch.where(mask == 1, value, 0.0), 1)
-    with pytest.raises(UsageError, match="the mask marks nothing to paint anew"):
+    with pytest.raises(UsageError, match="the mask marks nothing to repaint"):
         dali().inpaint(picture, mask * 0, 1)
     assert torch.equal(last(dali().inpaint(picture, mask, 2)), last(dali().inpaint(picture, mask.bool(), 2)))
     for shares, said in (([0.5, 1.5], "from 0 to 1, got 1.5"), ([float("nan")], "got nan"), ([], "at least one share")):
@@ -213,5 +213,5 @@ def test_a_damaged_export(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"diffusion.json was changed after it was written"):
         Dali.load(folder)
     (folder / "diffusion.json").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no model of a diffusion: diffusion.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"does not contain a diffusion model: diffusion.json cannot be read"):
         Dali.load(folder)

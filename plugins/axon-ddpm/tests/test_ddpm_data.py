@@ -85,7 +85,7 @@ def test_bad_pictures_are_named(tmp_path):
     with pytest.raises(DataError, match=r"b.png must be grey or RGB, got the mode RGBA; .*set channels to 1 or 3"):
         load(tmp_path)
     (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    with pytest.raises(DataError, match=r"cannot read the picture .*b.png: it is damaged or no picture"):
+    with pytest.raises(DataError, match=r"cannot read the picture .*b.png: it is damaged or not a picture"):
         load(tmp_path)
     whole = put(tmp_path, "c.png", (64, 64)).read_bytes()
     (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
@@ -114,7 +114,7 @@ def test_bad_npz_files_are_named(tmp_path):
         ({"images": good[:0]}, r"got uint8 \(0, 4, 4, 3\)"),
         ({"images": good, "labels": np.zeros(3, int)}, r"must be 8 integers from 0 up, got int64 \(3,\)"),
         ({"images": good, "labels": np.full(8, -1)}, "must be 8 integers from 0 up"),
-        ({"images": good, "labels": np.arange(1, 9)}, "numbered from 0 up without gaps, got 8 different ones up to 8"),
+        ({"images": good, "labels": np.arange(1, 9)}, "numbered from 0 without gaps, got 8 different ones up to 8"),
         ({"images": np.array([{}], object)}, "cannot read"),
     ):
         np.savez(file, **arrays)
@@ -204,7 +204,7 @@ def test_options_that_cannot_apply_are_refused_or_told(tmp_path, monkeypatch, ca
     assert load(tmp_path / "x.npz", channels=1).channels == 1
     for path in (tmp_path / "x.npz", "digits"):
         with pytest.raises(
-            DataError, match=r"data.channels 3 converts .* a folder alone, and those of .* have 1; leave"
+            DataError, match=r"data.channels 3 converts only .* a folder, and those of .* have 1; leave"
         ):
             load(path, channels=3)
     monkeypatch.chdir(tmp_path)
@@ -226,5 +226,5 @@ def test_damaged_and_gappy_npz_files_are_named(tmp_path):
         except DataError as error:
             assert "x.npz" in str(error)
     np.savez(file, images=images, labels=np.array([0, 100_000] * 20))
-    with pytest.raises(DataError, match="numbered from 0 up without gaps, got 2 different ones up to 100000"):
+    with pytest.raises(DataError, match="numbered from 0 without gaps, got 2 different ones up to 100000"):
         PictureData.load(PictureConfig(path=str(file), classes=True))

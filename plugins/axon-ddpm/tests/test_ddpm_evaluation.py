@@ -45,7 +45,7 @@ def test_few_pictures_are_compared_as_far_as_they_can_be(recipe, pictures, tmp_p
 
 
 def test_a_frechet_distance_needs_two():
-    with pytest.raises(UsageError, match="sets of at least 2, which alone have a covariance, got 1"):
+    with pytest.raises(UsageError, match="sets of at least 2 pictures, got 1"):
         frechet_distance(torch.zeros(5, 3), torch.zeros(1, 3))
 
 

@@ -171,7 +171,7 @@ def test_weights_that_are_not_those_of_the_config_are_refused(unet2d):
         load_diffusers({**SMALL, "block_out_channels": (16, 16)}, weights)
     with pytest.raises(CheckpointError, match="much larger model"):
         load_diffusers({**SMALL, "block_out_channels": (8, 8 * 10**6)}, weights)
-    with pytest.raises(UsageError, match="must be that of a UNet2DModel, got that of a UNet2DConditionModel"):
+    with pytest.raises(UsageError, match="must be of a UNet2DModel, got one of a UNet2DConditionModel"):
         load_diffusers({**SMALL, "_class_name": "UNet2DConditionModel"}, weights)
 
 

@@ -103,8 +103,8 @@ def test_wrong_settings(trainer, recipe, pictures):
         ({"loss": "hybrid"}, "loss 'hybrid' trains a learned variance, got 'fixed_large'"),
         ({"gamma": 3}, "gamma belongs to the loss 'min_snr', got gamma 3 with 'simple'; set trainer.loss=min_snr"),
         ({"bound_weight": 1, "loss": "min_snr"}, "bound_weight belongs to the loss 'hybrid', got bound_weight 1 with"),
-        ({"diffusion": {"levels": 17}}, r"trainer.diffusion.levels: it follows from .* 256, got 17"),
-        ({"diffusion": {"unlabelled": False}}, r"trainer.diffusion.unlabelled: it follows from .* True, got False"),
+        ({"diffusion": {"levels": 17}}, r"trainer.diffusion.levels: must be 256, by the data.*, got 17"),
+        ({"diffusion": {"unlabelled": False}}, r"trainer.diffusion.unlabelled: must be True, by the data.*, got False"),
         ({"diffusion": {"levels": 1}}, r"diffusion.levels: must be greater than or equal to 2, got 1"),
         ({"diffusion": {"parameterisation": "eps"}}, "diffusion.parameterisation: must be 'epsilon', 'x0', 'v' or"),
     ):
@@ -119,14 +119,14 @@ def test_wrong_settings(trainer, recipe, pictures):
     with pytest.raises(ConfigError, match="levels: must be greater than or equal to 2, got 1"):
         Diffusion.build(levels=1)
     for guidance in (0, 2):
-        with pytest.raises(UsageError, match=rf"guidance {guidance} compares with; set it to 1, or train with"):
+        with pytest.raises(UsageError, match=rf"guidance {guidance} needs; set it to 1, or train with"):
             trainer(unlabelled=0, sampling={"guidance": guidance})
     assert trainer(unlabelled=0).pictures(2).shape == (2, 3, 8, 8)
-    with pytest.raises(UsageError, match=r"trainer.unlabelled 1 shows the model no class.*; give less"):
+    with pytest.raises(UsageError, match=r"trainer.unlabelled 1 hides every class.*; lower it"):
         trainer(unlabelled=1)
     with pytest.raises(UsageError, match="between 1 and 10, the length of the chain, got 11"):
         trainer(sampling={"steps": 11})
-    with pytest.raises(UsageError, match="guidance 2 exaggerates a class, but the pictures have none"):
+    with pytest.raises(UsageError, match="guidance 2 amplifies a class, but the pictures have none"):
         build_trainer(recipe({"path": str(pictures)}, sampling={"guidance": 2}))
 
 

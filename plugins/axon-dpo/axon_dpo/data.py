@@ -122,5 +122,5 @@ def _encoded(record: Comparison, tokenizer: Tokenizer, name: str) -> Pair:
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     if chosen == rejected:
-        raise DataError(f"{name}: chosen and rejected must differ, but to the tokenizer they are the same; remove it")
+        raise DataError(f"{name}: chosen and rejected must differ, but their tokens are the same; remove it")
     return Pair(name, prompt, chosen, rejected)

@@ -37,5 +37,5 @@ def load_reference(start: Start, policy: CausalLM, tokenizer: Tokenizer) -> Caus
 
 def _other(difference: str) -> ConfigError:
     return ConfigError(
-        [(("reference",), f"must have the policy's tokens, but {difference}; take a model trained with that tokenizer")]
+        [(("reference",), f"must have the policy's tokens, but {difference}; use a model trained with that tokenizer")]
     )

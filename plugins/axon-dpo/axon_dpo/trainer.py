@@ -175,7 +175,9 @@ class DPOTrainer(Trainer):
             CheckpointError: it belongs to a run with a reference, and this one has none.
         """
         if (before := state["reference_free"]) != self.config.reference_free:
-            raise CheckpointError(f"trainer.reference_free must stay {before}, as the run began, or start a new run")
+            raise CheckpointError(
+                f"trainer.reference_free must stay {before} during a run; restore it, or start a new run"
+            )
         self._reference = dict(state["reference"])
 
     def _terms(self, data: dict[str, Tensor]) -> dict[str, Float[Tensor, " b"]]:

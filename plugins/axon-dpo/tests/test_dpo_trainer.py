@@ -259,7 +259,7 @@ def test_a_run_does_not_go_on_with_other_comparisons(recipe, comparisons, tmp_pa
     plan = recipe()
     fit(build_trainer(plan), tmp_path / "run", stop_at=2)
     spoilt(comparisons, chosen="perhaps")
-    with pytest.raises(CheckpointError, match="the data are not those that the run began with"):
+    with pytest.raises(CheckpointError, match="the data are not those that the run started with"):
         fit(build_trainer(plan), tmp_path / "run", resume=True)
 
 

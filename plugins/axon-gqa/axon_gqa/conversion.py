@@ -33,7 +33,7 @@ def mean_pool(rows: Float[Tensor, "rows ..."], n_heads: int, n_kv_heads: int) ->
     """
     _check_groups(n_heads, n_kv_heads)
     if rows.shape[0] % n_heads:
-        raise UsageError(f"n_heads must divide the rows of the projection, but they are {n_heads} and {rows.shape[0]}")
+        raise UsageError(f"n_heads must divide the rows of the projection, got {n_heads} and {rows.shape[0]}")
     return rows.unflatten(0, (n_kv_heads, n_heads // n_kv_heads, -1)).mean(1).flatten(0, 1)
 
 
@@ -66,8 +66,8 @@ def convert_model(model: L, n_kv_heads: int) -> L:
     spec = getattr(model.config, "attention", None)
     if not isinstance(spec, Spec):
         raise UsageError(
-            f"convert_model rebuilds a model whose config has a field 'attention', which {type(model).__name__} has "
-            "not; convert its attentions one by one with convert_attention"
+            f"convert_model needs a model whose config has a field 'attention', but {type(model).__name__} has "
+            "none; convert its attentions one by one with convert_attention"
         )
     for attention in _attentions(model):
         _config(attention, n_kv_heads)
@@ -81,7 +81,7 @@ def _check_groups(n_heads: int, n_kv_heads: int) -> None:
     possible = [groups for groups in range(1, n_heads + 1) if n_heads % groups == 0]
     if n_kv_heads not in possible:
         raise UsageError(
-            f"the number of groups must divide that of the key/value heads, got {n_kv_heads} for {n_heads}; "
+            f"the number of groups must divide the number of key/value heads, got {n_kv_heads} for {n_heads}; "
             f"possible: {', '.join(map(str, possible))}"
         )
 

@@ -68,14 +68,16 @@ def test_pooling_twice_is_pooling_once_and_equal_heads_stay(k: int, r: int, agai
 
 def test_heads_that_cannot_be_grouped_are_an_error() -> None:
     for heads in (3, 8, 0):
-        message = f"the number of groups must divide that of the key/value heads, got {heads} for 4; possible: 1, 2, 4"
+        message = (
+            f"the number of groups must divide the number of key/value heads, got {heads} for 4; possible: 1, 2, 4"
+        )
         with pytest.raises(UsageError, match=message):
             mean_pool(torch.zeros(32, 5), 4, heads)
         with pytest.raises(UsageError, match=message):
             convert_attention(multi_head(), heads)
         with pytest.raises(UsageError, match=message):
             convert_model(language_model(MHA), heads)
-    with pytest.raises(UsageError, match="n_heads must divide the rows of the projection, but they are 4 and 30"):
+    with pytest.raises(UsageError, match="n_heads must divide the rows of the projection, got 4 and 30"):
         mean_pool(torch.zeros(30, 5), 4, 1)
 
 
@@ -190,7 +192,7 @@ def test_what_is_not_made_of_qkv_and_out_is_refused() -> None:
     class NoAttention(Model):
         """A model without a field `attention`."""
 
-    with pytest.raises(UsageError, match="NoAttention has not; convert its attentions one by one"):
+    with pytest.raises(UsageError, match="NoAttention has none; convert its attentions one by one"):
         convert_model(NoAttention(NoAttention.Config()), 2)
 
 

@@ -229,7 +229,7 @@ def test_a_run_without_a_model_is_an_error(run: str, capsys) -> None:
     assert "nothing is not a run folder: no such folder" in failure(["nothing", "--groups", "2"], capsys, 1)
     Path("begun").mkdir()
     Path("begun/run.json").write_text(Path("run/run.json").read_text())
-    assert "begun has no model yet; train on: axon train" in failure(["begun", "--groups", "2"], capsys, 1)
+    assert "begun has no model yet; continue with: axon train" in failure(["begun", "--groups", "2"], capsys, 1)
     Path("begun/model").mkdir()
     (Path("begun/model") / "config.json").write_text(Path("run/model/config.json").read_text())
     assert "no model in begun/model: model.safetensors is missing" in failure(["begun", "--groups", "2"], capsys, 1)

@@ -89,7 +89,7 @@ class Comparisons(Computing):
         kept = [i for i, found in enumerate(written) if len(set(found)) == c.responses and all(found)]
         if not kept:
             raise DataError(
-                f"none of the {len(prompts)} prompts brought {c.responses} different responses; raise the temperature, "
+                f"none of the {len(prompts)} prompts gave {c.responses} different responses; raise the temperature, "
                 "or lower responses"
             )
         ends = [[ended(tokenizer.ends, response) for response in drawn[i]] for i in kept]

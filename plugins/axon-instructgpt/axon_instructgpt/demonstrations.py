@@ -95,7 +95,7 @@ class Demonstrations:
             if len(example.tokens) > context:
                 raise ContextError(
                     f"{name} has {len(example.tokens)} tokens, but the model's context is {context}; shorten it, leave "
-                    "it out, or take a model with a longer context"
+                    "it out, or use a model with a longer context"
                 )
             examples.append(example)
         return cls(tokenizer, *split(examples, settings.held_out, "demonstrations"))

@@ -61,7 +61,7 @@ class Excerpts(Stage):
             found.setdefault(text[begins[i] : middle], text[middle:end])
             if len(found) == n:
                 return [{"prompt": prompt, "completion": completion} for prompt, completion in found.items()]
-        raise DataError(f"the text has only {len(found)} different excerpts, not {n}; ask for fewer, or give more text")
+        raise DataError(f"the text has only {len(found)} different excerpts, not {n}; request fewer, or give more text")
 
 
 def write_lines(file: Path, records: Iterable[object]) -> None:

@@ -42,7 +42,7 @@ def ghost_demonstration(
     """
     if not messages or messages[-1].role != "user":
         last = messages[-1].role if messages else "nobody"
-        raise UsageError(f"a dialogue to be answered must end with the user's message, this one ends with {last}'s")
+        raise UsageError(f"a dialogue to answer must end with the user's message, but this one ends with {last}'s")
     text = answer(instructed(messages, instruction))
     if not text:
         asked = messages[-1].content[:40]

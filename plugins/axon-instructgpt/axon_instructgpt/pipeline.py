@@ -91,16 +91,16 @@ class Pipeline:
         """Check everything that can be known before the first stage: the last may run hours later."""
         with at(source=self.source):
             if not self.stages:
-                raise ConfigError([((), "a pipeline has a table for each stage, and there is none")])
+                raise ConfigError([((), "a pipeline must have a table for each stage, got none")])
             for name, table in self.stages.items():
                 if not isinstance(table, dict):  # pyright: ignore[reportUnnecessaryIsInstance]  TOML may hold anything
-                    raise ConfigError([((name,), f"a stage is a table, got {table!r}")])
+                    raise ConfigError([((name,), f"a stage must be a table, got {table!r}")])
                 self.build(name, Path())
 
     def reseeded(self, seed: int) -> Self:
         """Return the same pipeline with `seed` added to all seeds. Raises `ConfigError` unless it is 0 or more."""
         if type(seed) is not int or seed < 0:
-            raise ConfigError([(("seed",), f"must be a whole number from 0 on, got {seed!r}")], self.source)
+            raise ConfigError([(("seed",), f"must be an integer of at least 0, got {seed!r}")], self.source)
         return replace(self, stages={name: _kind(table).reseeded(table, seed) for name, table in self.stages.items()})
 
     def build(self, name: str, out: Path) -> Any:
@@ -158,7 +158,7 @@ def _stages(pipeline: Pipeline, out: Path, record: _Record, lock: Lock, tell: Ca
             stage.run(out / name)
         if lock.is_lost():
             raise CheckpointError(
-                f"{out} was moved or deleted meanwhile; go on by axon align --out and where it is now"
+                f"{out} was moved or deleted during the run; continue with axon align --out and its new path"
             )
         record.note(name, table, round(time.monotonic() - begun, 1))
 
@@ -176,7 +176,9 @@ class _Record:
             stages = cast(dict[str, dict[str, Any]], parse_json(file.read_text(encoding="utf-8-sig"))["stages"])
         except (FileNotFoundError, NotADirectoryError):
             if is_occupied(out):
-                raise UsageError(f"{out} is not empty, and no pipeline's folder; choose another with --out") from None
+                raise UsageError(
+                    f"{out} is not empty, and is not a pipeline's folder; choose another with --out"
+                ) from None
             return cls(file, {})
         except OSError as error:
             raise CheckpointError(f"cannot read {file}: {error.strerror}; choose another folder with --out") from None
@@ -190,15 +192,15 @@ class _Record:
                 known = None
             if known is not None and known["table"] != table:
                 raise UsageError(
-                    f"the stage {name} in {out} was begun with another table: {_difference(known['table'], table)}. "
+                    f"the stage {name} in {out} was started with another table: {_difference(known['table'], table)}. "
                     f"Choose another folder with --out, or remove {out / name} and the folders of later stages"
                 )
             if (known is None or known["seconds"] is None) and (
                 later := [other for other in names[i + 1 :] if (out / other).exists()]
             ):
                 raise UsageError(
-                    f"the stage {name} in {out} is to be done, but those after it have begun: they would not fit it. "
-                    f"Remove their folders too: {', '.join(str(out / other) for other in later)}"
+                    f"the stage {name} in {out} must run again, but later stages have already started and would not "
+                    f"fit it. Also remove their folders: {', '.join(str(out / other) for other in later)}"
                 )
         return cls(file, stages)
 
@@ -225,9 +227,9 @@ def _placed(value: Any, out: Path, before: list[str], place: tuple[str, ...]) ->
         return value
     name, _, rest = value[1:].partition("/")
     if name not in before:
-        known = ", ".join(f"@{other}" for other in before) or "there is none before it"
+        known = ", ".join(f"@{other}" for other in before) or "there is none"
         raise ConfigError(
-            [(place, f"@ and the name of a stage before this one stand for its folder ({known}), got {value!r}")]
+            [(place, f"must be @ and the name of an earlier stage, for its folder ({known}), got {value!r}")]
         )
     return str(out / name / rest) if rest else str(out / name)
 

@@ -139,5 +139,5 @@ def _encoded(record: Comparison | Ranking, tokenizer: Tokenizer, name: str) -> R
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     if len({tuple(answer) for answer in answers}) < len(answers):
-        raise DataError(f"{name}: the answers must differ, but to the tokenizer two are the same; remove one")
+        raise DataError(f"{name}: the answers must differ, but two have the same tokens; remove one")
     return Ranked(name, prompt, answers, margin)

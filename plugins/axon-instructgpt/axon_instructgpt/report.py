@@ -77,7 +77,7 @@ class Report(Computing):
         @classmethod
         def _named(cls, policies: dict[str, str]) -> dict[str, str]:
             if taken := next((name for name in policies if name in _TAKEN), None):
-                raise ValueError(f"a policy must have another name than {', '.join(_TAKEN)}, got {taken!r}")
+                raise ValueError(f"a policy's name must not be one of {', '.join(_TAKEN)}, got {taken!r}")
             return policies
 
     config: Config

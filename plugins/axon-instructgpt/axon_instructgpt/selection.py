@@ -53,6 +53,6 @@ def rejection_sampled(
         completion = texts[int(choice)]
         for text, what in ((prompt, f"prompt {i}"), (completion, f"the best response to prompt {i} ({prompt[:40]!r})")):
             if not text:
-                raise DataError(f"{what} must have at least one character to be learned, got ''; leave it out")
+                raise DataError(f"{what} must have at least one character to be learnt, got ''; leave it out")
         found.append(Completion(prompt=prompt, completion=completion))
     return found

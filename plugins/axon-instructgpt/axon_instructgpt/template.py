@@ -35,8 +35,8 @@ class Plain:
             for line in message.content.splitlines():
                 if mark := next((mark for mark in marks if line.startswith(mark)), None):
                     raise UsageError(
-                        f"message {i + 1} ({message.role}) has a line that begins with {mark!r}, which marks who "
-                        "speaks; write it in another way"
+                        f"message {i + 1} ({message.role}) has a line that begins with {mark!r}, which marks a "
+                        "speaker; rephrase it"
                     )
             name = f"\n\n{_NAMES[message.role]}:"
             if message.role == "assistant":

@@ -62,7 +62,7 @@ RECORDS = {
         {
             '{"prompt": "a", "responses": ["b", "b"], "ranking": [0, 1]}': "responses must differ",
             '{"prompt": "a", "responses": ["b", ""], "ranking": [0, 1]}': "responses",
-            '{"prompt": "a", "responses": ["b", "c"], "ranking": [0, 0]}': "ranking must name each",
+            '{"prompt": "a", "responses": ["b", "c"], "ranking": [0, 0]}': "ranking must list each",
             f'{{"prompt": "a", "responses": ["b", "{LONG}"], "ranking": [0, 1]}}': "at most 24 tokens",
         },
     ),

@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_no_half_stage_and_the_same_command_goes_on(tiny, don
 def test_a_folder_that_cannot_be_made_is_named(tiny, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("mine")
-    for out, words in ((file, "is not empty, and no pipeline's folder"), (file / "out", "Not a directory")):
+    for out, words in ((file, "is not empty, and is not a pipeline's folder"), (file / "out", "Not a directory")):
         assert main(["align", str(tiny / "tiny.toml"), "--out", str(out)]) in (1, 2)
         err = capsys.readouterr().err
         assert words in err and str(out) in err and "Traceback" not in err
@@ -113,7 +113,7 @@ def test_a_changed_recipe_is_refused_before_anything_is_done(tiny, done):
     with pytest.raises(UsageError, match=r"ppo .*trainer\.steps was 4 and is now 5"):
         align(changed, done, pytest.fail)
     shutil.rmtree(done / "ppo")
-    with pytest.raises(UsageError, match=r"ppo .*those after it.*report"):
+    with pytest.raises(UsageError, match=r"ppo .*later stages.*report"):
         align(changed, done, pytest.fail)
     shutil.rmtree(done / "report")
     told = []

@@ -52,7 +52,7 @@ def test_prompts_are_named_and_checked(tmp_path, tiny, model_of):
     with pytest.raises(DataError, match="line 2"):
         asked(str(file), tokenizer, model, 2)
     file.write_text("")
-    with pytest.raises(DataError, match="holds no record"):
+    with pytest.raises(DataError, match="has no records"):
         asked(str(file), tokenizer, model, 2)
     file.write_text('{"prompt": "a"}\n{"prompt": "ababababab"}\n')
     given = {"policy": str(tiny / "out" / "pretrain"), "prompts": str(file), "response_tokens": 2}

@@ -58,8 +58,8 @@ class PPOBase(Trainer):
         def _divides(self) -> Self:
             if self.batch_size % self.minibatches:
                 raise ValueError(
-                    f"minibatches must divide batch_size, got {self.minibatches} for {self.batch_size}; all updates "
-                    "are to weigh the same"
+                    f"minibatches must divide batch_size, got {self.minibatches} for {self.batch_size}, so that all "
+                    "updates have the same weight"
                 )
             return self
 

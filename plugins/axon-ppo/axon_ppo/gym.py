@@ -104,6 +104,6 @@ class Gymnasium(Environment):
         except (TypeError, ValueError, LookupError) as error:
             space = self._rows[0].observation_space
             raise ContractError(
-                f"the environment {self.config.id} must show what its observation space has, {space}, got "
+                f"the environment {self.config.id} must return observations of its space, {space}, got "
                 f"{observation!r:.200} ({error})"
             ) from None

@@ -40,8 +40,8 @@ def action_range(space: Any) -> range:
 
     if not isinstance(space, spaces.Discrete):
         raise ValueError(
-            f"actions must be Discrete, one of n numbers, got {space}; wrap the environment so that each of its "
-            "actions has a number"
+            f"actions must be Discrete, one of n numbers, got {space}; wrap the environment so that each "
+            "action has a number"
         )
     if space.n > _LONGEST:
         raise ValueError(f"there must be at most {_LONGEST:,} actions, got {space}")

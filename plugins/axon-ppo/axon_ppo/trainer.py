@@ -282,8 +282,8 @@ class PPOTrainer(PPOBase):
         """Restore β. Raises `CheckpointError` if the run started with another reference."""
         if state["reference"] != checksum(self.reference):
             raise CheckpointError(
-                "the reference is not the one that the run began with; put the model that the policy began as back "
-                "into its folder (model.policy.init), or start a new run"
+                "the reference is not the one that the run started with; restore the policy's first model "
+                "in its folder (model.policy.init), or start a new run"
             )
         self.kl_coefficient = state["kl_coefficient"]
 

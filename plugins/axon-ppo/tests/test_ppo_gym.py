@@ -146,7 +146,7 @@ def test_an_observation_outside_its_space_is_named(space, observation):
     gymnasium.register("Outside-v0", lambda: Shown(spaces.Discrete(2), space, observation), disable_env_checker=True)
     try:
         environment = Gymnasium(Gymnasium.Config(id="Outside-v0"))
-        with pytest.raises(ContractError, match=r"Outside-v0 must show what its observation space has, .*, got"):
+        with pytest.raises(ContractError, match=r"Outside-v0 must return observations of its space, .*, got"):
             environment.reset([0])
     finally:
         del gymnasium.registry["Outside-v0"]

@@ -133,7 +133,7 @@ def test_roles_that_do_not_fit_are_refused(make, letters):
         make(llama(6), tokenizer, ["ab", "abcde"], vowels, response_tokens=8)
     with pytest.raises(ContextError, match="the reference's context is 7"):
         build(reference=llama(6, context=7))
-    with pytest.raises(CheckpointError, match="tokenizer has 7 tokens, but the model's vocabulary only 6"):
+    with pytest.raises(CheckpointError, match="tokenizer has 7 tokens, but the model's vocabulary has only 6"):
         make(llama(6), letters("abcdef."), ["ab"], vowels)
 
 
@@ -144,7 +144,7 @@ def test_prompts_that_cannot_be_used_are_named(letters, tmp_path):
         ('{"prompt": "a", "completion": "b"}\n{"prompt": ""}\n', "line 2 of .* is no Prompt"),
         ('{"completion": "b"}\n', "line 1 of .* is no Prompt: prompt: this field is required"),
         ('{"prompt": "a"}\n{"prompt": "a very long prompt"}\n', "line 2 of .* has 18 tokens"),
-        ("", "holds no record"),
+        ("", "has no records"),
     ):
         file.write_text(text)
         tables["data"] = {"path": str(file)}

@@ -46,7 +46,7 @@ def latest_models(model: Path, count: int) -> list[Path]:
     names = names[: names.index(last.name) + 1] if last.name in names else []
     if len(names) < count:
         raise UsageError(
-            f"cannot average {count} checkpoints: {last.parent} keeps {len(names)} up to {last.name}; let a run save "
+            f"cannot average {count} checkpoints: {last.parent} has {len(names)} up to {last.name}; let the run save "
             "more of them (trainer.save_every) and keep them (trainer.keep_checkpoints)"
         )
     found = (checkpoints.find(name) for name in reversed(names[-count:]))

@@ -83,7 +83,7 @@ def tokenizer_of(references: Sequence[str]) -> str:
         return name
     reason = _unusable(name)
     _log.warning(
-        "the references are %s: BLEU tokenizes by sacrebleu's %s, not by 13a%s; the option tokenize chooses another",
+        "the references are %s: BLEU uses sacrebleu's tokenizer %s, not 13a%s; the option tokenize chooses another",
         "written without spaces" if writing == "unspaced" else f"in {writing}",
         "char" if reason else name,
         f" ({reason})" if reason else "",
@@ -126,8 +126,8 @@ def _unusable(name: str) -> str | None:
         return f"must be one of sacrebleu's {', '.join(sorted(BLEU.TOKENIZERS))}, got {name!r}"
     if name in SPM_MODELS and not (file := _model_file(name)).exists():
         return (
-            f"{name} needs the sentencepiece model {file}, which is not there, and Axon downloads nothing; sacrebleu "
-            f"does: python -c \"from sacrebleu import BLEU; BLEU(tokenize='{name}')\""
+            f"{name} needs the sentencepiece model {file}, which is missing, and Axon downloads nothing; sacrebleu "
+            f"downloads it: python -c \"from sacrebleu import BLEU; BLEU(tokenize='{name}')\""
         )
     try:
         BLEU(tokenize=name)

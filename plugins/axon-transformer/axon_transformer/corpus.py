@@ -69,8 +69,8 @@ def check_aligned(sources: Sequence[str], source: object, targets: Sequence[str]
     """Raise `DataError` unless two files have the same number of lines."""
     if len(sources) != len(targets):
         raise DataError(
-            f"aligned files must have as many lines, but {source} has {len(sources):,} and {target} {len(targets):,}; "
-            "line i of one is the translation of line i of the other"
+            f"aligned files must have equally many lines, but {source} has {len(sources):,} and {target} "
+            f"{len(targets):,}; line i of one must be the translation of line i of the other"
         )
 
 
@@ -81,7 +81,7 @@ def read_lines(path: str | Path) -> list[str]:
         DataError: there is no such file, it cannot be read, is not UTF-8, or has no lines.
     """
     place = expanded(path)
-    refuse_folder(place, "a file of sentences, one a line")
+    refuse_folder(place, "a file of sentences, one per line")
     try:
         data = place.read_bytes()
         if data.startswith(b"\x1f\x8b"):
@@ -101,11 +101,11 @@ def split_lines(data: bytes, place: object) -> list[str]:
         text = error.object  # without a byte order mark
         line = text.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{place} is not UTF-8 text: line {line:,} holds the byte 0x{text[error.start]:02x} ({error.reason}); "
-            "convert it, for instance with iconv"
+            f"{place} is not UTF-8 text: line {line:,} has the byte 0x{text[error.start]:02x} ({error.reason}); "
+            "convert it, for example with iconv"
         ) from None
     if not text:
-        raise DataError(f"{place} is empty; give sentences, one a line")
+        raise DataError(f"{place} is empty; give sentences, one per line")
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 

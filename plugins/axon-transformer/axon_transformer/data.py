@@ -123,7 +123,9 @@ class ParallelData:
                 texts = (normalised(text) for pair in train for text in pair)
                 tokenizer = train_tokenizer(settings.tokenizer, "\n".join(texts))
             if tokenizer.bos is None or tokenizer.eos is None:
-                message = f"must mark begin and end, as byte and sentencepiece do; {settings.tokenizer.type} does not"
+                message = (
+                    f"must mark begin and end, as byte and sentencepiece do, but {settings.tokenizer.type} does not"
+                )
                 raise ConfigError([(("type",), message)])
         return cls(tokenizer, train, valid)
 

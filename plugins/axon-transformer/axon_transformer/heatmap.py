@@ -87,7 +87,8 @@ def cross_attention(
     m = len(source)
     if len(recorder.weights) != len(layers) or any(weights.shape[-1] != m for weights in recorder.weights):
         raise UsageError(
-            f"the cross-attention {model.config.cross_attention.type!r} has no one map a head, so there is none to draw"
+            f"the cross-attention {model.config.cross_attention.type!r} does not have one map per head, so "
+            "there is none to draw"
         )
     # For a single query, the heads of a group arrive as that many queries (`attend`): the order is the same.
     return torch.stack([weights.reshape(-1, len(target), m) for weights in recorder.weights]).float().cpu()

@@ -132,7 +132,7 @@ def beam_search(
         scores, tokens = _best(scorer(rows), k, bos, vocab_size)
         alive, best = (alive.view(-1, 1) + scores).view(len(going), -1).topk(k)
         if alive.isnan().any():
-            raise CheckpointError("the model's scores are not numbers (NaN): its weights are broken; use earlier ones")
+            raise CheckpointError("the model's scores are not numbers (NaN): its weights are damaged; use earlier ones")
         chosen = tokens.view(len(going), -1).gather(1, best)
         parents = (best // tokens.shape[-1] + k * torch.arange(len(going)).unsqueeze(1)).flatten()
         rows = torch.cat((rows[parents], chosen.view(-1, 1)), 1)

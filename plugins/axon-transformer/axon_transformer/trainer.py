@@ -59,8 +59,8 @@ class TranslationTrainer(Trainer):
         def _shapes_vary(cls, value: bool) -> bool:
             if value:
                 raise ValueError(
-                    "must be false: batches of sentences have another shape nearly every step, and each shape would be "
-                    "compiled anew"
+                    "must be false: the shape of a batch changes at nearly every step, and each shape would be "
+                    "compiled again"
                 )
             return value
 

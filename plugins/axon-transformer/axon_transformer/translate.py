@@ -86,8 +86,8 @@ class Translator:
             first = long[0]
             more = f", and {len(long):,} are too long in all" if long[1:] else ""
             raise ContextError(
-                f"{place(first + 1)} has {len(sources[first]):,} tokens, but the model takes {context} at most{more}; "
-                "cut what is too long into sentences. Nothing was translated"
+                f"{place(first + 1)} has {len(sources[first]):,} tokens, but the model takes at most {context}{more}; "
+                "split it into sentences. Nothing was translated"
             )
         return sources
 

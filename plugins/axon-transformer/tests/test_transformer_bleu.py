@@ -147,7 +147,7 @@ def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in names:
         with pytest.raises(UsageError, match=f"{name} needs the sentencepiece model {tmp_path}.*downloads nothing"):
             bleu(["a"], ["a"], name)
-        with pytest.raises(ConfigError, match=r"tokenize: .*downloads nothing; sacrebleu does: python -c"):
+        with pytest.raises(ConfigError, match=r"tokenize: .*downloads nothing; sacrebleu downloads it: python -c"):
             validate(TranslationTrainer.Config, {"tokenize": name})
     assert not calls
     (tmp_path / "models").mkdir()
@@ -206,7 +206,7 @@ def test_training_and_evaluations_of_chinese(
     (tmp_path / "ref").write_text("\n".join(references), encoding="utf-8")
     files = ("--src", tmp_path / "src", "--ref", tmp_path / "ref", "--beam", 1, "--json")
     output, errors = said("evaluate", out, *files)
-    assert json.loads(output)["signature"] == signature and "BLEU tokenizes by sacrebleu's zh" in errors
+    assert json.loads(output)["signature"] == signature and "BLEU uses sacrebleu's tokenizer zh" in errors
     output, errors = said("evaluate", out, *files, "--tokenize", "intl")
     assert "|tok:intl|" in json.loads(output)["signature"] and "sacrebleu's" not in errors
     _, errors = said("evaluate", out, *files, "--tokenize", "mecab", code=2)

@@ -152,13 +152,13 @@ BAD = [
     (["translate", "RUN", "a", "--input", "in.txt"], 2, "give either TEXT or --input"),
     (["translate", "RUN", "a", "--output", "out.txt"], 2, "--output needs --input"),
     (["translate", "RUN", "--input", "none.txt"], 1, "no such file: none.txt"),
-    (["translate", "RUN", "--input", "latin1.txt"], 1, "latin1.txt is not UTF-8 text: line 2 holds the byte 0xfc"),
+    (["translate", "RUN", "--input", "latin1.txt"], 1, "latin1.txt is not UTF-8 text: line 2 has the byte 0xfc"),
     (["translate", "RUN", "--input", "empty.txt"], 1, "empty.txt is empty"),
     (
         ["translate", "RUN", "--input", "long.txt"],
         2,
         "line 2 of long.txt has 80 tokens, but the model takes 32 at most, and 2 are too long in all; cut what is "
-        "too long into sentences. Nothing was translated",
+        "split it into sentences. Nothing was translated",
     ),
     (["translate", "RUN", "x " * 40], 2, "sentence 1 has 80 tokens, but the model takes 32 at most"),
     (
@@ -166,7 +166,11 @@ BAD = [
         1,
         "cannot write none/out.txt: No such file",
     ),
-    (["translate", "RUN", "--input", "in.txt", "--output", "in.txt"], 2, "--output must be another file than --input"),
+    (
+        ["translate", "RUN", "--input", "in.txt", "--output", "in.txt"],
+        2,
+        "--output must not be the same file as --input",
+    ),
     (["translate", "RUN", "--input", "in.txt", "--output", "."], 1, "cannot write .: Is a directory"),
     (["translate", "RUN", "a", "--attention", "x.doc"], 2, "a picture's name must end in one of"),
     (["translate", "RUN", "a", "--beam", "0"], 2, "beam: must be greater than or equal to 1, got 0"),
@@ -174,8 +178,8 @@ BAD = [
     (["translate", "RUN", "a", "--n-best", "9"], 2, "n_best must be at most beam, got 9 > 4"),
     (["translate", "RUN", "a", "--length-penalty", "-1"], 2, "length_penalty: must be greater than or equal to 0"),
     (["translate", "RUN", "a", "--length-penalty", "1000"], 2, "length_penalty: must be less than or equal to 10"),
-    (["translate", "RUN", "b", "a\udcff"], 1, "sentence 2: the text holds a lone surrogate (U+DCFF, at position 1)"),
-    (["translate", "RUN"], 1, "the standard input is empty; give sentences, one a line"),
+    (["translate", "RUN", "b", "a\udcff"], 1, "sentence 2: the text has a lone surrogate (U+DCFF, at position 1)"),
+    (["translate", "RUN"], 1, "the standard input is empty; give sentences, one per line"),
     (
         ["translate", "RUN", "a", "b", "--attention", "x.png"],
         2,
@@ -268,7 +272,7 @@ def test_evaluations_on_files_tell_how_far_they_are(small_run: Path, tmp_path: P
 
 def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
     model = Transformer.build(vocab_size=11, dim=16, n_heads=4, encoder_layers=1, decoder_layers=1)
-    with pytest.raises(CheckpointError, match="the tokenizer has 12 tokens, but the model's vocabulary only 11"):
+    with pytest.raises(CheckpointError, match="the tokenizer has 12 tokens, but the model's vocabulary has only 11"):
         Translator(model, CharTokenizer("abcdefghijkl"))
     with pytest.raises(Exception, match="a char tokenizer does not mark begin and end"):
         Translator(model, CharTokenizer("abc"))

@@ -63,14 +63,14 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
         ({**given, "source": str(tmp_path / "none.de")}, f"no such file: {tmp_path}/none.de"),
         ({**given, "source": "$NOT_SET/x"}, r"'\$NOT_SET/x' names an environment variable that is not set"),
         ({**given, "source": str(tmp_path)}, f"cannot read {tmp_path}: it is a folder; give a file of sentences"),
-        ({**given, "source": bad(file, b"a\nb\xff\nc\n")}, "bad is not UTF-8 text: line 2 holds the byte 0xff"),
+        ({**given, "source": bad(file, b"a\nb\xff\nc\n")}, "bad is not UTF-8 text: line 2 has the byte 0xff"),
         (
             {**given, "source": bad(tmp_path / "bom", b"\xef\xbb\xbfab\nc\xffd")},
-            "bom is not .* line 2 holds the byte 0xff",
+            "bom is not .* line 2 has the byte 0xff",
         ),
         ({**given, "source": bad(tmp_path / "empty", b"")}, "empty is empty; give sentences"),
         ({**given, "source": bad(tmp_path / "x.gz", gzip.compress(b"a\n" * 99)[:-9])}, "cannot read .*x.gz"),
-        ({**given, "target": longer}, r"source.txt has 3 and .*longer.txt 4; line i of one is the translation"),
+        ({**given, "target": longer}, r"source.txt has 3 and .*longer.txt 4; line i of one must be the translation"),
         (
             {"tsv": bad(tmp_path / "t.tsv", b"a\tb\nc\n")},
             "line 2 of .*t.tsv must be source, tab, target, but has no tab",

@@ -44,8 +44,8 @@ def chat_turns(messages: Sequence[Message]) -> list[str]:
     for number, message in enumerate(messages, 1):
         if found := [marker for marker in MARKERS if marker in message.content]:
             raise UsageError(
-                f"message {number} ({message.role}) contains {found[0]}, which marks the parts of a conversation; "
-                "write it in another way"
+                f"message {number} ({message.role}) contains {found[0]}, which marks parts of a conversation; "
+                "rephrase it"
             )
     system, said = "", list(messages)
     if said and said[0].role == "system":
@@ -56,7 +56,7 @@ def chat_turns(messages: Sequence[Message]) -> list[str]:
             number = i + 1 + len(messages) - len(said)
             raise UsageError(f"message {number} must be of role {expected!r}, got {message.role!r}")
     if len(said) % 2 == 0:
-        raise UsageError("a conversation for the model to go on from ends with a message of role 'user'")
+        raise UsageError("a conversation for the model to continue must end with a message of role 'user'")
     # The reference strips the first message after the system's has been put before it.
     asked = [message.content for message in said[::2]]
     asked[0] = system + asked[0]
@@ -74,7 +74,7 @@ def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """
     if tokenizer.bos is None or tokenizer.eos is None:
         raise DataError(
-            f"the chat format needs a tokenizer with bos and eos, and this one ({tokenizer.type}) lacks them; take a "
+            f"the chat format needs a tokenizer with bos and eos, but this one ({tokenizer.type}) lacks them; use a "
             "model that was trained with such a tokenizer"
         )
     *closed, last = chat_turns(messages)

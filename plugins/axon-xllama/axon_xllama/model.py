@@ -121,7 +121,7 @@ class XLlama(CausalLM):
         """
         n = tokens.shape[1]
         if cache is not None and documents is not None:
-            raise UsageError("a cache holds one document a row; leave out either the cache or the documents")
+            raise UsageError("a cache holds one document per row; leave out either the cache or the documents")
         if valid is not None:
             tokens = tokens.masked_fill(~valid, 0)  # a padding id such as −1 has no embedding
         if cache is None:

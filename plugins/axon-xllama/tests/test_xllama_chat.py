@@ -107,7 +107,7 @@ def test_roles_take_turns(messages, message):
 
 
 def test_a_tokenizer_without_markers_is_refused():
-    with pytest.raises(DataError, match=r"needs a tokenizer with bos and eos, and this one \(char\) lacks them"):
+    with pytest.raises(DataError, match=r"needs a tokenizer with bos and eos, but this one \(char\) lacks them"):
         Conversation(tiny(), CharTokenizer("[INST]/ "))
 
 

@@ -51,7 +51,7 @@ def edit(file: Path, **changes) -> None:
         ({"rope_scaling": {"type": "linear", "factor": float("inf")}}, "do not fit.*factor: must be a finite number"),
         (
             {"rope_scaling": "linear"},
-            "rope_scaling must be one object of numbers and words, for all layers, got 'linear'",
+            "rope_scaling must be one object of numbers and texts, for all layers, got 'linear'",
         ),
         ({"rope_parameters": [1]}, "rope_parameters must be one object"),
         ({"rope_parameters": {"full": {"rope_type": "yarn"}}}, "rope_parameters must be one object"),
@@ -121,7 +121,7 @@ def test_a_last_layer_does_not_stand_for_those_before_it(llama, hf_folder):
 
 
 def test_a_model_larger_than_any_tensor():
-    with pytest.raises(CheckpointError, match="no model has sizes such as the checkpoint's"):
+    with pytest.raises(CheckpointError, match="no model can have the checkpoint's sizes"):
         layout.skeleton(XLlama.Config(vocab_size=10, context=8, dim=10**12, n_layers=1, n_heads=1))
 
 
@@ -167,7 +167,7 @@ def test_index_that_leaves_the_folder(llama, hf_folder, place):
     index = source / "model.safetensors.index.json"
     places = json.loads(index.read_text())["weight_map"]
     edit(index, weight_map=places | {"model.norm.weight": place})
-    refused(source, "names .*, which is no file in that folder; refused")
+    refused(source, "names .*, which is not a file in that folder")
 
 
 @pytest.mark.parametrize("weight_map", [None, 3, {"model.norm.weight": 3}])
@@ -191,7 +191,7 @@ def test_truncated_safetensors(llama, hf_folder, size):
     source = hf_folder(llama())
     file = source / "model.safetensors"
     os.truncate(file, size % file.stat().st_size)
-    refused(source, "model.safetensors is damaged or cut off")
+    refused(source, "model.safetensors is damaged or truncated")
 
 
 def test_folders_without_weights(llama, hf_folder):
@@ -209,7 +209,7 @@ def test_folders_without_weights(llama, hf_folder):
         ("model.norm.weight", torch.ones(64, 1), r"must be \(64,\)"),
         ("model.norm.weight", torch.ones(64, dtype=torch.int8), "'model.norm.weight'.* is I8.*before quantisation"),
         ("model.norm.weight", torch.ones(64, dtype=torch.float64), r"is float64, but .*model.float\(\).save_pre"),
-        ("model.layers.0.self_attn.k_proj.bias", torch.ones(32), "k_proj.bias', which is no part of a Llama"),
+        ("model.layers.0.self_attn.k_proj.bias", torch.ones(32), "k_proj.bias', which is not part of a Llama"),
     ],
 )
 def test_tensors(llama, hf_folder, name, tensor, message):
@@ -221,17 +221,17 @@ def test_tensors(llama, hf_folder, name, tensor, message):
 def test_tokenizer(llama, hf_folder, words, more_words, tmp_path):
     source = hf_folder(llama())
     (source / "tokenizer.model").write_bytes(b"no model")
-    refused(source, "is no sentencepiece model")
+    refused(source, "is not a sentencepiece model")
     (source / "tokenizer.model").write_bytes(b"")
     refused(source, "tokenizer.model .*it is empty")
     (source / "tokenizer.model").unlink()
     refused(source, "400 and the tokenizer 450", tokenizer=more_words)
-    refused(source, "tokenizer .*tokenizer.model is missing; name .* with --tokenizer.$")
+    refused(source, "tokenizer .*tokenizer.model is missing; give .* with --tokenizer.$")
     (source / "tokenizer.json").write_text("{}")
+    refused(source, r"tokenizer.model is missing; give .*tokenizer.json is not used: only sentencepiece models can")
     refused(
-        source, r"tokenizer.model is missing; name .*tokenizer.json lies there unused: only sentencepiece models can"
+        source, "not a sentencepiece model, and tokenizers saved as JSON cannot", tokenizer=source / "tokenizer.json"
     )
-    refused(source, "no sentencepiece model, and tokenizers saved as JSON cannot", tokenizer=source / "tokenizer.json")
     (source / "tokenizer.json").unlink()
     import_checkpoint(source, tmp_path / "ours", tokenizer=words)
     (source / "tokenizer_config.json").write_text('{"add_bos_token": "no"}')
@@ -275,7 +275,7 @@ class Attack:
 def test_pickle_with_code(llama, meta_folder, tmp_path):
     source = meta_folder(llama())
     torch.save({"norm.weight": Attack(tmp_path / "attacked")}, source / "consolidated.00.pth")
-    refused(source, r"00.pth is refused: it holds more than tensors, and reading it might run code \(.*mkdir\)$")
+    refused(source, r"00.pth is refused: it contains more than tensors, and reading it might run code \(.*mkdir\)$")
     (source / "consolidated.00.pth").write_bytes(pickle.dumps({"norm.weight": Attack(tmp_path / "attacked")}))
     refused(source, r"consolidated.00.pth is refused: [^;]*$")  # and nothing about how to read it all the same
     assert not (tmp_path / "attacked").exists()
@@ -307,7 +307,7 @@ def test_malformed_pickle(llama, meta_folder, pickled, error):
 def test_metas_tensors_that_hold_fewer_numbers_than_they_have(llama, meta_folder):
     source = meta_folder(llama())
     torch.save({"tok_embeddings.weight": torch.ones(1).expand(10**9, 10**9)}, source / "consolidated.00.pth")
-    refused(source, "consolidated.00.pth must hold tensors by name")
+    refused(source, "consolidated.00.pth must contain tensors by name")
 
 
 def test_metas_shards(llama, meta_folder, tmp_path):
@@ -324,23 +324,23 @@ def test_metas_shards(llama, meta_folder, tmp_path):
     refused(source, "the shards of 'norm.weight' differ")
     del shard["norm.weight"]
     torch.save(shard, second)
-    refused(source, "only one has 'norm.weight'")
+    refused(source, "only one of them has 'norm.weight'")
     torch.save([1, 2], second)
-    refused(source, "must hold tensors by name, got a list")
+    refused(source, "must contain tensors by name, got a list")
     torch.save(shard, second, _use_new_zipfile_serialization=False)
-    refused(source, "consolidated.01.pth is refused: it is damaged, cut off, or no file of tensors")
+    refused(source, "consolidated.01.pth is refused: it is damaged, truncated, or not a file of tensors")
     for odd in ({1: torch.ones(2)}, {"a": torch.ones(2, 2).to_sparse()}):
         torch.save(odd, second)
-        refused(source, "consolidated.01.pth must hold tensors by name")
+        refused(source, "consolidated.01.pth must contain tensors by name")
     for file in (first, second):
         torch.save({"layers.0.feed_forward.w1.weight": torch.ones(())}, file)
     refused(source, "params.json does not describe a Llama: hidden_dim")
     for odd in (torch.ones(()), torch.ones(2, 2, 2)):
         for file in (first, second):
             torch.save({"odd": odd}, file)
-        refused(source, "is not complete")
+        refused(source, "is incomplete")
     os.truncate(first, first.stat().st_size // 2)
-    refused(source, "consolidated.00.pth is refused: it is damaged, cut off")
+    refused(source, "consolidated.00.pth is refused: it is damaged, truncated")
     first.unlink()
     second.unlink()
     refused(source, "has no weights")
@@ -370,17 +370,17 @@ def test_llama2c(llama, llama2c_file):
     file = llama2c_file(llama())
     data = file.read_bytes()
     for changed, message in (
-        (data[:-4], "must have .* bytes by its header, but has"),
-        (data[:-1], "must have .* bytes by its header, but has"),
-        (data + b"\0" * 4, "must have .* bytes by its header, but has"),
+        (data[:-4], "must have .* bytes by its header, got"),
+        (data[:-1], "must have .* bytes by its header, got"),
+        (data + b"\0" * 4, "must have .* bytes by its header, got"),
         (data[:9], "it has 9 bytes, fewer than a header"),
-        (struct.pack("<7i", 64, 112, 60_000, 2, 2, 400, 64) + data[28:], "must have .* bytes by its header, but has"),
+        (struct.pack("<7i", 64, 112, 60_000, 2, 2, 400, 64) + data[28:], "must have .* bytes by its header, got"),
         (
             struct.pack("<7i", 64, 112, 2**30, 2, 2, 400, 64) + data[28:],
             "n_layers: must be less than or equal to 65536",
         ),
-        (b"GGUF" + data[4:], "no llama2.c checkpoint"),
-        (struct.pack("<7i", 64, 112, 2, 0, 2, 400, 256) + data[28:], "no llama2.c checkpoint: its header"),
+        (b"GGUF" + data[4:], "not a llama2.c checkpoint"),
+        (struct.pack("<7i", 64, 112, 2, 0, 2, 400, 256) + data[28:], "not a llama2.c checkpoint: its header"),
         (struct.pack("<Ii", 0x616B3432, 1) + data[8:], "of version 1; only version 0"),
     ):
         file.write_bytes(changed)

@@ -83,5 +83,5 @@ def test_weights_return_unchanged(heads, rope, tied):
 def test_documents_cannot_be_cached():
     _, ours = pair("GQA", "plain", False)
     tokens = torch.randint(97, (1, 6))
-    with pytest.raises(UsageError, match="a cache holds one document a row"):
+    with pytest.raises(UsageError, match="a cache holds one document per row"):
         ours(tokens, documents=torch.tensor([[0, 0, 0, 1, 1, 1]]), cache=ours.new_cache(1, 6))

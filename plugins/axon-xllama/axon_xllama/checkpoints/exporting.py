@@ -96,7 +96,7 @@ def _export(folder: Path, out: Path, format: Format, progress: Progress, notice:
                 tensors["output.weight"] = tensors["tok_embeddings.weight"]
             meta.write_folder(new, model, tensors)
             if not isinstance(tokenizer, SentencePieceTokenizer):
-                notice(f"Meta's layout has no place for a {tokenizer.type} tokenizer: other programs get ids alone")
+                notice(f"Meta's layout cannot store a {tokenizer.type} tokenizer: other programs get only ids")
         if isinstance(tokenizer, SentencePieceTokenizer):
             shutil.copyfile(folder / "tokenizer.model", new / "tokenizer.model")
     return model
@@ -113,8 +113,8 @@ def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: 
         files |= tokenizer_files(tokenizer, model.config.context)
     except InexpressibleError as error:
         notice(
-            f"the folder has no tokenizer.json, as {error}: transformers may give other ids for the same text, so "
-            "encode it with Axon's tokenizer and hand over the ids"
+            f"the folder has no tokenizer.json, because {error}: transformers may give other ids for the same text, so "
+            "encode it with Axon's tokenizer and pass the ids"
         )
         files["tokenizer_config.json"] = {"add_bos_token": tokenizer.add_bos}
     for name, values in files.items():
@@ -128,7 +128,7 @@ def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> No
     something else.
     """
     if type(model) is not XLlama:  # a model from elsewhere may be derived from it
-        raise CheckpointError(f"the model must be an XLlama for the format {format!r}, but is a {type(model).__name__}")
+        raise CheckpointError(f"the model must be an XLlama for the format {format!r}, got a {type(model).__name__}")
     c = model.config
     qk_norm = Spec.of(given) if (given := c.attention.options.get("qk_norm")) else None
     for registry, spec, known in (
@@ -139,15 +139,15 @@ def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> No
     ):
         if (found := registry.entry(spec.type).qualified) not in known:
             raise CheckpointError(
-                f"the {registry.name} must be {' or '.join(known)} for the format {format!r}, but is {found}"
+                f"the {registry.name} must be {' or '.join(known)} for the format {format!r}, got {found}"
             )
     for norm in (c.norm, qk_norm):
         if norm and (share := norm.options.get("partial", 1)) != 1:
-            raise CheckpointError(f"the norm's partial must be 1 in a Llama, but is {share}")
+            raise CheckpointError(f"the norm's partial must be 1 in a Llama, got {share}")
     settings = Settings.of(model)
     if settings.qk_eps not in (None, settings.eps):
         raise CheckpointError(
-            f"the ε of qk_norm must be that of the norm for the format {format!r}, which has one for all, but they are "
+            f"the ε of qk_norm must be that of the norm for the format {format!r}, which has one ε, got "
             f"{settings.qk_eps} and {settings.eps}"
         )
     if ROTARY_EMBEDDINGS.entry(c.rotary.type).qualified == "axon-roformer:dynamic" and settings.head_dim == 2:
@@ -155,7 +155,7 @@ def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> No
             "head_dim must be above 2 for a dynamic rotary embedding: transformers divides by head_dim - 2"
         )
     if format == "meta" and (head_dim := settings.head_dim) * c.n_heads != c.dim:
-        raise CheckpointError(f"head_dim must be dim / n_heads for the format 'meta', but is {head_dim}")
+        raise CheckpointError(f"head_dim must be dim / n_heads for the format 'meta', got {head_dim}")
 
 
 def _piece(file: Path, part: Part, stored: dict[str, Stored], layout: Layout | None) -> Stored:

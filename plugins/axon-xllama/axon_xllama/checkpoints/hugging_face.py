@@ -52,7 +52,7 @@ def open_folder(folder: Path, context: int | None, notice: Notice) -> tuple[XLla
     tensors = _whole(_tensors(folder))
     if config.tie_embeddings and not _same(tensors.get(_HEAD), tensors.get(_EMBEDDING)):
         notice(
-            f"tie_word_embeddings is true in {folder / 'config.json'}, but its head and its embedding differ: both are "
+            f"tie_word_embeddings is true in {folder / 'config.json'}, but the head and the embedding differ: both are "
             "kept, as transformers does"
         )
         config = config.model_copy(update={"tie_embeddings": False})
@@ -74,10 +74,10 @@ def _tensors(folder: Path) -> dict[str, Stored]:
     for name in files:
         # By the name alone: files in a download cache are links to elsewhere, which is allowed.
         if PurePath(name).name != name or name in ("", "..") or "\\" in name:
-            raise CheckpointError(f"{folder / _INDEX} names {name!r}, which is no file in that folder; refused")
+            raise CheckpointError(f"{folder / _INDEX} names {name!r}, which is not a file in that folder")
     tensors = {name: tensor for file in files for name, tensor in stored_in(folder / file).items()}
     if missing := sorted(places.keys() - tensors.keys()):
-        raise CheckpointError(f"{folder / places[missing[0]]} should hold {missing[0]!r}, but does not")
+        raise CheckpointError(f"{folder / places[missing[0]]} must contain {missing[0]!r}, but does not")
     return tensors
 
 
@@ -198,7 +198,7 @@ def _check_computes(values: Mapping[str, Any], family: Family) -> None:
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
         raise CheckpointError(f"layer_types must all be 'full_attention', got {kinds!r:.100}")
     if values.get("quantization_config"):
-        raise CheckpointError("quantization_config must be absent; take the checkpoint before quantisation")
+        raise CheckpointError("quantization_config must be absent; use the checkpoint before quantisation")
 
 
 def _size(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
@@ -207,7 +207,7 @@ def _size(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
         if values.get(name) is not None:
             return values[name]
     remedy = "; --context sets it" if names == SIZES["context"] else ""
-    raise CheckpointError(f"config.json must give {names[0]}, but does not{remedy}")
+    raise CheckpointError(f"config.json must contain {names[0]}, but does not{remedy}")
 
 
 def family_of(model: XLlama) -> Family:
@@ -279,7 +279,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{file} must hold a JSON object, got a {type(values).__name__}")
+        raise CheckpointError(f"{file} must contain a JSON object, got a {type(values).__name__}")
     return values
 
 
@@ -300,7 +300,7 @@ def _rotary(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
     rope: Any = values.get(name) or {}
-    malformed = CheckpointError(f"{name} must be one object of numbers and words, for all layers, got {rope!r}")
+    malformed = CheckpointError(f"{name} must be one object of numbers and texts, for all layers, got {rope!r}")
     if not isinstance(rope, dict):
         raise malformed
     kind = rope.get("rope_type", rope.get("type", "default"))

@@ -60,7 +60,7 @@ def _import(
     if words.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"the model's vocabulary must have a row for each of the tokenizer's tokens, but it has "
-            f"{config.vocab_size:,} and the tokenizer {words.vocab_size:,}; name the right one with --tokenizer"
+            f"{config.vocab_size:,} and the tokenizer {words.vocab_size:,}; give the right tokenizer with --tokenizer"
         )
     if context is not None:
         config = validate(XLlama.Config, {**config.model_dump(), "context": context})
@@ -104,7 +104,7 @@ def _kind(path: Path) -> Kind:
     if (path / "config.json").exists():
         return "Hugging Face"
     raise CheckpointError(
-        f"{path} is no checkpoint of a Llama: it has neither a config.json (Hugging Face) nor a params.json (Meta)"
+        f"{path} is not a Llama checkpoint: it has neither a config.json (Hugging Face) nor a params.json (Meta)"
     )
 
 
@@ -134,14 +134,14 @@ def _tokenizer(path: Path, kind: Kind, named: Path | None) -> SentencePieceToken
             other_ends=hugging_face.ends(folder) if own else (),
         )
     except FileNotFoundError:
-        only = f" {pipeline} lies there unused: only sentencepiece models can be read." if pipeline.exists() else ""
+        only = f" {pipeline} is not used: only sentencepiece models can be read." if pipeline.exists() else ""
         raise CheckpointError(
-            f"the tokenizer {file} is missing; name its sentencepiece model, a tokenizer.model, with --tokenizer.{only}"
+            f"the tokenizer {file} is missing; give its sentencepiece model, a tokenizer.model, with --tokenizer.{only}"
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
         if file.suffix == ".json":
             raise CheckpointError(
-                f"{file} is no sentencepiece model, and tokenizers saved as JSON cannot be read yet; name the "
+                f"{file} is not a sentencepiece model, and tokenizers saved as JSON cannot be read yet; give the "
                 "tokenizer.model that the model was published with"
             ) from None
-        raise CheckpointError(f"{file} is no sentencepiece model of a Llama: {error}") from None
+        raise CheckpointError(f"{file} is not a sentencepiece model of a Llama: {error}") from None

@@ -110,7 +110,7 @@ def skeleton(config: XLlama.Config, within: Collection[int] | None = None) -> XL
         with _fitting(), weightless(within):
             return XLlama(config)
     except (RuntimeError, OverflowError) as error:  # more numbers than a tensor can have
-        raise CheckpointError(f"no model has sizes such as the checkpoint's: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"no model can have the checkpoint's sizes: {str(error).splitlines()[0]}") from None
 
 
 def configured(source: str, **values: object) -> XLlama.Config:
@@ -147,7 +147,7 @@ def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
         in_block = re.fullmatch(r"blocks\.(\d+)\.(.*)", module)
         layer, inner = in_block.groups() if in_block else ("", module)
         if inner not in names:
-            raise CheckpointError(f"the model has a tensor {name!r}, for which a Llama checkpoint has no place")
+            raise CheckpointError(f"the model has a tensor {name!r}, which a Llama checkpoint cannot store")
         theirs, start = [pattern.format(layer) for pattern in names[inner]], 0
         rotated: list[int | None] = [*heads[module][:2], None] if module in heads else [None] * len(theirs)
         if inner in ("attention.q_norm", "attention.k_norm"):  # one gain for each feature of a head
@@ -180,7 +180,7 @@ def checked(
         found.setdefault(part.ours, []).append(tensor)
         known.add(part.theirs)
     if unknown := sorted(tensors.keys() - known):
-        raise CheckpointError(f"the checkpoint has a tensor {unknown[0]!r}, which is no part of a Llama")
+        raise CheckpointError(f"the checkpoint has a tensor {unknown[0]!r}, which is not part of a Llama")
     return model, {name: _alike(parts) for name, parts in found.items()}
 
 
@@ -224,15 +224,15 @@ def _shaped(tensors: Mapping[str, Stored], name: str, shape: tuple[int, ...]) ->
     tensor = _stored(tensors, name)
     if tensor.shape != shape:
         raise CheckpointError(
-            f"the shape of {name!r} must be {shape} by the checkpoint's config, but is {tensor.shape}; "
-            "is a file missing, or from another model?"
+            f"the shape of {name!r} must be {shape} by the checkpoint's config, got {tensor.shape}; "
+            "is a file missing or from another model?"
         )
     return tensor
 
 
 def _stored(tensors: Mapping[str, Stored], name: str) -> Stored:
     if name not in tensors:
-        raise CheckpointError(f"the checkpoint has no tensor {name!r}; is a file of it missing?")
+        raise CheckpointError(f"the checkpoint has no tensor {name!r}; is a file missing?")
     return tensors[name]
 
 
@@ -242,7 +242,7 @@ def _fitting() -> Generator[None]:
     try:
         yield
     except ConfigError as error:
-        raise CheckpointError(f"the checkpoint's sizes do not fit each other: {error}") from None
+        raise CheckpointError(f"the checkpoint's sizes are inconsistent: {error}") from None
 
 
 def _name(dtype: torch.dtype) -> str:

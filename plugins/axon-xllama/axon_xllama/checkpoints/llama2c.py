@@ -31,13 +31,13 @@ def open_file(file: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
     with file.open("rb") as stream:
         head = stream.read(_HEADER.size)
     if len(head) < _HEADER.size:
-        raise CheckpointError(f"{file} is no llama2.c checkpoint: it has {len(head)} bytes, fewer than a header")
+        raise CheckpointError(f"{file} is not a llama2.c checkpoint: it has {len(head)} bytes, fewer than a header")
     dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab, context = _HEADER.unpack(head)
     if dim == _MAGIC:
         raise CheckpointError(f"{file} is a llama2.c file of version {hidden_dim}; only version 0 can be read")
     numbers = {"dim": dim, "hidden_dim": hidden_dim, "n_layers": n_layers, "n_heads": n_heads, "context": context}
     if min(*numbers.values(), n_kv_heads, abs(vocab)) < 1 or dim % n_heads or dim // n_heads % 2:
-        raise CheckpointError(f"{file} is no llama2.c checkpoint: its header reads {_HEADER.unpack(head)}")
+        raise CheckpointError(f"{file} is not a llama2.c checkpoint: its header reads {_HEADER.unpack(head)}")
     config = configured(
         str(file),
         **numbers,
@@ -50,7 +50,7 @@ def open_file(file: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
     order = _order(config, n_kv_heads)
     size = _HEADER.size + 4 * sum(prod(shape) * layers for _, shape, layers in order)
     if file.stat().st_size != size:
-        raise CheckpointError(f"{file} must have {size:,} bytes by its header, but has {file.stat().st_size:,}")
+        raise CheckpointError(f"{file} must have {size:,} bytes by its header, got {file.stat().st_size:,}")
     # The header is as long as seven numbers of the weights, so the whole file can be viewed as an array of them.
     numbers_in_file = torch.from_file(str(file), shared=False, size=size // 4, dtype=torch.float32)
     offset = _HEADER.size // 4

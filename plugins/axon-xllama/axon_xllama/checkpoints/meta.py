@@ -70,7 +70,7 @@ def open_folder(folder: Path, tokenizer: Tokenizer) -> tuple[XLlama.Config, dict
             norm={"type": "rmsnorm", "eps": eps},
         )
     except KeyError as error:
-        raise CheckpointError(f"{folder} is not complete: there is no {error.args[0]!r} in it") from None
+        raise CheckpointError(f"{folder} is incomplete: {error.args[0]!r} is missing") from None
     return config, tensors
 
 
@@ -97,7 +97,7 @@ def _shards(folder: Path) -> list[dict[str, Tensor]]:
     files = sorted(folder.glob(_SHARDS))
     names = [f"consolidated.{i:02}.pth" for i in range(len(files))]
     if missing := sorted(set(names) - {file.name for file in files}):
-        raise CheckpointError(f"{folder / missing[0]} is missing; the checkpoint is not complete without it")
+        raise CheckpointError(f"{folder / missing[0]} is missing, so the checkpoint is incomplete; copy it again")
     if not files:
         raise CheckpointError(f"{folder} has no weights: no {_SHARDS}")
     shards = []
@@ -111,7 +111,7 @@ def _shards(folder: Path) -> list[dict[str, Tensor]]:
             isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided and _whole(tensor)
             for name, tensor in shard.items()
         ):
-            raise CheckpointError(f"{file} must hold tensors by name, got a {type(shard).__name__} of other things")
+            raise CheckpointError(f"{file} must contain tensors by name, got a {type(shard).__name__} of other values")
         shards.append(shard)
     return shards
 
@@ -140,10 +140,10 @@ def _whole(tensor: Tensor) -> bool:
 def _refused(error: Exception) -> str:
     """Why torch refuses a file; its own message explains how to run what is in it."""
     if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"it holds more than tensors, and reading it might run code ({forbidden[1]})"
+        return f"it contains more than tensors, and reading it might run code ({forbidden[1]})"
     if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged, or holds more than tensors, and reading it might run code"
-    return "it is damaged, cut off, or no file of tensors that PyTorch 1.6 or later wrote"
+        return "it is damaged or contains more than tensors, and reading it might run code"
+    return "it is damaged, truncated, or not a file of tensors written by PyTorch 1.6 or later"
 
 
 def _same_names(shards: list[dict[str, Tensor]]) -> Iterable[str]:
@@ -152,7 +152,9 @@ def _same_names(shards: list[dict[str, Tensor]]) -> Iterable[str]:
     for i, names in enumerate(others, 1):
         if names != first:
             odd = min(names ^ first)
-            raise CheckpointError(f"consolidated.{i:02}.pth does not fit consolidated.00.pth: only one has {odd!r}")
+            raise CheckpointError(
+                f"consolidated.{i:02}.pth does not fit consolidated.00.pth: only one of them has {odd!r}"
+            )
     return sorted(first)
 
 

@@ -32,14 +32,14 @@ def stored_in(file: Path) -> dict[str, Stored]:
                 part = opened.get_slice(name)
                 if (code := part.get_dtype()) not in _DTYPES:
                     raise CheckpointError(
-                        f"{name!r} in {file} is {code}, but weights must be float32, float16 or bfloat16; take the "
+                        f"{name!r} in {file} is {code}, but weights must be float32, float16 or bfloat16; use the "
                         "checkpoint before quantisation"
                     )
                 found[name] = Stored(tuple(part.get_shape()), _DTYPES[code], partial(read_tensor, file, name))
     except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing; the checkpoint is not complete without it") from None
+        raise CheckpointError(f"{file} is missing, so the checkpoint is incomplete; copy it again") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or cut off: {error}; copy it again") from None
+        raise CheckpointError(f"{file} is damaged or truncated: {error}; copy it again") from None
     return found
 
 

@@ -90,7 +90,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             case 5:
                 size = 4
             case other:
-                raise ValueError(f"wire type {other} is not known")
+                raise ValueError(f"wire type {other} is unknown")
         yield key >> 3, data[at : at + size]
         at += size
 

@@ -39,7 +39,7 @@ def tokenizer_files(tokenizer: Tokenizer, context: int) -> dict[str, dict[str, A
             model = SentencePieceModel.read(tokenizer.model)
             pipeline, special = _sentencepiece(model), _specials(tokenizer, model)
         case _:
-            raise InexpressibleError(f"a tokenizer of type {tokenizer.type!r} is not known to transformers")
+            raise InexpressibleError(f"a tokenizer of type {tokenizer.type!r} is unknown to transformers")
     begin = special["bos_token"] if tokenizer.add_bos else None
     return {
         "tokenizer.json": {
@@ -122,12 +122,14 @@ def _sentencepiece(model: SentencePieceModel) -> dict[str, Any]:
     if any(count > 1 for count in Counter(piece.text for piece in model.pieces).values()):
         raise InexpressibleError("its sentencepiece model has a piece twice")
     if any(piece.kind == Kind.UNUSED for piece in model.pieces):
-        raise InexpressibleError("its sentencepiece model has pieces that are not to be used")
+        raise InexpressibleError("its sentencepiece model has unused pieces")
     match model.algorithm:
         case "bpe":
             pipeline = _merging(model.pieces)
         case "unigram":
-            raise InexpressibleError("a unigram model adds up scores with fewer digits than the tokenizers library")
+            raise InexpressibleError(
+                "a unigram model adds up scores with a lower precision than the tokenizers library"
+            )
         case other:
             raise InexpressibleError(f"a sentencepiece model of type {other!r} has no counterpart there")
     prefix = [{"type": "Prepend", "prepend": _SPACE}] if model.adds_space else []
@@ -155,7 +157,7 @@ def _merging(pieces: list[Piece]) -> dict[str, Any]:
     if len({piece.score for piece in unions}) < len(unions):
         raise InexpressibleError("its sentencepiece model has pieces of equal score")
     if {character for piece in unions for character in piece.text} - usual.keys():
-        raise InexpressibleError("its sentencepiece model has pieces of characters that it does not know")
+        raise InexpressibleError("its sentencepiece model has pieces of unknown characters")
     merges = [
         f"{left} {right}"
         for piece in unions
