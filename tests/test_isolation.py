@@ -219,7 +219,7 @@ def test_doctor_reads_with_an_independent_parser(site, monkeypatch, capsys: pyte
             "axon-good",
             f"the package entrypoints cannot read {file}: While reading from '{file}' [line 3]: section "
             "'axon.v1.norm' already exists",
-            "Reinstall it (pip install --force-reinstall axon-good), and run axon doctor again",
+            "Reinstall it (pip install --force-reinstall axon-good) and run axon doctor again",
         )
     ]
 

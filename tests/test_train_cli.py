@@ -138,7 +138,7 @@ def test_an_evaluation_may_have_other_settings_of_the_trainer(recipe: str, capsy
             "a run keeps its data: --set changes only fields of the trainer, for example trainer.precision=fp32",
         ),
         (["model.type=unet"], "a run keeps its model: --set changes"),
-        (["trainer.type=other"], "a run keeps its trainer, toy, got other"),
+        (["trainer.type=other"], "a run keeps its trainer, toy; got other"),
         (["trainer.seed"], "--set takes table.field=value, got 'trainer.seed'"),
         (["trainer.seed=1", "--text", "text.txt"], "but --text selects other data; leave one of them out"),
     ):
