@@ -41,4 +41,4 @@ def test_what_ptx_mitigates_is_judged_beside_what_it_costs(monkeypatch, plain, m
     outcome = claims.ptx()
     assert outcome.passed == verdict
     assert outcome.values == pytest.approx([plain[0] - mixed[0]] * 3)
-    assert f"2.50 nats a byte before, {plain[0]:.2f} after PPO and {mixed[0]:.2f} after PPO-ptx" in outcome.measured
+    assert f"2.50 nats per byte before, {plain[0]:.2f} after PPO and {mixed[0]:.2f} after PPO-ptx" in outcome.measured
