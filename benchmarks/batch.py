@@ -3,7 +3,7 @@
     python benchmarks/batch.py --shape 125m
 
 Eight prompts, 64 greedy tokens each; tokens a second over the whole time, prompts included, medians over the rounds. In
-float32 each row must bring the tokens that it brings alone; in the other precisions the rows that do are counted.
+float32 each row must give the same tokens as alone; in the other precisions the equal rows are counted.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     if options.save:
         say(f"saved as {save(f'batch-{options.shape}-{torch.device(device).type}', results)}")
     if any(int(one["equal_rows"]) < len(LENGTHS) for one in found if one["precision"] == "fp32"):
-        sys.exit("in float32 a row of the batch brought other tokens than it brings alone")
+        sys.exit("in float32 a row of the batch gave other tokens than alone")
 
 
 def figures(rounds: list[tuple[Timing, list[Timing]]], new: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def trainer_of(recipe: str, batch: int, precision: str, folder: Path) -> DDPMTra
     }
     trainer = build_trainer(Recipe.load(recipe, [f"{name}={value}" for name, value in changes.items()]))
     if not isinstance(trainer, DDPMTrainer):
-        sys.exit(f"{recipe} is no recipe of the trainer ddpm")
+        sys.exit(f"{recipe} is not a recipe of the trainer ddpm")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainer.model.parameters():

@@ -31,7 +31,7 @@ BATCH = 64
 
 
 class PlainScorer:
-    """Scores one sentence's rows by running all their tokens anew."""
+    """Scores one sentence's rows by running all their tokens again."""
 
     def __init__(self, model: Transformer, source: list[int]) -> None:
         self.model, self.source = model, torch.tensor([source])

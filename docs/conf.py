@@ -20,7 +20,7 @@ source_suffix = {".md": "markdown"}
 add_module_names = False
 python_maximum_signature_line_length = 80
 suppress_warnings = [
-    "misc.highlighting_failure",  # usage lines and fragments of recipes are no whole programs
+    "misc.highlighting_failure",  # usage lines and fragments of recipes are not complete programs
 ]
 # A signature names types of Python, torch and pydantic, which have pages elsewhere, and shapes, which have none.
 nitpick_ignore_regex = [(r"py:.*", r"(?!axon_).*")]

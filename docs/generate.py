@@ -44,7 +44,7 @@ def written() -> dict[str, str]:
 
 
 def write(out: Path) -> None:
-    """Write the source of the documentation into `out`, anew."""
+    """Write the source of the documentation to `out` again."""
     from axon_docs import figures
 
     shutil.rmtree(out, ignore_errors=True)

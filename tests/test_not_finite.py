@@ -93,7 +93,7 @@ def test_sampling_refuses_them_in_python_and_on_the_command_line(name: str, caps
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_json_lines_refuse_what_json_has_no_word_for(tmp_path: Path, number: str):
     (tmp_path / "a.jsonl").write_text(f'{{"prompt": "x", "margin": {number}}}\n')
-    with pytest.raises(DataError, match=f"line 1 of .*{number} is no number"):
+    with pytest.raises(DataError, match=f"line 1 of .*{number} is not a number"):
         list(read_json_lines(tmp_path / "a.jsonl"))
 
 

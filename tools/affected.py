@@ -28,7 +28,7 @@ ELSEWHERE = {
     r"tests/test_.*\.py": ("readme",),
     r"(.*/)?CHANGELOG\.md": ("affected", "architecture"),
 }
-"""The tests of what is no code of a package, by its path."""
+"""The tests of files outside packages, by path."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Package:
     name: str
     """Its name, as pip knows it."""
     folder: str
-    """Where it lies, relative to the repository; empty for the core."""
+    """Its path relative to the repository; empty for the core."""
     needs: frozenset[str]
     """The distributions of this repository it depends on, extras included."""
     offers: frozenset[str]

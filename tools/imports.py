@@ -58,7 +58,7 @@ def graph(package: Path) -> Graph:
 
 
 def cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """Return the sets of nodes that reach each other, by Tarjan's algorithm; empty where there is no cycle."""
+    """Return the sets of nodes that reach each other, by Tarjan's algorithm; empty if there is no cycle."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []

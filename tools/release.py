@@ -1,4 +1,4 @@
-"""Check that a release tag such as `axon-xllama-v0.2.0` is the version its package says, and print where that lies.
+"""Check that a release tag such as `axon-xllama-v0.2.0` matches its package's version, and print the package's path.
 
 Prints `folder=…` and `tests=…`, as a workflow's outputs.
 """

@@ -89,7 +89,7 @@ def check_unlocked(folder: Path) -> None:
 
 
 def is_lock(name: str) -> bool:
-    """Whether a file of this name is the lock of the folder it lies in (`lock_folder`), or of a file beside it."""
+    """Return whether a file of this name is the lock of its folder (`lock_folder`), or of a file beside it."""
     return name.startswith(".") and name.endswith(_LOCK)
 
 

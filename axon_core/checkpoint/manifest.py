@@ -1,6 +1,6 @@
 """The manifest of a folder: the SHA-256 of its files, which reveals files changed after they were written.
 
-Without a manifest nothing is checked: whoever changes a file on purpose removes the manifest.
+Without a manifest nothing is checked. To change a file on purpose, remove the manifest.
 """
 
 from __future__ import annotations

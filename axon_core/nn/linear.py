@@ -96,7 +96,7 @@ class StackedLinear(Linear):
     """Linear maps of the same input, computed as one: `(... d) -> (... r₁), (... r₂), …`.
 
     `weight` holds the rows of the first matrix, then those of the second, and so on; `rows` says how many each has, for
-    whoever has to tell the matrices apart (an optimiser that treats each by itself, a checkpoint of another layout).
+    code that treats the matrices separately (an optimiser, or a checkpoint of another layout).
     """
 
     def __init__(self, dim: int, rows: Sequence[int], *, bias: bool = False) -> None:

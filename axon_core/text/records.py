@@ -246,7 +246,7 @@ class _Twice(ValueError):
 
 def _no_number(name: str) -> None:
     """Refuse `NaN` and `Infinity`, which Python's reader accepts as numbers."""
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def start(
 ) -> tuple[dict[str, Worker], dict[str, str]]:
     """Load each contender in a process of its own and run its tasks twice; also return who is absent, and why.
 
-    Twice, because a static cache may grow with a later task, and what was compiled for the smaller one is made anew.
+    Twice, because a static cache can grow with a later task, and is then compiled again.
     """
     workers: dict[str, Worker] = {}
     absent: dict[str, str] = {}

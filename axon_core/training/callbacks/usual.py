@@ -18,7 +18,7 @@ LOGS = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
 def usual_hooks(given: Iterable[object], *, saved: bool, progress: bool, logs: Iterable[str]) -> tuple[object, ...]:
-    """Return the hooks of a training, in the order in which they are told of an event.
+    """Return the hooks of a training, in the order in which they are called for an event.
 
     Args:
         given: the caller's own; a `Progress` among them replaces the usual one.

@@ -62,7 +62,7 @@ def page(card: Card, root: Path) -> str:
             *_beside(card),
             "## What the paper claims",
             "",
-            f"`axon reproduce {paper.id}` checks these; what was measured stands with the plugin's description, below.",
+            f"`axon reproduce {paper.id}` checks these; the measured values are in the plugin's description below.",
             "",
             *claims(paper),
             "",
@@ -89,9 +89,8 @@ def table(root: Path) -> str:
         scales = Counter(claim.scale for claim in paper.claim)
         counted = ", ".join(f"{scales[scale]} {scale}" for scale in ("exact", "scaled", "full") if scales[scale])
         rows.append(
-            f"| [{name}](plugins/{name}) {card.entry.version} "
-            f"| [{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}) {_cell(paper.title)} "
-            f"| {_offered(name)} | {len(paper.claim)}: {counted} |"
+            f"| [{name}](plugins/{name}) {card.entry.version} | [{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}) "
+            f"{_cell(paper.title)} | {_offered(name)} | {len(paper.claim)}: {counted} |"
         )
     return "\n".join(rows)
 
@@ -125,7 +124,7 @@ def _by_name(distribution: str) -> list[str]:
         lines += ["```", ""]
     if found["trainer"]:
         code = [line for entry in found["trainer"] for line in ["", *_trainer(entry)]]
-        lines += ["A trainer, here with the smallest recipe it brings, for two steps:", "", "```python"]
+        lines += ["A trainer, here with its smallest recipe, for two steps:", "", "```python"]
         lines += ["from axon_core import TRAINERS, Recipe, build_trainer, fit", *code, "```", ""]
     return lines
 

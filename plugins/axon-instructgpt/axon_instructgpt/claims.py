@@ -100,7 +100,8 @@ def ptx() -> Outcome:
     )
     return Outcome(
         "direction" if held else False,
-        f"on held-out text {before.loss:.2f} nats per byte before, {plain.loss:.2f} after PPO and {mixed.loss:.2f} after "
+        f"on held-out text {before.loss:.2f} nats per byte before, {plain.loss:.2f} after PPO and "
+        f"{mixed.loss:.2f} after "
         f"PPO-ptx; vowels {before.reward:.2f}, {plain.reward:.2f} and {mixed.reward:.2f}; PPO loses more by:",
         [plain.after.loss - mixed.after.loss for plain, mixed in runs],
     )

@@ -64,7 +64,7 @@ class PPOTrainer(PPOBase):
         response_tokens: Count = 64
         """The longest response."""
         temperature: PositiveFloat = 1.0
-        """What logits are divided by, wherever a probability is taken."""
+        """The divisor of the logits for every probability."""
         kl_coefficient: NonNegativeFloat = 0.05
         """β at the start."""
         kl_target: PositiveFloat | None = None

@@ -8,8 +8,8 @@ A conversation is a sequence of turns, each between `bos` and `eos`; the last on
 
     {user} [/INST] {assistant} </s><s>[INST] {user} [/INST]
 
-`<s>` and `</s>` stand for token ids, which no text encodes to; the other markers are ordinary text. So whoever writes
-them into a message could speak as the system or as the assistant, which is why they are refused there.
+`<s>` and `</s>` stand for token ids, which no text encodes to; the other markers are ordinary text. So a user who
+writes them into a message could speak as the system or as the assistant; therefore they are errors there.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class Conversation:
     Args:
         model: any causal language model that was tuned on the format.
         tokenizer: its tokenizer, with `bos` and `eos`.
-        system: what the model is told before the conversation.
+        system: the system message at the start of the conversation.
         sampling: how the answers' tokens are chosen.
         max_new_tokens: the most tokens in an answer.
         seed: equal seeds and messages give equal conversations.

@@ -122,7 +122,7 @@ def _open(
 
 
 def _tokenizer(path: Path, kind: Kind, named: Path | None) -> SentencePieceTokenizer:
-    """Return the tokenizer that is `named`, or lies beside the weights, with what the folder says of its use."""
+    """Return the tokenizer that is `named`, or the one beside the weights, with the folder's settings for its use."""
     folder = path.parent if kind == "llama2.c" else path
     file = named or folder / "tokenizer.model"
     pipeline = folder / "tokenizer.json"
