@@ -42,11 +42,11 @@ def data_files(folder: Path, kind: str, suffixes: Collection[str]) -> list[Path]
     if not kept:
         there = f"only {_listed(others)}" if others else "no visible file"
         raise DataError(
-            f"{folder} has no {kind} with the suffix {known}; it contains {there}; rename the files, or "
+            f"{folder} has no {kind}: the suffix must be one of {known}, but there is {there}; rename the files, or "
             "give another folder"
         )
     if others:
-        _log.warning("%s: %s left out, because the suffix of %s is %s", folder, _listed(others), kind, known)
+        _log.warning("%s: %s left out; the suffix of %s must be one of %s", folder, _listed(others), kind, known)
     return kept
 
 

@@ -126,9 +126,8 @@ def test_of_a_folder_text_files_are_read_and_one_line_names_the_others(tmp_path:
     assert read_text(tmp_path) == "1\n2\n3\n4\n5"
     [record] = caplog.records
     assert record.getMessage() == (
-        f"{tmp_path}: a/cover.png, old, z.json and 2 more left out, because the suffix of text is .markdown, "
-        ".md, .rst, "
-        ".text, .txt, .utf-8, .utf8, none"
+        f"{tmp_path}: a/cover.png, old, z.json and 2 more left out; the suffix of text must be one of "
+        ".markdown, .md, .rst, .text, .txt, .utf-8, .utf8, none"
     )
     assert record.levelname == "WARNING"
 
@@ -144,9 +143,12 @@ def test_a_folder_of_text_alone_says_nothing_and_a_file_given_by_its_name_may_ha
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "has no text with the suffix .*; it contains no visible file; rename the files, or give another folder"),
+        (
+            {},
+            "has no text: the suffix must be one of .*, but there is no visible file; rename the files, or give another folder",
+        ),
         ({".git/x.txt": "no"}, "there is no visible file"),
-        ({"a.json": "", "sub/b\n.png": ""}, r"the suffix .*\.txt.*; there is only a.json, sub/b\\n.png; rename"),
+        ({"a.json": "", "sub/b\n.png": ""}, r"the suffix .*\.txt.*, but there is only a.json, sub/b\\n.png; rename"),
         ({f"{i}.json": "" for i in range(9)}, r"there is only 0.json, 1.json, 2.json and 6 more"),
         ({"a.txt": " \n"}, "has no text; give a UTF-8 text file"),
     ],

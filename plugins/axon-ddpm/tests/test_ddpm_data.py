@@ -67,7 +67,7 @@ def test_bad_pictures_are_named(tmp_path):
         load(tmp_path / "none")
     with pytest.raises(DataError, match="environment variable that is not set"):
         load("$NO_SUCH_VARIABLE/x.npz")
-    with pytest.raises(DataError, match=r"holds no pictures, .*\.png.*; there is no visible file"):
+    with pytest.raises(DataError, match=r"has no pictures: .*\.png.*, but there is no visible file"):
         load(tmp_path)
     (tmp_path / "notes.txt").write_text("not a picture")
     with pytest.raises(DataError, match=r"there is only notes\.txt"):
