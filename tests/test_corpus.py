@@ -145,7 +145,8 @@ def test_a_folder_of_text_alone_says_nothing_and_a_file_given_by_its_name_may_ha
     [
         (
             {},
-            "has no text: the suffix must be one of .*, but there is no visible file; rename the files, or give another folder",
+            "has no text: the suffix must be one of .*, but there is no visible file; rename the files, "
+            "or give another folder",
         ),
         ({".git/x.txt": "no"}, "there is no visible file"),
         ({"a.json": "", "sub/b\n.png": ""}, r"the suffix .*\.txt.*, but there is only a.json, sub/b\\n.png; rename"),
