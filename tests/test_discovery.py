@@ -128,7 +128,7 @@ MALFORMED = {
     "a long line": (
         "[axon.v1.norm]\n" + 3000 * "Bad" + "\n",
         f"{{info}}/entry_points.txt is malformed: line 2 is '{43 * 'Bad'}Ba… ad{21 * 'Bad'}'; nothing it offers is "
-        "used. Reinstall it (pip install --force-reinstall axon-bad), or tell its authors.",
+        "used. Reinstall it (pip install --force-reinstall axon-bad), or report this to its authors.",
     ),
     "no closing bracket": (
         "[axon.v1.norm]\nGood = axon_bad:Good\n[axon.v1.model\nBad = axon_bad:Bad\n",
