@@ -173,7 +173,7 @@ def test_a_file_that_was_begun_otherwise_is_not_gone_on_with(saved: str, source:
     assert bulk(saved, source, *arguments) == 2
     error = capsys.readouterr().err
     assert "line 1 of out.jsonl was made by another model or with other options" in error
-    assert "give those, choose another file, or remove this one" in error
+    assert "use the same options, choose another file, or remove this one" in error
     assert Path("out.jsonl").read_bytes() == begun
 
 
@@ -200,10 +200,14 @@ WRONG = [
     ("in.txt", b"\xff\xfe", "cannot read the prompts in in.txt: it is not UTF-8 text"),
     ("nowhere.txt", None, "cannot read the prompts in nowhere.txt: No such file"),
     (".", None, "cannot read .: it is a folder; give a file of prompts"),
-    ("in.jsonl", b'{"prompt": "a"}\n{"prompt', "line 2 of in.jsonl is no JSON"),
-    ("in.jsonl", b'{"id": 1}\n', "line 1 of in.jsonl is no Prompt: prompt: this field is required"),
+    ("in.jsonl", b'{"prompt": "a"}\n{"prompt', "line 2 of in.jsonl is not JSON"),
+    ("in.jsonl", b'{"id": 1}\n', "line 1 of in.jsonl is not a valid Prompt: prompt: this field is required"),
     ("in.jsonl", b'"text"\n', "line 1 of in.jsonl must be a JSON object"),
-    ("in.jsonl", b'{"prompt": "a", "seed": 3}\n', "line 1 of in.jsonl is no Prompt: seed: unknown field 'seed'"),
+    (
+        "in.jsonl",
+        b'{"prompt": "a", "seed": 3}\n',
+        "line 1 of in.jsonl is not a valid Prompt: seed: unknown field 'seed'",
+    ),
     (
         "in.jsonl",
         b'{"prompt": "a", "id": 2}\n{"prompt": "b"}\n',
@@ -211,8 +215,8 @@ WRONG = [
     ),
     ("in.jsonl", b'{"prompt": "a"}\n{"prompt": ""}\n', "the prompt 2 is empty"),
     ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "the prompt 1: the text has a lone surrogate (U+D83D"),
-    ("in.jsonl", b'{"prompt": "a", "id": "\\ud83d"}\n', "line 1 of in.jsonl is no Prompt: id"),
-    ("in.jsonl", b'{"prompt": "a", "id": true}\n', "line 1 of in.jsonl is no Prompt: id"),
+    ("in.jsonl", b'{"prompt": "a", "id": "\\ud83d"}\n', "line 1 of in.jsonl is not a valid Prompt: id"),
+    ("in.jsonl", b'{"prompt": "a", "id": true}\n', "line 1 of in.jsonl is not a valid Prompt: id"),
 ]
 
 
@@ -230,15 +234,18 @@ FOREIGN = [
     (b"A letter\nto someone\n", "line 1 of out.jsonl is not a row of results; choose another file"),
     (b"A letter without a last newline", "out.jsonl does not end with a row of results"),
     (b'{"id": 1, "prompt": "a", "text": "", "finish": "eos", "tokens": [], "origin": ""}\n', "of a prompt 1 that is"),
-    (b'[1, 2]\n{"id": 1', "line 1 of out.jsonl is no row of results"),
+    (b'[1, 2]\n{"id": 1', "line 1 of out.jsonl is not a row of results"),
     (
         b'{"id": [1], "prompt": "a", "text": "", "finish": "length", "tokens": [], "origin": ""}\n',
         "line 1 of out.jsonl",
     ),
-    (b'{"id": 1, "prompt": "The quick", "text": "", "finish": "eos", "tokens": []}\n', "line 1 of out.jsonl is no row"),
-    (b'{"id": 1, "prompt": "one"}\n', "line 1 of out.jsonl is no row of results"),
+    (
+        b'{"id": 1, "prompt": "The quick", "text": "", "finish": "eos", "tokens": []}\n',
+        "line 1 of out.jsonl is not a row",
+    ),
+    (b'{"id": 1, "prompt": "one"}\n', "line 1 of out.jsonl is not a row of results"),
     (b'{"id": 1, "prompt": "one"}', "out.jsonl does not end with a row of results"),
-    (b'{"id": ' + b"[" * 3000 + b"\n", "line 1 of out.jsonl is no row of results"),
+    (b'{"id": ' + b"[" * 3000 + b"\n", "line 1 of out.jsonl is not a row of results"),
     (b'{"id": ' + b"[" * 3000, "out.jsonl does not end with a row of results"),
     (b'{"id": ' + b"[" * 100 + b"]" * 100 + b"}", "out.jsonl does not end with a row of results"),
 ]

@@ -161,7 +161,7 @@ def test_a_model_of_another_class_or_nowhere(tmp_path: Path):
         class Other(Model):
             """Something else."""
 
-        with pytest.raises(CheckpointError, match="of the kind Square, and Other is needed here"):
+        with pytest.raises(CheckpointError, match="of the class Square, but Other is needed here"):
             Other.load(tmp_path)
 
 

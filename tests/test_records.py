@@ -51,7 +51,7 @@ BAD = [
     (Completion, '{"prompt": "p", "completion": "\\ud800"}', r"completion: must be a valid string"),
     (Completion, '["p", "c"]', r"must be a JSON object .*got \['p', 'c'\]"),
     (Completion, '{"prompt": "p", "completion": "c"', r"is not JSON: .*; write one object per line"),
-    (Completion, "[" * 100_000, r"is no JSON"),
+    (Completion, "[" * 100_000, r"is not JSON"),
     (Comparison, comparison(chosen="r"), r"chosen and rejected must differ, but both are 'r'"),
     (Comparison, comparison(margin=-1), r"margin: must be greater than or equal to 0, got -1"),
     (Comparison, comparison(margin="1"), r"margin: must be a valid number, got '1'"),
@@ -161,9 +161,9 @@ def test_prompts_are_named_and_what_stands_beside_them_is_passed_over(tmp_path: 
     file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
     assert read_prompts(file) == [(f"line 1 of {file}", "a"), (f"line 2 of {file}", "a")]
     for line, message in (
-        ('{"prompt": ""}', "line 2 of .* is no Prompt: prompt: must have at least 1 character"),
-        ('{"completion": "b"}', "line 2 of .* is no Prompt: prompt: this field is required"),
-        ('{"prompt": 3}', "line 2 of .* is no Prompt: prompt: must be a valid string, got 3"),
+        ('{"prompt": ""}', "line 2 of .* is not a valid Prompt: prompt: must have at least 1 character"),
+        ('{"completion": "b"}', "line 2 of .* is not a valid Prompt: prompt: this field is required"),
+        ('{"prompt": 3}', "line 2 of .* is not a valid Prompt: prompt: must be a valid string, got 3"),
     ):
         file.write_text('{"prompt": "a"}\n' + line)
         with pytest.raises(DataError, match=message):

@@ -154,7 +154,8 @@ def load_config(folder: Path, cls: type[M]) -> M:
     found: type[Model] = cls if saved.type is None else MODELS[saved.type]
     if not issubclass(found, cls):
         raise CheckpointError(
-            f"{folder} contains a {found.__name__}, but a {cls.__name__} is needed here; give the folder "
+            f"{folder} contains a model of the class {found.__name__}, but {cls.__name__} is needed here; "
+            "give the folder "
             "of such a model"
         )
     try:

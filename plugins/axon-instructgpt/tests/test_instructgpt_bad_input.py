@@ -26,7 +26,7 @@ RECORDS = {
             '{"prompt": "a", "completions": "b"}': "completion",
             '{"prompt": "a", "completion": 1}': "completion",
             f'{{"prompt": "{LONG}", "completion": "b"}}': "context is 24",
-            '{"prompt": "a", "completion": ': "is no JSON",
+            '{"prompt": "a", "completion": ': "is not JSON",
             '["a", "b"]': "must be a JSON object",
         },
     ),

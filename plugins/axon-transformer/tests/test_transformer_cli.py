@@ -157,7 +157,7 @@ BAD = [
     (
         ["translate", "RUN", "--input", "long.txt"],
         2,
-        "line 2 of long.txt has 80 tokens, but the model takes 32 at most, and 2 are too long in all; cut what is "
+        "line 2 of long.txt has 80 tokens, but the model takes at most 32, and 2 are too long in all; "
         "split it into sentences. Nothing was translated",
     ),
     (["translate", "RUN", "x " * 40], 2, "sentence 1 has 80 tokens, but the model takes 32 at most"),

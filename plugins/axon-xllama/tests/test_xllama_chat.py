@@ -183,7 +183,7 @@ def test_the_terminal_shows_each_answer_and_leaves_at_the_end_of_input(saved, mo
     one, two = ("".join(conversation.ask(text)) for text in ("one", "two"))
     assert out == f"> {one}\n> > > {two}\n> > {one}\n> \n"
     assert "Error: message 3 (user) contains <<SYS>>" in err
-    assert "begins anew" in err
+    assert "starts again" in err
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(saved, monkeypatch, capsys):
@@ -198,7 +198,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(saved, monkeypatch, cap
     monkeypatch.setattr(XLlama, "logits", interrupted)
     assert main(["chat", saved, "--max-new-tokens", "50"]) == 0
     out, err = capsys.readouterr()
-    assert next(count) == 4 and "begins anew" in err and out.endswith("> \n")
+    assert next(count) == 4 and "starts again" in err and out.endswith("> \n")
 
 
 @pytest.mark.parametrize(
