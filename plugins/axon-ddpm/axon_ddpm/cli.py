@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -93,16 +93,8 @@ def command(
     With --image they are variations of that picture. With --mask too, only the white part of the mask is repainted.
     With --to, they interpolate between the two pictures.
     """
-    if image is None and (mask or other or strength is not None):
-        raise UsageError("--mask, --to and --strength need --image")
-    if mask and (other or strength is not None):
-        raise UsageError("--mask repaints from noise and excludes --to and --strength; leave them out")
-    for option, path, suffix in (("--out", out, ".png"), ("--nearest", nearest, ".png"), ("--gif", gif, ".gif")):
-        if path is not None and path.suffix.lower() != suffix:
-            raise UsageError(f"{option} must end in {suffix}, got {str(path)!r}")
-    files = [path.resolve() for path in (out, nearest, gif, image, mask, other) if path is not None]
-    if twice := next((path for path in (out, nearest, gif) if path and files.count(path.resolve()) > 1), None):
-        raise UsageError(f"each output must be a file that no other option names, got {str(twice)!r} twice")
+    _check_inputs(image, mask, other, strength)
+    _check_outputs({"--out": out, "--nearest": nearest, "--gif": gif}, [image, mask, other])
     if label is not None and guidance == 0:
         raise UsageError(f"--guidance 0 ignores the class, so --class {label} has no effect; leave one of them out")
     how = override({"type": sampler}, options)
@@ -131,6 +123,23 @@ def command(
     if gif is not None:
         save_gif([grid(frame, columns, captions=names) for frame in animation], gif)
         echo(f"{_counted(len(animation), 'frame')} in {gif}")
+
+
+def _check_inputs(image: Path | None, mask: Path | None, other: Path | None, strength: float | None) -> None:
+    if image is None and (mask or other or strength is not None):
+        raise UsageError("--mask, --to and --strength need --image")
+    if mask and (other or strength is not None):
+        raise UsageError("--mask repaints from noise and excludes --to and --strength; leave them out")
+
+
+def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | None]) -> None:
+    for option, path in outputs.items():
+        suffix = ".gif" if option == "--gif" else ".png"
+        if path is not None and path.suffix.lower() != suffix:
+            raise UsageError(f"{option} must end in {suffix}, got {str(path)!r}")
+    files = [path.resolve() for path in (*outputs.values(), *inputs) if path is not None]
+    if twice := next((path for path in outputs.values() if path and files.count(path.resolve()) > 1), None):
+        raise UsageError(f"each output must be a file that no other option names, got {str(twice)!r} twice")
 
 
 def _counted(n: int, what: str) -> str:

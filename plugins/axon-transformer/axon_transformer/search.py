@@ -115,8 +115,7 @@ def beam_search(
         search: how to search.
         bos: the marker at the beginning.
         eos: the marker at the end.
-        vocab_size: how many tokens the tokenizer has; rows of the model beyond it are never drawn. None: all of them
-            may be.
+        vocab_size: how many tokens the tokenizer has: rows of the model beyond it are never drawn. None: no limit.
 
     Raises:
         CheckpointError: the model's scores are not numbers.
@@ -141,16 +140,13 @@ def beam_search(
             _add(found[going[i]], rows[i * k + j, 1:-1], alive[i, j].item(), length, alpha, ended=True)
         alive = alive.masked_fill(ended, -torch.inf)
         for i, (sentence, total) in enumerate(zip(going, alive.max(-1).values.tolist(), strict=True)):
-            scored = sorted((one.score for one in found[sentence]), reverse=True)
             bound = total / length_penalty(limits[sentence], alpha)
-            hopeless = len(scored) >= search.n_best and bound <= scored[search.n_best - 1]
-            if done[sentence] or total == -torch.inf or hopeless:
-                done[sentence] = True
-            elif length == limits[sentence]:
-                done[sentence] = True
+            over = done[sentence] or total == -torch.inf or _is_beaten(bound, found[sentence], search.n_best)
+            if not over and length == limits[sentence]:
                 for j, logprob in enumerate(alive[i].tolist()):
                     if logprob > -torch.inf:
                         _add(found[sentence], rows[i * k + j, 1:], logprob, length, alpha, ended=False)
+            done[sentence] = over or length == limits[sentence]
         left = [i for i, sentence in enumerate(going) if not done[sentence]]
         if not left:
             break
@@ -163,6 +159,11 @@ def beam_search(
             scorer.reorder(parents)
         alive = alive.masked_fill(torch.tensor([done[sentence] for sentence in going]).unsqueeze(1), -torch.inf)
     return [sorted(each, key=lambda one: (not one.ended, -one.score))[: search.n_best] for each in found]
+
+
+def _is_beaten(score: float, ended: Sequence[Hypothesis], n_best: int) -> bool:
+    """Whether a score does not reach the `n_best` best of the hypotheses that have ended."""
+    return len(ended) >= n_best and score <= sorted((one.score for one in ended), reverse=True)[n_best - 1]
 
 
 def _best(
