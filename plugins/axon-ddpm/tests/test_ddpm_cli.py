@@ -135,7 +135,7 @@ def test_evaluate_with_other_settings(run, capsys):
     assert compared["bits_per_dim"] == plain["bits_per_dim"] and compared["nearest_training"] > 0
     assert measured("trainer.bound_steps=9")["bits_per_dim"] != plain["bits_per_dim"]
     for override, message in (
-        ("trainer.diffusion.parameterisation=v", "parameterisation was 'epsilon' and is now 'v'; leave it as it was"),
+        ("trainer.diffusion.parameterisation=v", "parameterisation was 'epsilon' and is now 'v'; restore it"),
         ("trainer.diffusion.schedule.steps=11", "a trained model keeps its diffusion: trainer.diffusion.schedule was"),
         ("trainer.sampling.steps=11", "between 1 and 10, the length of the chain, got 11"),
         ("trainer.samples=3", "unknown field 'samples'"),
