@@ -161,7 +161,7 @@ class TestUnknownKey:
             toys["ball"]
         assert message(error) == (
             "no toy 'ball' is installed. axon-toys offers it, but AXON_PLUGINS or AXON_DISABLE_PLUGINS disables that "
-            "plugin out. Installed toys: none"
+            "plugin. Installed toys: none"
         )
 
 
@@ -223,7 +223,7 @@ class TestRegister:
             "temporarily with the context manager `override`"
         )
         assert toys["ball"].__name__ == "Ball"
-        with pytest.raises(UsageError, match="a key is a name without ':'"):
+        with pytest.raises(UsageError, match="a key must be a name without ':'"):
             toys.register("axon-toys:drum", Drum)
 
     def test_it_checks_the_contract(self, toys: Registry) -> None:

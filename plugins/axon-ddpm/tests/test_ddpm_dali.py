@@ -172,7 +172,7 @@ def test_wrong_requests(dali, run, tmp_path):
         unconditional.sample(1, 0)
     learned = Diffusion.build(variance="learned", schedule={"type": "linear", "steps": 100})
     model = UNet.build(size=8, width=8, groups=4, multipliers=(1,), out_channels=6)
-    with pytest.raises(UsageError, match="the sampler ddpm cannot do 5"):
+    with pytest.raises(UsageError, match="the sampler ddpm cannot take 5"):
         Dali(model, learned, Dali.Config(steps=5, sampler="ddpm"))
     assert last(Dali(model, learned, Dali.Config(sampler="ddpm", steps=100)).sample(1)).isfinite().all()
 

@@ -112,8 +112,8 @@ def test_bad_npz_files_are_named(tmp_path):
         ({"images": good[0, 0]}, r"got uint8 \(4, 3\)"),
         ({"images": good[..., :2]}, "must have 1 or 3 channels, the last axis, got 2"),
         ({"images": good[:0]}, r"got uint8 \(0, 4, 4, 3\)"),
-        ({"images": good, "labels": np.zeros(3, int)}, r"must be 8 integers from 0 up, got int64 \(3,\)"),
-        ({"images": good, "labels": np.full(8, -1)}, "must be 8 integers from 0 up"),
+        ({"images": good, "labels": np.zeros(3, int)}, r"must be 8 integers from 0, got int64 \(3,\)"),
+        ({"images": good, "labels": np.full(8, -1)}, "must be 8 integers from 0"),
         ({"images": good, "labels": np.arange(1, 9)}, "numbered from 0 without gaps, got 8 different ones up to 8"),
         ({"images": np.array([{}], object)}, "cannot read"),
     ):

@@ -167,7 +167,7 @@ def test_the_first_files_of_diffusers_had_other_names(unet2d):
 
 def test_weights_that_are_not_those_of_the_config_are_refused(unet2d):
     weights = make(unet2d, SMALL).state_dict()
-    with pytest.raises(UsageError, match=r"another U-Net: conv_in.bias is \(8,\) there and \(16,\) here"):
+    with pytest.raises(UsageError, match=r"must fit this U-Net, but conv_in.bias is \(8,\) there and \(16,\) here"):
         load_diffusers({**SMALL, "block_out_channels": (16, 16)}, weights)
     with pytest.raises(CheckpointError, match="much larger model"):
         load_diffusers({**SMALL, "block_out_channels": (8, 8 * 10**6)}, weights)

@@ -190,7 +190,7 @@ def test_a_pipeline_with_a_bad_record_goes_on_once_it_is_mended(tmp_path, capsys
     data.write_text(f"{good}\n{bad}\n{good}\n")
     assert main(command) == 1
     err = capsys.readouterr().err
-    assert f"line 2 of {data}" in err and "go on with: axon align" in err and "Traceback" not in err
+    assert f"line 2 of {data}" in err and "continue with: axon align" in err and "Traceback" not in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["align.json"]
     data.write_text(f"{good}\n{good}\n{good}\n")
     assert main(command) == 0

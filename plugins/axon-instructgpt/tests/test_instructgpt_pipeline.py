@@ -79,7 +79,7 @@ def test_a_full_disk_leaves_no_half_stage_and_the_same_command_goes_on(tiny, don
     assert main(command) == 1
     err = capsys.readouterr().err
     assert f"cannot write {done / 'report'}: No space left on device; free some space" in err
-    assert "go on with: axon align" in err and "Traceback" not in err
+    assert "continue with: axon align" in err and "Traceback" not in err
     assert sorted(path.name for path in done.iterdir()) == sorted([*names(tiny)[:-1], "align.json"])
     monkeypatch.undo()
     assert main(command) == 0
@@ -178,12 +178,12 @@ def test_the_command(tiny, done, tmp_path, capsys):
     assert "# Alignment" in out and "done already" in err
     assert main(["align", str(tiny / "tiny.toml"), "--out", str(done), "--set", "report.seed=1"]) == 2
     err = capsys.readouterr().err
-    assert "seed was None and is now 1" in err and "go on with" not in err
+    assert "seed was None and is now 1" in err and "continue with" not in err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     assert main(["align", str(tiny / "tiny.toml"), "--out", str(tmp_path / "mine")]) == 2
     err = capsys.readouterr().err
-    assert "not empty" in err and "choose another" in err and "go on with" not in err
+    assert "not empty" in err and "choose another" in err and "continue with" not in err
     assert main(["align", str(tmp_path / "none.toml")]) == 2
     empty = tmp_path / "empty.toml"
     empty.write_text('summary = "nothing"')
@@ -191,7 +191,7 @@ def test_the_command(tiny, done, tmp_path, capsys):
     failing = ["align", str(tiny / "tiny.toml"), "--out", str(tmp_path / "f"), "--set", "excerpts.train=5000"]
     assert main(failing) == 1
     err = capsys.readouterr().err
-    assert "only" in err and "go on with: axon align" in err and "Traceback" not in err
+    assert "only" in err and "continue with: axon align" in err and "Traceback" not in err
     assert not (tmp_path / "f" / "excerpts").exists()  # nothing half-written
 
 

@@ -69,7 +69,7 @@ def test_the_tokenizer_fits_how_the_references_are_written(language: str, caplog
         assert not caplog.messages
     else:
         (line,) = caplog.messages
-        assert f"sacrebleu's {name}, not by 13a; the option tokenize chooses another" in line
+        assert f"sacrebleu's tokenizer {name}, not 13a; the option tokenize chooses another" in line
 
 
 def test_known_scores_of_what_has_no_spaces() -> None:
@@ -130,7 +130,7 @@ def test_without_its_packages_mecab_is_refused_by_name_and_char_is_the_default(
     assert bleu(found, references).score == corpus_bleu(found, [references], tokenize="char").score
     (line,) = caplog.messages
     hint = f"{packages}: pip install 'sacrebleu[{extra}]'"
-    assert "by sacrebleu's char" in line and hint in line
+    assert "uses sacrebleu's tokenizer char" in line and hint in line
     with pytest.raises(UsageError) as refused:
         bleu(found, references, FITTING[language])
     assert str(refused.value) == f"tokenize: {hint}"

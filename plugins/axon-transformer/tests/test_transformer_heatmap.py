@@ -105,7 +105,7 @@ def test_a_map_is_of_what_the_decoder_reads_while_it_writes(
 def test_an_attention_without_maps_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = Transformer.build(vocab_size=11, dim=16, n_heads=4, encoder_layers=1, decoder_layers=1)
     monkeypatch.setattr("axon_transformer.attention.attend", lambda q, k, v, scope: q)
-    with pytest.raises(UsageError, match="the cross-attention 'MHA' has no one map a head"):
+    with pytest.raises(UsageError, match="the cross-attention 'MHA' does not have one map per head"):
         cross_attention(model, torch.tensor([3, 2]), torch.tensor([1]))
     for name in ("maps", "maps.doc"):
         with pytest.raises(UsageError, match=rf"a picture's name must end in one of .*png.*, got .*{name}"):

@@ -86,7 +86,7 @@ def test_markers_of_ids_are_ordinary_text_in_a_message():
 def test_a_message_with_a_marker_is_refused_wherever_it_stands(before, marker, after, place):
     messages = [SYSTEM, USER, ASSISTANT, AGAIN]
     messages[place] = messages[place]._replace(content=before + marker + after)
-    with pytest.raises(UsageError, match=rf"message {place + 1} \({messages[place].role}\) contains .*another way"):
+    with pytest.raises(UsageError, match=rf"message {place + 1} \({messages[place].role}\) contains .*rephrase it"):
         chat_turns(messages)
 
 

@@ -68,7 +68,7 @@ def edit(file: Path, **changes) -> None:
         ({"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": None}, "dim must be a multiple of n_heads"),
         ({"num_hidden_layers": -1}, "does not describe a Llama: n_layers"),
         ({"num_hidden_layers": 3}, "no tensor 'model.layers.2.self_attn.q_proj.weight'"),
-        ({"num_hidden_layers": 1}, "has a tensor 'model.layers.1.*no part of a Llama"),
+        ({"num_hidden_layers": 1}, "has a tensor 'model.layers.1.*not part of a Llama"),
         ({"num_key_value_heads": 3}, "n_kv_heads must divide n_heads"),
         ({"intermediate_size": 96}, r"shape of 'model.layers.0.mlp.gate_proj.weight' must be \(96, 64\).*\(112, 64\)"),
         ({"vocab_size": 399}, "399 and the tokenizer 400"),
@@ -142,7 +142,7 @@ def test_config_that_is_no_json(llama, hf_folder):
         (source / "config.json").write_text(text)
         refused(source, r"config.json cannot be read")
     (source / "config.json").write_text("[]")
-    refused(source, r"must hold a JSON object, got a list")
+    refused(source, r"must contain a JSON object, got a list")
 
 
 def test_missing_shard(llama, hf_folder):
@@ -158,7 +158,7 @@ def test_shard_without_its_tensor(llama, hf_folder):
     tensors = load_file(source / places["model.norm.weight"])
     del tensors["model.norm.weight"]
     save_file(tensors, source / places["model.norm.weight"])
-    refused(source, r"should hold 'model.norm.weight'")
+    refused(source, r"must contain 'model.norm.weight'")
 
 
 @pytest.mark.parametrize("place", ["../secret.safetensors", "/etc/passwd", "..", "a/b.safetensors", "..\\x", ""])

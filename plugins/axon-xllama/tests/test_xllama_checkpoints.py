@@ -236,7 +236,7 @@ def test_the_context_of_llama_1_and_2(llama, meta_folder, tmp_path, capsys, eps,
     assert import_checkpoint(folder, tmp_path / "ours").config.context == context
     capsys.readouterr()
     assert main(["import", str(folder), "--out", str(tmp_path / "assumed")]) == 0
-    assert f"{context:,} tokens of context (assumed: Meta's files do not tell" in capsys.readouterr().out
+    assert f"{context:,} tokens of context (assumed: Meta's files do not say" in capsys.readouterr().out
     assert main(["import", str(folder), "--out", str(tmp_path / "told"), "--context", "100"]) == 0
     assert ", 100 tokens of context, in" in capsys.readouterr().out
 

@@ -81,7 +81,7 @@ def test_parts_of_others_are_told_by_who_offers_them(tmp_path, registry, field, 
         model = XLlama.build(vocab_size=5, context=16, dim=16, n_layers=1, n_heads=2, **{field: key})
         model.save(tmp_path / "run")
         CharTokenizer("abcde").save(tmp_path / "run")
-        with pytest.raises(CheckpointError, match=rf"but is \(this session\):{key}"):
+        with pytest.raises(CheckpointError, match=rf"got \(this session\):{key}"):
             export_checkpoint(tmp_path / "run", tmp_path / "out", format="hf")
     assert not (tmp_path / "out").exists()
 
@@ -93,5 +93,5 @@ def test_models_of_others_are_told_by_their_class(tmp_path):
     with MODELS.override(own=Own):
         Own.build(vocab_size=5, context=16, dim=16, n_layers=1, n_heads=2).save(tmp_path / "run")
         CharTokenizer("abcde").save(tmp_path / "run")
-        with pytest.raises(CheckpointError, match="the model must be an XLlama for the format 'hf', but is a Own"):
+        with pytest.raises(CheckpointError, match="the model must be an XLlama for the format 'hf', got a Own"):
             export_checkpoint(tmp_path / "run", tmp_path / "out", format="hf")
