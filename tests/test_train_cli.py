@@ -216,7 +216,7 @@ BAD = [
     (["--set", "trainer.context=100000"], 1, "at least context + 1 = 100001 tokens"),
     (["--set", "trainer.spoil_at=3"], 1, "after 3 steps, the loss is not finite: loss nan"),
     (["--set", "data.path="], 1, "path '' is empty; give a file or a folder"),
-    (["--out", "text.txt"], 2, "text.txt is a file, and a run is a folder: choose another name with --out"),
+    (["--out", "text.txt"], 2, "text.txt is a file, but a run needs a folder: choose another name with --out"),
     (["--out", "text.txt/run"], 1, "cannot write text.txt/run: Not a directory"),
     (["--from", "step-1"], 2, "--from needs --resume"),
     (["--resume"], 2, "--resume needs --out"),
