@@ -25,7 +25,7 @@ _find, __dir__, __all__ = attach(
         "generation.api": ["Chunk", "Completion", "Request", "chunks", "complete", "generate", "stream"],
         "generation.sampling": ["Sampling"],
         "interfaces.attention": ["Attention"],
-        "interfaces.cache": ["Cache", "LayerCache", "State"],
+        "interfaces.cache": ["Cache", "LayerCache", "StateSpec"],
         "interfaces.model": ["CausalLM", "Model"],
         "interfaces.norm": ["Norm"],
         "interfaces.rotary_embedding": ["RotaryEmbedding", "Rotation"],

@@ -16,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["Key", "forked"]
 
-Part = int | str
+KeyPart = int | str
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Key:
     True
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[KeyPart, ...]
 
-    def __call__(self, *parts: Part) -> Key:
+    def __call__(self, *parts: KeyPart) -> Key:
         """Return the key extended by `parts`."""
         return Key(self.parts + parts)
 

@@ -39,10 +39,10 @@ from axon_core.training.build import build_trainer
 from axon_core.training.hooks import Hooks
 from axon_core.training.loop import Fit
 from axon_core.training.recipe import Recipe
-from axon_core.training.train_state import State
+from axon_core.training.train_state import TrainState
 from axon_ddpm import Dali, Diffusion
 from axon_ddpm.interop import diffusers_options, diffusers_weights
-from axon_ddpm.samplers import final
+from axon_ddpm.samplers import last_frame
 from axon_ddpm.trainer import DDPMTrainer
 
 STEPS = 50
@@ -82,7 +82,7 @@ class Axon:
     def __init__(self, trainer: DDPMTrainer) -> None:
         self.model = copy.deepcopy(trainer.model).eval()
         self.dali = Dali(self.model, Diffusion.build(), Dali.Config(steps=STEPS))
-        self.fit = Fit(trainer, State(trainer), None, Hooks(()))
+        self.fit = Fit(trainer, TrainState(trainer), None, Hooks(()))
         trainer.model.train()
 
     def train(self) -> None:
@@ -91,7 +91,7 @@ class Axon:
 
     def sample(self, batch: int) -> Tensor:
         """Sample one batch."""
-        return final(self.dali.sample(batch))
+        return last_frame(self.dali.sample(batch))
 
     def output(self, x: Tensor, t: Tensor) -> Tensor:
         """Return what the model says."""

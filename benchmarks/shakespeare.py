@@ -25,7 +25,7 @@ from axon_core.training.build import build_trainer
 from axon_core.training.hooks import Hooks
 from axon_core.training.loop import Fit
 from axon_core.training.recipe import Recipe
-from axon_core.training.train_state import State
+from axon_core.training.train_state import TrainState
 
 LAYERS, HEADS, DIM, CONTEXT, BATCH, STEPS, BLOCK = 4, 4, 128, 64, 12, 2000, 100
 
@@ -88,7 +88,7 @@ def main() -> None:
     times: dict[str, list[float]] = {"X-Llama": [], "GPT": []}
     for seed in options.seeds:
         trainer = build_trainer(Recipe.load("xllama-shakespeare", [f"trainer.seed={seed}", *options.set]))
-        ours = Fit(trainer, State(trainer), None, Hooks(()))
+        ours = Fit(trainer, TrainState(trainer), None, Hooks(()))
         theirs = GPTTraining(trainer.data, seed)  # type: ignore[attr-defined]
         for end in range(BLOCK, STEPS + 1, BLOCK):
             times["GPT"].append(timed(theirs.run_to, end))

@@ -37,7 +37,7 @@ from axon_core.text.corpus import TextData
 from axon_core.text.tokenizer import ByteTokenizer
 from axon_core.training.hooks import Hooks, hook
 from axon_core.training.loop import Fit
-from axon_core.training.train_state import State
+from axon_core.training.train_state import TrainState
 from axon_xllama import CausalLMTrainer
 
 SHAPES = {
@@ -66,7 +66,7 @@ class AxonTraining:
 
     def __init__(self, trainer: CausalLMTrainer) -> None:
         self.losses: list[float] = []
-        self.fit = Fit(trainer, State(trainer), None, Hooks((self,)))
+        self.fit = Fit(trainer, TrainState(trainer), None, Hooks((self,)))
 
     @hook
     def step_end(self, fit: Fit, metrics: dict[str, float]) -> None:

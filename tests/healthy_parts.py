@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from axon_core import ROTARY_EMBEDDINGS
 from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.cache import Cache, LayerCache, State, Step
+from axon_core.interfaces.cache import Cache, CacheStep, LayerCache, StateSpec
 from axon_core.interfaces.model import CausalLM
 from axon_core.interfaces.norm import Norm
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
@@ -63,8 +63,8 @@ class Healthy(Attention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
         return attend(q, k, v, scope)
 
-    def state(self) -> Mapping[str, State]:
-        per_token = State((self.config.n_heads, self.config.head_dim))
+    def state(self) -> Mapping[str, StateSpec]:
+        per_token = StateSpec((self.config.n_heads, self.config.head_dim))
         return {"k": per_token, "v": per_token}
 
 
@@ -134,7 +134,7 @@ class Tiny(CausalLM):
         return self.head(features)
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
-        state = State((2, self.config.dim // 2))
+        state = StateSpec((2, self.config.dim // 2))
         dtype = self.head.weight.dtype
         return Cache([{"k": state, "v": state}], batch, capacity, dtype=dtype, device="cpu")
 
@@ -165,7 +165,7 @@ class Rotating(Tiny):
         cache: Cache | None = None,
     ) -> Tensor:
         new = tokens if valid is None else tokens.masked_fill(~valid, 0)
-        step = Step(new, self.scope(new, valid, documents), [None]) if cache is None else cache.extend(new, valid)
+        step = CacheStep(new, self.scope(new, valid, documents), [None]) if cache is None else cache.extend(new, valid)
         x = self.embedding(step.tokens)
         q, k, v = self.qkv(x)
         q, k = step.scope.rotate(self.rotary, q, k)

@@ -13,31 +13,31 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test 
 from toy_trainer import Toy
 
 from axon_core import Tokenizer
-from axon_core.checkpoint.atomic import claimed_folder, whole_file, whole_folder, write_text
+from axon_core.checkpoint.atomic import atomic_file, atomic_folder, claimed_folder, write_text
 from axon_core.errors import CheckpointError, UsageError
 from axon_core.training.loop import fit
 
 
 def test_a_whole_file_replaces_what_was_there_or_leaves_it(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
-    with whole_file(target) as draft:
+    with atomic_file(target) as draft:
         assert draft.parent == tmp_path and draft.suffix == ".txt" and not target.exists()
         draft.write_text("first")
     assert target.read_text() == "first"
-    with pytest.raises(RuntimeError, match="stop"), whole_file(target) as draft:
+    with pytest.raises(RuntimeError, match="stop"), atomic_file(target) as draft:
         draft.write_text("half of the sec")
         raise RuntimeError("stop")
     assert target.read_text() == "first" and list(tmp_path.iterdir()) == [target]
     for place in (tmp_path, tmp_path / "none" / "out.txt"):
-        with pytest.raises(CheckpointError, match=f"cannot write {place}"), whole_file(place):
+        with pytest.raises(CheckpointError, match=f"cannot write {place}"), atomic_file(place):
             raise AssertionError("the work must not begin")
 
 
 def test_drafts_of_two_processes_of_one_id_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as in two containers
-    with whole_file(tmp_path / "a") as one, whole_file(tmp_path / "a") as other:
+    with atomic_file(tmp_path / "a") as one, atomic_file(tmp_path / "a") as other:
         assert one != other
-    with whole_folder(tmp_path / "b") as one, whole_folder(tmp_path / "b") as other:
+    with atomic_folder(tmp_path / "b") as one, atomic_folder(tmp_path / "b") as other:
         assert one != other
 
 
@@ -94,6 +94,6 @@ def test_a_claimed_folder_is_new_or_empty(tmp_path: Path) -> None:
     (tmp_path / "full/mine").write_text("mine")
     with pytest.raises(UsageError, match="is not empty, and nothing is overwritten"), claimed_folder(tmp_path / "full"):
         raise AssertionError("the work must not begin")
-    with claimed_folder(tmp_path / "deep/new") as place, whole_folder(place) as folder:
+    with claimed_folder(tmp_path / "deep/new") as place, atomic_folder(place) as folder:
         (folder / "file").write_text("")
     assert [path.name for path in (tmp_path / "deep").rglob("*")] == ["new", "file"]

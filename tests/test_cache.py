@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from axon_core.errors import ContextError, UsageError
-from axon_core.interfaces.cache import Cache, LayerCache, State, Step
+from axon_core.interfaces.cache import Cache, CacheStep, LayerCache, StateSpec
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
 from axon_core.interfaces.scope import Scope
 from axon_core.nn.attention import attend
@@ -51,13 +51,13 @@ class Toy:
         self.rotary.horizon = horizon
 
     def cache(self, batch: int, capacity: int = 16) -> Cache:
-        states = {name: State((GROUPS, SIZE), window=self.window) for name in ("k", "v")}
+        states = {name: StateSpec((GROUPS, SIZE), window=self.window) for name in ("k", "v")}
         horizon = self.rotary.horizon
         return Cache([states, states], batch, capacity, dtype=torch.float64, device="cpu", horizon=horizon)
 
     def __call__(self, tokens: Tensor, cache: Cache | None = None, valid: Tensor | None = None) -> Tensor:
         if cache is None:
-            step = Step(tokens, Scope.over(tokens, valid=valid), [None, None])
+            step = CacheStep(tokens, Scope.over(tokens, valid=valid), [None, None])
         else:
             step = cache.extend(tokens, valid)
         x = self.embedding[step.tokens]
@@ -225,9 +225,9 @@ def test_more_piecethan_the_cache_holds_are_an_error_that_changes_nothing() -> N
 
 def test_bytes() -> None:
     states = {
-        "k": State((2, 8)),
-        "near": State((8,), window=5),
-        "sum": State((3, 3), per_token=False, dtype=torch.float32),
+        "k": StateSpec((2, 8)),
+        "near": StateSpec((8,), window=5),
+        "sum": StateSpec((3, 3), per_token=False, dtype=torch.float32),
     }
     cache = Cache([states], 4, 100, dtype=torch.bfloat16, device="cpu")
     # bfloat16 for every token; for the 4 tokens before the newest; one float32 matrix a row
@@ -249,7 +249,7 @@ def test_decoding_allocates_no_buffers() -> None:
 
 
 def test_a_window_hands_over_only_what_a_query_may_reach() -> None:
-    layer = LayerCache({"k": State((1,), window=3)}, 1, 10, torch.float32, "cpu")
+    layer = LayerCache({"k": StateSpec((1,), window=3)}, 1, 10, torch.float32, "cpu")
     seen = []
     for start, n in ((0, 4), (4, 1), (5, 2)):
         layer.start = start
@@ -259,7 +259,7 @@ def test_a_window_hands_over_only_what_a_query_may_reach() -> None:
 
 
 def test_a_whole_state_is_read_and_replaced() -> None:
-    cache = Cache([{"sum": State((2,), per_token=False)}], 3, 4, dtype=torch.float32, device="cpu")
+    cache = Cache([{"sum": StateSpec((2,), per_token=False)}], 3, 4, dtype=torch.float32, device="cpu")
     (layer,) = cache.layers
     for _ in range(2):
         layer["sum"] = layer["sum"] + torch.arange(3.0).unsqueeze(1)

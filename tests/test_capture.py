@@ -19,7 +19,7 @@ from axon_core.generation.capture import Way, compiled_call, replayed
 from axon_core.generation.compile import step
 from axon_core.generation.sampling import Sampling
 from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.cache import Cache, State
+from axon_core.interfaces.cache import Cache, StateSpec
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = [[5, 6, 7], [8], [1, 2, 3, 4, 5, 6, 7], [9, 10]]
@@ -215,7 +215,7 @@ def test_a_static_cache_is_replayed_after_a_reset(graphs):
 def test_a_cache_with_a_horizon_or_a_window_cannot_be_static():
     for options in ({"horizon": 8}, {"window": 4}, {"per_token": False}):
         horizon = options.pop("horizon", None)
-        cache = Cache([{"k": State((2,), **options)}], 1, 10, dtype=torch.float32, device="cpu", horizon=horizon)
+        cache = Cache([{"k": StateSpec((2,), **options)}], 1, 10, dtype=torch.float32, device="cpu", horizon=horizon)
         assert cache.make_static(4) is cache
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from axon_core.cli import main
 from axon_core.papers.card import Claim, Paper
-from axon_core.papers.claims import NotRun, Outcome, check, save
+from axon_core.papers.claims import NotRun, Outcome, check_claim, save_claims
 
 CHECKS = """
     import time
@@ -94,33 +94,33 @@ def paper(site) -> Paper:
     ],
 )
 def test_verdict_and_measurement(paper: Paper, function: str, scale: str, verdict: str, measured: str) -> None:
-    result = check(paper, claim(function, scale), full=True)
+    result = check_claim(paper, claim(function, scale), full=True)
     assert (result.verdict, result.measured, result.scale) == (verdict, measured, scale)
     assert result.reported == "2.5"
 
 
 def test_a_run_of_full_size_is_asked_for(paper: Paper) -> None:
-    result = check(paper, claim("raises", "full"))
+    result = check_claim(paper, claim("raises", "full"))
     assert (result.verdict, result.values) == ("not run", ())
     assert result.measured == "needs a run of the paper's own size; use --full"
 
 
 def test_a_check_over_its_budget_is_noted(paper: Paper) -> None:
-    result = check(paper, claim("slow", budget_s=0.01))
+    result = check_claim(paper, claim("slow", budget_s=0.01))
     assert result.verdict == "reproduced"
     assert result.measured.startswith("done (took 0.") and "its budget is 0.01 s)" in result.measured
 
 
 def test_ctrl_c_is_no_result(paper: Paper) -> None:
     with pytest.raises(KeyboardInterrupt):
-        check(paper, claim("interrupts"))
+        check_claim(paper, claim("interrupts"))
 
 
 def test_figures_and_json_are_written(paper: Paper, tmp_path: Path) -> None:
-    result = check(paper, claim("draws"), out=tmp_path / "out")
+    result = check_claim(paper, claim("draws"), out=tmp_path / "out")
     assert result.figure == "kites-draws.png"
     assert (tmp_path / "out" / "kites-draws.png").read_bytes().startswith(b"\x89PNG")
-    path = save([result, check(paper, claim("direction"))], tmp_path / "out")
+    path = save_claims([result, check_claim(paper, claim("direction"))], tmp_path / "out")
     written = json.loads(path.read_text("utf-8"))
     assert [r["verdict"] for r in written] == ["reproduced", "direction holds"]
     assert written[1]["values"] == [1.0, 2.0, 3.0]

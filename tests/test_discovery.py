@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from axon_core.registry import discovery
-from axon_core.registry.discovery import Entry, discover, forget, normalised, scan
+from axon_core.registry.discovery import Entry, discover, forget, normalised_name, scan
 from axon_core.registry.registry import refresh
 
 NORM = {"axon.v1.norm": {"Ring": "axon_ring.norm:Ring"}}
@@ -36,7 +36,7 @@ def test_an_entry_knows_its_origin_and_is_not_imported(site) -> None:
 
 @pytest.mark.parametrize("name", ["axon_ring", "Axon.Ring", "axon-ring", " axon--ring "])
 def test_names_are_compared_as_package_indexes_do(name: str) -> None:
-    assert normalised(name) == "axon-ring"
+    assert normalised_name(name) == "axon-ring"
 
 
 def test_an_editable_install_is_found(site, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ SOURCE = re.compile(
 KEPT = {
     # What a block of `axon_core.checkpoint.atomic.writing` raises leaves it as a CheckpointError.
     "axon_core.checkpoint.claimed_file": {IsADirectoryError},
-    "axon_core.checkpoint.whole_file": {IsADirectoryError},
+    "axon_core.checkpoint.atomic_file": {IsADirectoryError},
 }
 """Errors that a function raises and that never reach who calls it."""
 CHECKS = {check.run for suite in suites() for check in suite.checks}
@@ -63,7 +63,7 @@ OF_NO_PAPER = {
         "axon_core.generation.compile.scores",
         "axon_core.alignment.token_entropies",
         "axon_core.alignment.token_logprobs",
-        "axon_core.generation.choose",
+        "axon_core.generation.sample_tokens",
         "axon_core.generation.sampling.keep_top_k",
         "axon_ddpm.losses.normal_kl",
         "axon_instructgpt.comparisons.noisy_ranking",
@@ -82,8 +82,8 @@ OF_NO_PAPER = {
     "of a paper that is cited as a whole": {"axon_ddpm.classifier.turned"},
     "handling of pictures": {
         "axon_ddpm.pictures.to_bytes",
-        "axon_ddpm.quality.beside",
-        "axon_ddpm.quality.nearest",
+        "axon_ddpm.quality.with_nearest",
+        "axon_ddpm.quality.nearest_neighbours",
     },
 }
 """What computes tensors from tensors and cites no paper, by the reason."""

@@ -9,7 +9,7 @@ import pytest
 
 from axon_core import TRAINERS, Trainer
 from axon_core.training.build import build_trainer
-from axon_core.training.evaluating import listening, spread
+from axon_core.training.evaluation import evenly_spaced, report_progress_to
 from axon_core.training.loop import evaluate
 from axon_core.training.recipe import Recipe
 
@@ -42,7 +42,7 @@ def build(key: str, **options: Any) -> Trainer:
 
 def evaluated(trainer: Trainer) -> tuple[dict[str, float], list[tuple[int, int, str]]]:
     told: list[tuple[int, int, str]] = []
-    with listening(lambda done, total, doing: told.append((done, total, doing))):
+    with report_progress_to(lambda done, total, doing: told.append((done, total, doing))):
         return evaluate(trainer), told
 
 
@@ -89,4 +89,4 @@ def test_a_cap_of_episodes_is_how_many_are_played() -> None:
     ("n", "most", "numbers"), [(5, 5, [0, 1, 2, 3, 4]), (5, 9, [0, 1, 2, 3, 4]), (7, 3, [0, 2, 4])]
 )
 def test_what_is_read_is_spread_evenly(n: int, most: int, numbers: list[int]) -> None:
-    assert list(spread(n, most)) == numbers
+    assert list(evenly_spaced(n, most)) == numbers

@@ -18,7 +18,7 @@ from torch.nn.functional import dropout
 
 from axon_core.errors import ContractError
 from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.cache import LayerCache, State
+from axon_core.interfaces.cache import LayerCache, StateSpec
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
 from axon_core.interfaces.scope import Scope
 from axon_core.nn.attention import attend
@@ -52,8 +52,8 @@ class KeepsZeros(Healthy):
         cache.append(gate=torch.zeros(*k.shape[:2], 1))
         return super().keep(cache, k, v)
 
-    def state(self) -> Mapping[str, State]:
-        return {**super().state(), "gate": State((1,))}
+    def state(self) -> Mapping[str, StateSpec]:
+        return {**super().state(), "gate": StateSpec((1,))}
 
 
 class GatesItsMemory(Healthy):
@@ -82,8 +82,8 @@ class HasAWindow(Healthy):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
         return attend(q, k, v, scope, narrow=lambda query, key: (query - key).abs() < self.config.window)
 
-    def state(self) -> Mapping[str, State]:
-        return {name: State(kept.shape, window=self.config.window) for name, kept in super().state().items()}
+    def state(self) -> Mapping[str, StateSpec]:
+        return {name: StateSpec(kept.shape, window=self.config.window) for name, kept in super().state().items()}
 
 
 class KnowsFewWords(Tiny):
@@ -148,8 +148,8 @@ class RotatesThreeLayersOfFour(Healthy):
 class KeepsNothing(Healthy):
     """A state of size zero, such as that of an option that is off."""
 
-    def state(self) -> Mapping[str, State]:
-        return {**super().state(), "shared": State((0, 4)), "sum": State((0,), per_token=False)}
+    def state(self) -> Mapping[str, StateSpec]:
+        return {**super().state(), "shared": StateSpec((0, 4)), "sum": StateSpec((0,), per_token=False)}
 
 
 class Steep(Healthy):

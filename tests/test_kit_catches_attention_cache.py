@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from axon_core.interfaces.attention import Attention
-from axon_core.interfaces.cache import LayerCache, State
+from axon_core.interfaces.cache import LayerCache, StateSpec
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
 from axon_core.interfaces.scope import Scope
 from axon_core.nn.attention import attend
@@ -33,8 +33,8 @@ class CacheOffByOne(Healthy):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
         return attend(q, k, v, scope, narrow=_window_of_four)
 
-    def state(self) -> Mapping[str, State]:
-        return {name: State(kept.shape, window=3) for name, kept in super().state().items()}
+    def state(self) -> Mapping[str, StateSpec]:
+        return {name: StateSpec(kept.shape, window=3) for name, kept in super().state().items()}
 
 
 class RotatesAfterCaching(Healthy):
@@ -69,8 +69,8 @@ class PaddingEntersState(Healthy):
         q, k, v = self.qkv(total / count.clamp(min=1))
         return self.out((self.rotate(scope, q, k)[0] + k + v).flatten(-2))
 
-    def state(self) -> Mapping[str, State]:
-        return {"total": State((self.config.dim,), per_token=False), "count": State((1,), per_token=False)}
+    def state(self) -> Mapping[str, StateSpec]:
+        return {"total": StateSpec((self.config.dim,), per_token=False), "count": StateSpec((1,), per_token=False)}
 
 
 class KeepsStateInModule(Healthy):
@@ -96,8 +96,8 @@ class KeepsStateBesideCache(Healthy):
 
 
 class DeclaresTooMuch(Healthy):
-    def state(self) -> Mapping[str, State]:
-        return {**super().state(), "spare": State((64,))}
+    def state(self) -> Mapping[str, StateSpec]:
+        return {**super().state(), "spare": StateSpec((64,))}
 
 
 class ExchangesBuffers(Healthy):
@@ -143,8 +143,8 @@ class HasAWindowThatNeverBinds(Healthy):
     class Config(Attention.Config):
         window: int = Field(description="Tokens that the cache holds.")
 
-    def state(self) -> Mapping[str, State]:
-        return {name: State(kept.shape, window=self.config.window) for name, kept in super().state().items()}
+    def state(self) -> Mapping[str, StateSpec]:
+        return {name: StateSpec(kept.shape, window=self.config.window) for name, kept in super().state().items()}
 
 
 CACHED = {"cached_steps", "cached_chunks", "cached_ragged", "caches_apart", "cache_reused"}

@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import Toy
 
-from axon_core.checkpoint.atomic import claimed_file, claimed_folder, whole_file
+from axon_core.checkpoint.atomic import atomic_file, claimed_file, claimed_folder
 from axon_core.checkpoint.locks import lock_folder, lock_output, pinned
 from axon_core.checkpoint.manifest import new_folder
 from axon_core.cli import main
@@ -160,7 +160,7 @@ def test_two_writers_of_one_output(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_the_next_writer_sweeps_what_a_killed_one_left_and_nothing_else(tmp_path: Path):
     def begin() -> object:
-        kept.append(whole_file(tmp_path / "out.txt"))
+        kept.append(atomic_file(tmp_path / "out.txt"))
         kept[0].__enter__()
         return (tmp_path / f".unfinished-{'0' * 8}-model").mkdir()
 

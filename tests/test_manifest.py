@@ -21,7 +21,7 @@ from axon_core import MODELS
 from axon_core.checkpoint.atomic import is_occupied
 from axon_core.checkpoint.digests import digest
 from axon_core.checkpoint.locks import lock_output
-from axon_core.checkpoint.manifest import MANIFEST, check_folder, note, read_checked, write_manifest
+from axon_core.checkpoint.manifest import MANIFEST, add_to_manifest, check_folder, read_checked, write_manifest
 from axon_core.cli import main
 from axon_core.errors import CheckpointError, UsageError
 from axon_core.interfaces.model import CausalLM
@@ -29,7 +29,7 @@ from axon_core.text.corpus import TextData
 from axon_core.text.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
 from axon_core.training.build import build_trainer
 from axon_core.training.loop import fit
-from axon_core.training.pretrained import load
+from axon_core.training.pretrained import load_pretrained
 from axon_core.training.recipe import Recipe
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.trainers import TRAINERS
@@ -77,7 +77,7 @@ def test_a_changed_file_is_refused_with_a_remedy_wherever_it_is_read(run: Path, 
     folder = run / place
     change(folder / name)
     with pytest.raises(CheckpointError, match=f"{name} was changed after it was written.*remove .*manifest.json"):
-        load(folder, CausalLM)
+        load_pretrained(folder, CausalLM)
     commands = [["generate", str(folder), "--prompt", "the"], ["export", str(folder), "--format", "hf"]]
     if place == "model":
         commands[0][1] = str(run)
@@ -93,7 +93,7 @@ def test_a_changed_file_is_refused_with_a_remedy_wherever_it_is_read(run: Path, 
 def test_who_removes_the_manifest_uses_the_files_as_they_are(run: Path, name: str, change: Callable[[Path], None]):
     change(run / "model" / name)
     (run / "model" / MANIFEST).unlink()
-    load(run / "model", CausalLM)
+    load_pretrained(run / "model", CausalLM)
 
 
 def test_models_saved_from_python_have_one_too_and_keep_it_true(tmp_path: Path):
@@ -124,7 +124,7 @@ def test_the_sentencepiece_model_is_compared_too(tmp_path: Path):
 def test_a_damaged_manifest_is_no_missing_one(run: Path, content: str):
     (run / "model" / MANIFEST).write_text(content)
     with pytest.raises(CheckpointError, match=r"manifest.json is unreadable.*restore it, or remove it"):
-        load(run / "model", CausalLM)
+        load_pretrained(run / "model", CausalLM)
 
 
 def test_manifests_name_all_files_but_themselves(tmp_path: Path):
@@ -137,7 +137,7 @@ def test_manifests_name_all_files_but_themselves(tmp_path: Path):
         check_folder(tmp_path)
     (tmp_path / "c").write_text("c")
     assert read_checked(tmp_path / "c") == b"c"  # it was added, not changed
-    note(tmp_path, "c")
+    add_to_manifest(tmp_path, "c")
     (tmp_path / "c").write_text("d")
     with pytest.raises(CheckpointError, match="was changed"):
         check_folder(tmp_path)
@@ -263,6 +263,6 @@ def test_what_cannot_be_swept_away_is_said(tmp_path: Path, monkeypatch: pytest.M
     def forbidden(folder: Path, name: str) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr("axon_core.checkpoint.manifest.sweep", forbidden)
+    monkeypatch.setattr("axon_core.checkpoint.manifest.remove_leftovers", forbidden)
     with pytest.raises(CheckpointError, match=r"cannot write .*: Operation not permitted"):
         MODELS.build(SIZES, vocab_size=258).save(tmp_path)

@@ -30,7 +30,7 @@ from axon_core.training.hooks import hook
 from axon_core.training.loop import fit
 from axon_core.training.optim import AdamW
 from axon_core.training.run_folder import RunFolder
-from axon_core.training.train_state import State
+from axon_core.training.train_state import TrainState
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,7 +149,7 @@ class Spoil:
         if fit.state.step != 6:
             return
         name, parameter = next(iter(fit.state.parameters.items()))
-        state: State = fit.state
+        state: TrainState = fit.state
         if self.what == "weight":
             parameter.data.view(-1)[-1] = self.number
         elif self.what == "average":

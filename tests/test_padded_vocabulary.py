@@ -10,7 +10,7 @@ import torch
 
 from axon_core import MODELS
 from axon_core.alignment.logprobs import Sequences, completion_logprobs
-from axon_core.alignment.responses import respond
+from axon_core.alignment.responses import sample_responses
 from axon_core.errors import CheckpointError
 from axon_core.generation.api import Request, complete, decode, generate
 from axon_core.generation.batch_file import generate_rows, plan
@@ -57,7 +57,7 @@ def test_without_a_tokenizer_the_number_of_its_tokens_is_said(model: CausalLM):
     (free,) = zip(*decode(model, [[5]], [0], max_new_tokens=8), strict=True)
     (kept,) = zip(*decode(model, [[5]], [0], max_new_tokens=8, vocab_size=TOKENS), strict=True)
     assert min(free) >= TOKENS > max(kept)
-    (response,) = respond(model, [[5]], [0], max_new_tokens=8, temperature=1.0, ends={257}, vocab_size=TOKENS)
+    (response,) = sample_responses(model, [[5]], [0], max_new_tokens=8, temperature=1.0, ends={257}, vocab_size=TOKENS)
     assert max(response.tokens) < TOKENS
 
 

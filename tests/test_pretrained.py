@@ -8,7 +8,7 @@ from axon_core.config import validate
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import CausalLM
 from axon_core.text.tokenizer import ByteTokenizer, CharTokenizer
-from axon_core.training.pretrained import Saved, load, model_folder, place, tokenizer_difference
+from axon_core.training.pretrained import Saved, load_pretrained, model_folder, named_model_folder, tokenizer_difference
 
 
 class Marked(CharTokenizer):
@@ -29,7 +29,7 @@ def test_a_saved_model_is_loaded_in_float32(tmp_path, monkeypatch):
     monkeypatch.setenv("WHERE", str(tmp_path))
     folder = validate(Saved, {"init": "$WHERE/model"}).folder
     assert folder == tmp_path / "model"
-    model, tokenizer = load(folder, CausalLM)
+    model, tokenizer = load_pretrained(folder, CausalLM)
     assert tokenizer_difference(tokenizer, CharTokenizer("abc")) is None
     for ours, theirs in zip(model.parameters(), original.parameters(), strict=True):
         assert ours.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_what_does_not_fit_is_refused_before_the_weights_are_read(tmp_path, monk
     with pytest.raises(
         CheckpointError, match="model: the tokenizer has 3 tokens, but the model's vocabulary has only 2"
     ):
-        load(tmp_path / "model", CausalLM)
+        load_pretrained(tmp_path / "model", CausalLM)
     with pytest.raises(CheckpointError, match="nothing"):
         model_folder(tmp_path / "nothing")
 
@@ -58,4 +58,4 @@ def test_how_tokenizers_differ():
 def test_a_folder_after_an_unset_variable_is_refused_by_its_name(monkeypatch):
     monkeypatch.delenv("NOT_SET", raising=False)
     with pytest.raises(CheckpointError, match=r"'\$NOT_SET/run' names an environment variable that is not set"):
-        place("$NOT_SET/run")
+        named_model_folder("$NOT_SET/run")

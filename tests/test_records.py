@@ -16,10 +16,10 @@ from axon_core.config import validate
 from axon_core.errors import ConfigError, DataError
 from axon_core.text.records import (
     Comparison,
-    Completion,
+    CompletionRecord,
     Dialogue,
     Message,
-    Prompt,
+    PromptRecord,
     Ranking,
     line_names,
     read_prompts,
@@ -27,7 +27,7 @@ from axon_core.text.records import (
 )
 
 GOOD = {
-    Completion: '{"prompt": "p", "completion": "c"}',
+    CompletionRecord: '{"prompt": "p", "completion": "c"}',
     Comparison: '{"prompt": "p", "chosen": "c", "rejected": "r", "margin": 1}',
     Ranking: '{"prompt": "p", "responses": ["a", "b", "c"], "ranking": [1, 2, 0]}',
     Dialogue: '{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}',
@@ -43,15 +43,23 @@ def comparison(**fields: object) -> str:
 
 
 BAD = [
-    (Completion, '{"prompt": "p"}', r"completion: this field is required"),
-    (Completion, '{"prompt": "", "completion": "c"}', r"prompt: must have at least 1 character.*''"),
-    (Completion, '{"prompt": 3, "completion": "c"}', r"prompt: must be a valid string, got 3"),
-    (Completion, '{"prompt": "p", "completion": "c", "competion": "d"}', r"unknown field 'competion' \(did you mean"),
-    (Completion, '{"prompt": "p", "completion": "c", "prompt": "q"}', r"has the field 'prompt' twice; remove one"),
-    (Completion, '{"prompt": "p", "completion": "\\ud800"}', r"completion: must be a valid string"),
-    (Completion, '["p", "c"]', r"must be a JSON object .*got \['p', 'c'\]"),
-    (Completion, '{"prompt": "p", "completion": "c"', r"is not JSON: .*; write one object per line"),
-    (Completion, "[" * 100_000, r"is not JSON"),
+    (CompletionRecord, '{"prompt": "p"}', r"completion: this field is required"),
+    (CompletionRecord, '{"prompt": "", "completion": "c"}', r"prompt: must have at least 1 character.*''"),
+    (CompletionRecord, '{"prompt": 3, "completion": "c"}', r"prompt: must be a valid string, got 3"),
+    (
+        CompletionRecord,
+        '{"prompt": "p", "completion": "c", "competion": "d"}',
+        r"unknown field 'competion' \(did you mean",
+    ),
+    (
+        CompletionRecord,
+        '{"prompt": "p", "completion": "c", "prompt": "q"}',
+        r"has the field 'prompt' twice; remove one",
+    ),
+    (CompletionRecord, '{"prompt": "p", "completion": "\\ud800"}', r"completion: must be a valid string"),
+    (CompletionRecord, '["p", "c"]', r"must be a JSON object .*got \['p', 'c'\]"),
+    (CompletionRecord, '{"prompt": "p", "completion": "c"', r"is not JSON: .*; write one object per line"),
+    (CompletionRecord, "[" * 100_000, r"is not JSON"),
     (Comparison, comparison(chosen="r"), r"chosen and rejected must differ, but both are 'r'"),
     (Comparison, comparison(margin=-1), r"margin: must be greater than or equal to 0, got -1"),
     (Comparison, comparison(margin="1"), r"margin: must be a valid number, got '1'"),
@@ -133,13 +141,13 @@ def test_a_bad_line_is_named(kind, line, rule, tmp_path):
 
 def test_bytes_that_are_no_utf8_are_named(tmp_path):
     file = tmp_path / "data.jsonl"
-    file.write_bytes(GOOD[Completion].encode() + b'\n{"prompt": "caf\xe9"}\n')
+    file.write_bytes(GOOD[CompletionRecord].encode() + b'\n{"prompt": "caf\xe9"}\n')
     with pytest.raises(DataError, match=r"line 2 of .* is not UTF-8 text: byte 16 is 0xe9 .*iconv"):
-        read_records(file, Completion)
+        read_records(file, CompletionRecord)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path):
-    packed = gzip.compress((GOOD[Completion] + "\n").encode() * 2000)
+    packed = gzip.compress((GOOD[CompletionRecord] + "\n").encode() * 2000)
     files = {"plain.gz": b"no gzip", "short.gz": packed[: len(packed) // 2], "empty.jsonl": b""}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -153,7 +161,7 @@ def test_files_that_cannot_be_read(tmp_path: Path):
     }
     for name, message in expected.items():
         with pytest.raises(DataError, match=message):
-            read_records(name if name.startswith("$") else tmp_path / name, Completion)
+            read_records(name if name.startswith("$") else tmp_path / name, CompletionRecord)
 
 
 def test_prompts_are_named_and_what_stands_beside_them_is_passed_over(tmp_path: Path):
@@ -179,26 +187,26 @@ def test_fields_of_other_names_are_to_be_renamed_and_not_their_lines_removed(tmp
     file = tmp_path / "questions.jsonl"
     file.write_text('{"question": "2 + 2?", "answer": "4", "source": "me"}\n')
     with pytest.raises(DataError) as caught:
-        read_records(file, Completion)
+        read_records(file, CompletionRecord)
     message = str(caught.value)
     assert "unknown fields 'question', 'answer', 'source' (known: prompt, completion)" in message
     assert message.endswith("; use these field names in every line")
     file.write_text('{"prompt": "2 + 2?", "completion": ""}\n')
     with pytest.raises(DataError, match="; correct the line, or remove it"):
-        read_records(file, Completion)
+        read_records(file, CompletionRecord)
 
 
 def test_blank_lines_are_passed_over_and_other_lines_keep_their_numbers(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_bytes(b'\xef\xbb\xbf\r\n{"prompt": "a"}\n\n   \t\n{"prompt": "b"}\n\n')
-    records = read_records(file, Prompt)
-    assert records == [Prompt(prompt="a"), Prompt(prompt="b")] and records.lines == [2, 5]
+    records = read_records(file, PromptRecord)
+    assert records == [PromptRecord(prompt="a"), PromptRecord(prompt="b")] and records.lines == [2, 5]
     assert read_prompts(file) == [(f"line 2 of {file}", "a"), (f"line 5 of {file}", "b")]
     assert line_names(records, "x") == ["line 2 of x", "line 5 of x"]
     assert line_names([*records], "x") == ["line 1 of x", "line 2 of x"]
     file.write_bytes(b'\n\n{"prompt": 3}\n')
     with pytest.raises(DataError, match="line 3 of"):
-        read_records(file, Prompt)
+        read_records(file, PromptRecord)
     file.write_bytes(b"\n \n")
     with pytest.raises(DataError, match="has no records"):
-        read_records(file, Prompt)
+        read_records(file, PromptRecord)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from axon_core.alignment import rewards
-from axon_core.alignment.rewards import scored
+from axon_core.alignment.rewards import score_responses
 from axon_core.errors import DataError, TrainingError
 
 PROMPTS = [("line 1", "p"), ("line 2", "qq")]
@@ -22,7 +22,7 @@ def lengths(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
 def test_each_response_is_scored_after_its_own_prompt(monkeypatch: pytest.MonkeyPatch):
     responses = [["a", "bb", "ccc"], ["", "d", "ee"]]
     expected = torch.tensor([[11.0, 12.0, 13.0], [20.0, 21.0, 22.0]], dtype=torch.float64)
-    assert torch.equal(scored(lengths, PROMPTS, responses), expected)
+    assert torch.equal(score_responses(lengths, PROMPTS, responses), expected)
     monkeypatch.setattr(rewards, "_ROWS", 4)
     sizes = list[int]()
 
@@ -30,7 +30,7 @@ def test_each_response_is_scored_after_its_own_prompt(monkeypatch: pytest.Monkey
         sizes.append(len(texts))
         return lengths(prompts, texts)
 
-    assert torch.equal(scored(counted, PROMPTS, responses), expected)
+    assert torch.equal(score_responses(counted, PROMPTS, responses), expected)
     assert sizes == [4, 2]
 
 
@@ -43,9 +43,9 @@ def test_who_judges_ends_is_told_which_there_are(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(rewards, "_ROWS", 3)
     ends = [[True, False], [False, True]]
-    assert scored(Ends(), PROMPTS, [["a", "b"], ["c", "d"]], ends).tolist() == [[1, 0], [0, 1]]
-    assert scored(Ends(), PROMPTS, [["a"], ["c"]]).tolist() == [[1], [1]]
-    assert scored(lengths, PROMPTS, [["a", "b"], ["c", "d"]], ends).tolist() == [[11, 11], [21, 21]]
+    assert score_responses(Ends(), PROMPTS, [["a", "b"], ["c", "d"]], ends).tolist() == [[1, 0], [0, 1]]
+    assert score_responses(Ends(), PROMPTS, [["a"], ["c"]]).tolist() == [[1], [1]]
+    assert score_responses(lengths, PROMPTS, [["a", "b"], ["c", "d"]], ends).tolist() == [[11, 11], [21, 21]]
 
 
 def raises(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
@@ -69,7 +69,7 @@ def only_together(prompts: Sequence[str], responses: Sequence[str]) -> list[floa
 )
 def test_a_reward_that_fails_is_refused_by_prompt(reward: rewards.Scorer, message: str):
     with pytest.raises(TrainingError, match=message):
-        scored(reward, PROMPTS, [["x"], ["y"]])
+        score_responses(reward, PROMPTS, [["x"], ["y"]])
 
 
 def test_what_a_reward_says_itself_is_passed_on():
@@ -77,4 +77,4 @@ def test_what_a_reward_says_itself_is_passed_on():
         raise DataError("no such character")
 
     with pytest.raises(DataError, match="no such character"):
-        scored(refuses, PROMPTS, [["x"], ["y"]])
+        score_responses(refuses, PROMPTS, [["x"], ["y"]])

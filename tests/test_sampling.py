@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from axon_core.config import validate
 from axon_core.errors import ConfigError
 from axon_core.generation import sampling as module
-from axon_core.generation.sampling import Sampling, choose, keep_min_p, keep_top_k, keep_top_p, penalise
+from axon_core.generation.sampling import Sampling, keep_min_p, keep_top_k, keep_top_p, penalise, sample_tokens
 
 LOG = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
 
@@ -61,7 +61,7 @@ def test_a_repetition_penalty_divides_positive_and_multiplies_negative_logits_of
 def test_a_penalty_is_a_rows_own_and_counts_at_temperature_zero():
     logits = torch.tensor([[4.0, 3.0, 0.0]]).expand(2, 3)
     seen = torch.tensor([[True, False, False], [False, False, False]])
-    assert choose(logits, Sampling(temperature=0, repetition_penalty=2), seen=seen).tolist() == [1, 0]
+    assert sample_tokens(logits, Sampling(temperature=0, repetition_penalty=2), seen=seen).tolist() == [1, 0]
 
 
 def test_the_penalty_comes_before_the_filters():
@@ -70,14 +70,14 @@ def test_the_penalty_comes_before_the_filters():
     logits, seen = torch.tensor([[4.0, 3.0, 0.0]]).expand(4, 3), torch.tensor([[True, False, False]]).expand(4, 3)
     first = torch.tensor([2.0, 3.0]).softmax(0)[0].item()
     uniform = torch.tensor([0.0, first - 1e-3, first + 1e-3, 1 - 2**-24])
-    assert choose(logits, sampling, uniform, seen).tolist() == [0, 0, 1, 1]
+    assert sample_tokens(logits, sampling, uniform, seen).tolist() == [0, 0, 1, 1]
 
 
 def test_what_a_choice_needs_is_asked_for():
     with pytest.raises(ValueError, match="needs one uniform number per row"):
-        choose(LOG, Sampling())
+        sample_tokens(LOG, Sampling())
     with pytest.raises(ValueError, match="needs the tokens used so far"):
-        choose(LOG, Sampling(repetition_penalty=1.1, temperature=0))
+        sample_tokens(LOG, Sampling(repetition_penalty=1.1, temperature=0))
 
 
 @given(st.lists(st.floats(-20, 20), min_size=2, max_size=30), st.integers(1, 30), st.floats(0, 1))
@@ -151,18 +151,18 @@ def test_filters_of_a_large_vocabulary_agree_with_sorting_everything():
 
 
 def test_temperature_zero_is_argmax_and_needs_no_randomness():
-    assert choose(LOG, Sampling(temperature=0)).item() == 1
+    assert sample_tokens(LOG, Sampling(temperature=0)).item() == 1
 
 
 def test_inverse_transform_covers_every_token_in_proportion():
     uniform = (torch.arange(10_000) + 0.5) / 10_000
-    drawn = choose(LOG.expand(10_000, 4), Sampling(), uniform)
+    drawn = sample_tokens(LOG.expand(10_000, 4), Sampling(), uniform)
     assert drawn.bincount(minlength=4).tolist() == [1000, 4000, 2000, 3000]
 
 
 def test_temperature_sharpens():
     uniform = (torch.arange(10_000) + 0.5) / 10_000
-    counts = choose(LOG.expand(10_000, 4), Sampling(temperature=0.5), uniform).bincount(minlength=4)
+    counts = sample_tokens(LOG.expand(10_000, 4), Sampling(temperature=0.5), uniform).bincount(minlength=4)
     expected = torch.tensor([1.0, 16.0, 4.0, 9.0]) / 30 * 10_000  # p² normalised
     assert (counts - expected).abs().max() <= 1
 
@@ -170,12 +170,12 @@ def test_temperature_sharpens():
 def test_a_filtered_token_is_never_drawn_at_the_edges_of_the_unit_interval():
     logits = torch.tensor([[1.0, 5.0, 4.0, 0.0]])
     for uniform in (0.0, 1 - 2**-24):
-        assert choose(logits, Sampling(top_k=2), torch.tensor([uniform])).item() in (1, 2)
+        assert sample_tokens(logits, Sampling(top_k=2), torch.tensor([uniform])).item() in (1, 2)
 
 
 def test_half_precision_logits_of_large_size():
     logits = torch.tensor([[-1e4, 1e4, 0.0]], dtype=torch.float16)
-    assert choose(logits, Sampling(top_p=0.9), torch.tensor([0.999])).item() == 1
+    assert sample_tokens(logits, Sampling(top_p=0.9), torch.tensor([0.999])).item() == 1
 
 
 @pytest.mark.parametrize(
@@ -196,4 +196,4 @@ def test_wrong_options(options, message):
 
 def test_a_temperature_near_zero_is_argmax():
     logits = torch.tensor([[1.0, 3.0, 2.0, -4.0]])
-    assert choose(logits, Sampling(temperature=1e-39), torch.tensor([0.99])).item() == 1
+    assert sample_tokens(logits, Sampling(temperature=1e-39), torch.tensor([0.99])).item() == 1

@@ -5,9 +5,9 @@ from axon_core.alignment.logprobs import encode_completion as encode_completion
 from axon_core.alignment.logprobs import token_entropies as token_entropies
 from axon_core.alignment.logprobs import token_logprobs as token_logprobs
 from axon_core.alignment.responses import Response as Response
-from axon_core.alignment.responses import ended as ended
-from axon_core.alignment.responses import respond as respond
+from axon_core.alignment.responses import is_finished as is_finished
 from axon_core.alignment.responses import response_text as response_text
+from axon_core.alignment.responses import sample_responses as sample_responses
 from axon_core.alignment.rewards import Scorer as Scorer
-from axon_core.alignment.rewards import scored as scored
-from axon_core.alignment.roles import role as role
+from axon_core.alignment.rewards import score_responses as score_responses
+from axon_core.alignment.roles import require_role as require_role

@@ -11,7 +11,7 @@ from axon_core.generation.sampling import Sampling
 from axon_core.interfaces.model import CausalLM
 from axon_core.text.tokenizer import Tokenizer
 
-__all__ = ["Response", "ended", "respond", "response_text"]
+__all__ = ["Response", "is_finished", "response_text", "sample_responses"]
 
 
 class Response(NamedTuple):
@@ -23,7 +23,7 @@ class Response(NamedTuple):
     """Whether it ended by itself."""
 
 
-def respond(
+def sample_responses(
     model: CausalLM,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
@@ -61,10 +61,10 @@ def respond(
                 if token is not None:
                     row.append(token)
         found += written
-    return [Response(row, ended(ends, row)) for row in found]
+    return [Response(row, is_finished(ends, row)) for row in found]
 
 
-def ended(ends: Collection[int], response: Sequence[int]) -> bool:
+def is_finished(ends: Collection[int], response: Sequence[int]) -> bool:
     """Return whether a response ended by itself, with one of the tokens `ends`; if there are none, each did."""
     return not ends or response[-1] in ends
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from axon_core.errors import AxonError, TrainingError
 
-__all__ = ["Scorer", "scored"]
+__all__ = ["Scorer", "score_responses"]
 
 Scorer = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """Returns one finite number for each prompt and its response, which depends on these two alone.
@@ -32,7 +32,7 @@ class _Row(NamedTuple):
         return f"{self.name} ({self.prompt[:40]!r}) and the response {self.response[:40]!r}"
 
 
-def scored(
+def score_responses(
     reward: Scorer,
     prompts: Sequence[tuple[str, str]],
     responses: Sequence[Sequence[str]],

@@ -9,12 +9,12 @@ from torch import nn
 
 from axon_core.errors import ContractError
 
-__all__ = ["role"]
+__all__ = ["require_role"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def role(models: Mapping[str, nn.Module], name: str, kind: type[M], trainer: str) -> M:
+def require_role(models: Mapping[str, nn.Module], name: str, kind: type[M], trainer: str) -> M:
     """Return the module in the role `name`, as the kind that the trainer of that key needs.
 
     Raises:

@@ -1,10 +1,10 @@
 # What `__init__.py` resolves lazily, for type checkers; a test compares the two.
+from axon_core.checkpoint.atomic import atomic_file as atomic_file
+from axon_core.checkpoint.atomic import atomic_folder as atomic_folder
 from axon_core.checkpoint.atomic import claimed_file as claimed_file
 from axon_core.checkpoint.atomic import claimed_folder as claimed_folder
 from axon_core.checkpoint.atomic import is_occupied as is_occupied
-from axon_core.checkpoint.atomic import sweep as sweep
-from axon_core.checkpoint.atomic import whole_file as whole_file
-from axon_core.checkpoint.atomic import whole_folder as whole_folder
+from axon_core.checkpoint.atomic import remove_leftovers as remove_leftovers
 from axon_core.checkpoint.atomic import write_text as write_text
 from axon_core.checkpoint.atomic import writing as writing
 from axon_core.checkpoint.checkpoint import WEIGHTS as WEIGHTS
@@ -16,10 +16,10 @@ from axon_core.checkpoint.checkpoint import save_config as save_config
 from axon_core.checkpoint.digests import digest as digest
 from axon_core.checkpoint.locks import Lock as Lock
 from axon_core.checkpoint.locks import lock_folder as lock_folder
-from axon_core.checkpoint.manifest import adding as adding
+from axon_core.checkpoint.manifest import add_to_manifest as add_to_manifest
 from axon_core.checkpoint.manifest import check_folder as check_folder
+from axon_core.checkpoint.manifest import claimed_files as claimed_files
 from axon_core.checkpoint.manifest import new_folder as new_folder
-from axon_core.checkpoint.manifest import note as note
 from axon_core.checkpoint.manifest import read_checked as read_checked
 from axon_core.checkpoint.weights import read_tensor as read_tensor
 from axon_core.checkpoint.weights import weightless as weightless

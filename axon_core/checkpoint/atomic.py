@@ -19,14 +19,14 @@ from axon_core.errors import CheckpointError, UsageError
 __all__ = [
     "TENSORS",
     "TREE",
+    "atomic_file",
+    "atomic_folder",
     "claimed_file",
     "claimed_folder",
     "is_occupied",
     "make_folder",
     "remove",
-    "sweep",
-    "whole_file",
-    "whole_folder",
+    "remove_leftovers",
     "write_text",
     "writing",
 ]
@@ -114,12 +114,12 @@ def _claimed(target: Path) -> Generator[None]:
     with ExitStack() as stack:
         with writing(target):
             stack.enter_context(lock_output(target.resolve()))
-            sweep(target.parent, target.name)
+            remove_leftovers(target.parent, target.name)
         yield
 
 
 @contextmanager
-def whole_file(target: Path) -> Generator[Path]:
+def atomic_file(target: Path) -> Generator[Path]:
     """Yield the path of an empty draft beside `target` that takes its place at the end of the block.
 
     The draft's name ends as the target's does. Any error removes it, and leaves `target` as it was.
@@ -145,16 +145,16 @@ def whole_file(target: Path) -> Generator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a UTF-8 text file, as `whole_file` does. Raises `CheckpointError` if it cannot be written."""
-    with whole_file(file) as draft:
+    """Write a UTF-8 text file, as `atomic_file` does. Raises `CheckpointError` if it cannot be written."""
+    with atomic_file(file) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def whole_folder(target: Path) -> Generator[Path]:
+def atomic_folder(target: Path) -> Generator[Path]:
     """Yield a temporary folder that becomes `target` at the end of the block: completely, or not at all.
 
-    Any error removes the temporary folder; after a kill, `sweep` does.
+    Any error removes the temporary folder; after a kill, `remove_leftovers` does.
 
     Raises:
         CheckpointError: the disk is full, or the place is missing or cannot be written to.
@@ -194,7 +194,7 @@ def remove(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def sweep(folder: Path, name: str | None = None) -> None:
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left unfinished in `folder`, of all files and folders or only of this name.
 
     Only the holder of their lock may call it: the lock is how others are known to be dead.

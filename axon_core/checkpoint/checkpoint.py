@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import save_model as save_weights
 
-from axon_core.checkpoint.atomic import TREE, remove, sweep, whole_file, write_text, writing
+from axon_core.checkpoint.atomic import TREE, atomic_file, remove, remove_leftovers, write_text, writing
 from axon_core.checkpoint.locks import pinned, unpinned
-from axon_core.checkpoint.manifest import adding, new_folder, note, read_checked, sha256, verify
+from axon_core.checkpoint.manifest import add_to_manifest, claimed_files, new_folder, read_checked, sha256, verify
 from axon_core.checkpoint.trees import read_tree, read_values, write_tree
 from axon_core.checkpoint.weights import load_weights, misfit, sizes, weightless
 from axon_core.config import validate
@@ -80,8 +80,8 @@ def save_model(model: Model, folder: Path, tokenizer: Vocabulary | None = None) 
         check_vocabulary(tokenizer, getattr(model.config, "vocab_size", tokenizer.vocab_size))
         with writing(folder):
             tokenizer.save(folder)
-    with adding(folder, WEIGHTS, _CONFIG), writing(folder):
-        with whole_file(folder / WEIGHTS) as draft:
+    with claimed_files(folder, WEIGHTS, _CONFIG), writing(folder):
+        with atomic_file(folder / WEIGHTS) as draft:
             save_weights(model, str(draft))
         save_config(model, folder)
 
@@ -111,7 +111,7 @@ def save_config(model: Model, folder: Path) -> None:
         "sha256": sha256(folder / WEIGHTS),
     }
     write_text(folder / _CONFIG, to_json(facts, indent=1))
-    note(folder, _CONFIG, WEIGHTS)
+    add_to_manifest(folder, _CONFIG, WEIGHTS)
 
 
 def load_model(folder: Path, cls: type[M]) -> M:
@@ -307,7 +307,7 @@ class Checkpoints:
         """Remove what a killed process left: drafts, checkpoints after `step`, and those beyond the number to keep."""
         if not self.folder.is_dir():
             return
-        sweep(self.folder)
+        remove_leftovers(self.folder)
         for name in self.names():
             if int(name.removeprefix("step-")) > step:  # a resumed run writes it again
                 remove(self.folder / name)

@@ -14,10 +14,10 @@ from typing import cast
 from axon_core.checkpoint.atomic import (
     TENSORS,
     TREE,
+    atomic_folder,
     claimed_file,
     make_folder,
-    sweep,
-    whole_folder,
+    remove_leftovers,
     write_text,
     writing,
 )
@@ -27,10 +27,10 @@ from axon_core.json_text import to_json
 
 __all__ = [
     "MANIFEST",
-    "adding",
+    "add_to_manifest",
     "check_folder",
+    "claimed_files",
     "new_folder",
-    "note",
     "read_checked",
     "sha256",
     "sums",
@@ -69,7 +69,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def adding(folder: Path, *names: str) -> Generator[None]:
+def claimed_files(folder: Path, *names: str) -> Generator[None]:
     """Claim, for the block, files of a folder that its manifest is to name; the folder is made if there is none.
 
     Leftovers of a killed process are removed. One process at a time adds files to a folder.
@@ -83,7 +83,7 @@ def adding(folder: Path, *names: str) -> Generator[None]:
     with claimed_file(folder / MANIFEST):
         with writing(folder):
             for name in names:
-                sweep(folder, name)
+                remove_leftovers(folder, name)
         yield
 
 
@@ -95,12 +95,12 @@ def write_manifest(folder: Path) -> None:
 
 @contextmanager
 def new_folder(target: Path) -> Generator[Path]:
-    """Do what `whole_folder` does, and add a manifest of every file.
+    """Do what `atomic_folder` does, and add a manifest of every file.
 
     Raises:
         CheckpointError: the disk is full, or the place is missing or cannot be written to.
     """
-    with whole_folder(target) as temporary:
+    with atomic_folder(target) as temporary:
         yield temporary
         write_manifest(temporary)
 
@@ -123,7 +123,7 @@ def verify(folder: Path) -> str | None:
     return None
 
 
-def note(folder: Path, *names: str) -> None:
+def add_to_manifest(folder: Path, *names: str) -> None:
     """Add files that were just written to a folder's manifest, which is made if there is none."""
     try:
         known = sums(folder)

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = attach(
             "generation_options",
             "inference_options",
             "log_option",
-            "tell_device",
+            "report_device",
             "training_device_option",
         ],
         "output": ["echo", "echo_generated", "echo_renewed", "json_option", "print_json"],

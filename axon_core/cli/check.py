@@ -68,7 +68,7 @@ def _drafts(distribution: str | None) -> list[str]:
 
 def _distribution(plugin: str | None) -> str | None:
     """Return the distribution that `plugin` names, directly or by its paper."""
-    from axon_core.registry.discovery import discover, normalised
+    from axon_core.registry.discovery import discover, normalised_name
 
     papers = {entry.key: entry.distribution for entry in discover().entries("paper")}
-    return normalised(papers.get(plugin, plugin)) if plugin else None
+    return normalised_name(papers.get(plugin, plugin)) if plugin else None

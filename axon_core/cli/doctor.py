@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from axon_core.cli.examination import examine
+from axon_core.cli.examination import examine_environment
 from axon_core.cli.output import counted, echo, json_option, print_json
 
 
@@ -22,7 +22,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     from importlib.metadata import version
 
     echo("Importing every plugin, which runs its code …", err=True)
-    found, problems = examine()
+    found, problems = examine_environment()
     entries = [entry for group in found.groups.values() for entry in group]
     if as_json:
         print_json({"entries": len(entries), "problems": [asdict(problem) for problem in problems]})

@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 
 import click
 
-from axon_core.cli.options import device_option, tell_device
+from axon_core.cli.options import device_option, report_device
 from axon_core.cli.output import echo, json_option, print_json
 from axon_core.cli.train import described
 from axon_core.config import Config, at, validate
 from axon_core.errors import CheckpointError, UsageError
 from axon_core.training.build import build_trainer
-from axon_core.training.evaluating import Clock, Listener, TextEvaluation, listening
+from axon_core.training.evaluation import Clock, Listener, TextEvaluation, report_progress_to
 from axon_core.training.loop import evaluate
 from axon_core.training.recipe import Recipe
 from axon_core.training.run_folder import RunFolder
-from axon_core.training.train_state import State
+from axon_core.training.train_state import TrainState
 from axon_core.training.trainers import TRAINERS
 
 C = TypeVar("C", bound=Config)
@@ -57,9 +57,9 @@ def command(
         raise UsageError(
             f"--set applies to the run's own held-out data, but {given[0]} selects other data; leave one of them out"
         )
-    tell_device(device)
+    report_device(device)
     place = f"{run}"
-    with listening(_told()):
+    with report_progress_to(_told()):
         if (run / "config.json").exists() and not (run / "run.json").exists():  # a model's folder
             if not given:
                 raise UsageError(f"{run} is a model folder and has no held-out data; give a text with --text FILE")
@@ -103,7 +103,7 @@ def _kept(before: Recipe, plan: Recipe) -> Recipe:
 
 def _held_out(recipe: Recipe, folder: RunFolder, checkpoint: Path) -> Mapping[str, float | str]:
     trainer = build_trainer(recipe, checkpoint / "model")
-    state = State(trainer)
+    state = TrainState(trainer)
     state.load_state_dict(folder.checkpoints.read(checkpoint))
     with state.averaged():
         return {**evaluate(trainer), **trainer.evaluation_facts()}

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from axon_core.errors import AxonError, ContractError, PluginLoadError
 from axon_core.papers.card import read_card
-from axon_core.registry.discovery import API, Discovered, Entry, Problem, load_problem, normalised, scan
+from axon_core.registry.discovery import API, Discovered, Entry, Problem, load_problem, normalised_name, scan
 from axon_core.registry.registry import refresh, registry_of
 
-__all__ = ["examine"]
+__all__ = ["examine_environment"]
 
 
-def examine() -> tuple[Discovered, list[Problem]]:
+def examine_environment() -> tuple[Discovered, list[Problem]]:
     """Scan the environment again, import every plugin, and return the plugins found and every problem.
 
     This runs the plugins' code.
@@ -98,7 +98,7 @@ def _disagreements(found: Discovered) -> Iterator[Problem]:
     try:
         for folder in dict.fromkeys(sys.path):
             for parsed, distribution in entrypoints.iter_files_distros([folder], repeated_distro="all"):
-                name = normalised(cast(Any, distribution).name)
+                name = normalised_name(cast(Any, distribution).name)
                 for section in parsed.sections():
                     if section.startswith(f"{API}."):
                         for key, _ in parsed.items(section, raw=True):
@@ -106,7 +106,7 @@ def _disagreements(found: Discovered) -> Iterator[Problem]:
     except (configparser.Error, UnicodeError) as error:
         # It stops at the first file it cannot read. If the scan has not reported that file, this does.
         file = Path(str(getattr(error, "source", "")))
-        name = normalised(file.parent.name.partition("-")[0])
+        name = normalised_name(file.parent.name.partition("-")[0])
         if file.name and name not in named:
             what = f"the package entrypoints cannot read {file}: {' '.join(str(error).split())}"
             remedy = f"Reinstall it (pip install --force-reinstall {name}) and run axon doctor again"

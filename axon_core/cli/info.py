@@ -12,8 +12,8 @@ import click
 from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.documents import to_toml
 from axon_core.errors import UnknownKey
-from axon_core.papers.card import Recipe, cards, recipes
-from axon_core.registry.discovery import Entry, discover, normalised
+from axon_core.papers.card import InstalledRecipe, cards, recipes
+from axon_core.registry.discovery import Entry, discover, normalised_name
 from axon_core.registry.registry import registry_of
 from axon_core.registry.suggest import install_line, known_papers, unknown_name
 
@@ -49,7 +49,7 @@ def _run_record(path: Path) -> dict[str, Any]:
     """
     from axon_core.checkpoint.checkpoint import load_config  # here, because describing a recipe needs no torch
     from axon_core.interfaces.model import Model
-    from axon_core.training.pretrained import reading
+    from axon_core.training.pretrained import pinned_model_folder
     from axon_core.training.run_folder import RunFolder
     from axon_core.training.trainers import TRAINERS
 
@@ -58,7 +58,7 @@ def _run_record(path: Path) -> dict[str, Any]:
     record = {"kind": "run", "path": str(path), "recipe": facts.get("name"), "created": run.facts.get("created")}
     if not run.model.exists() and run.checkpoints.find(None) is None:
         return {**record, "model": None, "names": {}}
-    with reading(path) as folder:
+    with pinned_model_folder(path) as folder:
         model = load_config(folder, Model)
         names = TRAINERS[run.recipe().trainer.type].saved_names(folder) if facts else {}
     about = {
@@ -81,15 +81,15 @@ def _print_run(record: dict[str, Any]) -> None:
         echo()
 
 
-def _recipes(key: str) -> list[Recipe]:
+def _recipes(key: str) -> list[InstalledRecipe]:
     """Return every installed recipe named `key`, or the recipe in the TOML file `key`."""
     path = Path(key)
     if path.suffix == ".toml":
-        return [Recipe(path.stem, "", "", path, "")]
+        return [InstalledRecipe(path.stem, "", "", path, "")]
     return [recipe for recipe in recipes() if key in (recipe.name, recipe.qualified)]
 
 
-def _recipe_record(recipe: Recipe) -> dict[str, Any]:
+def _recipe_record(recipe: InstalledRecipe) -> dict[str, Any]:
     tables = recipe.tables
     about = {name: tables.pop(name, default) for name, default in (("summary", ""), ("command", "train"))}
     return {
@@ -118,7 +118,9 @@ def _entries(key: str, needed: bool) -> list[Entry]:
     """Return every entry with that key, in any registry and plugin; if it is `needed`, there must be one."""
     distribution, qualified, bare = key.rpartition(":")
     components = [e for g, entries in discover().groups.items() if g not in _NO_COMPONENTS for e in entries]
-    found = [e for e in components if e.key == bare and (not qualified or e.distribution == normalised(distribution))]
+    found = [
+        e for e in components if e.key == bare and (not qualified or e.distribution == normalised_name(distribution))
+    ]
     if not found and needed:
         brings = [p for p in known_papers() if any(bare in keys for keys in p.offers.values())]
         hints = [f"{p.title} (arXiv {p.arxiv}) offers it: {install_line(p.distribution)}" for p in brings]

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from axon_core.cli.output import echo
-from axon_core.papers.scaffold import KINDS, Project, place, render, write
+from axon_core.papers.scaffold import KINDS, Project, plugin_folder, render, write
 
 
 @click.command("new")
@@ -23,7 +23,7 @@ def command(name: str, kind: str, arxiv: str | None, title: str | None, out: Pat
     outside the new folder changes, and no existing file is overwritten.
     """
     project = Project(name, kind, title, arxiv)
-    target, standalone = place(project.distribution, out, Path.cwd())
+    target, standalone = plugin_folder(project.distribution, out, Path.cwd())
     files = render(project, standalone=standalone)
     write(files, target)
     here = Path.cwd()

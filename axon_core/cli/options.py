@@ -25,7 +25,7 @@ __all__ = [
     "generation_options",
     "inference_options",
     "log_option",
-    "tell_device",
+    "report_device",
     "training_device_option",
 ]
 
@@ -88,7 +88,7 @@ log_option = click.option(
 """Gives a command that trains the parameter `logs`, the value of its trainers' `log`; each is installed."""
 
 
-def tell_device(device: str) -> None:
+def report_device(device: str) -> None:
     """Print the device that a command computes on, as its first line on the standard error."""
     from axon_core.training.devices import describe_device
 
@@ -140,13 +140,13 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
             from axon_core.checkpoint.weights import dtypes
             from axon_core.interfaces.model import CausalLM
             from axon_core.nn.quantization import quantize
-            from axon_core.training.pretrained import opened, reading
+            from axon_core.training.pretrained import open_pretrained, pinned_model_folder
 
-            folder = click.get_current_context().with_resource(reading(run))
-            bare, tokenizer = opened(folder, CausalLM)
+            folder = click.get_current_context().with_resource(pinned_model_folder(run))
+            bare, tokenizer = open_pretrained(folder, CausalLM)
 
             def load() -> CausalLM:
-                tell_device(device)
+                report_device(device)
                 model = quantize(bare, quantization) if quantization else bare
                 load_into(bare, folder, model)
                 if dtype:  # after the quantisation, which computes its scales from the saved weights

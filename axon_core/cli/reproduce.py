@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from axon_core.checkpoint.atomic import sweep, writing
+from axon_core.checkpoint.atomic import remove_leftovers, writing
 from axon_core.checkpoint.locks import lock_folder
 from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.papers.card import Paper, cards, find_card
-from axon_core.papers.claims import Result, check, save
+from axon_core.papers.claims import ClaimResult, check_claim, save_claims
 
 
 @click.command("reproduce")
@@ -33,15 +33,15 @@ def command(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)  # before the work, which takes minutes
         ctx.with_resource(lock_folder(out))
-        sweep(out)
+        remove_leftovers(out)
     damaged = [c for c in found if c.paper is None]
-    results: list[Result] = []
+    results: list[ClaimResult] = []
     try:
         for paper in (c.paper for c in found if c.paper):
             for result in _checked(paper, out, full):
                 results.append(result)
     finally:  # keeps what was measured before an interruption
-        path = save(results, out)
+        path = save_claims(results, out)
     if as_json:
         print_json([asdict(result) for result in results])
     else:
@@ -57,14 +57,14 @@ def command(
     ctx.exit(1 if damaged or any(result.verdict == "failed" for result in results) else 0)
 
 
-def _checked(paper: Paper, out: Path, full: bool) -> Iterator[Result]:
+def _checked(paper: Paper, out: Path, full: bool) -> Iterator[ClaimResult]:
     for claim in paper.claim:
         echo(f"{paper.id}: {claim.id} … ", err=True, nl=False)
-        yield (result := check(paper, claim, out=out, full=full))
+        yield (result := check_claim(paper, claim, out=out, full=full))
         echo(f"{result.verdict} ({result.seconds:.1f} s)", err=True)
 
 
-def _row(result: Result) -> tuple[str, ...]:
+def _row(result: ClaimResult) -> tuple[str, ...]:
     return (
         f"{result.paper}/{result.claim}",
         result.where,

@@ -19,7 +19,7 @@ from axon_core.interfaces.model import CausalLM
 from axon_core.json_text import to_json
 from axon_core.training.build import build_trainer
 from axon_core.training.devices import describe_device
-from axon_core.training.loop import Result, evaluation, fit
+from axon_core.training.loop import FitResult, fit, run_evaluation
 from axon_core.training.planning import Plan
 from axon_core.training.recipe import Recipe
 from axon_core.training.run_folder import RunFolder
@@ -129,7 +129,7 @@ def _size(trainer: Trainer) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _report(result: Result, trainer: Trainer, out: Path, seconds: float) -> None:
+def _report(result: FitResult, trainer: Trainer, out: Path, seconds: float) -> None:
     """Print the result, where it is, and a command to run next."""
     folder = shlex.quote(str(out))
     echo(f"{result.status} after step {result.step}, {timedelta(seconds=round(seconds))}")
@@ -138,7 +138,7 @@ def _report(result: Result, trainer: Trainer, out: Path, seconds: float) -> None
     if result.status == "paused":
         echo(f"Continue with: axon train --resume --out {folder}")
         return
-    if (sample := evaluation(trainer, trainer.sample)) is not None:
+    if (sample := run_evaluation(trainer, trainer.sample)) is not None:
         echo_generated(f"\n{sample}\n")
     echo(f"Run folder: {out}")
     if result.run is not None and result.run.plot.exists():

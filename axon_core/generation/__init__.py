@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "api": ["Request", "complete", "decode", "decode_requests", "sample_text"],
-        "decoder": ["check_prompt", "evaluating"],
-        "sampling": ["Sampling", "choose"],
+        "decoder": ["check_prompt", "evaluation_mode"],
+        "sampling": ["Sampling", "sample_tokens"],
     },
 )

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from axon_core.checkpoint.checkpoint import check_vocabulary
 from axon_core.config import Config, validate
 from axon_core.errors import UsageError
-from axon_core.generation.decoder import Decoder, evaluating
+from axon_core.generation.decoder import Decoder, evaluation_mode
 from axon_core.generation.sampling import Sampling
 from axon_core.generation.stop_strings import StopStrings
 from axon_core.interfaces.model import CausalLM
@@ -237,7 +237,7 @@ def decode_requests(
         vocab_size=tokenizer.vocab_size,
         compile=compile,
     )
-    with evaluating(model):
+    with evaluation_mode(model):
         while decoder.going:
             for row, token, logprob in decoder.step():
                 text, finish = texts[row].push(token)
@@ -272,7 +272,7 @@ def decode(
     n = len(prompts)
     given = [sampling or Sampling()] * n, [max_new_tokens] * n
     decoder = Decoder(model, prompts, seeds, *given, vocab_size=vocab_size, compile=compile)
-    with evaluating(model):
+    with evaluation_mode(model):
         while decoder.going:
             tokens: list[int | None] = [None] * n
             for row, token, _ in decoder.step():

@@ -26,7 +26,7 @@ from axon_core.text import records
 from axon_core.text.prompts import encode_prompts
 from axon_core.text.tokenizer import Tokenizer
 
-__all__ = ["Plan", "Row", "generate_rows", "plan", "prompts_by_id", "record"]
+__all__ = ["BatchPlan", "Row", "generate_rows", "plan", "prompts_by_id", "record"]
 
 Id = str | int
 
@@ -35,7 +35,7 @@ _BEGIN = b'{"id": '
 _ANEW = "choose another file, or remove this one to start again"
 
 
-class Prompt(records.Prompt):
+class BatchPrompt(records.PromptRecord):
     """A prompt, and its id if it has one of its own."""
 
     model_config = ConfigDict(extra="forbid")
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """What remains to be added to a file of results."""
 
     tokenizer: Tokenizer
@@ -85,7 +85,7 @@ def prompts_by_id(path: Path) -> dict[Id, str]:
     if path.suffix not in (".jsonl", ".json"):
         return _plain(path)
     prompts: dict[Id, str] = {}
-    found = records.read_records(path, Prompt)
+    found = records.read_records(path, BatchPrompt)
     for number, (prompt, own) in zip(found.lines, ((line.prompt, line.id) for line in found), strict=True):
         key = number if own is None else own
         if key in prompts:
@@ -117,7 +117,7 @@ def plan(
     seed: int = 0,
     logprobs: bool = False,
     made_by: Mapping[str, str | None] | None = None,
-) -> Plan:
+) -> BatchPlan:
     """Check everything, and find the prompts that have no row yet in the file at `path`.
 
     A prompt's result does not depend on its place, the other prompts, or the number of calls. A prompt whose id is a
@@ -150,7 +150,7 @@ def plan(
         rows.append(Row(key, prompt.text, request, origin))
     done = _finished(path, {row.id: row for row in rows})
     pending = sorted((row for row in rows if row.id not in done), key=lambda row: -len(row.request.prompt))
-    return Plan(tokenizer, path, logprobs, len(done), tuple(pending))
+    return BatchPlan(tokenizer, path, logprobs, len(done), tuple(pending))
 
 
 def _seed(seed: int, key: Id) -> int:
@@ -204,7 +204,7 @@ def _is_other(tail: bytes) -> bool:
 
 def generate_rows(
     model: CausalLM,
-    plan: Plan,
+    plan: BatchPlan,
     *,
     batch_size: int = 8,
     compile: bool = False,

@@ -37,7 +37,7 @@ __all__ = [
 Step = Callable[[CausalLM, Int[Tensor, "b 1"], Cache], tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]]
 """Runs a model on one more token a row, as `step` does."""
 
-Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+LossFunction = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 """Returns sums by name, as `Trainer.loss` does."""
 
 
@@ -103,7 +103,7 @@ def compiled(model: CausalLM) -> Step:
     return run
 
 
-def compiled_loss(loss: Loss) -> Loss:
+def compiled_loss(loss: LossFunction) -> LossFunction:
     """Return `loss`, compiled when it is first run on tensors of these shapes.
 
     Each shape has its own code, so that the numbers do not depend on the shapes that came before. If PyTorch finds no

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from axon_core.errors import CheckpointError, ContextError, UsageError
 from axon_core.generation.capture import WAYS, replayed
 from axon_core.generation.compile import compiled, scores, step
-from axon_core.generation.sampling import Sampling, choose
+from axon_core.generation.sampling import Sampling, sample_tokens
 from axon_core.interfaces.cache import Cache
 from axon_core.interfaces.model import CausalLM
 from axon_core.randomness import Key
 
-__all__ = ["Decoder", "Token", "check_prompt", "evaluating", "pad_left"]
+__all__ = ["Decoder", "Token", "check_prompt", "evaluation_mode", "pad_left"]
 
 _CHUNK = 512  # tokens of the prompts that run at once
 
@@ -127,11 +127,11 @@ class Decoder:
         uniform = self._uniform[self._numbers, self._step]
         seen = None if self._seen is None else self._seen[self._numbers, : self._vocab_size]
         if len(self._groups) == 1:
-            chosen = choose(logits, self._groups[0][0], uniform, seen)
+            chosen = sample_tokens(logits, self._groups[0][0], uniform, seen)
         else:
             chosen = torch.zeros_like(self._numbers)
             for how, at in self._groups:
-                chosen[at] = choose(logits[at], how, uniform[at], None if seen is None else seen[at])
+                chosen[at] = sample_tokens(logits[at], how, uniform[at], None if seen is None else seen[at])
         if self._seen is not None:
             self._seen[self._numbers, chosen] = True
         self._last = chosen.unsqueeze(-1)
@@ -211,7 +211,7 @@ class Decoder:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Generator[None]:
+def evaluation_mode(model: nn.Module) -> Generator[None]:
     """Put the model into evaluation mode for the block, then restore the mode of each module."""
     training = [module for module in model.modules() if module.training]
     for module in training:

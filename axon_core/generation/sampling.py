@@ -84,7 +84,7 @@ def keep_min_p(logits: Float[Tensor, "b v"], p: float) -> Float[Tensor, "b v"]:
     return logits.masked_fill(logits < least, float("-inf"))
 
 
-def choose(
+def sample_tokens(
     logits: Float[Tensor, "b v"],
     sampling: Sampling,
     uniform: Float[Tensor, " b"] | None = None,

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "attention": ["Attention"],
-        "cache": ["Cache", "LayerCache", "State", "Step"],
+        "cache": ["Cache", "CacheStep", "LayerCache", "StateSpec"],
         "model": ["CausalLM", "Model"],
         "norm": ["Norm"],
         "rotary_embedding": ["Layout", "RotaryEmbedding", "Rotation"],

@@ -1,9 +1,9 @@
 # What `__init__.py` resolves lazily, for type checkers; a test compares the two.
 from axon_core.interfaces.attention import Attention as Attention
 from axon_core.interfaces.cache import Cache as Cache
+from axon_core.interfaces.cache import CacheStep as CacheStep
 from axon_core.interfaces.cache import LayerCache as LayerCache
-from axon_core.interfaces.cache import State as State
-from axon_core.interfaces.cache import Step as Step
+from axon_core.interfaces.cache import StateSpec as StateSpec
 from axon_core.interfaces.model import CausalLM as CausalLM
 from axon_core.interfaces.model import Model as Model
 from axon_core.interfaces.norm import Norm as Norm

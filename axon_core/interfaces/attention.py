@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from axon_core import config
-from axon_core.interfaces.cache import LayerCache, State
+from axon_core.interfaces.cache import LayerCache, StateSpec
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
 from axon_core.interfaces.scope import Scope
 
@@ -72,6 +72,6 @@ class Attention(nn.Module, ABC):
     ) -> Float[Tensor, "b n d"]:
         """Return what each token of `x` gathers from what it may see."""
 
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> Mapping[str, StateSpec]:
         """The state this attention keeps while decoding, by name; the core allocates it."""
         return {}

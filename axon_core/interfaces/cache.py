@@ -19,7 +19,7 @@ from axon_core.interfaces.scope import Scope
 
 
 @dataclass(frozen=True)
-class State:
+class StateSpec:
     """One tensor an attention keeps while decoding."""
 
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class LayerCache:
     """The state of one layer. An attention appends to it (`append`), or reads and replaces whole states (`[name]`)."""
 
     def __init__(
-        self, states: Mapping[str, State], batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+        self, states: Mapping[str, StateSpec], batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
         self.states = dict(states)
         self.start = 0
@@ -99,7 +99,7 @@ class StaticLayerCache(LayerCache):
         return buffer.index_copy_(1, self.slot, new.to(buffer.dtype))[:, : self.visible]
 
 
-class Step(NamedTuple):
+class CacheStep(NamedTuple):
     """What a model has to run for the tokens just added to a cache."""
 
     tokens: Int[Tensor, "b n"]
@@ -117,7 +117,7 @@ class Cache:
 
     def __init__(
         self,
-        layers: Sequence[Mapping[str, State]],
+        layers: Sequence[Mapping[str, StateSpec]],
         batch: int,
         capacity: int,
         *,
@@ -160,7 +160,7 @@ class Cache:
                 "shorten the text"
             )
 
-    def extend(self, tokens: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"] | None = None) -> Step:
+    def extend(self, tokens: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"] | None = None) -> CacheStep:
         """Make room for `tokens` (`valid` is False for padding, on the left) and return what to run.
 
         Raises:
@@ -187,11 +187,11 @@ class Cache:
             assert self.tokens is not None
             every = self.positions[:, : self.length]
             scope = Scope(every, causal=True, padded=self._padded)
-            return Step(self.tokens[:, : self.length], scope, [None] * len(self.layers))
+            return CacheStep(self.tokens[:, : self.length], scope, [None] * len(self.layers))
         for layer in self.layers:
             layer.start = start
         scope = Scope(positions, self.positions[:, : start + n], causal=True, padded=self._padded)
-        return Step(tokens, scope, self.layers)
+        return CacheStep(tokens, scope, self.layers)
 
     def reset(self) -> None:
         """Forget everything, keeping the memory."""
@@ -286,7 +286,7 @@ class StaticCache(Cache):
         if self.length + n > self._visible:
             self._visible = min(self.capacity, -(-(self.length + n) // self._block) * self._block)
 
-    def extend(self, tokens: Int[Tensor, "b 1"], valid: Bool[Tensor, "b 1"] | None = None) -> Step:
+    def extend(self, tokens: Int[Tensor, "b 1"], valid: Bool[Tensor, "b 1"] | None = None) -> CacheStep:
         """Make room for one token a row, and return what to run.
 
         Raises:
@@ -304,7 +304,7 @@ class StaticCache(Cache):
         for layer in self._layers:
             layer.slot, layer.visible = slot, self._visible
         scope = Scope(positions, self.positions[:, : self._visible], causal=True, padded=True)
-        return Step(tokens, scope, self.layers)
+        return CacheStep(tokens, scope, self.layers)
 
     def reset(self) -> None:
         """Forget everything, keeping the memory; the cache stays static."""
@@ -334,7 +334,7 @@ def _refuse_padding_inside(positions: Int[Tensor, "b n"], valid: Bool[Tensor, "b
         )
 
 
-def _slots(state: State, capacity: int) -> tuple[int, ...]:
+def _slots(state: StateSpec, capacity: int) -> tuple[int, ...]:
     """The slot axis of a state's buffer: none, all tokens, or the tokens before the newest in its window."""
     if not state.per_token:
         return ()

@@ -6,6 +6,6 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "card": ["Paper", "find_card", "find_recipe"],
-        "claims": ["NotRun", "Outcome", "check"],
+        "claims": ["NotRun", "Outcome", "check_claim"],
     },
 )

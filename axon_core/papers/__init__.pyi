@@ -4,4 +4,4 @@ from axon_core.papers.card import find_card as find_card
 from axon_core.papers.card import find_recipe as find_recipe
 from axon_core.papers.claims import NotRun as NotRun
 from axon_core.papers.claims import Outcome as Outcome
-from axon_core.papers.claims import check as check
+from axon_core.papers.claims import check_claim as check_claim

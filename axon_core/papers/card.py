@@ -15,9 +15,9 @@ from axon_core.registry.discovery import Entry, discover
 from axon_core.registry.packages import CARD, package_folders
 from axon_core.registry.suggest import unknown_name
 
-__all__ = ["Card", "Claim", "Paper", "Recipe", "cards", "find_card", "find_recipe", "read_card", "recipes"]
+__all__ = ["Card", "Claim", "InstalledRecipe", "Paper", "cards", "find_card", "find_recipe", "read_card", "recipes"]
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+StrippedText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
 
@@ -26,11 +26,11 @@ class Claim(Config):
 
     id: Identifier
     """Its name within the paper, in lower case: `relative-position`."""
-    where: Text
+    where: StrippedText
     """Where the paper states it: `Section 3.2.2, Eq. 16`."""
-    text: Text
+    text: StrippedText
     """The statement, in one sentence."""
-    paper: Text
+    paper: StrippedText
     """The number or direction that the paper reports, or `exact` for a mathematical identity."""
     check: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
     """The function that checks it, `"package.module:function"`."""
@@ -45,19 +45,19 @@ class Paper(Config):
 
     id: Identifier
     """Its short name, equal to its key in the entry-point group `axon.v1.paper`."""
-    title: Text
+    title: StrippedText
     """Its title."""
-    authors: tuple[Text, ...] = Field(min_length=1)
+    authors: tuple[StrippedText, ...] = Field(min_length=1)
     """Its authors, in the paper's order."""
     year: int = Field(ge=1900, le=2200)
     """The year of its publication."""
     arxiv: Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$")]
     """Its arXiv id without the version: `1706.03762`."""
-    summary: Text
+    summary: StrippedText
     """Its result, in one sentence."""
     claim: tuple[Claim, ...] = ()
     """The claims that can be checked."""
-    command: dict[str, Text] = Field(default_factory=dict)
+    command: dict[str, StrippedText] = Field(default_factory=dict)
     """Help of the plugin's commands in `axon --help`, one sentence each, by name."""
 
     @model_validator(mode="after")
@@ -81,7 +81,7 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class InstalledRecipe:
     """A recipe that an installed plugin provides."""
 
     name: str
@@ -148,13 +148,13 @@ def read_card(entry: Entry) -> Paper:
     )
 
 
-def recipes() -> tuple[Recipe, ...]:
+def recipes() -> tuple[InstalledRecipe, ...]:
     """Return the recipes in the folder `recipes` of every installed paper's package, sorted by name."""
     found = [recipe for entry in discover().entries("paper") for recipe in _recipes_of(entry)]
     return tuple(sorted(found, key=lambda r: (r.name, r.distribution)))
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> InstalledRecipe:
     """Return the installed recipe `name`. Raises `UnknownKey` or `AmbiguousKey`."""
     known = recipes()
     found = [r for r in known if name in (r.name, r.qualified)]
@@ -173,13 +173,13 @@ def _card(entry: Entry) -> Card:
         return Card(entry, None, error)
 
 
-def _recipes_of(entry: Entry) -> list[Recipe]:
+def _recipes_of(entry: Entry) -> list[InstalledRecipe]:
     try:
         folders = package_folders(entry)
     except PluginLoadError:
         return []  # `axon papers` and `axon doctor` report it
     return [
-        Recipe(path.stem, entry.distribution, entry.version, path, *_summary(path))
+        InstalledRecipe(path.stem, entry.distribution, entry.version, path, *_summary(path))
         for folder in folders
         for path in folder.glob("recipes/*.toml")
     ]

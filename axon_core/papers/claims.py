@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from axon_core.checkpoint.atomic import whole_file, write_text, writing
+from axon_core.checkpoint.atomic import atomic_file, write_text, writing
 from axon_core.errors import AxonError
 from axon_core.json_text import to_json
 from axon_core.papers.card import Claim, Paper
@@ -30,7 +30,7 @@ from axon_core.registry.optional import new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["NotRun", "Outcome", "Result", "Verdict", "check", "save"]
+__all__ = ["ClaimResult", "NotRun", "Outcome", "Verdict", "check_claim", "save_claims"]
 
 Verdict = Literal["reproduced", "direction holds", "failed", "not run"]
 
@@ -54,7 +54,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Result:
+class ClaimResult:
     """A claim and its measured result, ready for a table or JSON."""
 
     paper: str
@@ -83,7 +83,7 @@ class Result:
     """File name of the figure in the output folder."""
 
 
-def check(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = False) -> Result:
+def check_claim(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = False) -> ClaimResult:
     """Run the check of one claim; a failure in the check becomes its result and raises no exception.
 
     A claim of scale `full` runs only if `full` is set. If the check draws a figure and matplotlib is installed, the
@@ -107,7 +107,7 @@ def check(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = F
     seconds = time.perf_counter() - start
     if seconds > claim.budget_s:
         measured += f" (took {seconds:.1f} s; its budget is {claim.budget_s:g} s)"
-    return Result(
+    return ClaimResult(
         paper=paper.id,
         claim=claim.id,
         where=claim.where,
@@ -123,7 +123,7 @@ def check(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = F
     )
 
 
-def save(results: Iterable[Result], out: Path) -> Path:
+def save_claims(results: Iterable[ClaimResult], out: Path) -> Path:
     """Write `results` to `claims.json` in the folder `out`, and return the file.
 
     Raises:
@@ -179,6 +179,6 @@ def _draw(outcome: Outcome, out: Path | None, name: str) -> str | None:
         return None
     outcome.plot(figure.add_subplot())
     out.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / name) as draft:
+    with atomic_file(out / name) as draft:
         figure.savefig(draft, dpi=150)  # pyright: ignore[reportUnknownMemberType]
     return name

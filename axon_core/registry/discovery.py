@@ -36,7 +36,7 @@ __all__ = [
     "discover",
     "forget",
     "load_problem",
-    "normalised",
+    "normalised_name",
     "scan",
 ]
 
@@ -171,7 +171,7 @@ def forget() -> None:
         _found = None
 
 
-def normalised(distribution: str) -> str:
+def normalised_name(distribution: str) -> str:
     """Return a distribution's name as package indexes compare it: `My_Plugin` is `my-plugin`."""
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
@@ -188,7 +188,7 @@ def scan(*, thorough: bool = False) -> Discovered:
     copies: dict[str, dict[str, Distribution]] = {}  # by name and metadata folder, in the order of sys.path
     for dist in metadata.distributions():
         folder = str(getattr(dist, "_path", ""))  # no public name for it; only needed for messages and duplicates
-        name = normalised(os.path.basename(folder).rpartition(".")[0].partition("-")[0])
+        name = normalised_name(os.path.basename(folder).rpartition(".")[0].partition("-")[0])
         copies.setdefault(name, {}).setdefault(folder, dist)
     for name, found in copies.items():
         used = _used(found)
@@ -328,4 +328,4 @@ def _sorted_out(entries: list[Entry], problems: list[Problem]) -> Discovered:
 
 def _names(variable: str) -> set[str]:
     """The distributions an environment variable lists."""
-    return {normalised(name) for name in os.environ.get(variable, "").split(",") if name.strip()}
+    return {normalised_name(name) for name in os.environ.get(variable, "").split(",") if name.strip()}

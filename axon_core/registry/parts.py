@@ -12,11 +12,11 @@ from axon_core.registry.spec import Spec
 
 __all__ = ["part", "part_config"]
 
-Part = TypeVar("Part")
+Component = TypeVar("Component")
 Sizes = TypeVar("Sizes", bound=config.Config)
 
 
-def part(config: config.Config, name: str, registry: Registry[Part], **given: Any) -> Part:
+def part(config: config.Config, name: str, registry: Registry[Component], **given: Any) -> Component:
     """Build the component that the field `name` of `config` asks for; errors name the field.
 
     `given` is what the model passes down (`Registry.build`).
@@ -26,7 +26,9 @@ def part(config: config.Config, name: str, registry: Registry[Part], **given: An
         return registry.build(spec, **given)
 
 
-def part_config(config: config.Config, name: str, registry: Registry[Part], kind: type[Sizes], **given: Any) -> Sizes:
+def part_config(
+    config: config.Config, name: str, registry: Registry[Component], kind: type[Sizes], **given: Any
+) -> Sizes:
     """Return the config of the component that `part` would build with the same arguments.
 
     Raises:

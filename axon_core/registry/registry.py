@@ -234,7 +234,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         distribution, qualified, bare = key.rpartition(":")
         found = self._entries().get(bare, ())
         if qualified:
-            name = discovery.normalised(distribution)
+            name = discovery.normalised_name(distribution)
             return tuple(entry for entry in found if entry.distribution == name)
         return found
 

@@ -14,7 +14,7 @@ from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.cache import Cache
 from axon_core.interfaces.scope import Scope
 from axon_core.testing import modules
-from axon_core.testing.kit import Part, Suite, expect, finite, same
+from axon_core.testing.kit import PartUnderTest, Suite, expect, finite, same
 from axon_core.testing.modules import LENGTHS, PlainRotary, SqueezedRotary, normal, ragged
 
 SUITE = Suite(Attention)
@@ -25,7 +25,7 @@ LAYERS = (1, 0, 2, 3, 4, 5, 6, 7)
 
 
 def build(
-    part: Part, seed: int = 0, base: float = 10000.0, layer: int = 1, kind: type[PlainRotary] = PlainRotary
+    part: PartUnderTest, seed: int = 0, base: float = 10000.0, layer: int = 1, kind: type[PlainRotary] = PlainRotary
 ) -> Attention:
     """Build a small attention, with a rotary embedding of this `kind` if it takes one."""
     config: Any = modules.config_of(part, dim=32, n_heads=4, layer=layer)
@@ -68,7 +68,7 @@ def at_once(attention: Attention, x: Float[Tensor, "b n d"], **scope: Any) -> Fl
 
 
 @SUITE.check("a reshape that mixes axes, or a hard-wired dtype")
-def shape(part: Part) -> None:
+def shape(part: PartUnderTest) -> None:
     """The result has the shape and dtype of the input."""
     attention = build(part)
     for x in (tokens(attention), tokens(attention)[:1, :1]):
@@ -78,7 +78,7 @@ def shape(part: Part) -> None:
 
 
 @SUITE.check("a missing mask, a mask aligned to the wrong corner, or a statistic along the sequence")
-def causal(part: Part) -> None:
+def causal(part: PartUnderTest) -> None:
     """In a causal scope, no token's result depends on later tokens, in training mode too."""
     attention = build(part)
     x, other = tokens(attention), tokens(attention, seed=2)
@@ -90,7 +90,7 @@ def causal(part: Part) -> None:
 
 
 @SUITE.check("the scope's mask or positions ignored, or an average that counts padding")
-def padding(part: Part) -> None:
+def padding(part: PartUnderTest) -> None:
     """Padding on either side, with any content, changes nothing for valid tokens."""
     attention = build(part)
     x = tokens(attention)
@@ -106,7 +106,7 @@ def padding(part: Part) -> None:
 
 
 @SUITE.check("the scope's mask ignored, positions counted across documents, or `scope.rotate` not used")
-def documents(part: Part) -> None:
+def documents(part: PartUnderTest) -> None:
     """Documents packed into one row give the same results as each alone, even if rotations depend on the length."""
     for kind, on in ((PlainRotary, ""), (SqueezedRotary, f", angles changing past {SqueezedRotary.UNTIL} tokens")):
         attention = build(part, kind=kind)
@@ -118,7 +118,7 @@ def documents(part: Part) -> None:
 
 
 @SUITE.check("a statistic over the batch, or positions taken from the first row")
-def neighbours(part: Part) -> None:
+def neighbours(part: PartUnderTest) -> None:
     """A row's result does not depend on the other rows of the batch, in training mode too."""
     attention = build(part)
     x = tokens(attention)
@@ -129,7 +129,7 @@ def neighbours(part: Part) -> None:
 
 
 @SUITE.check("an empty softmax in a row of padding, or 0 / 0 in a normalisation")
-def padded_rows_finite(part: Part) -> None:
+def padded_rows_finite(part: PartUnderTest) -> None:
     """Results and gradients are finite even for padding, and for rows of padding alone."""
     attention = build(part)
     valid = ragged("left")
@@ -144,7 +144,7 @@ def padded_rows_finite(part: Part) -> None:
 
 
 @SUITE.check("a softmax, an exponential or a sum that is not computed in float32")
-def large_logits(part: Part) -> None:
+def large_logits(part: PartUnderTest) -> None:
     """In half precision, scores beyond its range of 65504 give finite results."""
     attention = build(part).half()
     x = tokens(attention, scale=200.0).half()
@@ -153,14 +153,14 @@ def large_logits(part: Part) -> None:
 
 
 @SUITE.check("a table or mask in float32 that meets bfloat16 operands, or statistics in bfloat16")
-def bfloat16(part: Part) -> None:
+def bfloat16(part: PartUnderTest) -> None:
     """A module in bfloat16 returns bfloat16, close to the results in float32, with a cache too."""
     modules.runs_in(torch.bfloat16, build(part), tokens(build(part)), at_once)
     modules.runs_in(torch.bfloat16, build(part), tokens(build(part)), lambda m, x: decode(m, x, [5, 3, 1]))
 
 
 @SUITE.check("operands whose dtypes differ under autocast, such as a float32 cache and bfloat16 queries")
-def autocast(part: Part) -> None:
+def autocast(part: PartUnderTest) -> None:
     """Under autocast to bfloat16 the results are close to those in float32, with a cache too."""
     attention = build(part)
     x = tokens(attention)
@@ -172,7 +172,7 @@ def autocast(part: Part) -> None:
 
 
 @SUITE.check("an unused parameter, or a tensor detached from the graph")
-def gradient(part: Part) -> None:
+def gradient(part: PartUnderTest) -> None:
     """In float64 every parameter has a gradient; it and the inputs' gradients agree with finite differences."""
     attention = modules.in_float64(build(part))
     inputs = {"x": tokens(attention).double()}
@@ -191,7 +191,7 @@ def gradient(part: Part) -> None:
 
 
 @SUITE.check("randomness in evaluation mode, or state left from the previous pass")
-def deterministic(part: Part) -> None:
+def deterministic(part: PartUnderTest) -> None:
     """In evaluation mode the same input gives the same result, bit for bit."""
     attention = build(part)
     x = tokens(attention)
@@ -199,7 +199,7 @@ def deterministic(part: Part) -> None:
 
 
 @SUITE.check("rotary_dim not overridden by an attention that takes no rotary embedding, or a missing rotation")
-def rotary(part: Part) -> None:
+def rotary(part: PartUnderTest) -> None:
     """The rotary embedding requested by `rotary_dim` changes the result in at least one of the first layers."""
     asked = 0
     for layer in LAYERS:  # some layers may have none by design
@@ -215,7 +215,7 @@ def rotary(part: Part) -> None:
 
 
 @SUITE.check("queries taken from the memory, keys from the input, or the memory's padding ignored")
-def cross(part: Part) -> None:
+def cross(part: PartUnderTest) -> None:
     """Unless the class sets `cross = False`, cross-attention sees the valid part of the memory and nothing else."""
     attention = build(part)
     if not attention.cross:
@@ -242,7 +242,7 @@ def cross(part: Part) -> None:
 @SUITE.check(
     "an in-place operation such as `mul_` on an argument, on a view of it, or on `.float()` of it, which may be it"
 )
-def inputs_unchanged(part: Part) -> None:
+def inputs_unchanged(part: PartUnderTest) -> None:
     """It does not write to its inputs: tokens, memory, and the tensors that all layers share in the scope."""
     attention = build(part)
     x, memory, valid = tokens(attention), tokens(attention, seed=2), ragged("left")
@@ -260,21 +260,21 @@ def inputs_unchanged(part: Part) -> None:
 
 
 @SUITE.check("a field of a type that JSON lacks, or a default that depends on more than the fields")
-def config_json(part: Part) -> None:
+def config_json(part: PartUnderTest) -> None:
     """The config round-trips through JSON, and each of its fields has a description."""
     attention = build(part)
     modules.config_round_trip(attention.config)
-    modules.described(part.cls.Config)
+    modules.fields_described(part.cls.Config)
 
 
 @SUITE.check("a tensor that affects results but is neither a parameter nor a buffer")
-def state_dict(part: Part) -> None:
+def state_dict(part: PartUnderTest) -> None:
     """The state dict contains everything that a new instance needs to give the same results."""
     x = tokens(build(part))
     modules.state_round_trip(lambda seed: build(part, seed), lambda attention: at_once(attention, x))
 
 
 @SUITE.check("a buffer or parameter created once for the class or the Python module")
-def instances_apart(part: Part) -> None:
+def instances_apart(part: PartUnderTest) -> None:
     """Two instances share no memory."""
     modules.apart(build(part, 0), build(part, 1))

@@ -8,14 +8,14 @@ from torch import Tensor
 from axon_core.interfaces.cache import LayerCache
 from axon_core.interfaces.scope import Scope
 from axon_core.testing.attention import SUITE, N, at_once, build, decode, new_cache, tokens
-from axon_core.testing.kit import Broken, Part, expect, same
+from axon_core.testing.kit import Broken, PartUnderTest, expect, same
 from axon_core.testing.modules import LENGTHS, ragged
 
 ORDER = [2, 0, 1]
 
 
 @SUITE.check("keys appended before they are rotated, or a state that is not updated")
-def cached_one_pass(part: Part) -> None:
+def cached_one_pass(part: PartUnderTest) -> None:
     """A pass with an empty cache of any capacity gives the same results as a pass without a cache."""
     attention = build(part)
     x = tokens(attention)
@@ -25,7 +25,7 @@ def cached_one_pass(part: Part) -> None:
 
 
 @SUITE.check("a position, slot or window that is off by one")
-def cached_steps(part: Part) -> None:
+def cached_steps(part: PartUnderTest) -> None:
     """Decoding token by token gives the same results as one pass."""
     attention = build(part)
     x = tokens(attention)
@@ -33,7 +33,7 @@ def cached_steps(part: Part) -> None:
 
 
 @SUITE.check("a causal mask aligned to the first key instead of the last, or a window cut before the pass uses it")
-def cached_chunks(part: Part) -> None:
+def cached_chunks(part: PartUnderTest) -> None:
     """Decoding in chunks gives the same results as one pass."""
     attention = build(part)
     x = tokens(attention)
@@ -42,7 +42,7 @@ def cached_chunks(part: Part) -> None:
 
 
 @SUITE.check("padding that enters the state, or slots used where positions are meant")
-def cached_ragged(part: Part) -> None:
+def cached_ragged(part: PartUnderTest) -> None:
     """In a batch padded on the left, every row is decoded as if it were alone."""
     attention = build(part)
     x, valid = tokens(attention), ragged("left")
@@ -56,7 +56,7 @@ def cached_ragged(part: Part) -> None:
 
 
 @SUITE.check("state kept in the module instead of the cache")
-def caches_apart(part: Part) -> None:
+def caches_apart(part: PartUnderTest) -> None:
     """Two caches used in turn affect neither each other nor a pass without a cache."""
     attention = build(part)
     a, b = tokens(attention, seed=1), tokens(attention, seed=2)
@@ -72,7 +72,7 @@ def caches_apart(part: Part) -> None:
 
 
 @SUITE.check("state kept outside the declared state, or a state that is not per token and does not start from zero")
-def cache_reused(part: Part) -> None:
+def cache_reused(part: PartUnderTest) -> None:
     """The declared state is complete: rows can be reordered (beam search), and a cache can be reset and reused."""
     attention = build(part)
     x, other = tokens(attention), tokens(attention, seed=2)
@@ -86,7 +86,7 @@ def cache_reused(part: Part) -> None:
 
 
 @SUITE.check("a memory projected again at each step, or a cache of cross-attention filled with the input")
-def cached_cross(part: Part) -> None:
+def cached_cross(part: PartUnderTest) -> None:
     """Cross-attention gives the same results with and without a cache, and with one reads the memory only once."""
     attention = build(part)
     if not attention.cross:
@@ -104,7 +104,7 @@ def cached_cross(part: Part) -> None:
 
 
 @SUITE.check("a declared state larger than the used one, or buffers replaced instead of written to")
-def state(part: Part) -> None:
+def state(part: PartUnderTest) -> None:
     """Decoding fills every declared state and needs no further memory."""
     attention = build(part)
     x = tokens(attention)
@@ -130,16 +130,16 @@ def state(part: Part) -> None:
 
 
 @SUITE.check("an example whose window is as long as the kit's rows, so that no token is ever outside it")
-def window(part: Part) -> None:
+def window(part: PartUnderTest) -> None:
     """If a state declares a window, one of the class's examples has a window shorter than the test rows."""
     found = _windows(part)
-    others = (_windows(Part(part.name, part.cls, example)) for example in part.cls.examples)
+    others = (_windows(PartUnderTest(part.name, part.cls, example)) for example in part.cls.examples)
     if found and not any(reach < N for windows in (found, *others) for reach in windows.values()):
         windows = ", ".join(f"the window of state {name!r} is {reach}" for name, reach in found.items())
         raise Broken(f"rows of {N} tokens", f"{windows}; give one of `examples` a window below {N}")
 
 
-def _windows(part: Part) -> dict[str, int]:
+def _windows(part: PartUnderTest) -> dict[str, int]:
     return {name: kept.window for name, kept in build(part).state().items() if kept.window is not None}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from axon_core.errors import AxonError
 
-__all__ = ["Broken", "Case", "Check", "Failure", "Part", "Suite", "expect", "finite", "same", "told"]
+__all__ = ["Broken", "Case", "Check", "Failure", "PartUnderTest", "Suite", "expect", "finite", "same", "told"]
 
 
 class Broken(Exception):
@@ -37,7 +37,7 @@ class Failure(AxonError):
 
 
 @dataclass(frozen=True)
-class Part:
+class PartUnderTest:
     """A registered class and the options it is built with."""
 
     name: str
@@ -56,7 +56,7 @@ class Check:
     """The property, in one sentence."""
     cause: str
     """The usual cause of a failure."""
-    run: Callable[[Part], None]
+    run: Callable[[PartUnderTest], None]
     """Raises `Broken` if the property does not hold."""
 
 
@@ -64,7 +64,7 @@ class Check:
 class Case:
     """One check on one part."""
 
-    part: Part
+    part: PartUnderTest
     check: Check
 
     @property
@@ -94,10 +94,10 @@ class Suite:
         self.interface = interface
         self.checks: list[Check] = []
 
-    def check(self, cause: str) -> Callable[[Callable[[Part], None]], Callable[[Part], None]]:
+    def check(self, cause: str) -> Callable[[Callable[[PartUnderTest], None]], Callable[[PartUnderTest], None]]:
         """Add the decorated function; `cause` is the usual cause of a failure."""
 
-        def add(run: Callable[[Part], None]) -> Callable[[Part], None]:
+        def add(run: Callable[[PartUnderTest], None]) -> Callable[[PartUnderTest], None]:
             rule = " ".join((run.__doc__ or "").split())
             self.checks.append(Check(run.__name__, rule, cause, run))
             return run
@@ -157,7 +157,7 @@ def expect(holds: bool, on: str, found: str) -> None:
         raise Broken(on, found)
 
 
-def _inputs(error: Exception, run: Callable[[Part], None]) -> str:
+def _inputs(error: Exception, run: Callable[[PartUnderTest], None]) -> str:
     """Describe the variables of the check when the part raised `error`: shapes, numbers and texts."""
     code = getattr(run, "__code__", None)
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is code]

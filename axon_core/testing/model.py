@@ -18,7 +18,7 @@ from axon_core.interfaces.model import CausalLM, Model
 from axon_core.registries import ROTARY_EMBEDDINGS
 from axon_core.registry.spec import Spec
 from axon_core.testing import modules
-from axon_core.testing.kit import Broken, Part, Suite, expect, same
+from axon_core.testing.kit import Broken, PartUnderTest, Suite, expect, same
 from axon_core.testing.modules import LENGTHS, SqueezedRotary, ragged
 
 MODEL = Suite(Model)
@@ -29,12 +29,12 @@ SQUEEZED = f"a rotary embedding whose angles change past {SqueezedRotary.UNTIL} 
 SIZES = {"vocab_size": 61, "context": 16, "dim": 32, "n_layers": 2, "n_heads": 4}
 
 
-def build(part: Part, seed: int = 0) -> Any:
+def build(part: PartUnderTest, seed: int = 0) -> Any:
     """Build a small model."""
     return modules.built(lambda: part.cls(modules.config_of(part, **SIZES)), seed)
 
 
-def squeezed(part: Part) -> Any:
+def squeezed(part: PartUnderTest) -> Any:
     """Build a small model with a `SqueezedRotary`, or return None if its config has no rotary embedding."""
     if not isinstance(getattr(modules.config_of(part, **SIZES), "rotary", None), Spec):
         return None
@@ -74,7 +74,7 @@ def decode(
 
 
 @CAUSAL_LM.check("logits of the last position alone, or a head whose size is not the vocabulary's")
-def shape(part: Part) -> None:
+def shape(part: PartUnderTest) -> None:
     """There is one score for each position and token, and `logits(features(…))` gives the same scores."""
     model = build(part)
     tokens = text(model)
@@ -88,7 +88,7 @@ def shape(part: Part) -> None:
 
 
 @CAUSAL_LM.check("a missing mask, or a statistic along the sequence")
-def causal(part: Part) -> None:
+def causal(part: PartUnderTest) -> None:
     """No score depends on later tokens, in training mode too."""
     model = build(part)
     tokens = text(model)
@@ -100,7 +100,7 @@ def causal(part: Part) -> None:
 
 
 @CAUSAL_LM.check("`valid` not passed on, or a padding id looked up in the embedding")
-def padding(part: Part) -> None:
+def padding(part: PartUnderTest) -> None:
     """Padding on either side, with any id such as −1, changes nothing for valid tokens."""
     model = build(part)
     tokens = text(model)
@@ -113,7 +113,7 @@ def padding(part: Part) -> None:
 
 
 @CAUSAL_LM.check("`documents` not passed on, or a rotation taken at positions instead of by `scope.rotate`")
-def documents(part: Part) -> None:
+def documents(part: PartUnderTest) -> None:
     """Documents packed into one row give the same results as each alone, even if rotations depend on the length."""
     for model, on in ((build(part), ""), (squeezed(part), f"; {SQUEEZED}")):
         if model is None:
@@ -125,7 +125,7 @@ def documents(part: Part) -> None:
 
 
 @CAUSAL_LM.check("a statistic over the batch")
-def neighbours(part: Part) -> None:
+def neighbours(part: PartUnderTest) -> None:
     """A row's scores do not depend on the other rows of the batch, in training mode too."""
     model = build(part)
     tokens = text(model)
@@ -136,7 +136,7 @@ def neighbours(part: Part) -> None:
 
 
 @CAUSAL_LM.check("a layer that does not get its cache, or positions that start again at each step")
-def cached(part: Part) -> None:
+def cached(part: PartUnderTest) -> None:
     """Decoding at once, token by token and in chunks gives the same results as one pass."""
     model = build(part)
     tokens = text(model)
@@ -146,7 +146,7 @@ def cached(part: Part) -> None:
 
 
 @CAUSAL_LM.check("`valid` not passed to the cache")
-def cached_ragged(part: Part) -> None:
+def cached_ragged(part: PartUnderTest) -> None:
     """In a batch padded on the left, every row is decoded as if it were alone; other padding raises an error."""
     model, valid = build(part), ragged("left")
     tokens = text(model)
@@ -166,7 +166,7 @@ def cached_ragged(part: Part) -> None:
 
 
 @CAUSAL_LM.check("a cache without a horizon, or results for whole rows instead of the new tokens")
-def horizon(part: Part) -> None:
+def horizon(part: PartUnderTest) -> None:
     """Beyond the rotary embedding's `constant_until` too, decoding gives the same results as one pass so far."""
     model = squeezed(part)
     if model is None:
@@ -188,7 +188,7 @@ def horizon(part: Part) -> None:
 
 
 @CAUSAL_LM.check("decoding state kept in the model")
-def caches_apart(part: Part) -> None:
+def caches_apart(part: PartUnderTest) -> None:
     """Two caches used in turn do not affect each other."""
     model = build(part)
     a, b = text(model, 1), text(model, 2)
@@ -200,7 +200,7 @@ def caches_apart(part: Part) -> None:
 
 
 @CAUSAL_LM.check("a float32 table or cache that meets bfloat16 operands")
-def bfloat16(part: Part) -> None:
+def bfloat16(part: PartUnderTest) -> None:
     """In bfloat16 and under autocast to it, the results are close to those in float32, with a cache too."""
     model = build(part)
     tokens = text(model)
@@ -214,7 +214,7 @@ def bfloat16(part: Part) -> None:
 
 
 @CAUSAL_LM.check("an unused parameter, or a tensor detached from the graph")
-def gradient(part: Part) -> None:
+def gradient(part: PartUnderTest) -> None:
     """In float64 every parameter has a gradient that agrees with finite differences."""
     model = modules.in_float64(build(part))
     tokens = text(model)
@@ -222,7 +222,7 @@ def gradient(part: Part) -> None:
 
 
 @CAUSAL_LM.check("an in-place operation such as `masked_fill_` on an argument or on a view of it")
-def inputs_unchanged(part: Part) -> None:
+def inputs_unchanged(part: PartUnderTest) -> None:
     """It does not write to its inputs: tokens, `valid` and `documents`."""
     model, valid = build(part), ragged("left")
     tokens = text(model)
@@ -238,7 +238,7 @@ def inputs_unchanged(part: Part) -> None:
 
 
 @CAUSAL_LM.check("a tensor that affects results but is neither a parameter nor a buffer")
-def saved(part: Part) -> None:
+def saved(part: PartUnderTest) -> None:
     """A saved and loaded model gives the same scores, bit for bit."""
     model = build(part)
     tokens = text(model)
@@ -246,7 +246,7 @@ def saved(part: Part) -> None:
 
 
 @MODEL.check("a tensor that is neither a parameter nor a buffer, or an incomplete config")
-def saved_state(part: Part) -> None:
+def saved_state(part: PartUnderTest) -> None:
     """A saved and loaded model has the same state dict, bit for bit."""
     model = build(part)
     want, got = model.state_dict(), _reloaded(model).state_dict()
@@ -255,14 +255,14 @@ def saved_state(part: Part) -> None:
         same(got[name], tensor, f"state {name!r}, saved and loaded", tolerance=0)
 
 
-def config_json(part: Part) -> None:
+def config_json(part: PartUnderTest) -> None:
     """The config round-trips through JSON, builds the same model again, and has a description for each field."""
     model = build(part)
     modules.config_round_trip(model.config)
-    modules.described(part.cls.Config)
+    modules.fields_described(part.cls.Config)
 
 
-def hidden_matrices(part: Part) -> None:
+def hidden_matrices(part: PartUnderTest) -> None:
     """`hidden_matrices` are matrices among the model's parameters, each listed once."""
     model: Model = build(part)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -275,7 +275,7 @@ def hidden_matrices(part: Part) -> None:
         seen.add(id(matrix))
 
 
-def instances_apart(part: Part) -> None:
+def instances_apart(part: PartUnderTest) -> None:
     """Two instances share no memory."""
     modules.apart(build(part, 0), build(part, 1))
 

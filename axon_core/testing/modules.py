@@ -16,7 +16,7 @@ from axon_core.config import Config, validate
 from axon_core.errors import ConfigError
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding, Rotation
 from axon_core.json_text import to_json
-from axon_core.testing.kit import Broken, Part, expect, finite, same
+from axon_core.testing.kit import Broken, PartUnderTest, expect, finite, same
 
 LENGTHS = (9, 6, 3)
 """Valid tokens of the rows in ragged batches."""
@@ -63,7 +63,7 @@ class SqueezedRotary(PlainRotary):
         return self.turned(positions / (length / self.UNTIL).clamp(min=1))
 
 
-def config_of(part: Part, **sizes: Any) -> Config:
+def config_of(part: PartUnderTest, **sizes: Any) -> Config:
     """Return the part's config: its options, and small `sizes` for other fields that it has.
 
     Raises `Broken` if they break a rule of the config.
@@ -145,7 +145,7 @@ def doubled(config: Config) -> Iterator[tuple[str, Any]]:
                 continue
 
 
-def described(config: type[Config]) -> None:
+def fields_described(config: type[Config]) -> None:
     """Raise `Broken` unless every field of a config has a description."""
     if missing := [name for name, field in config.model_fields.items() if not field.description]:
         raise Broken(f"the fields of {config.__qualname__}", f"no description of {', '.join(missing)}")

@@ -12,14 +12,14 @@ from torch import Tensor
 from axon_core.interfaces.rotary_embedding import Layout, RotaryEmbedding, Rotation
 from axon_core.interfaces.scope import Scope
 from axon_core.testing import modules
-from axon_core.testing.kit import Broken, Part, Suite, expect, same
+from axon_core.testing.kit import Broken, PartUnderTest, Suite, expect, same
 from axon_core.testing.modules import normal
 
 SUITE = Suite(RotaryEmbedding)
 DIM, CONTEXT, FAR = 16, 32, 8191
 
 
-def build(part: Part, layout: str = "half", seed: int = 0) -> RotaryEmbedding:
+def build(part: PartUnderTest, layout: str = "half", seed: int = 0) -> RotaryEmbedding:
     """Build a rotary embedding of 16 features, for a model trained with 32 tokens."""
     config: Any = modules.config_of(part, dim=DIM, context=CONTEXT, layout=layout)
     return modules.built(lambda: part.cls(config), seed)
@@ -49,7 +49,7 @@ def length(rotary: RotaryEmbedding) -> int:
 
 
 @SUITE.check("tables with a wrong dtype or number of features")
-def shape(part: Part) -> None:
+def shape(part: PartUnderTest) -> None:
     """The tables are float32, with one entry per position and feature; a rotated tensor keeps its shape and dtype."""
     rotary = build(part)
     table = rotation(rotary, range(5), range(5, 10))
@@ -63,7 +63,7 @@ def shape(part: Part) -> None:
 
 
 @SUITE.check("cos and sin of different angles, or a scale applied to the tables")
-def norm_preserving(part: Part) -> None:
+def norm_preserving(part: PartUnderTest) -> None:
     """A rotation does not change the length of a vector."""
     rotary = build(part)
     n = length(rotary)
@@ -72,7 +72,7 @@ def norm_preserving(part: Part) -> None:
 
 
 @SUITE.check("angles that are not proportional to positions")
-def relative(part: Part) -> None:
+def relative(part: PartUnderTest) -> None:
     """The score of a rotated query and key depends on their distance alone."""
     rotary = build(part)
     n = length(rotary)
@@ -90,7 +90,7 @@ def relative(part: Part) -> None:
 
 
 @SUITE.check("frequencies of zero, or positions that are not used")
-def positions_differ(part: Part) -> None:
+def positions_differ(part: PartUnderTest) -> None:
     """Different positions within the context have different rotations, independent of their place in the row."""
     rotary = build(part)
     table = phases(rotary, range(CONTEXT))[0]
@@ -107,7 +107,7 @@ def positions_differ(part: Part) -> None:
 
 
 @SUITE.check("frequencies in a buffer that `.bfloat16()` rounds, or a matrix product that autocast rounds")
-def float32_angles(part: Part) -> None:
+def float32_angles(part: PartUnderTest) -> None:
     """Angles are computed in float32, for any dtype of the module and under autocast."""
     near = [0, 1, 2, FAR - 1, FAR]
     want = rotation(build(part), near)
@@ -123,7 +123,7 @@ def float32_angles(part: Part) -> None:
 
 
 @SUITE.check("a length or a table computed for the whole batch")
-def rows_apart(part: Part) -> None:
+def rows_apart(part: PartUnderTest) -> None:
     """A row's rotation does not depend on the other rows of the batch."""
     rotary = build(part)
     short, long = list(range(8)), list(range(4 * CONTEXT, 4 * CONTEXT + 8))
@@ -132,7 +132,7 @@ def rows_apart(part: Part) -> None:
 
 
 @SUITE.check("a length taken from the number of columns, or from the first or the last column")
-def documents(part: Part) -> None:
+def documents(part: PartUnderTest) -> None:
     """A document packed into a row with others has the same rotations as in a row of its own."""
     rotary = build(part)
     for sizes in ((5, 3 * CONTEXT, 8), (4 * CONTEXT, 1, CONTEXT + 1)):
@@ -144,7 +144,7 @@ def documents(part: Part) -> None:
 
 
 @SUITE.check("a table or a base kept from a longer sequence")
-def no_memory(part: Part) -> None:
+def no_memory(part: PartUnderTest) -> None:
     """A rotation does not depend on previous calls."""
     rotary = build(part)
     want = rotation(rotary, range(8))
@@ -153,7 +153,7 @@ def no_memory(part: Part) -> None:
 
 
 @SUITE.check("a scaling that depends on the sequence length, without `constant_until`")
-def constant_until(part: Part) -> None:
+def constant_until(part: PartUnderTest) -> None:
     """Up to the length `constant_until`, or for any length if it is None, a position's rotation never changes."""
     rotary = build(part)
     n = length(rotary)
@@ -168,7 +168,7 @@ def constant_until(part: Part) -> None:
 
 
 @SUITE.check("a buffer or table created once for the class, or a cached table whose key lacks a setting")
-def instances_apart(part: Part) -> None:
+def instances_apart(part: PartUnderTest) -> None:
     """Two instances share no memory, and each rotates by its own settings, independent of the other's calls."""
     first, second = build(part), build(part)
     modules.apart(first, second)
@@ -190,7 +190,7 @@ def instances_apart(part: Part) -> None:
 
 
 @SUITE.check("a table that depends on the config, registered without `persistent=False`")
-def state_dict(part: Part) -> None:
+def state_dict(part: PartUnderTest) -> None:
     """The state dict has no buffers, so that trained weights load with another rotary embedding or context."""
     rotary = build(part)
     learned = {name for name, _ in rotary.named_parameters()}
@@ -200,7 +200,7 @@ def state_dict(part: Part) -> None:
 
 
 @SUITE.check("an in-place operation such as `sub_` on an argument or on a view of it")
-def inputs_unchanged(part: Part) -> None:
+def inputs_unchanged(part: PartUnderTest) -> None:
     """It writes neither to the positions nor to the rotated heads."""
     rotary, positions, x = build(part), torch.arange(-1, 4 * CONTEXT - 1).repeat(2, 1), normal(2, 4 * CONTEXT, 3, DIM)
     given = {"positions": positions, "heads": x}
@@ -208,7 +208,7 @@ def inputs_unchanged(part: Part) -> None:
 
 
 @SUITE.check("tables built for one layout and labelled with the other")
-def layout(part: Part) -> None:
+def layout(part: PartUnderTest) -> None:
     """The tables pair the features their layout names, and both layouts rotate by the same angles."""
     angles: list[Tensor] = []
     for name in get_args(Layout):
@@ -224,10 +224,10 @@ def layout(part: Part) -> None:
 
 
 @SUITE.check("a field of a type that JSON lacks, or a default that depends on more than the fields")
-def config_json(part: Part) -> None:
+def config_json(part: PartUnderTest) -> None:
     """The config round-trips through JSON, and each of its fields has a description."""
     modules.config_round_trip(build(part).config)
-    modules.described(part.cls.Config)
+    modules.fields_described(part.cls.Config)
 
 
 def _same_tables(got: Rotation, want: Rotation, on: str, tolerance: float) -> None:

@@ -11,7 +11,7 @@ from axon_core.registry import discovery
 from axon_core.registry.discovery import Entry
 from axon_core.registry.registry import registry_of
 from axon_core.testing import attention_cache, model, norm, rotary_embedding, trainer
-from axon_core.testing.kit import Broken, Case, Check, Part, Suite
+from axon_core.testing.kit import Broken, Case, Check, PartUnderTest, Suite
 
 __all__ = ["cases", "cases_of", "suites"]
 
@@ -31,7 +31,7 @@ def cases(distribution: str | None = None) -> Iterator[Case]:
     groups = sorted(known.groups.keys() - {"paper", "command", "hooks", "registry"})
     entries = [entry for group in groups for entry in known.entries(group)]
     if distribution is not None:
-        name = discovery.normalised(distribution)
+        name = discovery.normalised_name(distribution)
         entries = [entry for entry in entries if entry.distribution == name]
         if not entries:
             offer = ", ".join(sorted({entry.distribution for group in groups for entry in known.entries(group)}))
@@ -53,11 +53,11 @@ def cases_of(cls: type[Any], options: Mapping[str, Any] | None = None, name: str
         raise ContractError(f"{cls.__qualname__} must implement one of the five interfaces, and implements none")
     variants: Sequence[Mapping[str, Any]] = [options] if options else cls.examples
     if not variants:
-        yield Case(Part(name or cls.__qualname__, cls), _NO_EXAMPLE)
+        yield Case(PartUnderTest(name or cls.__qualname__, cls), _NO_EXAMPLE)
     for variant in variants:
         shown = ",".join(f"{key}={value}" for key, value in variant.items() if not isinstance(value, Mapping))
         title = f"{name or cls.__qualname__}[{shown}]" if shown else name or cls.__qualname__
-        yield from (Case(Part(title, cls, variant), check) for check in suite.checks)
+        yield from (Case(PartUnderTest(title, cls, variant), check) for check in suite.checks)
 
 
 def _cases_of_entry(entry: Entry, name: str) -> Iterator[Case]:
@@ -66,15 +66,15 @@ def _cases_of_entry(entry: Entry, name: str) -> Iterator[Case]:
         cls = registry_of(entry.group)[entry.qualified]
     except AxonError as error:
         fails = replace(_LOADS, run=_always(Broken(f"loading {entry.target} of {entry.source}", str(error))))
-        yield Case(Part(name, type(None)), fails)
+        yield Case(PartUnderTest(name, type(None)), fails)
         return
-    yield Case(Part(name, cls), _LOADS)
+    yield Case(PartUnderTest(name, cls), _LOADS)
     if any(issubclass(cls, suite.interface) for suite in suites()):
         yield from cases_of(cls, name=name)
 
 
-def _always(broken: Broken) -> Callable[[Part], None]:
-    def run(part: Part) -> None:
+def _always(broken: Broken) -> Callable[[PartUnderTest], None]:
+    def run(part: PartUnderTest) -> None:
         raise broken
 
     return run

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from axon_core.randomness import Key
 from axon_core.testing import modules
-from axon_core.testing.kit import Broken, Part, Suite, expect, same
+from axon_core.testing.kit import Broken, PartUnderTest, Suite, expect, same
 from axon_core.training.recipe import Recipe
 from axon_core.training.trainer import Trainer
 
@@ -23,7 +23,7 @@ _AGAIN = 4  # an order drawn again may be the same by chance
 _ROUNDING = 1e-9  # a smaller sum may be zero, such as the KL divergence of a policy that has not changed yet
 
 
-def build(part: Part, saved: Path | None = None) -> Trainer:
+def build(part: PartUnderTest, saved: Path | None = None) -> Trainer:
     """Build the trainer of an example recipe, with its models in evaluation mode and their parameters perturbed."""
     torch.manual_seed(0)
     recipe = Recipe.of(part.options, "example", f"the example of {part.name}", ["trainer.device=cpu"])
@@ -52,14 +52,14 @@ def pieces(data: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 @SUITE.check("a field of a type that JSON lacks, or a default that depends on more than the fields")
-def config_json(part: Part) -> None:
+def config_json(part: PartUnderTest) -> None:
     """The config round-trips through JSON, and each of its fields has a description."""
     modules.config_round_trip(build(part).config)
-    modules.described(part.cls.Config)
+    modules.fields_described(part.cls.Config)
 
 
 @SUITE.check("a misspelt role in `trainable`, or a frozen model that is the trained one instead of a copy")
-def roles(part: Part) -> None:
+def roles(part: PartUnderTest) -> None:
     """Each trainable role has a model, and shares no parameter with a frozen model."""
     trainer = build(part)
     found = f"trainable {list(trainer.trainable)}, models {list(trainer.models)}"
@@ -72,7 +72,7 @@ def roles(part: Part) -> None:
 
 
 @SUITE.check("an iterator or a generator that is advanced by each call")
-def batch(part: Part) -> None:
+def batch(part: PartUnderTest) -> None:
     """The batch of a step is a function of the step alone, and all its tensors have one row per example."""
     trainer, other = build(part), build(part)
     want = trainer.batch(STEP)
@@ -86,7 +86,7 @@ def batch(part: Part) -> None:
 
 
 @SUITE.check("random numbers that do not come from the key")
-def collect(part: Part) -> None:
+def collect(part: PartUnderTest) -> None:
     """The data that a step learns from depend on the batch and the key alone."""
     trainer = build(part)
     want = collected(trainer)
@@ -95,7 +95,7 @@ def collect(part: Part) -> None:
 
 
 @SUITE.check("an order that does not come from the key, such as that of `random.shuffle`")
-def minibatches(part: Part) -> None:
+def minibatches(part: PartUnderTest) -> None:
     """The mini-batches and their order depend on the data and the key alone."""
     trainer = build(part)
     data, key = collected(trainer), Key((trainer.config.seed, STEP))("minibatches")
@@ -110,7 +110,7 @@ def minibatches(part: Part) -> None:
 
 
 @SUITE.check("a mean returned instead of a sum, or a batch statistic in the loss")
-def additive(part: Part) -> None:
+def additive(part: PartUnderTest) -> None:
     """Losses and counts are sums over the examples, with the same names, so that micro-batches do not matter."""
     trainer = build(part)
     data = minibatch(trainer)
@@ -127,7 +127,7 @@ def additive(part: Part) -> None:
 
 
 @SUITE.check("an in-place operation on the data, which later epochs read again, or an entry added to them")
-def inputs_unchanged(part: Part) -> None:
+def inputs_unchanged(part: PartUnderTest) -> None:
     """`collect`, `minibatches`, `counts` and `loss` do not change their data."""
     trainer = build(part)
     key = Key((trainer.config.seed, STEP))
@@ -147,7 +147,7 @@ def inputs_unchanged(part: Part) -> None:
 @SUITE.check(
     "a call of `eval()` or `train()`; the class attribute `training_mode` says which mode the loss is computed in"
 )
-def modes(part: Part) -> None:
+def modes(part: PartUnderTest) -> None:
     """A step leaves every model in the mode that the loop has set."""
     trainer = build(part)
     for training in (True, False):
@@ -163,7 +163,7 @@ def modes(part: Part) -> None:
 
 
 @SUITE.check("padding or masked examples counted, or an empty mask")
-def positive_counts(part: Part) -> None:
+def positive_counts(part: PartUnderTest) -> None:
     """Every term of the loss has a positive, finite count."""
     trainer = build(part)
     for name, count in trainer.counts(minibatch(trainer)).items():
@@ -171,7 +171,7 @@ def positive_counts(part: Part) -> None:
 
 
 @SUITE.check("a loss computed without gradients, or a trainable model that the loss does not use")
-def gradient(part: Part) -> None:
+def gradient(part: PartUnderTest) -> None:
     """Every trainable model has a finite gradient."""
     trainer = build(part)
     for role, model in trainer.models.items():  # as the loop does
@@ -187,7 +187,7 @@ def gradient(part: Part) -> None:
 
 
 @SUITE.check("an evaluation on a random sample, or one that trains")
-def evaluate(part: Part) -> None:
+def evaluate(part: PartUnderTest) -> None:
     """Evaluation returns the same finite numbers each time, and does not change the models."""
     trainer = build(part)
     before = {role: copy.deepcopy(model.state_dict()) for role, model in trainer.models.items()}
@@ -201,7 +201,7 @@ def evaluate(part: Part) -> None:
 
 
 @SUITE.check("state that `state_dict` leaves out or `load_state_dict` ignores")
-def state_dict(part: Part) -> None:
+def state_dict(part: PartUnderTest) -> None:
     """The trainer's own state consists of tensors, numbers and strings, and another instance can load it."""
     trainer, other = build(part), build(part)
     for step in range(2):
@@ -213,7 +213,7 @@ def state_dict(part: Part) -> None:
 
 
 @SUITE.check("a file that is not written, or that is made again instead of read")
-def export(part: Part) -> None:
+def export(part: PartUnderTest) -> None:
     """Its export suffices to build it again from the same recipe, with the same examples."""
     trainer = build(part)
     with tempfile.TemporaryDirectory() as folder:

@@ -8,10 +8,10 @@ __getattr__, __dir__, __all__ = attach(
         "chat_template": ["CHAT_TEMPLATES", "ChatTemplate"],
         "corpus": ["TextConfig", "TextData", "Windows", "read_text"],
         "order": ["Order"],
-        "prompts": ["Prompt", "check_room", "encode_prompts"],
+        "prompts": ["EncodedPrompt", "check_room", "encode_prompts"],
         "records": [
             "Comparison",
-            "Completion",
+            "CompletionRecord",
             "Dialogue",
             "Message",
             "Ranking",
@@ -22,9 +22,9 @@ __getattr__, __dir__, __all__ = attach(
             "read_records",
         ],
         "tokenizer": [
+            "PAD",
             "ByteTokenizer",
             "CharTokenizer",
-            "PAD",
             "SentencePieceTokenizer",
             "Tokenizer",
             "train_tokenizer",

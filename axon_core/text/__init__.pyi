@@ -6,11 +6,11 @@ from axon_core.text.corpus import TextData as TextData
 from axon_core.text.corpus import Windows as Windows
 from axon_core.text.corpus import read_text as read_text
 from axon_core.text.order import Order as Order
-from axon_core.text.prompts import Prompt as Prompt
+from axon_core.text.prompts import EncodedPrompt as EncodedPrompt
 from axon_core.text.prompts import check_room as check_room
 from axon_core.text.prompts import encode_prompts as encode_prompts
 from axon_core.text.records import Comparison as Comparison
-from axon_core.text.records import Completion as Completion
+from axon_core.text.records import CompletionRecord as CompletionRecord
 from axon_core.text.records import Dialogue as Dialogue
 from axon_core.text.records import Message as Message
 from axon_core.text.records import Ranking as Ranking

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from axon_core.errors import ContextError, DataError
 from axon_core.text.tokenizer import Tokenizer
 
-__all__ = ["Prompt", "check_room", "encode_prompts"]
+__all__ = ["EncodedPrompt", "check_room", "encode_prompts"]
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EncodedPrompt:
     """One prompt."""
 
     text: str
@@ -28,13 +28,13 @@ class Prompt:
         return self.name, self.text
 
 
-def encode_prompts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> tuple[Prompt, ...]:
+def encode_prompts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> tuple[EncodedPrompt, ...]:
     """Return the prompts of pairs of a name and a text, such as `read_prompts` returns.
 
     Raises:
         DataError: one cannot be encoded, or is empty and no marker comes before it; the message names it.
     """
-    prompts = list[Prompt]()
+    prompts = list[EncodedPrompt]()
     for name, text in named:
         try:
             tokens = tuple(tokenizer.encode_prompt(text))
@@ -42,11 +42,11 @@ def encode_prompts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> tu
             raise DataError(f"{name}: {error}") from None
         if not tokens:
             raise DataError(f"{name} is empty; a model needs at least one token to continue")
-        prompts.append(Prompt(text, tokens, name))
+        prompts.append(EncodedPrompt(text, tokens, name))
     return tuple(prompts)
 
 
-def check_room(prompts: Iterable[Prompt], response_tokens: int, context: int, whose: str) -> None:
+def check_room(prompts: Iterable[EncodedPrompt], response_tokens: int, context: int, whose: str) -> None:
     """Raise `ContextError`, naming the prompt, if one and its response are too long for a model."""
     for prompt in prompts:
         if len(prompt.tokens) + response_tokens > context:

@@ -28,10 +28,10 @@ from axon_core.paths import expanded
 
 __all__ = [
     "Comparison",
-    "Completion",
+    "CompletionRecord",
     "Dialogue",
     "Message",
-    "Prompt",
+    "PromptRecord",
     "Ranking",
     "Records",
     "Text",
@@ -51,7 +51,7 @@ class _Record(Config):
     model_config = ConfigDict(strict=True)  # a number is not a text, and "1" is not a number
 
 
-class Prompt(_Record):
+class PromptRecord(_Record):
     """A prompt; other fields of its line, such as a completion, are ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -60,7 +60,7 @@ class Prompt(_Record):
     """The text to continue."""
 
 
-class Completion(_Record):
+class CompletionRecord(_Record):
     """A prompt, and how it should continue."""
 
     prompt: Text
@@ -191,7 +191,7 @@ def read_records(path: Path | str, kind: type[R]) -> Records[R]:
 
 def read_prompts(path: Path | str) -> list[tuple[str, str]]:
     """Return the prompts in a file of JSON lines, each preceded by its name for messages; see `read_records`."""
-    records = read_records(path, Prompt)
+    records = read_records(path, PromptRecord)
     return [*zip(line_names(records, expanded(path)), (record.prompt for record in records), strict=True)]
 
 

@@ -16,8 +16,8 @@ import sentencepiece
 from pydantic import Field
 
 from axon_core import config
-from axon_core.checkpoint.atomic import whole_file, write_text
-from axon_core.checkpoint.manifest import adding, note, read_checked
+from axon_core.checkpoint.atomic import atomic_file, write_text
+from axon_core.checkpoint.manifest import add_to_manifest, claimed_files, read_checked
 from axon_core.config import validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, DataError
@@ -145,10 +145,10 @@ class Tokenizer(ABC):
             UsageError: another process saves into the folder; the message names that process.
         """
         folder = Path(folder)
-        with adding(folder, _FILE, _MODEL):
+        with claimed_files(folder, _FILE, _MODEL):
             state = {"type": self.type, **self._state(folder)}
             write_text(folder / _FILE, to_json(state, ensure_ascii=False))
-            note(folder, _FILE)
+            add_to_manifest(folder, _FILE)
 
     @staticmethod
     def load(folder: Path | str) -> Tokenizer:
@@ -359,9 +359,9 @@ class SentencePieceTokenizer(Tokenizer):
         return cast(list[int], self._processor.encode(text.encode()))  # given a lone surrogate, the library fails
 
     def _state(self, folder: Path) -> dict[str, Any]:
-        with whole_file(folder / _MODEL) as draft:
+        with atomic_file(folder / _MODEL) as draft:
             draft.write_bytes(self.model)
-        note(folder, _MODEL)
+        add_to_manifest(folder, _MODEL)
         return {"add_bos": self.add_bos, "other_ends": sorted(self.other_ends)}
 
     @classmethod

@@ -17,12 +17,12 @@ import pluggy
 from axon_core.errors import AxonError
 from axon_core.registry import discovery
 from axon_core.training.run_folder import RunFolder
-from axon_core.training.train_state import State
+from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 
-__all__ = ["Events", "FitView", "Hooks", "Request", "hook"]
+__all__ = ["Events", "FitView", "HookRequest", "Hooks", "hook"]
 
-Request = Literal["save", "eval", "stop"] | None
+HookRequest = Literal["save", "eval", "stop"] | None
 
 _spec = pluggy.HookspecMarker("axon")
 hook = pluggy.HookimplMarker("axon")
@@ -40,7 +40,7 @@ class FitView(Protocol):
         ...
 
     @property
-    def state(self) -> State:
+    def state(self) -> TrainState:
         """Weights, optimisers and counters; `state.step` steps are done."""
         ...
 
@@ -63,15 +63,15 @@ class Events:
         """Training begins or resumes; `fit.state.step` says where."""
 
     @_spec
-    def step_end(self, fit: FitView, metrics: dict[str, float]) -> Request:
+    def step_end(self, fit: FitView, metrics: dict[str, float]) -> HookRequest:
         """A step is done; `metrics` has its losses, gradient norm and learning rate. May return a request."""
 
     @_spec
     def eval_progress(self, fit: FitView, done: int, total: int, doing: str) -> None:
-        """An evaluation has progressed in what `doing` names, for trainers that report it (`training.evaluating`)."""
+        """An evaluation has progressed in what `doing` names, for trainers that report it (`training.evaluation`)."""
 
     @_spec
-    def eval_end(self, fit: FitView, metrics: dict[str, float]) -> Request:
+    def eval_end(self, fit: FitView, metrics: dict[str, float]) -> HookRequest:
         """An evaluation is done. May return a request."""
 
     @_spec

@@ -18,23 +18,23 @@ from axon_core.generation.compile import compiled_loss
 from axon_core.randomness import Key, forked
 from axon_core.training.callbacks.usual import usual_hooks
 from axon_core.training.distributed import share, sum_gradients, sum_numbers
-from axon_core.training.evaluating import listening
+from axon_core.training.evaluation import report_progress_to
 from axon_core.training.hooks import Hooks
 from axon_core.training.optim import schedule
 from axon_core.training.resuming import how_to_resume, opened_run
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.signals import first_signal
-from axon_core.training.train_state import State
+from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 
-__all__ = ["Fit", "Result", "evaluate", "evaluation", "fit"]
+__all__ = ["Fit", "FitResult", "evaluate", "fit", "run_evaluation"]
 
 T = TypeVar("T")
 Status = Literal["finished", "stopped", "paused", "interrupted"]
 
 
 @dataclass(frozen=True)
-class Result:
+class FitResult:
     """The outcome of a training."""
 
     step: int
@@ -56,7 +56,7 @@ def fit(
     hooks: Iterable[object] = (),
     progress: bool = True,
     recipe: Mapping[str, Any] | None = None,
-) -> Result:
+) -> FitResult:
     """Train, and leave the result in the trainer's models and in the run folder `out`.
 
     The models end in evaluation mode, with the averaged weights if there is an average.
@@ -82,7 +82,7 @@ def fit(
     """
     hooks = usual_hooks(hooks, saved=out is not None, progress=progress, logs=trainer.config.log)
     _place(trainer)
-    state = State(trainer)
+    state = TrainState(trainer)
     end = min(stop_at or trainer.config.steps, trainer.config.steps)
     if out is None:
         return Fit(trainer, state, None, Hooks(hooks)).run_to(end)
@@ -91,11 +91,11 @@ def fit(
 
 
 def evaluate(trainer: Trainer) -> dict[str, float]:
-    """Return the trainer's own evaluation, see `evaluation`."""
-    return evaluation(trainer, trainer.evaluate)
+    """Return the trainer's own evaluation, see `run_evaluation`."""
+    return run_evaluation(trainer, trainer.evaluate)
 
 
-def evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
+def run_evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
     """Return `measure()`, computed in evaluation mode, on the trainer's device, in its precision, without gradients."""
     _place(trainer)
     with _resting(trainer), _autocast(trainer.config), forked(trainer.config.device):
@@ -113,7 +113,7 @@ class Fit:
         units: how many of the trainer's `unit` were trained on since this process began.
     """
 
-    def __init__(self, trainer: Trainer, state: State, run: RunFolder | None, hooks: Hooks) -> None:
+    def __init__(self, trainer: Trainer, state: TrainState, run: RunFolder | None, hooks: Hooks) -> None:
         self.trainer, self.state, self.run = trainer, state, run
         self.units = 0.0
         self._hooks = hooks
@@ -123,7 +123,7 @@ class Fit:
         self._loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
         self._collects = type(trainer).collect is not Trainer.collect
 
-    def run_to(self, end: int) -> Result:
+    def run_to(self, end: int) -> FitResult:
         """Do the remaining steps up to `end`; see `fit`.
 
         Raises:
@@ -136,7 +136,7 @@ class Fit:
         for role, model in self.trainer.models.items():
             model.train(self.trainer.training_mode and role in self.trainer.trainable)
             model.zero_grad(set_to_none=True)  # what an earlier backward pass may have left
-        told = listening(partial(self._hooks.emit, "eval_progress", fit=self))
+        told = report_progress_to(partial(self._hooks.emit, "eval_progress", fit=self))
         with first_signal(self.run is not None) as caught, forked(config.device), self._reported(), told:
             self._caught = caught
             self._tell("fit_start")
@@ -165,7 +165,7 @@ class Fit:
         state.settle()
         for model in self.trainer.models.values():
             model.eval()
-        return Result(state.step, status or "stopped", state.evaluation, self.run)
+        return FitResult(state.step, status or "stopped", state.evaluation, self.run)
 
     def _status(self, end: int, stop: bool = False) -> Status | None:
         """Return why training is over, or None."""

@@ -16,7 +16,7 @@ from axon_core.training.recipe import Recipe
 from axon_core.training.swapping import Swap
 from axon_core.training.trainer import Trainer
 
-__all__ = ["Memory", "ModelPlan", "Plan"]
+__all__ = ["MemoryPlan", "ModelPlan", "Plan"]
 
 _STEPS = 8  # first steps whose batches are inspected
 
@@ -34,7 +34,7 @@ class ModelPlan(config.Config):
     """All of its settings, with their defaults; empty if it is not a registered model."""
 
 
-class Memory(config.Config):
+class MemoryPlan(config.Config):
     """Bytes that the parameters take; activations, data and what libraries need come on top.
 
     The numbers are exact if every trained parameter is part of the loss, and otherwise upper bounds.
@@ -76,7 +76,7 @@ class Plan(config.Config):
     """What the trainer counts."""
     units: float | None
     """How many of that unit a step learns from, the mean of the first steps; None if they arise only in training."""
-    memory: Memory
+    memory: MemoryPlan
     """What the parameters take."""
 
     @classmethod
@@ -142,13 +142,13 @@ def _units(trainer: Trainer, batches: Sequence[dict[str, Tensor]]) -> float | No
     return sum(next(iter(trainer.counts(batch).values())) for batch in batches) / len(batches)
 
 
-def _memory(trainer: Trainer) -> Memory:
+def _memory(trainer: Trainer) -> MemoryPlan:
     trained = {
         id(p): p for role in trainer.trainable for p in trainer.models[role].parameters() if p.requires_grad
     }.values()
     everything = [t for model in trainer.models.values() for t in (*model.parameters(), *model.buffers())]
     optimizers = trainer.config.optimizer.build([trainer.models[role] for role in trainer.trainable])
-    return Memory(
+    return MemoryPlan(
         weights=_size(everything),
         gradients=_size(trained),
         optimizer=sum(map(moment_bytes, optimizers)),

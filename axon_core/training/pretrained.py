@@ -20,7 +20,15 @@ from axon_core.paths import expanded
 from axon_core.text.tokenizer import Tokenizer
 from axon_core.training.run_folder import RunFolder
 
-__all__ = ["Saved", "load", "model_folder", "opened", "place", "reading", "tokenizer_difference"]
+__all__ = [
+    "Saved",
+    "load_pretrained",
+    "model_folder",
+    "named_model_folder",
+    "open_pretrained",
+    "pinned_model_folder",
+    "tokenizer_difference",
+]
 
 M = TypeVar("M", bound=Model)
 
@@ -47,10 +55,10 @@ class Saved(config.Config):
     @property
     def folder(self) -> Path:
         """The model's folder. Raises `CheckpointError` if there is no model in `init`."""
-        return place(self.init)
+        return named_model_folder(self.init)
 
 
-def place(name: str) -> Path:
+def named_model_folder(name: str) -> Path:
     """Return the folder of the model that a recipe names. Raises `CheckpointError` if there is none."""
     return model_folder(expanded(name, CheckpointError))
 
@@ -75,7 +83,7 @@ def model_folder(path: Path) -> Path:
 
 
 @contextmanager
-def reading(path: Path) -> Generator[Path]:
+def pinned_model_folder(path: Path) -> Generator[Path]:
     """Yield `model_folder(path)`; a running training does not remove a checkpoint that is read within the block.
 
     Raises:
@@ -89,7 +97,7 @@ def reading(path: Path) -> Generator[Path]:
                 return
 
 
-def opened(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
+def open_pretrained(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
     """Return a saved model of this kind without its weights, which `load_into` reads, and its tokenizer.
 
     Raises:
@@ -103,7 +111,7 @@ def opened(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
     return model, tokenizer
 
 
-def load(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
+def load_pretrained(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
     """Return a saved model of this kind to be trained further, and its tokenizer.
 
     The weights are in float32: half precision is too coarse to sum up updates in.
@@ -111,7 +119,7 @@ def load(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
     Raises:
         CheckpointError: either is damaged or missing, or they do not fit each other.
     """
-    model, tokenizer = opened(folder, kind)
+    model, tokenizer = open_pretrained(folder, kind)
     load_into(model, folder)
     return model.float(), tokenizer
 

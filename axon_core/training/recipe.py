@@ -26,11 +26,9 @@ from axon_core.config import at, current_names, former_names, merged, validate
 from axon_core.documents import parse_toml
 from axon_core.errors import ConfigError, UsageError
 from axon_core.registry.spec import Spec
-from axon_core.training.swapping import Swap, current_path, default_part, report, schemas_of, swap
+from axon_core.training.swapping import Swap, Table, current_path, default_part, report, schemas_of, swap
 
 __all__ = ["Recipe", "override"]
-
-Table = dict[str, Any]
 
 
 class Recipe(config.Config):

@@ -13,7 +13,7 @@ from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
 from axon_core.registry import provenance
 from axon_core.training.run_folder import RunFolder
-from axon_core.training.train_state import State
+from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 
 _log = logging.getLogger("axon")
@@ -23,7 +23,7 @@ __all__ = ["how_to_resume", "opened_run"]
 
 @contextmanager
 def opened_run(
-    trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, Any] | None, state: State
+    trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, Any] | None, state: TrainState
 ) -> Generator[RunFolder]:
     """Make the run folder, or reopen the one that is there; within the block no other process writes to it.
 
@@ -61,7 +61,7 @@ def opened_run(
         yield run
 
 
-def _take_up(run: RunFolder, resume: bool | str, state: State) -> None:
+def _take_up(run: RunFolder, resume: bool | str, state: TrainState) -> None:
     """Load a checkpoint, and discard what came after it."""
     checkpoint = run.checkpoints.find(resume if isinstance(resume, str) else None)
     if checkpoint is None and run.model.exists():

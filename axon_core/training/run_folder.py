@@ -27,7 +27,7 @@ from typing import Any, Self, cast
 import torch
 from pydantic import BaseModel
 
-from axon_core.checkpoint.atomic import is_occupied, sweep, whole_file, write_text, writing
+from axon_core.checkpoint.atomic import atomic_file, is_occupied, remove_leftovers, write_text, writing
 from axon_core.checkpoint.checkpoint import Checkpoints
 from axon_core.checkpoint.locks import Lock, check_unlocked, lock_folder
 from axon_core.checkpoint.manifest import new_folder
@@ -109,7 +109,7 @@ class RunFolder:
         with cls(path, {**facts, **_environment()}, keep).locked() as run:
             _check_empty(path)  # another training may have been here just now
             with writing(path):
-                sweep(path)
+                remove_leftovers(path)
             run.write_facts()
             yield run
 
@@ -183,11 +183,11 @@ class RunFolder:
         All other lines of the metrics stay as they are, damaged ones included; a last line that was cut off is removed.
         """
         with writing(self.path):
-            sweep(self.path)
+            remove_leftovers(self.path)
             self.checkpoints.clean(step)
             if not self.metrics.exists():
                 return
-            with self.metrics.open("rb") as lines, whole_file(self.metrics) as draft, draft.open("wb") as kept:
+            with self.metrics.open("rb") as lines, atomic_file(self.metrics) as draft, draft.open("wb") as kept:
                 for line in lines:
                     if line.endswith(b"\n") and ((metric := _metric(line)) is None or metric["step"] <= step):
                         kept.write(line)

@@ -19,7 +19,7 @@ from axon_core.errors import AxonError, ConfigError
 from axon_core.registry.discovery import discover
 from axon_core.registry.registry import registries, registry_of
 
-__all__ = ["Swap", "current_path", "default_part", "report", "schemas_of", "swap"]
+__all__ = ["Swap", "Table", "current_path", "default_part", "report", "schemas_of", "swap"]
 
 Table = dict[str, Any]
 Schema = type[BaseModel]

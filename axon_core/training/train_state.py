@@ -17,14 +17,14 @@ from axon_core.checkpoint.digests import digest
 from axon_core.errors import CheckpointError, ContractError
 from axon_core.training.trainer import Trainer
 
-__all__ = ["State"]
+__all__ = ["TrainState"]
 
 
 _log = logging.getLogger("axon")
 _KEPT = frozenset("step data first_batch evaluation best worse models optimizer lr moments average trainer".split())
 
 
-class State:
+class TrainState:
     """Weights, optimisers, average, and counters of one training, with one way in and one way out.
 
     Attributes:

@@ -13,7 +13,7 @@ from axon_core.randomness import Key
 from axon_core.text.tokenizer import CharTokenizer
 from axon_core.training.hooks import Hooks, hook
 from axon_core.training.loop import Fit
-from axon_core.training.train_state import State
+from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 from axon_dpo import DPOTrainer, PreferenceData
 from axon_dpo.data import Pair, Pairs
@@ -27,7 +27,7 @@ class AxonSide:
 
     def __init__(self, trainer: Trainer) -> None:
         self.losses: list[float] = []
-        self.fit = Fit(trainer, State(trainer), None, Hooks((self,)))
+        self.fit = Fit(trainer, TrainState(trainer), None, Hooks((self,)))
 
     @hook
     def step_end(self, fit: Fit, metrics: dict[str, float]) -> None:

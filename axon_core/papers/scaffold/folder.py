@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from axon_core.checkpoint.atomic import claimed_folder, whole_folder
+from axon_core.checkpoint.atomic import atomic_folder, claimed_folder
 from axon_core.documents import parse_toml
 from axon_core.errors import UsageError
 
-__all__ = ["place", "write"]
+__all__ = ["plugin_folder", "write"]
 
 
-def place(distribution: str, out: Path | None, here: Path) -> tuple[Path, bool]:
+def plugin_folder(distribution: str, out: Path | None, here: Path) -> tuple[Path, bool]:
     """Return the folder of a new plugin, and whether it is standalone rather than among the plugins of a repository.
 
     Without `out` it is `plugins/<distribution>` in the repository that contains `here`, or else `here/<distribution>`.
@@ -42,7 +42,7 @@ def write(files: Mapping[str, str], target: Path) -> None:
         UsageError: the folder exists already, or another process is creating it.
         CheckpointError: the folder cannot be written.
     """
-    with claimed_folder(target), whole_folder(target) as temporary:
+    with claimed_folder(target), atomic_folder(target) as temporary:
         for path, text in files.items():
             file = temporary / path
             file.parent.mkdir(parents=True, exist_ok=True)

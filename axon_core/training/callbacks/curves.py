@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from axon_core.checkpoint.atomic import whole_file
+from axon_core.checkpoint.atomic import atomic_file
 from axon_core.errors import CheckpointError
 from axon_core.registry.optional import new_figure
 from axon_core.training.run_folder import RunFolder
@@ -55,7 +55,7 @@ def draw_curves(run: RunFolder, panels: Mapping[str, Sequence[str]], file: str) 
 def save_figure(figure: Figure, file: Path) -> None:
     """Write a matplotlib figure; if the file cannot be written, say so and continue: training does not depend on it."""
     try:
-        with whole_file(file) as draft:
+        with atomic_file(file) as draft:
             figure.savefig(draft, dpi=120)
     except CheckpointError as error:
         _log.warning("no picture is drawn: %s", error)

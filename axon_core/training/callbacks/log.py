@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from axon_core.training.hooks import FitView, Request, hook
+from axon_core.training.hooks import FitView, HookRequest, hook
 
 __all__ = ["Log"]
 
@@ -16,7 +16,7 @@ class Log(ABC):
     """
 
     @abstractmethod
-    def write(self, step: int, split: str, metrics: dict[str, float]) -> Request:
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> HookRequest:
         """Write numbers of `split`, `train` or `held_out`, after a step. May return a request."""
 
     @abstractmethod
@@ -24,12 +24,12 @@ class Log(ABC):
         """Close the log, if it is open; `failed` says whether training ended with an error."""
 
     @hook
-    def step_end(self, fit: FitView, metrics: dict[str, float]) -> Request:
+    def step_end(self, fit: FitView, metrics: dict[str, float]) -> HookRequest:
         """Write the numbers of a step."""
         return self.write(fit.state.step, "train", metrics)
 
     @hook
-    def eval_end(self, fit: FitView, metrics: dict[str, float]) -> Request:
+    def eval_end(self, fit: FitView, metrics: dict[str, float]) -> HookRequest:
         """Write the numbers of an evaluation."""
         return self.write(fit.state.step, "held_out", metrics)
 

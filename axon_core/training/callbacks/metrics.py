@@ -9,7 +9,7 @@ from contextlib import suppress
 from axon_core.checkpoint.atomic import writing
 from axon_core.json_text import to_json
 from axon_core.training.callbacks.log import Log
-from axon_core.training.hooks import FitView, Request, hook
+from axon_core.training.hooks import FitView, HookRequest, hook
 
 __all__ = ["MetricsFile"]
 
@@ -43,7 +43,7 @@ class MetricsFile(Log):
             except OSError as error:
                 self._give_up(error)
 
-    def write(self, step: int, split: str, metrics: dict[str, float]) -> Request:
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> HookRequest:
         """Append a line for each number; if that fails, ask for a checkpoint."""
         if self._file is None:
             return None

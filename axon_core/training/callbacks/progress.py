@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TextIO
 
 from axon_core.training.callbacks.surfaces import Lines, Surface, choose_surface
-from axon_core.training.evaluating import Clock
+from axon_core.training.evaluation import Clock
 from axon_core.training.hooks import FitView, hook
 
 __all__ = ["Progress"]

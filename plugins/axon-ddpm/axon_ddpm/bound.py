@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from axon_core import Key
-from axon_core.training import tracked
+from axon_core.training import track_progress
 from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import prior_term
 
@@ -55,7 +55,7 @@ def held_out(
     weights = torch.tensor([1 / total] + [share] * each, dtype=torch.float64)
     rows, t = torch.arange(n).repeat_interleave(each + 1), torch.cat(chosen)
     weight, loss, bits = weights.repeat(n), 0.0, 0.0
-    for pick in tracked(torch.arange(len(rows)).split(_ROWS), len(rows), len):
+    for pick in track_progress(torch.arange(len(rows)).split(_ROWS), len(rows), len):
         x0 = pictures[rows[pick]]
         noise = key("noise").normal(pick.tolist(), tuple(x0.shape[1:]))
         data = [tensor.to(device) for tensor in (x0, noise, t[pick], labels[rows[pick]])]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from axon_core import Key, forked
-from axon_core.training import tracked
+from axon_core.training import track_progress
 
 __all__ = ["Classifier", "train_classifier", "turned"]
 
@@ -56,7 +56,7 @@ def train_classifier(x: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], key
         model = Classifier(x.shape[1], x.shape[-1], int(labels.max()) + 1)
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
         rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-        for _ in tracked(range(_STEPS), _STEPS, lambda _: 1, "classifier"):
+        for _ in track_progress(range(_STEPS), _STEPS, lambda _: 1, "classifier"):
             pick = torch.randint(len(x), (min(_BATCH, len(x)),))
             optimizer.zero_grad()
             cross_entropy(model(x[pick]), labels[pick]).backward()

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from axon_core import ContractError, UsageError, validate
 from axon_core.checkpoint import claimed_file, writing
-from axon_core.cli import device_option, echo, tell_device
-from axon_core.training import RunFolder, override, reading
+from axon_core.cli import device_option, echo, report_device
+from axon_core.training import RunFolder, override, pinned_model_folder
 from axon_ddpm.classes import Classes, captions, class_number, listed
 from axon_ddpm.dali import Dali
 from axon_ddpm.data import PictureConfig, PictureData
 from axon_ddpm.pictures import grid, read_picture, save_gif, save_png, to_bytes, to_unit
 from axon_ddpm.process import SPACINGS
-from axon_ddpm.quality import beside, beside_captions
+from axon_ddpm.quality import with_nearest, with_nearest_captions
 from axon_ddpm.samplers import Frame
 
 _ANIMATED = 40  # maximum number of frames in an animation
@@ -99,9 +99,9 @@ def command(
         raise UsageError(f"--guidance 0 ignores the class, so --class {label} has no effect; leave one of them out")
     how = override({"type": sampler}, options)
     settings = {"sampler": how, "steps": steps, "spacing": spacing, "guidance": guidance}
-    tell_device(device)
+    report_device(device)
     context = click.get_current_context()
-    dali = Dali.load(context.with_resource(reading(run)), seed=seed, **settings)
+    dali = Dali.load(context.with_resource(pinned_model_folder(run)), seed=seed, **settings)
     dali.model.to(device)
     share = 1.0 if image is None or mask else 0.5 if strength is None else strength
     batch, steps_back = _batch(dali, n, label, image, mask, other, share), dali.steps_back(share)
@@ -117,8 +117,8 @@ def command(
     save_png(grid(animation[-1], columns, captions=names), out)
     echo(f"{_counted(n, 'picture')} in {out}{_of_classes(dali, n, label, in_turn=other is None)}")
     if nearest is not None and train is not None:
-        pairs = beside(to_unit(animation[-1]), train)
-        save_png(grid(pairs, together=2, captions=beside_captions(names)), nearest)
+        pairs = with_nearest(to_unit(animation[-1]), train)
+        save_png(grid(pairs, together=2, captions=with_nearest_captions(names)), nearest)
         echo(f"{_counted(n, 'picture')} beside the nearest training pictures in {nearest}")
     if gif is not None:
         save_gif([grid(frame, columns, captions=names) for frame in animation], gif)

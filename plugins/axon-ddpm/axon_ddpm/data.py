@@ -58,7 +58,7 @@ class _Raw:
 
 
 @dataclass(frozen=True)
-class Part:
+class PictureSplit:
     """Some of the pictures."""
 
     images: UInt8[Tensor, "n c h w"]
@@ -81,8 +81,8 @@ class PictureData:
         levels: how many values a channel of a pixel can take.
     """
 
-    train: Part
-    held_out: Part
+    train: PictureSplit
+    held_out: PictureSplit
     names: tuple[str, ...]
     levels: int
 
@@ -141,7 +141,7 @@ class PictureData:
                 f"{len(images) - held_out} to train on and {held_out} to evaluate; give more pictures"
             )
         order = torch.randperm(len(images), generator=Key(("held out",)).generator())
-        parts = [Part(images[part], labels[part]) for part in (order[held_out:], order[:held_out])]
+        parts = [PictureSplit(images[part], labels[part]) for part in (order[held_out:], order[:held_out])]
         return cls(*parts, names=known, levels=raw.levels)
 
     def unit(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

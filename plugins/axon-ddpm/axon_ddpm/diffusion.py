@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from axon_core import CheckpointError, ConfigError, at, config, parse_json, to_json, validate
-from axon_core.checkpoint import adding, note, read_checked, write_text, writing
+from axon_core.checkpoint import add_to_manifest, claimed_files, read_checked, write_text, writing
 from axon_core.registry import Spec
 from axon_ddpm.losses import bound_term
 from axon_ddpm.parameterisation import Parameterisation, Variance, log_variance, target, unmix
@@ -135,9 +135,9 @@ class Diffusion:
             CheckpointError: the folder cannot be written to.
             UsageError: another process is saving into it; the message names that process.
         """
-        with adding(folder, _FILE), writing(folder):
+        with claimed_files(folder, _FILE), writing(folder):
             write_text(folder / _FILE, to_json(self.config.model_dump(mode="json"), indent=1))
-            note(folder, _FILE)
+            add_to_manifest(folder, _FILE)
 
     @classmethod
     def build(cls, **values: object) -> Self:

@@ -58,9 +58,9 @@ def _found(fit: Fit) -> tuple[DDPMTrainer, Path] | None:
 
 
 def _paint(fit: Fit, trainer: DDPMTrainer, folder: Path) -> None:
-    from axon_core.training import evaluation
+    from axon_core.training import run_evaluation
     from axon_ddpm.pictures import grid, save_png
 
     with fit.state.averaged():
-        pictures = evaluation(trainer, lambda: trainer.pictures(trainer.config.grid))
+        pictures = run_evaluation(trainer, lambda: trainer.pictures(trainer.config.grid))
     save_png(grid(pictures, captions=trainer.captions(len(pictures))), folder / f"step-{fit.state.step}.png")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from axon_core import UsageError, forked
 from axon_core.checkpoint import weightless
 from axon_ddpm.diffusers_config import read_options
-from axon_ddpm.unet import AttentionBlock, Downsample, ResidualBlock, Stage, UNet, Upsample
+from axon_ddpm.unet import AttentionBlock, Downsample, ResidualBlock, ResidualStage, UNet, Upsample
 
 __all__ = ["diffusers_options", "diffusers_weights", "load_diffusers"]
 
@@ -147,7 +147,7 @@ def _names(model: UNet) -> Iterator[tuple[str, str | tuple[str, ...]]]:
 
 
 def _stage(stage: nn.Module, name: str, other: str, index: int) -> Iterator[tuple[str, str | tuple[str, ...]]]:
-    if not isinstance(stage, Stage) or not isinstance(stage.residual, ResidualBlock):
+    if not isinstance(stage, ResidualStage) or not isinstance(stage.residual, ResidualBlock):
         raise UsageError(f"{name} is not a stage of a U-Net")
     for own, theirs in _RESIDUAL.items():
         yield f"{name}.residual.{own}", f"{other}.resnets.{index}.{theirs}"

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from axon_ddpm.parameterisation import Parameterisation, mixture
-from axon_ddpm.process import Process, at
+from axon_ddpm.process import Process, extract
 
 __all__ = ["bound_term", "discretised_log_likelihood", "min_snr_weight", "normal_kl", "prior_term", "squared_error"]
 
@@ -29,7 +29,7 @@ def min_snr_weight(
     """
     p, q = mixture(kind, process)
     moves = p - q * process.signal / process.noise
-    return at(process.snr.clamp(max=gamma) / moves.square(), t).flatten()
+    return extract(process.snr.clamp(max=gamma) / moves.square(), t).flatten()
 
 
 def normal_kl(
@@ -78,7 +78,7 @@ def bound_term(
     KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), or −log p(x_0 | x_1) at t = 0 (arXiv 2006.11239, Eq. 5).
     """
     log_variance = log_variance.expand_as(mean)
-    kl = normal_kl(process.posterior_mean(x0, x_t, t), at(process.log_variance_small, t), mean, log_variance)
+    kl = normal_kl(process.posterior_mean(x0, x_t, t), extract(process.log_variance_small, t), mean, log_variance)
     likelihood = discretised_log_likelihood(x0, mean, log_variance, levels)
     nats = torch.where((t == 0)[:, None, None, None], -likelihood, kl)
     return nats.flatten(1).mean(1) / math.log(2)

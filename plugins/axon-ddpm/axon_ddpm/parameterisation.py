@@ -14,16 +14,16 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from axon_ddpm.process import Process, at
+from axon_ddpm.process import Process, extract
 
 __all__ = ["PARAMETERISATIONS", "Parameterisation", "Variance", "log_variance", "mixture", "target", "unmix"]
 
 Parameterisation = Literal["epsilon", "x0", "v", "mean"]
 Variance = Literal["fixed_small", "fixed_large", "learned_range", "learned"]
 
-Table = Float64[Tensor, " t"]
+StepTable = Float64[Tensor, " t"]
 
-PARAMETERISATIONS: dict[Parameterisation, Callable[[Process], tuple[Table, Table]]] = {
+PARAMETERISATIONS: dict[Parameterisation, Callable[[Process], tuple[StepTable, StepTable]]] = {
     "epsilon": lambda q: (torch.zeros_like(q.betas), torch.ones_like(q.betas)),
     "x0": lambda q: (torch.ones_like(q.betas), torch.zeros_like(q.betas)),
     "v": lambda q: (-q.noise, q.signal),
@@ -32,7 +32,7 @@ PARAMETERISATIONS: dict[Parameterisation, Callable[[Process], tuple[Table, Table
 """The factors p and q of picture and noise: ε, x_0 and μ̃ of arXiv 2006.11239 (Section 3.2), v of arXiv 2202.00512."""
 
 
-def mixture(kind: Parameterisation, process: Process) -> tuple[Table, Table]:
+def mixture(kind: Parameterisation, process: Process) -> tuple[StepTable, StepTable]:
     """Return the factors p and q of picture and noise in an output of this kind."""
     return PARAMETERISATIONS[kind](process)
 
@@ -46,7 +46,7 @@ def target(
 ) -> Float[Tensor, "b c h w"]:
     """Return the output that a perfect model would give, p x_0 + q ε."""
     p, q = mixture(kind, process)
-    return at(p, t) * x0 + at(q, t) * noise
+    return extract(p, t) * x0 + extract(q, t) * noise
 
 
 def unmix(
@@ -62,16 +62,16 @@ def unmix(
     """
     (p, q), a, s = mixture(kind, process), process.signal, process.noise
     d = s * p - a * q
-    return at(s / d, t) * _less(output, q / s, x_t, t), at(-a / d, t) * _less(output, p / a, x_t, t)
+    return extract(s / d, t) * _less(output, q / s, x_t, t), extract(-a / d, t) * _less(output, p / a, x_t, t)
 
 
-def _less(output: Tensor, ratio: Table, x_t: Tensor, t: Tensor) -> Tensor:
+def _less(output: Tensor, ratio: StepTable, x_t: Tensor, t: Tensor) -> Tensor:
     """Return output − ratio · x_t, exact even where the two nearly cancel, as for the noise where a ≈ 0.
 
     There the ratio is almost a whole number, 1: that many x_t are subtracted without rounding, and then the rest.
     """
     whole = ratio.round()
-    return output - at(whole, t) * x_t - at(ratio - whole, t) * x_t
+    return output - extract(whole, t) * x_t - extract(ratio - whole, t) * x_t
 
 
 def log_variance(
@@ -84,10 +84,10 @@ def log_variance(
     learned_range  v log β + (1 − v) log β̃, v = (raw + 1)/2  (arXiv 2102.09672, Section 3.1, Eq. 15)
     learned        raw
     """
-    small, large = at(process.log_variance_small, t), at(process.log_variance_large, t)
+    small, large = extract(process.log_variance_small, t), extract(process.log_variance_large, t)
     if raw is None:
         return large if kind == "fixed_large" else small
     if kind == "learned":
         return raw
     share = (raw + 1) / 2
-    return share * at(process.betas.log(), t) + (1 - share) * small
+    return share * extract(process.betas.log(), t) + (1 - share) * small

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from axon_core import DataError, UsageError
-from axon_core.checkpoint import whole_file, writing
+from axon_core.checkpoint import atomic_file, writing
 
 __all__ = ["fitted", "grid", "read_picture", "save_gif", "save_png", "to_bytes", "to_unit"]
 
@@ -101,7 +101,7 @@ def save_png(picture: UInt8[Tensor, "c h w"], path: Path) -> None:
     """Write a PNG. Raises `CheckpointError` if it cannot be written."""
     with writing(path):
         path.parent.mkdir(exist_ok=True)  # not those above: a run that was moved is not made again
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         _image(picture).save(draft, format="PNG")
 
 
@@ -111,7 +111,7 @@ def save_gif(frames: Sequence[UInt8[Tensor, "c h w"]], path: Path, *, millisecon
     durations = [milliseconds] * len(rest) + [2000]
     with writing(path):
         path.parent.mkdir(exist_ok=True)  # not those above: a run that was moved is not made again
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         first.save(draft, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 

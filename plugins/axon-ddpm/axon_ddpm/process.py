@@ -12,7 +12,7 @@ from torch import Tensor
 
 from axon_core import ContractError, UsageError
 
-__all__ = ["SPACINGS", "Process", "Spacing", "at", "spaced"]
+__all__ = ["SPACINGS", "Process", "Spacing", "extract", "spaced"]
 
 Spacing = Literal["trailing", "leading", "linspace", "log_snr", "middle"]
 
@@ -89,7 +89,7 @@ class Process:
         self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """Return x_t = √ᾱ x_0 + √(1 − ᾱ) ε (arXiv 2006.11239, Eq. 4)."""
-        return at(self.signal, t) * x0 + at(self.noise, t) * noise
+        return extract(self.signal, t) * x0 + extract(self.noise, t) * noise
 
     def corrected(
         self, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
@@ -98,16 +98,16 @@ class Process:
 
         Computed from x_t − x_0 because early in the chain, where the divisor is small, the two are nearly equal.
         """
-        return x0, (x_t - x0 + at(1 - self.signal, t) * x0) / at(self.noise, t)
+        return x0, (x_t - x0 + extract(1 - self.signal, t) * x0) / extract(self.noise, t)
 
     def posterior_mean(
         self, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """Return the mean μ̃ of q(x_{t−1} | x_t, x_0) (arXiv 2006.11239, Eq. 7)."""
-        return at(self.posterior_x0, t) * x0 + at(self.posterior_xt, t) * x_t
+        return extract(self.posterior_x0, t) * x0 + extract(self.posterior_xt, t) * x_t
 
 
-def at(table: Float64[Tensor, " t"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
+def extract(table: Float64[Tensor, " t"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
     """Return `table[t]` in float32, on the device of `t`, ready to multiply pictures."""
     return table.float().to(t.device)[t][:, None, None, None]
 

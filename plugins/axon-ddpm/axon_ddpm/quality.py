@@ -12,7 +12,7 @@ from axon_core import Key, UsageError
 from axon_ddpm.classifier import train_classifier, turned
 from axon_ddpm.pictures import to_bytes
 
-__all__ = ["FRECHET", "beside", "beside_captions", "comparison", "frechet_distance", "nearest"]
+__all__ = ["FRECHET", "comparison", "frechet_distance", "nearest_neighbours", "with_nearest", "with_nearest_captions"]
 
 FRECHET = "frechet_distance_small_classifier"
 """The name of the metric, which says whose features it uses: it is not an FID."""
@@ -42,7 +42,7 @@ def _moments(x: Float64[Tensor, "n f"]) -> tuple[Tensor, Tensor, Tensor]:
     return mean, (vectors * values.clamp(min=0).sqrt()) @ vectors.mT, covariance.trace()
 
 
-def nearest(
+def nearest_neighbours(
     x: Float[Tensor, "n c h w"], among: Float[Tensor, "m c h w"], k: int = 1
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """Return the k pictures of `among` nearest to each of `x`: their root mean square differences and indices."""
@@ -51,13 +51,13 @@ def nearest(
     return found.values, found.indices
 
 
-def beside(x: Float[Tensor, "n c h w"], among: Float[Tensor, "m c h w"]) -> UInt8[Tensor, "k c h w"]:
+def with_nearest(x: Float[Tensor, "n c h w"], among: Float[Tensor, "m c h w"]) -> UInt8[Tensor, "k c h w"]:
     """Return each of `x`, over [−1, 1], followed by the picture of `among` that is nearest to it."""
-    return to_bytes(torch.stack((x, among[nearest(x, among)[1][:, 0]]), 1).flatten(0, 1))
+    return to_bytes(torch.stack((x, among[nearest_neighbours(x, among)[1][:, 0]]), 1).flatten(0, 1))
 
 
-def beside_captions(names: Sequence[str]) -> list[str]:
-    """Return the captions of what `beside` returns, given the `names` of its first argument's pictures."""
+def with_nearest_captions(names: Sequence[str]) -> list[str]:
+    """Return the captions of what `with_nearest` returns, given the `names` of its first argument's pictures."""
     return [text for name in names for text in (name, "nearest")]
 
 
@@ -93,15 +93,15 @@ def comparison(
     """
     with torch.autocast(samples.device.type, enabled=False):  # the judge is not part of what is trained in bf16
         found = {
-            f"nearest_training{name}": nearest(pictures, train)[0].mean().item()
+            f"nearest_training{name}": nearest_neighbours(pictures, train)[0].mean().item()
             for name, pictures in (("", samples), ("_real", real))
         }
         if len(real) >= 2 and len(train) >= 4:
-            found |= _judged(samples, real, train, classes, key)
+            found |= _classifier_metrics(samples, real, train, classes, key)
     return found
 
 
-def _judged(
+def _classifier_metrics(
     samples: Tensor, real: Tensor, train: Tensor, classes: tuple[Tensor, Tensor] | None, key: Key
 ) -> dict[str, float]:
     """Return the metrics by a classifier that learns from the first half of the training pictures."""

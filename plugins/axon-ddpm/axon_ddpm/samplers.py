@@ -17,7 +17,7 @@ from axon_core.registry import Registry
 from axon_ddpm.diffusion import Prediction
 from axon_ddpm.process import Process, Spacing
 
-__all__ = ["DDIM", "DDPM", "SAMPLERS", "DPMSolver", "Frame", "Noise", "Predict", "Sampler", "final"]
+__all__ = ["DDIM", "DDPM", "SAMPLERS", "DPMSolver", "Frame", "Noise", "Predict", "Sampler", "last_frame"]
 
 Predict = Callable[[Tensor, int], Prediction]
 """Returns what a model predicts for x at an index of the process."""
@@ -155,7 +155,7 @@ def _added(known: Sequence[Tensor], lambdas: Sequence[float]) -> Tensor:
     return phi * x0 + (1 - phi / h) * (slope + r0 * curve) + (0.5 - (h - phi) / h**2) * curve
 
 
-def final(frames: Iterable[Frame]) -> Float[Tensor, "b c h w"]:
+def last_frame(frames: Iterable[Frame]) -> Float[Tensor, "b c h w"]:
     """Return the pictures after the last step, without keeping any others meanwhile.
 
     Raises:

@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from axon_core import MODELS, ConfigError, ContractError, Count, Key, UsageError, at, forked, validate
 from axon_core.registry import Spec
 from axon_core.text import Order
-from axon_core.training import Recipe, Trainer, coverage, spread, tracked
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, track_progress
 from axon_ddpm.bound import held_out
 from axon_ddpm.classes import captions
 from axon_ddpm.dali import Dali
-from axon_ddpm.data import Part, PictureConfig, PictureData
+from axon_ddpm.data import PictureConfig, PictureData, PictureSplit
 from axon_ddpm.denoiser import Denoiser
 from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import min_snr_weight, squared_error
 from axon_ddpm.pictures import to_bytes, to_unit
-from axon_ddpm.quality import beside, beside_captions, comparison
-from axon_ddpm.samplers import final
+from axon_ddpm.quality import comparison, with_nearest, with_nearest_captions
+from axon_ddpm.samplers import last_frame
 
 __all__ = ["DDPMTrainer"]
 
 _ROWS = 128  # pictures sampled at once
-Loss = Literal["simple", "min_snr", "variational", "hybrid"]
+LossKind = Literal["simple", "min_snr", "variational", "hybrid"]
 
 
 class DDPMTrainer(Trainer):
@@ -54,7 +54,7 @@ class DDPMTrainer(Trainer):
 
         diffusion: Diffusion.Config = Field(default_factory=Diffusion.Config)
         """The chain, and what the model predicts in it; `levels` and `class_names` come from the data."""
-        loss: Loss = "simple"
+        loss: LossKind = "simple"
         """The plain squared error (Eq. 14), weighted by min(snr, γ) (2303.09556), the variational bound (Eq. 5), or the
         first plus `bound_weight` times the last, which then trains the variance alone (2102.09672, Section 3.1)."""
         gamma: PositiveFloat = 5.0
@@ -245,8 +245,8 @@ class DDPMTrainer(Trainer):
         `held_out_images` how many there are. See `axon_ddpm.bound.held_out` and `axon_ddpm.quality.comparison`.
         """
         of = len(self.data.held_out)
-        numbers = torch.tensor(spread(of, self.config.eval_images))
-        part = Part(self.data.held_out.images[numbers], self.data.held_out.labels[numbers])
+        numbers = torch.tensor(evenly_spaced(of, self.config.eval_images))
+        part = PictureSplit(self.data.held_out.images[numbers], self.data.held_out.labels[numbers])
         pictures = self.data.unit(part.images)
         found = held_out(
             self.losses,
@@ -262,12 +262,15 @@ class DDPMTrainer(Trainer):
         return {**found, **coverage("images", len(part), of)}
 
     def _compared(self, real: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> dict[str, float]:
-        """Compare samples with at most `compared` held-out pictures; the first ones are kept to look at (`beside`)."""
+        """Compare samples with at most `compared` held-out pictures; the first are kept to look at (`with_nearest`)."""
         n, named = min(self.config.compared, len(real)), bool(self.data.names)
         train, labels = self.data.unit(self.data.train.images), labels[:n]
         samples = to_unit(self.pictures(n, labels.tolist() if named else None))
         shown = samples[: self.config.grid]
-        self.beside = beside(shown, train), beside_captions(self.captions(len(shown), labels[: len(shown)].tolist()))
+        self.beside = (
+            with_nearest(shown, train),
+            with_nearest_captions(self.captions(len(shown), labels[: len(shown)].tolist())),
+        )
         classes = (labels, self.data.train.labels) if named else None
         return comparison(samples, real[:n], train, classes, Key((self.config.seed, "classifier")))
 
@@ -276,9 +279,9 @@ class DDPMTrainer(Trainer):
         if classes is None and self.data.names:
             classes = [number % len(self.data.names) for number in range(n)]
         done = list[Tensor]()
-        for first in tracked(range(0, n, _ROWS), n, lambda _: _ROWS, "sampling"):
+        for first in track_progress(range(0, n, _ROWS), n, lambda _: _ROWS, "sampling"):
             part = None if classes is None else classes[first : first + _ROWS]
-            done.append(to_bytes(final(self.dali.sample(min(_ROWS, n - first), part, first=first))).cpu())
+            done.append(to_bytes(last_frame(self.dali.sample(min(_ROWS, n - first), part, first=first))).cpu())
         return torch.cat(done)
 
     @classmethod

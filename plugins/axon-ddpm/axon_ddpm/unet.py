@@ -82,7 +82,7 @@ class AttentionBlock(nn.Module):
         return x + self.attention(tokens, scope).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class Stage(nn.Module):
+class ResidualStage(nn.Module):
     """A residual block, followed by an attention if the resolution has one."""
 
     def __init__(self, residual: ResidualBlock, attention: AttentionBlock | None) -> None:
@@ -125,10 +125,10 @@ class Upsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Return the features at twice the resolution."""
-        return conv_transpose2d(x, spread(self.conv.weight), self.conv.bias, stride=2, padding=1)
+        return conv_transpose2d(x, upsampling_kernel(self.conv.weight), self.conv.bias, stride=2, padding=1)
 
 
-def spread(kernel: Float[Tensor, "o c 3 3"]) -> Float[Tensor, "c o 4 4"]:
+def upsampling_kernel(kernel: Float[Tensor, "o c 3 3"]) -> Float[Tensor, "c o 4 4"]:
     """Return the kernel whose transposed convolution of stride 2 repeats each place and convolves with `kernel`."""
     padded = pad(kernel.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
     rows = padded[..., 1:, :] + padded[..., :-1, :]
@@ -232,8 +232,8 @@ class UNet(Denoiser):
         def residual(inputs: int, outputs: int) -> ResidualBlock:
             return ResidualBlock(inputs, outputs, time, c.groups, c.eps, c.dropout)
 
-        def stage(inputs: int, outputs: int, size: int) -> Stage:
-            return Stage(residual(inputs, outputs), attention(outputs) if size in c.attention_at else None)
+        def stage(inputs: int, outputs: int, size: int) -> ResidualStage:
+            return ResidualStage(residual(inputs, outputs), attention(outputs) if size in c.attention_at else None)
 
         self.time = nn.Sequential(nn.Linear(c.width, time), nn.SiLU(), nn.Linear(time, time))
         self.classes = nn.Embedding(c.n_classes + 1, time) if c.n_classes else None
@@ -251,8 +251,8 @@ class UNet(Denoiser):
                 size //= 2
         self.middle = nn.ModuleList(
             (
-                Stage(residual(before, before), attention(before)),
-                Stage(residual(before, before), None),
+                ResidualStage(residual(before, before), attention(before)),
+                ResidualStage(residual(before, before), None),
             )
         )
         self.up = nn.ModuleList()
@@ -278,12 +278,12 @@ class UNet(Denoiser):
         h = self.stem(x).contiguous(memory_format=torch.channels_last)  # both tokens and convolutions use it uncopied
         kept = [h]
         for module in cast("Iterable[Stage | Downsample]", self.down):
-            h = module(h, time, scopes) if isinstance(module, Stage) else module(h)
+            h = module(h, time, scopes) if isinstance(module, ResidualStage) else module(h)
             kept.append(h)
         for module in cast("Iterable[Stage]", self.middle):
             h = module(h, time, scopes)
         for module in cast("Iterable[Stage | Upsample]", self.up):
-            if isinstance(module, Stage):
+            if isinstance(module, ResidualStage):
                 h = torch.cat((h, kept.pop()), 1)  # rebinds h, so that the previous one is freed
                 h = module(h, time, scopes)
             else:

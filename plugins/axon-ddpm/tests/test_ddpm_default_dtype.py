@@ -5,7 +5,7 @@ import torch
 
 from axon_core import Key
 from axon_ddpm import Dali, Diffusion, UNet
-from axon_ddpm.samplers import final
+from axon_ddpm.samplers import last_frame
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float16], ids=str)
@@ -21,7 +21,7 @@ def test_the_same_pictures_are_drawn_and_mixed(sampler, half, stirred):
     one, other = torch.linspace(-1, 1, 192).view(3, 8, 8), torch.linspace(1, -1, 192).view(3, 8, 8)
 
     def pictures():
-        return final(dali.sample(2)), final(dali.interpolate(one, other, [0.1, 0.3]))
+        return last_frame(dali.sample(2)), last_frame(dali.interpolate(one, other, [0.1, 0.3]))
 
     before = pictures()
     torch.set_default_dtype(half)

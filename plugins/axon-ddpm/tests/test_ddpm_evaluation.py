@@ -9,11 +9,11 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from axon_core import Key, UsageError
-from axon_core.training import build_trainer, evaluate, evaluation, fit
+from axon_core.training import build_trainer, evaluate, fit, run_evaluation
 from axon_ddpm import UNet
 from axon_ddpm.bound import places
 from axon_ddpm.pictures import read_picture, to_bytes, to_unit
-from axon_ddpm.quality import FRECHET, frechet_distance, nearest
+from axon_ddpm.quality import FRECHET, frechet_distance, nearest_neighbours
 
 
 def test_evaluation_reports_bits_and_samples(trainer):
@@ -31,7 +31,7 @@ def test_evaluation_reports_bits_and_samples(trainer):
     loss = first["loss"]
     assert loss == pytest.approx(1.0, abs=0.1)
     torch.manual_seed(0)
-    assert evaluate(made) == first and evaluation(made, lambda: made.pictures(3)).shape == (3, 3, 8, 8)
+    assert evaluate(made) == first and run_evaluation(made, lambda: made.pictures(3)).shape == (3, 3, 8, 8)
 
 
 @pytest.mark.parametrize(("n", "held_out", "compared"), [(6, 0.1, 1000), (14, 0.5, 1), (3, 0.67, 1000), (2, 0.5, 1000)])
@@ -58,7 +58,7 @@ def test_bits_per_dim_are_the_sum_of_all_terms(trainer, stirred, naive_term, bou
     for t, i in itertools.product(range(10), range(len(part))):
         noise, picture = key.normal([10 * i + t], (3, 8, 8)), x0[i : i + 1]
         x_t = q.alphas_bar[t].sqrt().float() * picture + (1 - q.alphas_bar[t]).sqrt().float() * noise
-        output = evaluation(made, lambda x=x_t, t=t, i=i: made.model(x, torch.tensor([t]), part.labels[i : i + 1]))
+        output = run_evaluation(made, lambda x=x_t, t=t, i=i: made.model(x, torch.tensor([t]), part.labels[i : i + 1]))
         bits.append(naive_term(q.betas, output.double(), picture.double(), x_t.double(), t, clip=True))
         errors.append((output.double() - noise).square().mean())
     last, start = q.alphas_bar[-1], x0.double()
@@ -75,7 +75,7 @@ def test_bf16_rounds_the_model_and_nothing_else(trainer, stirred):
     drawn = made.collect(made.batch(0), Key((0,)))
     data, kinds = {"classes" if name == "class" else name: rows for name, rows in drawn.items()}, []
     made.model.stem.register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
-    error, output, x_t = evaluation(made, lambda: made.losses(**data))
+    error, output, x_t = run_evaluation(made, lambda: made.losses(**data))
     made.model.eval()
     with torch.no_grad():
         _, exact, x_exact = made.losses(**data)
@@ -84,7 +84,7 @@ def test_bf16_rounds_the_model_and_nothing_else(trainer, stirred):
     torch.testing.assert_close(error, (output - data["noise"]).square().mean(dim=(1, 2, 3)))
     diffusion, t = made.diffusion, data["t"]
     read = lambda: (diffusion.bound(output, data["x0"], x_t, t), *diffusion.read(output, x_t, t))  # noqa: E731
-    for inside, outside in zip(evaluation(made, read), read(), strict=True):
+    for inside, outside in zip(run_evaluation(made, read), read(), strict=True):
         assert inside.dtype == torch.float32 and torch.equal(inside, outside)
     fit(made)
     assert {parameter.dtype for parameter in made.model.parameters()} == {torch.float32}
@@ -120,7 +120,7 @@ def test_frechet_distance_of_known_normals():
 
 def test_nearest():
     among = torch.tensor([0.0, 1.0, 5.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    distance, which = nearest(torch.full((1, 1, 2, 2), 1.25), among, 2)
+    distance, which = nearest_neighbours(torch.full((1, 1, 2, 2), 1.25), among, 2)
     assert which.tolist() == [[1, 0]] and distance.tolist() == [[0.25, 1.25]]
 
 

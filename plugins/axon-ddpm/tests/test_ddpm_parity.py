@@ -8,7 +8,7 @@ import torch
 from axon_core import UsageError
 from axon_ddpm import SAMPLERS, Diffusion, UNet, spaced
 from axon_ddpm.interop import diffusers_options, diffusers_weights, load_diffusers
-from axon_ddpm.unet import spread, time_embedding
+from axon_ddpm.unet import time_embedding, upsampling_kernel
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "scaled_linear": "scaled_linear"}
 PREDICTIONS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -110,7 +110,7 @@ def test_the_upsampling_kernel_is_repeating_and_convolving():
     x, kernel = torch.randn(2, 3, 5, 5, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
     repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     expected = torch.nn.functional.conv2d(repeated, kernel, padding=1)
-    found = torch.nn.functional.conv_transpose2d(x, spread(kernel), stride=2, padding=1)
+    found = torch.nn.functional.conv_transpose2d(x, upsampling_kernel(kernel), stride=2, padding=1)
     torch.testing.assert_close(found, expected)
 
 

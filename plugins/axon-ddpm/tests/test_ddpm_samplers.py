@@ -10,7 +10,7 @@ from torch.quasirandom import SobolEngine
 
 from axon_core import ContractError
 from axon_ddpm import NOISE_SCHEDULES, SAMPLERS, Diffusion, Frame, Prediction, Process, spaced
-from axon_ddpm.samplers import final
+from axon_ddpm.samplers import last_frame
 
 SCHEDULES = ["linear", "cosine", "scaled_linear"]
 
@@ -86,7 +86,7 @@ def painted(sampler, steps, schedule, mixture, n, spacing=None):
     start = start.clamp(1e-9, 1 - 1e-9).mul(2).sub(1).erfinv().mul(2**0.5)[..., None, None]
     generator = torch.Generator().manual_seed(0)
     noise = lambda: torch.randn(start.shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    return final(way.run(process, best(process, mixture), start, noise)).flatten(1)
+    return last_frame(way.run(process, best(process, mixture), start, noise)).flatten(1)
 
 
 SAMPLING = [
@@ -192,9 +192,9 @@ def test_the_last_frame_is_all_that_is_kept():
             del x
             assert sum(reference() is not None for reference in alive) <= 1
 
-    assert final(frames()).item() == 8
+    assert last_frame(frames()).item() == 8
     with pytest.raises(ContractError, match="yielded no frame"):
-        final(iter(()))
+        last_frame(iter(()))
 
 
 def test_clipping_comes_before_the_noise_is_derived():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from axon_core import ConfigError
 from axon_core.interfaces import CausalLM
 from axon_core.text import Tokenizer
-from axon_core.training import Saved, load, place, tokenizer_difference
+from axon_core.training import Saved, load_pretrained, named_model_folder, tokenizer_difference
 
 __all__ = ["Start", "load_reference"]
 
@@ -22,11 +22,11 @@ def load_reference(start: Start, policy: CausalLM, tokenizer: Tokenizer) -> Caus
 
     Raises:
         ConfigError: its tokens differ from the policy's, so that their probabilities cannot be compared.
-        CheckpointError: see `axon_core.training.pretrained.load`.
+        CheckpointError: see `axon_core.training.load_pretrained`.
     """
     if start.reference is None:
         return None
-    model, other = load(place(start.reference), CausalLM)
+    model, other = load_pretrained(named_model_folder(start.reference), CausalLM)
     sizes = model.config.vocab_size, policy.config.vocab_size
     if sizes[0] != sizes[1]:
         raise _other(f"its vocabulary has {sizes[0]} tokens and the policy's {sizes[1]}")

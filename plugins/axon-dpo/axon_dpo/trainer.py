@@ -12,12 +12,12 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from axon_core import CheckpointError, Key, TrainingError, at, validate
-from axon_core.alignment import Sequences, completion_logprobs, role
+from axon_core.alignment import Sequences, completion_logprobs, require_role
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
 from axon_core.registry import Spec
 from axon_core.text import Order
-from axon_core.training import Recipe, Trainer, coverage, evaluation, load, spread, tracked
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, load_pretrained, run_evaluation, track_progress
 from axon_dpo.data import Pairs, PreferenceConfig, PreferenceData
 from axon_dpo.losses import PREFERENCE_LOSSES
 from axon_dpo.start import Start, load_reference
@@ -74,7 +74,7 @@ class DPOTrainer(Trainer):
     def __init__(self, config: Config, models: Mapping[str, nn.Module], data: PreferenceData) -> None:
         super().__init__(config, models)
         self.models: dict[str, nn.Module] = dict(models)  # a copy: the reference is removed once it is no longer needed
-        self.policy = role(models, "policy", CausalLM, "dpo")
+        self.policy = require_role(models, "policy", CausalLM, "dpo")
         self.data = data
         with at("trainer", "loss"):
             self.objective = PREFERENCE_LOSSES.build(config.loss)
@@ -102,7 +102,7 @@ class DPOTrainer(Trainer):
             config = validate(cls.Config, recipe.trainer.options)
         with at("model"):
             start = validate(Start, recipe.model)
-            policy, tokenizer = load(saved or start.folder, CausalLM)
+            policy, tokenizer = load_pretrained(saved or start.folder, CausalLM)
             models: dict[str, nn.Module] = {"policy": policy}
             context = policy.context
             # A resumed run has the reference's log-probabilities in its checkpoint.
@@ -143,8 +143,8 @@ class DPOTrainer(Trainer):
         """
         pairs, totals = self.data.held_out, dict.fromkeys(_NAMES, 0.0)
         self._measure_reference()
-        chosen = torch.tensor(spread(len(pairs), self.config.eval_comparisons))
-        for picks in tracked(chosen.split(self._rows), len(chosen), len):
+        chosen = torch.tensor(evenly_spaced(len(pairs), self.config.eval_comparisons))
+        for picks in track_progress(chosen.split(self._rows), len(chosen), len):
             batch = {**pairs.rows(picks.tolist()), "number": picks}
             data = self._with_reference({name: rows.to(self.config.device) for name, rows in batch.items()}, "held_out")
             for name, values in self._terms(data).items():
@@ -203,14 +203,16 @@ class DPOTrainer(Trainer):
         """Compute the reference's log-probabilities of all comparisons, unless that has been done."""
         if not self._reference:
             parts = {"train": self.data.train, "held_out": self.data.held_out}
-            self._reference = evaluation(self, lambda: {name: self._measured(pairs) for name, pairs in parts.items()})
+            self._reference = run_evaluation(
+                self, lambda: {name: self._measured(pairs) for name, pairs in parts.items()}
+            )
             self.models.pop("reference", None)
 
     def _measured(self, pairs: Pairs) -> Float[Tensor, "n 2"]:
         """Return the reference's log-probabilities of all comparisons, a few at a time."""
-        model = role({"reference": self.policy, **self.models}, "reference", CausalLM, "dpo")
+        model = require_role({"reference": self.policy, **self.models}, "reference", CausalLM, "dpo")
         found: list[Tensor] = []
-        for picks in tracked(torch.arange(len(pairs)).split(self._rows), len(pairs), len, "reference"):
+        for picks in track_progress(torch.arange(len(pairs)).split(self._rows), len(pairs), len, "reference"):
             rows = {name: rows.to(self.config.device) for name, rows in pairs.rows(picks.tolist()).items()}
             found.append(_logprobs(model, rows).cpu())
         logps = torch.cat(found)

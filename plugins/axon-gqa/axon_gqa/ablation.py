@@ -86,7 +86,7 @@ def train(model: Tiny, steps: int, peak: float, seed: int) -> Tiny:
 
 
 @torch.no_grad()
-def evaluate(model: Tiny) -> float:
+def held_out_loss(model: Tiny) -> float:
     """Return the loss in nats per character, on 512 passages of text the model was not trained on."""
     return _loss(model, _held_out_text(), 512, torch.Generator().manual_seed(1)).item()
 

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from axon_core import NORMS
-from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec
 from axon_core.nn import QKV, Linear, attend
 from axon_core.registry import Spec, part
 
@@ -79,9 +79,9 @@ class GroupedQueryAttention(Attention):
         k, v = self.qkv.key_value(memory)
         return self.k_norm(k), v
 
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> Mapping[str, StateSpec]:
         """Keys and values, one per key/value head: h / k times fewer than multi-head attention keeps."""
-        per_token = State((self.config.n_kv_heads, self.config.head_dim))
+        per_token = StateSpec((self.config.n_kv_heads, self.config.head_dim))
         return {"k": per_token, "v": per_token}
 
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import tomli_w
 
-from axon_core.checkpoint import claimed_folder, whole_folder
+from axon_core.checkpoint import atomic_folder, claimed_folder
 from axon_core.interfaces import CausalLM
 from axon_core.text import Tokenizer
-from axon_core.training import Recipe, RunFolder, reading
+from axon_core.training import Recipe, RunFolder, pinned_model_folder
 from axon_gqa.conversion import convert_model
-from axon_gqa.uptraining import uptraining
+from axon_gqa.uptraining import uptraining_recipe
 
 
 class Converted(NamedTuple):
@@ -42,11 +42,11 @@ def convert_checkpoint(run: Path, out: Path, n_kv_heads: int, device: str = "cpu
         CheckpointError: there is no language model in `run`, or it is damaged, or `out` cannot be written to.
         UsageError: `out` is not empty, or the model's attention cannot be converted this way (see `convert_model`).
     """
-    with claimed_folder(out) as place, reading(run) as folder:
+    with claimed_folder(out) as place, pinned_model_folder(run) as folder:
         recipe = _recipe(run, out, n_kv_heads)
         before, tokenizer = CausalLM.load(folder), Tokenizer.load(folder)
         after = convert_model(before.to(device), n_kv_heads)
-        with whole_folder(place) as new:
+        with atomic_folder(place) as new:
             after.save(new, tokenizer)
             if recipe:
                 (new / f"{recipe.name}.toml").write_text(tomli_w.dumps(recipe.tables), encoding="utf-8")
@@ -64,4 +64,4 @@ def _recipe(run: Path, out: Path, n_kv_heads: int) -> Recipe | None:
     if not recipe.model.keys() & {"type", "init"}:  # models by role
         return None
     name = f"{recipe.name}-gqa{n_kv_heads}"
-    return Recipe.of(uptraining(recipe, out), name, str(out / f"{name}.toml"))
+    return Recipe.of(uptraining_recipe(recipe, out), name, str(out / f"{name}.toml"))

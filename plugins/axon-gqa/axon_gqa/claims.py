@@ -13,7 +13,7 @@ from torch import Tensor
 from axon_core.interfaces import Cache, Scope
 from axon_core.papers import Outcome
 from axon_gqa import timing
-from axon_gqa.ablation import CONVERSIONS, HEADS, STEPS, evaluate, pretrained, train
+from axon_gqa.ablation import CONVERSIONS, HEADS, STEPS, held_out_loss, pretrained, train
 from axon_gqa.attention import GroupedQueryAttention, MultiQueryAttention
 from axon_gqa.conversion import convert_attention
 from axon_gqa.uptraining import SHARE
@@ -52,7 +52,7 @@ def mean_pooling() -> Outcome:
 
 def conversion_alone() -> Outcome:
     """Measure how much the loss rises when the heads are pooled, before any further training."""
-    whole = {seed: evaluate(pretrained(seed)) for seed in SEEDS}
+    whole = {seed: held_out_loss(pretrained(seed)) for seed in SEEDS}
     rises = {k: [_converted(seed, k, "mean")[0] - whole[seed] for seed in SEEDS] for k in (1, HEADS // 2)}
     grouped, multi_query = statistics.fmean(rises[HEADS // 2]), statistics.fmean(rises[1])
     found = f"the loss rises by {multi_query:.3f} for MQA, and for GQA-{HEADS // 2} by"
@@ -61,7 +61,7 @@ def conversion_alone() -> Outcome:
 
 def uptraining() -> Outcome:
     """Train converted models a little further, and measure how much of the lost quality they regain."""
-    whole = [evaluate(pretrained(seed)) for seed in SEEDS]
+    whole = [held_out_loss(pretrained(seed)) for seed in SEEDS]
     losses: dict[int, float] = {}
     regained: dict[int, list[float]] = {}
     for k in (1, HEADS // 2):
@@ -94,8 +94,8 @@ def _converted(seed: int, n_kv_heads: int, how: str) -> tuple[float, float]:
     """Return the loss right after the conversion, and the loss after further training."""
     model = copy.deepcopy(pretrained(seed))
     model.attention = convert_attention(model.attention, n_kv_heads, pool=CONVERSIONS[how](seed))
-    before = evaluate(model)
-    return before, evaluate(train(model, round(SHARE * STEPS), 1e-3, seed + 100))
+    before = held_out_loss(model)
+    return before, held_out_loss(train(model, round(SHARE * STEPS), 1e-3, seed + 100))
 
 
 def _gqa(n_kv_heads: int) -> GroupedQueryAttention:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from axon_core import to_json
-from axon_core.cli import device_option, echo, json_option, print_json, tell_device
+from axon_core.cli import device_option, echo, json_option, print_json, report_device
 from axon_gqa.checkpoint import convert_checkpoint
 from axon_gqa.uptraining import SHARE
 
@@ -32,7 +32,7 @@ def gqa(run: Path, groups: int, out: Path | None, device: str, as_json: bool) ->
     if out is None:
         named = run if run.name.strip(".") else run.resolve()
         out = named.with_name(f"{named.name}-gqa{groups}")
-    tell_device(device)
+    report_device(device)
     models = convert_checkpoint(run, out, groups, device)
     parameters = [model.n_parameters for model in models[:2]]
     cache = [model.new_cache(1, 1).nbytes for model in models[:2]]

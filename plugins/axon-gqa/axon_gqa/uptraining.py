@@ -13,7 +13,7 @@ SHARE = 0.05
 _WARMUP = 0.1
 
 
-def uptraining(recipe: Recipe, init: Path) -> dict[str, Any]:
+def uptraining_recipe(recipe: Recipe, init: Path) -> dict[str, Any]:
     """Return the tables of a recipe that trains the converted model in the folder `init` for `SHARE` of the steps.
 
     Data, trainer, optimiser and schedule stay those of `recipe`, by which the model was trained, as the paper trains

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from axon_core.papers import check, find_card
+from axon_core.papers import check_claim, find_card
 from axon_gqa import claims, timing
 
 PAPER = find_card("gqa").paper
@@ -13,7 +13,7 @@ PAPER = find_card("gqa").paper
 
 @pytest.mark.parametrize("claim", [c for c in PAPER.claim if c.scale == "exact"], ids=lambda c: c.id)
 def test_exact_claims_are_reproduced(claim) -> None:
-    result = check(PAPER, claim)
+    result = check_claim(PAPER, claim)
     assert result.verdict == "reproduced", result.measured
 
 
@@ -28,10 +28,10 @@ def test_exact_claims_are_reproduced(claim) -> None:
 def test_uptraining_is_judged_by_what_it_regains(after: dict[int, float], verdict: str, monkeypatch) -> None:
     before = {4: 2.4, 1: 3.0}
     monkeypatch.setattr(claims, "pretrained", lambda seed: seed)
-    monkeypatch.setattr(claims, "evaluate", lambda model: 2.0)
+    monkeypatch.setattr(claims, "held_out_loss", lambda model: 2.0)
     monkeypatch.setattr(claims, "_converted", lambda seed, k, how: (before[k], after[k]))
     (claim,) = [claim for claim in PAPER.claim if claim.id == "uptraining"]
-    result = check(PAPER, claim)
+    result = check_claim(PAPER, claim)
     assert result.verdict == verdict
     assert result.values == pytest.approx([100 * (2.4 - after[4]) / 0.4] * 3)
     assert f"loss 2.000 for MHA, {after[4]:.3f} for GQA-4, {after[1]:.3f} for MQA" in result.measured
@@ -48,7 +48,7 @@ def test_uptraining_is_judged_by_what_it_regains(after: dict[int, float], verdic
 def test_decoding_is_judged_by_medians(seconds: dict[int, float], verdict: str, monkeypatch) -> None:
     monkeypatch.setattr(timing, "step_seconds", lambda groups: {k: seconds[k] for k in groups})
     (claim,) = [claim for claim in PAPER.claim if claim.id == "decoding-speed"]
-    result = check(PAPER, claim)
+    result = check_claim(PAPER, claim)
     assert result.verdict == verdict
     assert f"takes 20.0 ms with 8 heads, {1000 * seconds[2]:.1f} ms with 2" in result.measured
 

@@ -19,7 +19,7 @@ from axon_core.interfaces import CausalLM
 from axon_core.text import SentencePieceTokenizer, TextData, Tokenizer
 from axon_core.training import Recipe, build_trainer, fit
 from axon_gqa import convert_model
-from axon_gqa.uptraining import uptraining
+from axon_gqa.uptraining import uptraining_recipe
 
 TEXT = "\n".join(topics[name] for name in sorted(topics))[:20_000]
 TOKENS = torch.arange(24).view(2, 12)
@@ -116,7 +116,7 @@ def test_the_recipe_is_the_runs_but_for_what_is_shorter(run: str) -> None:
 def test_the_share_of_the_steps_and_the_warm_up() -> None:
     def shortened(**options: object) -> dict[str, object]:
         recipe = Recipe.of({"trainer": {"type": "causal_lm", **options}}, "name", "source")
-        return uptraining(recipe, Path("folder"))["trainer"]
+        return uptraining_recipe(recipe, Path("folder"))["trainer"]
 
     assert shortened(seed=6) == {"type": "causal_lm", "seed": 7, "steps": 50, "warmup": 5}  # of 1,000, the default
     assert shortened(steps=1_000_000, warmup=10_000, schedule="inverse_sqrt") == {

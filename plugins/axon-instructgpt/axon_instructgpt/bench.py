@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from axon_core import Key
-from axon_core.alignment import Scorer, ended, scored
+from axon_core.alignment import Scorer, is_finished, score_responses
 from axon_core.interfaces import CausalLM
-from axon_core.text import Prompt, Ranking, Tokenizer, line_names
+from axon_core.text import EncodedPrompt, Ranking, Tokenizer, line_names
 from axon_instructgpt.frontier import win_rate
 from axon_instructgpt.responses import every_response, logprobs, sampled, texts
 
@@ -77,7 +77,7 @@ class Bench:
 
     reference: CausalLM
     tokenizer: Tokenizer
-    prompts: Sequence[Prompt]
+    prompts: Sequence[EncodedPrompt]
     reward: Scorer
     judge: Scorer | None
     responses: int
@@ -101,7 +101,7 @@ class Bench:
         if drawn.judged is not None and base.judged is not None:
             judged = drawn.judged.mean().item()
             model_wins, model_error = _over_prompts(win_rate(drawn.judged, base.judged))
-        cut_off = sum(not ended(self.tokenizer.ends, response) for response in responses) / len(responses)
+        cut_off = sum(not is_finished(self.tokenizer.ends, response) for response in responses) / len(responses)
         return Measured(
             reward=drawn.rewards.mean().item(),
             kl=kl,
@@ -140,7 +140,7 @@ class Bench:
         named = [*zip(line_names(rankings, file), (ranking.prompt for ranking in rankings), strict=True)]
         written = [[ranking.responses[i] for i in ranking.ranking] for ranking in rankings]
         ends = [[i not in ranking.unfinished for i in ranking.ranking] for ranking in rankings]
-        scores = scored(scorer, named, written, ends)
+        scores = score_responses(scorer, named, written, ends)
         i, j = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
         gaps = scores[:, i] - scores[:, j]
         return ((gaps > 0).double() + (gaps == 0).double() / 2).mean().item()
@@ -151,8 +151,8 @@ class Bench:
 
     def _worth(self, scorer: Scorer, tokens: Sequence[Sequence[Sequence[int]]]) -> Float[Tensor, "p n"]:
         written = [texts(self.tokenizer, *each) for each in zip(self.prompts, tokens, strict=True)]
-        ends = [[ended(self.tokenizer.ends, response) for response in responses] for responses in tokens]
-        return scored(scorer, [prompt.named for prompt in self.prompts], written, ends)
+        ends = [[is_finished(self.tokenizer.ends, response) for response in responses] for responses in tokens]
+        return score_responses(scorer, [prompt.named for prompt in self.prompts], written, ends)
 
 
 def _over_prompts(values: Float[Tensor, " p"]) -> tuple[float, float | None]:

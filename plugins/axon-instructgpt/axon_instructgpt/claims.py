@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from axon_core import Key, forked
-from axon_core.alignment import role, token_logprobs
+from axon_core.alignment import require_role, token_logprobs
 from axon_core.interfaces import CausalLM
 from axon_core.papers import Outcome
 from axon_core.text import ByteTokenizer, read_text
@@ -144,7 +144,7 @@ def _trained(seed: int, gamma: float | None) -> _Run:
         "data": {"prompts": [word for word in text[:4000].split() if len(word) <= 15][:200], "held_out": 0.32},
     }
     trainer = build_trainer(Recipe.of(tables, "ptx", "the claim ptx"))
-    policy = role(trainer.models, "policy", CausalLM, "ppo")
+    policy = require_role(trainer.models, "policy", CausalLM, "ppo")
     tokens = torch.tensor(ByteTokenizer().encode(text[-20_000:]))
     windows = tokens.unfold(0, 25, 24)
 

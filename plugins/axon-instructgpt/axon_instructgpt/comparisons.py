@@ -12,11 +12,11 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from axon_core import Count, DataError, Key, at, to_json
-from axon_core.alignment import ended, scored
+from axon_core.alignment import is_finished, score_responses
 from axon_core.checkpoint import new_folder
 from axon_core.interfaces import CausalLM
 from axon_core.registry import Spec, registry_of
-from axon_core.training import load, place
+from axon_core.training import load_pretrained, named_model_folder
 from axon_instructgpt.excerpts import write_lines
 from axon_instructgpt.responses import asked, sampled, texts
 from axon_instructgpt.stage import Computing
@@ -81,7 +81,7 @@ class Comparisons(Computing):
         c, key = self.config, Key((self.config.seed, "comparisons"))
         with at("reward"):
             reward = registry_of("reward").build(c.reward)
-        model, tokenizer = load(place(c.policy), CausalLM)
+        model, tokenizer = load_pretrained(named_model_folder(c.policy), CausalLM)
         prompts = asked(c.prompts, tokenizer, model, c.response_tokens)
         sizes: dict[str, Any] = {"response_tokens": c.response_tokens, "temperature": c.temperature}
         drawn = sampled(model.eval().to(c.device), prompts, tokenizer, n=c.responses, key=key("respond"), **sizes)
@@ -92,8 +92,10 @@ class Comparisons(Computing):
                 f"none of the {len(prompts)} prompts gave {c.responses} different responses; raise the temperature, "
                 "or lower responses"
             )
-        ends = [[ended(tokenizer.ends, response) for response in drawn[i]] for i in kept]
-        utilities = scored(reward, [prompts[i].named for i in kept], [written[i] for i in kept], ends) / c.noise
+        ends = [[is_finished(tokenizer.ends, response) for response in drawn[i]] for i in kept]
+        utilities = (
+            score_responses(reward, [prompts[i].named for i in kept], [written[i] for i in kept], ends) / c.noise
+        )
         order = noisy_ranking(utilities, key("rank").generator()).tolist()
         rankings, comparisons = list[dict[str, Any]](), list[dict[str, Any]]()
         for i, these, ranking in zip(kept, ends, order, strict=True):

@@ -16,7 +16,7 @@ from axon_core.registry import Spec
 from axon_core.text import (
     CHAT_TEMPLATES,
     ChatTemplate,
-    Completion,
+    CompletionRecord,
     Dialogue,
     Tokenizer,
     line_names,
@@ -71,7 +71,7 @@ class Demonstrations:
     @classmethod
     def of(
         cls,
-        records: Sequence[Completion | Dialogue],
+        records: Sequence[CompletionRecord | Dialogue],
         tokenizer: Tokenizer,
         context: int,
         settings: DemonstrationConfig,
@@ -106,10 +106,10 @@ class Demonstrations:
         return digest(self.train, self.held_out)
 
 
-def read_demonstrations(path: str) -> Sequence[Completion | Dialogue]:
+def read_demonstrations(path: str) -> Sequence[CompletionRecord | Dialogue]:
     """Return the records of a file, all of the first one's kind. Raises `DataError` as `read_records` does."""
     first = next(iter(islice(read_json_lines(path), 1)), ("", {}))[1]
-    return read_records(path, Dialogue if "messages" in first else Completion)
+    return read_records(path, Dialogue if "messages" in first else CompletionRecord)
 
 
 def split(items: Sequence[T], held_out: float, what: str) -> tuple[tuple[T, ...], tuple[T, ...]]:
@@ -121,9 +121,9 @@ def split(items: Sequence[T], held_out: float, what: str) -> tuple[tuple[T, ...]
 
 
 def _encoded(
-    record: Completion | Dialogue, tokenizer: Tokenizer, template: ChatTemplate, turns: Literal["all", "last"]
+    record: CompletionRecord | Dialogue, tokenizer: Tokenizer, template: ChatTemplate, turns: Literal["all", "last"]
 ) -> Example:
-    if isinstance(record, Completion):
+    if isinstance(record, CompletionRecord):
         prompt, completion = tokenizer.encode_prompt(record.prompt), encode_completion(tokenizer, record.completion)
         return Example(prompt + completion, [False] * len(prompt) + [True] * len(completion))
     if record.messages[-1].role != "assistant":

@@ -10,7 +10,7 @@ from typing import Any
 from axon_core import in_markdown, printable
 from axon_core.registry import new_figure
 
-__all__ = ["draw", "page"]
+__all__ = ["draw_frontier", "page"]
 
 _COLUMNS = {
     "reward": ("reward", "{:.4f}"),
@@ -57,7 +57,7 @@ def page(facts: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def draw(facts: Mapping[str, Any], file: Path) -> None:
+def draw_frontier(facts: Mapping[str, Any], file: Path) -> None:
     """Draw reward against KL divergence of policies, best-of-n and optimum; without matplotlib, do nothing."""
     if (figure := new_figure(7, 5)) is None:
         return

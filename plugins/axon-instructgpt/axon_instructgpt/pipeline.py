@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from axon_core import CheckpointError, ConfigError, UsageError, at, parse_json, parse_toml, to_json
-from axon_core.checkpoint import Lock, check_folder, is_occupied, lock_folder, sweep, write_text, writing
+from axon_core.checkpoint import Lock, check_folder, is_occupied, lock_folder, remove_leftovers, write_text, writing
 from axon_core.papers import find_recipe
 from axon_core.registry import Spec
 from axon_core.training import describe_device, override
@@ -137,7 +137,7 @@ def align(pipeline: Pipeline, out: Path, tell: Callable[[str], None]) -> None:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(lock_folder(out))
-            sweep(out)
+            remove_leftovers(out)
         _stages(pipeline, out, _Record.open(out, pipeline), lock, tell)
 
 

@@ -15,7 +15,16 @@ from axon_core import DataError, config
 from axon_core.alignment import Sequences, encode_completion
 from axon_core.checkpoint import digest
 from axon_core.registry import Spec
-from axon_core.text import PAD, Comparison, Completion, Ranking, Tokenizer, line_names, read_json_lines, read_records
+from axon_core.text import (
+    PAD,
+    Comparison,
+    CompletionRecord,
+    Ranking,
+    Tokenizer,
+    line_names,
+    read_json_lines,
+    read_records,
+)
 from axon_instructgpt.demonstrations import split
 
 __all__ = ["Ranked", "RankedConfig", "RankedData", "collate_ranked", "read_rankings"]
@@ -70,7 +79,7 @@ class RankedData:
         tokenizer: Tokenizer,
         context: int,
         settings: RankedConfig,
-        demonstrations: Sequence[Completion] = (),
+        demonstrations: Sequence[CompletionRecord] = (),
     ) -> Self:
         """Tokenize rankings and split them; a finished text ends with `eos`, where the tokenizer has one.
 

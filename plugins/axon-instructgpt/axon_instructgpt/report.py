@@ -14,10 +14,10 @@ from axon_core.checkpoint import new_folder
 from axon_core.interfaces import CausalLM
 from axon_core.registry import Spec, registry_of
 from axon_core.text import Ranking, Tokenizer, check_room, read_records
-from axon_core.training import RunFolder, load, model_folder, place, tokenizer_difference
+from axon_core.training import RunFolder, load_pretrained, model_folder, named_model_folder, tokenizer_difference
 from axon_instructgpt.bench import Bench
 from axon_instructgpt.frontier import best_of_n, optimum
-from axon_instructgpt.page import draw, page
+from axon_instructgpt.page import draw_frontier, page
 from axon_instructgpt.responses import asked, texts
 from axon_instructgpt.selection import best_of_n_kl
 from axon_instructgpt.stage import Computing
@@ -101,7 +101,7 @@ class Report(Computing):
         with new_folder(out) as folder:
             (folder / "report.json").write_text(to_json(facts, indent=1, ensure_ascii=False), encoding="utf-8")
             (folder / "report.md").write_text(page(facts), encoding="utf-8")
-            draw(facts, folder / "frontier.png")
+            draw_frontier(facts, folder / "frontier.png")
 
     def _measure(self) -> dict[str, Any]:
         """Return all facts; problems with models and files are found before anything is sampled."""
@@ -155,7 +155,7 @@ class Report(Computing):
         c, rewards = self.config, registry_of("reward")
         with at("reward"):
             reward = rewards.build(c.reward)
-        reference, tokenizer = _causal(place(c.reference), c.device)
+        reference, tokenizer = _causal(named_model_folder(c.reference), c.device)
         prompts = asked(c.prompts, tokenizer, reference, c.response_tokens)
         judge = None
         if c.reward_model is not None:
@@ -209,7 +209,7 @@ def _same(name: str, tokenizer: Tokenizer, reference: Tokenizer) -> None:
 
 
 def _causal(folder: Path, device: str = "cpu") -> tuple[CausalLM, Tokenizer]:
-    model, tokenizer = load(folder, CausalLM)
+    model, tokenizer = load_pretrained(folder, CausalLM)
     return model.eval().to(device), tokenizer
 
 

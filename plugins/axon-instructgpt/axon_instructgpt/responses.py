@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from axon_core import Key
-from axon_core.alignment import Sequences, completion_logprobs, respond, response_text
+from axon_core.alignment import Sequences, completion_logprobs, response_text, sample_responses
 from axon_core.interfaces import CausalLM
-from axon_core.text import Prompt, Tokenizer, check_room, encode_prompts, read_prompts
+from axon_core.text import EncodedPrompt, Tokenizer, check_room, encode_prompts, read_prompts
 
 __all__ = ["asked", "every_response", "logprobs", "sampled", "texts"]
 
 
-def asked(path: str, tokenizer: Tokenizer, model: CausalLM, response_tokens: int) -> tuple[Prompt, ...]:
+def asked(path: str, tokenizer: Tokenizer, model: CausalLM, response_tokens: int) -> tuple[EncodedPrompt, ...]:
     """Return the prompts of a file of JSON lines, each once, as tokens.
 
     Raises:
@@ -34,7 +34,7 @@ def asked(path: str, tokenizer: Tokenizer, model: CausalLM, response_tokens: int
 
 def sampled(
     model: CausalLM,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[EncodedPrompt],
     tokenizer: Tokenizer,
     *,
     n: int,
@@ -47,7 +47,7 @@ def sampled(
 
     A response depends only on its prompt, its number and the key; `rows` of them run at once.
     """
-    found = respond(
+    found = sample_responses(
         model,
         [prompt.tokens for prompt in prompts for _ in range(n)],
         [key(i, j).seed for i in range(len(prompts)) for j in range(n)],
@@ -61,7 +61,7 @@ def sampled(
 
 
 def every_response(
-    model: CausalLM, prompt: Prompt, tokenizer: Tokenizer, response_tokens: int
+    model: CausalLM, prompt: EncodedPrompt, tokenizer: Tokenizer, response_tokens: int
 ) -> tuple[list[list[int]], Float[Tensor, " y"]]:
     """Return all responses that the model can give to a prompt, and their probabilities, which sum to 1."""
     size, ends = min(model.config.vocab_size, tokenizer.vocab_size), tokenizer.ends
@@ -76,7 +76,10 @@ def every_response(
 
 @torch.no_grad()
 def logprobs(
-    model: CausalLM, pairs: Sequence[tuple[Prompt, Sequence[int]]], vocab_size: int | None = None, rows: int = 512
+    model: CausalLM,
+    pairs: Sequence[tuple[EncodedPrompt, Sequence[int]]],
+    vocab_size: int | None = None,
+    rows: int = 512,
 ) -> Float[Tensor, " b"]:
     """Return log p(response | prompt) of each pair, in float64; `vocab_size` as for `scored_logprobs`."""
     device = next(model.parameters()).device
@@ -91,6 +94,6 @@ def logprobs(
     return torch.cat(parts).cpu().double()
 
 
-def texts(tokenizer: Tokenizer, prompt: Prompt, responses: Sequence[Sequence[int]]) -> list[str]:
+def texts(tokenizer: Tokenizer, prompt: EncodedPrompt, responses: Sequence[Sequence[int]]) -> list[str]:
     """Return what each of the responses adds to the text of their prompt."""
     return [response_text(tokenizer, prompt.tokens, response) for response in responses]

@@ -12,15 +12,15 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from axon_core import ContractError, Key, at, forked, validate
-from axon_core.alignment import Sequences, role
-from axon_core.generation import evaluating
+from axon_core.alignment import Sequences, require_role
+from axon_core.generation import evaluation_mode
 from axon_core.interfaces import CausalLM
-from axon_core.text import Comparison, Completion, Order, read_records
-from axon_core.training import Recipe, Trainer, coverage, spread, tracked
+from axon_core.text import Comparison, CompletionRecord, Order, read_records
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, track_progress
 from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
 from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked, read_rankings
 from axon_instructgpt.reward_model import RewardModel
-from axon_instructgpt.start import begin, check
+from axon_instructgpt.start import build_model, check_model_table
 
 __all__ = ["RewardTrainer"]
 
@@ -59,7 +59,7 @@ class RewardTrainer(Trainer):
 
     def __init__(self, config: Config, models: Mapping[str, nn.Module], data: RankedData) -> None:
         super().__init__(config, models)
-        self.model = role(models, "model", RewardModel, "reward")
+        self.model = require_role(models, "model", RewardModel, "reward")
         self.data = data
         self._order = Order(len(data.train), Key((config.seed, "order")))
 
@@ -67,7 +67,7 @@ class RewardTrainer(Trainer):
     def check_recipe(cls, recipe: Recipe) -> None:
         """Check the tables `model` and `data` too; see `Trainer.check_recipe`."""
         super().check_recipe(recipe)
-        check(recipe.model)
+        check_model_table(recipe.model)
         with at("data"):
             validate(RankedConfig, recipe.data)
 
@@ -86,14 +86,14 @@ class RewardTrainer(Trainer):
         with at("data"):
             settings = validate(RankedConfig, recipe.data)
             records = read_rankings(settings.path)
-            given = read_records(settings.demonstrations, Completion) if settings.demonstrations else []
+            given = read_records(settings.demonstrations, CompletionRecord) if settings.demonstrations else []
         texts = [
             record.prompt
             + "".join((record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses)
             for record in records
         ]
         text = "".join([*texts, *(record.prompt + record.completion for record in given)])
-        model, tokenizer = begin(recipe.model, saved, config.seed, settings.tokenizer, text)
+        model, tokenizer = build_model(recipe.model, saved, config.seed, settings.tokenizer, text)
         if isinstance(model, CausalLM):
             with forked("cpu"):
                 Key((config.seed, "head")).seed_global()
@@ -132,10 +132,10 @@ class RewardTrainer(Trainer):
         If those are not all, `prompts` says how many were read, and `held_out_prompts` how many there are.
         """
         rankings = self.data.held_out
-        held_out = [rankings[i] for i in spread(len(rankings), self.config.eval_prompts)]
+        held_out = [rankings[i] for i in evenly_spaced(len(rankings), self.config.eval_prompts)]
         totals: dict[str, float] = dict.fromkeys(_NAMES, 0.0)
         firsts = range(0, len(held_out), self.config.batch_size)
-        for first in tracked(firsts, len(held_out), lambda _: self.config.batch_size):
+        for first in track_progress(firsts, len(held_out), lambda _: self.config.batch_size):
             batch = collate_ranked(held_out[first : first + self.config.batch_size])
             for name, total in self.loss({k: part.to(self.config.device) for k, part in batch.items()}).items():
                 totals[name] += total.double().item()
@@ -154,7 +154,7 @@ class RewardTrainer(Trainer):
     @torch.no_grad()
     def _mean_of_demonstrations(self) -> Float[Tensor, ""]:
         demonstrations, total = self.data.demonstrations, torch.zeros((), dtype=torch.float64)
-        with evaluating(self.model):
+        with evaluation_mode(self.model):
             for first in range(0, len(demonstrations), self.config.batch_size):
                 rows = Sequences.of(demonstrations[first : first + self.config.batch_size]).to(self.config.device)
                 total += self.model.whole(rows.tokens, rows.valid).double().sum().cpu()

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from axon_core import DataError, TrainingError
-from axon_core.text import Completion
+from axon_core.text import CompletionRecord
 
 __all__ = ["best_of", "best_of_n_kl", "rejection_sampled"]
 
@@ -38,7 +38,7 @@ def best_of_n_kl(n: int) -> float:
 
 def rejection_sampled(
     prompts: Sequence[str], responses: Sequence[Sequence[str]], rewards: Float[Tensor, "b n"]
-) -> list[Completion]:
+) -> list[CompletionRecord]:
     """Return each prompt with the best of its responses, as demonstrations for the next fine-tuning.
 
     Source: rejection sampling as in arXiv 2307.09288, Section 3.2.3.
@@ -48,11 +48,11 @@ def rejection_sampled(
         DataError: a prompt, or the best of its responses, is empty; the message names it.
     """
     best = best_of(torch.as_tensor(rewards)).tolist()
-    found = list[Completion]()
+    found = list[CompletionRecord]()
     for i, (prompt, texts, choice) in enumerate(zip(prompts, responses, best, strict=True)):
         completion = texts[int(choice)]
         for text, what in ((prompt, f"prompt {i}"), (completion, f"the best response to prompt {i} ({prompt[:40]!r})")):
             if not text:
                 raise DataError(f"{what} must have at least one character to be learnt, got ''; leave it out")
-        found.append(Completion(prompt=prompt, completion=completion))
+        found.append(CompletionRecord(prompt=prompt, completion=completion))
     return found

@@ -11,14 +11,14 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from axon_core import Key, at, validate
-from axon_core.alignment import role, token_logprobs
+from axon_core.alignment import require_role, token_logprobs
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
-from axon_core.text import CHAT_TEMPLATES, Completion, Order
-from axon_core.training import Recipe, Trainer, coverage, spread, tracked
+from axon_core.text import CHAT_TEMPLATES, CompletionRecord, Order
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, track_progress
 from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example, read_demonstrations
 from axon_instructgpt.packing import collate, pack
-from axon_instructgpt.start import begin, check
+from axon_instructgpt.start import build_model, check_model_table
 
 __all__ = ["SFTTrainer"]
 
@@ -54,7 +54,7 @@ class SFTTrainer(Trainer):
 
     def __init__(self, config: Config, models: Mapping[str, nn.Module], data: Demonstrations) -> None:
         super().__init__(config, models)
-        self.model = role(models, "model", CausalLM, "sft")
+        self.model = require_role(models, "model", CausalLM, "sft")
         self.data = data
         self._rows = _packed(data.train, self.model.context)
         self._order = Order(len(self._rows), Key((config.seed, "order")))
@@ -63,7 +63,7 @@ class SFTTrainer(Trainer):
     def check_recipe(cls, recipe: Recipe) -> None:
         """Check the tables `model` and `data` too; see `Trainer.check_recipe`."""
         super().check_recipe(recipe)
-        check(recipe.model)
+        check_model_table(recipe.model)
         with at("data"):
             settings = validate(DemonstrationConfig, recipe.data)
             with at("template"):
@@ -82,12 +82,12 @@ class SFTTrainer(Trainer):
             records = read_demonstrations(settings.path)
         text = "".join(
             record.prompt + record.completion
-            if isinstance(record, Completion)
+            if isinstance(record, CompletionRecord)
             else "".join(message.content for message in record.messages)
             for record in records
         )
-        model, tokenizer = begin(recipe.model, saved, config.seed, settings.tokenizer, text)
-        context = role({"model": model}, "model", CausalLM, "sft").context
+        model, tokenizer = build_model(recipe.model, saved, config.seed, settings.tokenizer, text)
+        context = require_role({"model": model}, "model", CausalLM, "sft").context
         with at("data"):
             data = Demonstrations.of(records, tokenizer, context, settings)
         return cls(config, {"model": model}, data)
@@ -116,11 +116,11 @@ class SFTTrainer(Trainer):
         `held_out_examples` how many there are.
         """
         held_out = self.data.held_out
-        examples = [held_out[i] for i in spread(len(held_out), self.config.eval_examples)]
+        examples = [held_out[i] for i in evenly_spaced(len(held_out), self.config.eval_examples)]
         rows, totals = _packed(examples, self.model.context), {"loss": 0.0, "accuracy": 0.0}
         tokens = 0.0
         firsts = range(0, len(rows), self.config.batch_size)
-        for first in tracked(firsts, len(rows), lambda _: self.config.batch_size):
+        for first in track_progress(firsts, len(rows), lambda _: self.config.batch_size):
             batch = collate(rows[first : first + self.config.batch_size])
             data = {name: part.to(self.config.device) for name, part in batch.items()}
             tokens += self.counts(data)["loss"]

@@ -10,12 +10,12 @@ from axon_core import MODELS, Key, at, forked, validate
 from axon_core.interfaces import Model
 from axon_core.registry import Spec
 from axon_core.text import ByteTokenizer, Tokenizer, train_tokenizer
-from axon_core.training import Saved, load
+from axon_core.training import Saved, load_pretrained
 
-__all__ = ["begin", "check"]
+__all__ = ["build_model", "check_model_table"]
 
 
-def check(table: Mapping[str, Any]) -> None:
+def check_model_table(table: Mapping[str, Any]) -> None:
     """Raise `ConfigError` or `UnknownKey` if the `[model]` table of a recipe breaks a rule, whatever the folders."""
     with at("model"):
         if "init" in table:
@@ -24,7 +24,7 @@ def check(table: Mapping[str, Any]) -> None:
             MODELS.config(Spec.of(table), vocab_size=ByteTokenizer().vocab_size)  # which one is known with the data
 
 
-def begin(
+def build_model(
     table: Mapping[str, Any], saved: Path | None, seed: int, tokenizer: Spec, text: str
 ) -> tuple[Model, Tokenizer]:
     """Return what the `[model]` table of a recipe describes, and its tokenizer.
@@ -43,7 +43,7 @@ def begin(
     with at("model"):
         start = validate(Saved, table) if "init" in table else None
         if folder := saved or (start and start.folder):
-            return load(folder, Model)
+            return load_pretrained(folder, Model)
     with at("data", "tokenizer"):
         new = train_tokenizer(tokenizer, text)
     with at("model"), forked("cpu"):

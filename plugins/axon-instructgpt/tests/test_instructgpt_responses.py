@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from axon_core import ContextError, DataError, validate
-from axon_core.text import ByteTokenizer, Prompt, Tokenizer, train_tokenizer
+from axon_core.text import ByteTokenizer, EncodedPrompt, Tokenizer, train_tokenizer
 from axon_instructgpt.comparisons import Comparisons
 from axon_instructgpt.report import Report
 from axon_instructgpt.responses import asked, every_response, sampled
@@ -23,7 +23,7 @@ class Three(ByteTokenizer):
 def test_all_responses_are_enumerated_and_sampled_as_often_as_they_are_likely(eos, others, number, model_of):
     tokenizer = Three()
     tokenizer.eos, tokenizer.other_ends = eos, frozenset(others)
-    model, prompt = model_of(3), Prompt("p", (0, 1), "line 1")
+    model, prompt = model_of(3), EncodedPrompt("p", (0, 1), "line 1")
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.mul_(4)
@@ -45,8 +45,8 @@ def test_prompts_are_named_and_checked(tmp_path, tiny, model_of):
     file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n{"prompt": "bb"}\n')
     model, tokenizer = model_of(258), ByteTokenizer()
     assert asked(str(file), tokenizer, model, 2) == (
-        Prompt("a", (97,), f"line 1 of {file}"),
-        Prompt("bb", (98, 98), f"line 3 of {file}"),
+        EncodedPrompt("a", (97,), f"line 1 of {file}"),
+        EncodedPrompt("bb", (98, 98), f"line 3 of {file}"),
     )
     file.write_text('{"prompt": "a"}\n{"prompt": ""}\n')
     with pytest.raises(DataError, match="line 2"):

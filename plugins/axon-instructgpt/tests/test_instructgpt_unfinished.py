@@ -7,7 +7,7 @@ import torch
 
 from axon_core import MODELS, ByteTokenizer, fit, validate
 from axon_core.text import Comparison, Ranking, read_records
-from axon_core.training import Recipe, build_trainer, load
+from axon_core.training import Recipe, build_trainer, load_pretrained
 from axon_dpo import PreferenceData
 from axon_instructgpt import RewardModel
 from axon_instructgpt.comparisons import Comparisons
@@ -81,7 +81,7 @@ def test_a_report_scores_what_was_written_and_counts_what_was_cut_off(folder):
     }
     report = Report(validate(Report.Config, table))
     bench = report._bench()
-    drawn, (judge, _) = bench.base(), load(folder / "judge", RewardModel)
+    drawn, (judge, _) = bench.base(), load_pretrained(folder / "judge", RewardModel)
     for prompt, responses, scores in zip(bench.prompts, drawn.tokens, drawn.judged, strict=True):
         for response, score in zip(responses, scores.tolist(), strict=True):
             with torch.no_grad():

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from axon_core import MODELS, Count, Key, at, config, forked, validate
 from axon_core.alignment import token_logprobs
-from axon_core.generation import Sampling, choose
+from axon_core.generation import Sampling, sample_tokens
 from axon_core.interfaces import Model
 from axon_core.registry import Spec
-from axon_core.training import Recipe, sum_numbers, tell
+from axon_core.training import Recipe, report_progress, sum_numbers
 from axon_ppo.base import PPOBase
 from axon_ppo.environment import ENVIRONMENTS, Environment
 from axon_ppo.maths import gae, whiten
@@ -124,7 +124,7 @@ class ControlTrainer(PPOBase):
         )
         observation = self.environment.reset([key("episode", i, 0).seed for i in numbers])
         for t in range(c.length):
-            action = choose(self._logits(observation), Sampling(), uniform[:, t])
+            action = sample_tokens(self._logits(observation), Sampling(), uniform[:, t])
             found = self.environment.step(action)
             after, over = found.observation, found.terminated | found.truncated
             steps.append(
@@ -196,15 +196,15 @@ class ControlTrainer(PPOBase):
         """Return the mean `return` and `length` of whole episodes of the most likely actions; `loss` is −`return`."""
         n, key = self.config.episodes, Key((self.config.seed, "evaluate"))
         observation = self.environment.reset([key(i).seed for i in range(n)])
-        tell(0, n)
+        report_progress(0, n)
         going, returns, lengths = torch.ones(n, dtype=torch.bool), *torch.zeros(2, n, dtype=torch.float32)
         while going.any():
-            found = self.environment.step(choose(self._logits(observation), Sampling(temperature=0)))
+            found = self.environment.step(sample_tokens(self._logits(observation), Sampling(temperature=0)))
             returns += torch.where(going, found.reward, 0)
             lengths += going
             going &= ~(found.terminated | found.truncated)
             observation = found.observation
-            tell(n - int(going.sum()), n)
+            report_progress(n - int(going.sum()), n)
         mean = returns.mean().item()
         return {"loss": -mean, "return": mean, "length": lengths.mean().item()}
 

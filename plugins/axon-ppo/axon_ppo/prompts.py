@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from axon_core import config
 from axon_core.checkpoint import digest
 from axon_core.registry import Spec
-from axon_core.text import Prompt, Text, Tokenizer, encode_prompts, read_prompts
+from axon_core.text import EncodedPrompt, Text, Tokenizer, encode_prompts, read_prompts
 
 __all__ = ["PromptConfig", "PromptData"]
 
@@ -52,8 +52,8 @@ class PromptData:
     """
 
     tokenizer: Tokenizer
-    train: tuple[Prompt, ...]
-    held_out: tuple[Prompt, ...] = ()
+    train: tuple[EncodedPrompt, ...]
+    held_out: tuple[EncodedPrompt, ...] = ()
 
     @classmethod
     def of(cls, named: Sequence[tuple[str, str]], tokenizer: Tokenizer, held_out: float = 0.0) -> Self:

@@ -15,7 +15,7 @@ from axon_core.alignment import Sequences, encode_completion
 from axon_core.interfaces import Model
 from axon_core.registry import Registry
 from axon_core.text import Tokenizer
-from axon_core.training import place
+from axon_core.training import named_model_folder
 
 __all__ = ["REWARDS", "ModelReward", "Regex", "Reward"]
 
@@ -79,7 +79,7 @@ class ModelReward:
     judges_ends = True
 
     def __init__(self, config: Config) -> None:
-        folder = place(config.path)
+        folder = named_model_folder(config.path)
         self._take(Model.load(folder).float(), Tokenizer.load(folder))
 
     @classmethod

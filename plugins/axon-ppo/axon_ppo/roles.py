@@ -14,13 +14,13 @@ from axon_core.checkpoint import check_vocabulary, digest
 from axon_core.interfaces import CausalLM, Model
 from axon_core.registry import Spec
 from axon_core.text import ByteTokenizer, Tokenizer, check_room, train_tokenizer
-from axon_core.training import Recipe, Saved, load, tokenizer_difference
+from axon_core.training import Recipe, Saved, load_pretrained, tokenizer_difference
 from axon_ppo.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
 from axon_ppo.prompts import PromptConfig, PromptData
 from axon_ppo.reward import REWARDS, ModelReward, Reward
 from axon_ppo.value import ValueModel
 
-__all__ = ["Parts", "Roles", "build", "check", "check_tables", "checksum"]
+__all__ = ["Parts", "Roles", "build_roles", "check_roles", "check_tables", "checksum"]
 
 
 class Roles(config.Config):
@@ -45,7 +45,7 @@ class Parts(NamedTuple):
     auxiliary: AuxiliaryLoss | None
 
 
-def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
+def build_roles(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
     """Return the parts that the tables `model` and `data` of a recipe describe.
 
     `saved` is what an earlier run of the recipe exported, together with its tokenizer.
@@ -73,7 +73,7 @@ def build(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
     with at("model"), forked("cpu"):
         Key((seed, "weights")).seed_global()
         if start is not None:
-            policy, _ = load(start.folder, CausalLM)
+            policy, _ = load_pretrained(start.folder, CausalLM)
         else:
             with at("policy"):
                 policy = MODELS.build(Spec.of(roles.policy), vocab_size=tokenizer.vocab_size)
@@ -109,13 +109,13 @@ def check_tables(recipe: Recipe) -> None:
 
 def _value(policy: nn.Module, tokenizer: Tokenizer, start: Saved | None) -> nn.Module:
     """Return a value model: a copy of the policy or a saved `CausalLM` with a new head, or a saved reward model."""
-    model, other = (copy.deepcopy(policy), tokenizer) if start is None else load(start.folder, Model)
+    model, other = (copy.deepcopy(policy), tokenizer) if start is None else load_pretrained(start.folder, Model)
     if problem := tokenizer_difference(tokenizer, other):
         raise UsageError(f"policy and value model must have the same tokenizer, but {problem}")
     return ValueModel(model) if isinstance(model, CausalLM) else model
 
 
-def check(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, response_tokens: int) -> None:
+def check_roles(models: Mapping[str, nn.Module], data: PromptData, reward: Reward, response_tokens: int) -> None:
     """Check that the roles understand the same tokens, and that every prompt and its response fit into each.
 
     Raises:

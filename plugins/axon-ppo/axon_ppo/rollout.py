@@ -10,7 +10,7 @@ from axon_core.alignment import Sequences, token_logprobs
 from axon_core.interfaces import CausalLM
 from axon_ppo.maths import gae, whiten
 
-__all__ = ["action_logits", "action_values", "credited", "judged"]
+__all__ = ["action_logits", "action_values", "compute_advantages", "score_tokens"]
 
 
 def action_logits(
@@ -34,7 +34,7 @@ def action_values(model: nn.Module, sequences: Sequences) -> Float[Tensor, " k"]
     return _precise(model(sequences.tokens, valid=sequences.valid)[:, :-1][sequences.scored[:, 1:]])
 
 
-def judged(
+def score_tokens(
     policy: CausalLM,
     reference: CausalLM,
     value: nn.Module,
@@ -61,7 +61,7 @@ def judged(
     return {name: torch.cat([piece[name] for piece in found]) for name in found[0]}
 
 
-def credited(
+def compute_advantages(
     scores: Float[Tensor, " b"],
     kl: Float[Tensor, "b n"],
     values: Float[Tensor, "b n"],

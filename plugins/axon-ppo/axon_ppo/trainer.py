@@ -11,19 +11,26 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from axon_core import CheckpointError, Count, Key, at, validate
-from axon_core.alignment import Sequences, respond, response_text, role, scored, token_logprobs
+from axon_core.alignment import (
+    Sequences,
+    require_role,
+    response_text,
+    sample_responses,
+    score_responses,
+    token_logprobs,
+)
 from axon_core.checkpoint import digest
-from axon_core.generation import evaluating
+from axon_core.generation import evaluation_mode
 from axon_core.interfaces import CausalLM
-from axon_core.text import PAD, Order, Prompt
-from axon_core.training import Recipe, coverage, spread, sum_numbers, tracked
+from axon_core.text import PAD, EncodedPrompt, Order
+from axon_core.training import Recipe, coverage, evenly_spaced, sum_numbers, track_progress
 from axon_ppo.auxiliary import AuxiliaryLoss
 from axon_ppo.base import PPOBase
 from axon_ppo.maths import adapted_coefficient, k1, k2, k3
 from axon_ppo.prompts import PromptData
 from axon_ppo.reward import ModelReward, Reward
-from axon_ppo.roles import build, check, check_tables, checksum
-from axon_ppo.rollout import action_logits, action_values, credited, judged
+from axon_ppo.roles import build_roles, check_roles, check_tables, checksum
+from axon_ppo.rollout import action_logits, action_values, compute_advantages, score_tokens
 
 __all__ = ["PPOTrainer"]
 
@@ -108,11 +115,11 @@ class PPOTrainer(PPOBase):
         if isinstance(reward, ModelReward):
             models = {**models, "reward": reward.model}
         super().__init__(config, models)
-        self.policy, self.reference = (role(models, name, CausalLM, "ppo") for name in ("policy", "reference"))
+        self.policy, self.reference = (require_role(models, name, CausalLM, "ppo") for name in ("policy", "reference"))
         self.value = models["value"]
         self.data, self.reward, self.auxiliary = data, reward, auxiliary
         self.kl_coefficient = config.kl_coefficient
-        check(self.models, data, reward, config.response_tokens)
+        check_roles(self.models, data, reward, config.response_tokens)
         self._order = Order(len(data.train), Key((config.seed, "prompts")))
         self._estimate = _ESTIMATORS[config.kl_estimator]
 
@@ -131,7 +138,7 @@ class PPOTrainer(PPOBase):
         """
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
-        parts = build(recipe, config.seed, saved)
+        parts = build_roles(recipe, config.seed, saved)
         return cls(config, parts.models, parts.data, parts.reward, parts.auxiliary)
 
     def batch(self, step: int) -> dict[str, Tensor]:
@@ -162,7 +169,7 @@ class PPOTrainer(PPOBase):
         c = self.config
         prompts = [self.data.train[pick] for pick in batch["prompt"].tolist()]
         acted = self.act(prompts, [key(number).seed for number in batch["number"].tolist()])
-        credit = credited(
+        credit = compute_advantages(
             acted["score"],
             acted.pop("token_kl"),
             acted["value"],
@@ -175,21 +182,23 @@ class PPOTrainer(PPOBase):
         given = {name: rows for name, rows in batch.items() if name == "number" or name.startswith(_AUXILIARY)}
         return {**acted, **credit, "coefficient": coefficient, **given}
 
-    def act(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Tensor]:
+    def act(self, prompts: Sequence[EncodedPrompt], seeds: Sequence[int]) -> dict[str, Tensor]:
         """Return responses to the prompts, their scores, and what the models give for every action; 0 elsewhere."""
         c, tokenizer = self.config, self.data.tokenizer
         asked = [prompt.tokens for prompt in prompts]
         how = {"temperature": c.temperature, "vocab_size": tokenizer.vocab_size}
         pieces = c.minibatches * c.micro_batches
         with self._precision(), torch.no_grad():
-            responses = respond(self.policy, asked, seeds, max_new_tokens=c.response_tokens, ends=tokenizer.ends, **how)
+            responses = sample_responses(
+                self.policy, asked, seeds, max_new_tokens=c.response_tokens, ends=tokenizer.ends, **how
+            )
             written = list(zip(asked, (response.tokens for response in responses), strict=True))
             texts = [[response_text(tokenizer, prompt, response)] for prompt, response in written]
             finished = [[response.finished] for response in responses]
-            score = scored(self.reward, [prompt.named for prompt in prompts], texts, finished)[:, 0]
+            score = score_responses(self.reward, [prompt.named for prompt in prompts], texts, finished)[:, 0]
             score -= c.unfinished_penalty * (~torch.tensor(finished)[:, 0]).double()
             rows = Sequences.of(written).to(c.device)
-            said = judged(self.policy, self.reference, self.value, rows, pieces=pieces, **how)
+            said = score_tokens(self.policy, self.reference, self.value, rows, pieces=pieces, **how)
         token_kl = self._estimate(said["logprob"], said.pop("reference"))
         return {
             "tokens": rows.tokens,
@@ -243,10 +252,10 @@ class PPOTrainer(PPOBase):
         If those are not all, `prompts` says how many were, and `held_out_prompts` how many there are.
         """
         held_out, key = self.data.held_out, Key((self.config.seed, "evaluate"))
-        numbers = spread(len(held_out), self.config.eval_prompts)
+        numbers = evenly_spaced(len(held_out), self.config.eval_prompts)
         total: dict[str, float] = {"score": 0.0, "kl": 0.0, "length": 0.0}
         groups = [numbers[first : first + _ROWS] for first in range(0, len(numbers), _ROWS)]
-        for some in tracked(groups, len(numbers), len):
+        for some in track_progress(groups, len(numbers), len):
             acted = self.act([held_out[i] for i in some], [key(i).seed for i in some])
             for name, found in (("score", acted["score"]), ("kl", acted["kl"]), ("length", acted["scored"])):
                 total[name] += found.sum().item() / len(numbers)
@@ -258,8 +267,8 @@ class PPOTrainer(PPOBase):
     def sample(self) -> str:
         """Return a prompt and the response to it."""
         prompt, tokenizer = (self.data.held_out or self.data.train)[0], self.data.tokenizer
-        with evaluating(self.policy):
-            (response,) = respond(
+        with evaluation_mode(self.policy):
+            (response,) = sample_responses(
                 self.policy,
                 [prompt.tokens],
                 [0],

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the small models that seve
 from small_models import collected, llama, value_of, vowels
 
 from axon_core import CheckpointError, Key, fit
-from axon_core.alignment import Response, Sequences, respond, token_entropies
+from axon_core.alignment import Response, Sequences, sample_responses, token_entropies
 from axon_core.training import RunFolder
 from axon_ppo import base
 from axon_ppo import trainer as module
@@ -58,7 +58,7 @@ def test_over_all_sequences_the_gradient_is_that_of_the_exact_objective(ends, ma
         value_weight=0.0,
         unfinished_penalty=0.5,
     )
-    monkeypatch.setattr(module, "respond", lambda *args, **options: responses)
+    monkeypatch.setattr(module, "sample_responses", lambda *args, **options: responses)
     data = collected(trainer)
 
     # By hand, a sequence at a time: no padding, no mask, no value function.
@@ -310,7 +310,9 @@ def test_an_auxiliary_loss_is_minimised_in_the_same_update(ragged, make, letters
 def test_every_token_of_a_response_is_scored_and_has_an_entropy():
     policy = llama(6)
     drawn = [
-        r for seed in range(60) for r in respond(policy, [[0]], [seed], max_new_tokens=2, temperature=1.0, ends={5})
+        r
+        for seed in range(60)
+        for r in sample_responses(policy, [[0]], [seed], max_new_tokens=2, temperature=1.0, ends={5})
     ]
     rows = Sequences.of([([0], r.tokens) for r in drawn])
     assert torch.equal(rows.scored.sum(1), torch.tensor([len(r.tokens) for r in drawn]))

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 import axon_rmsnorm.claims
-from axon_core.papers import check, find_card
+from axon_core.papers import check_claim, find_card
 
 PAPER = find_card("rmsnorm").paper
 EXACT = [claim for claim in PAPER.claim if claim.scale == "exact"]
@@ -12,7 +12,7 @@ EXACT = [claim for claim in PAPER.claim if claim.scale == "exact"]
 
 @pytest.mark.parametrize("claim", EXACT, ids=lambda claim: claim.id)
 def test_holds(claim):
-    result = check(PAPER, claim)
+    result = check_claim(PAPER, claim)
     assert result.verdict == "reproduced", result.measured
 
 
@@ -28,4 +28,4 @@ WRONG = {
 def test_fails_for_what_is_not_rmsnorm(claim, which, monkeypatch):
     other = WRONG[claim.id][which]
     monkeypatch.setattr(axon_rmsnorm.claims, "_rms_norm", lambda dim, eps=0.0, partial=1.0: other(dim))
-    assert check(PAPER, claim).verdict == "failed"
+    assert check_claim(PAPER, claim).verdict == "failed"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from axon_core.interfaces import Rotation
-from axon_core.papers import check, find_card
+from axon_core.papers import check_claim, find_card
 from axon_roformer import Rotary
 
 PAPER = find_card("roformer").paper
@@ -13,7 +13,7 @@ EXACT = [claim for claim in PAPER.claim if claim.scale == "exact"]
 
 @pytest.mark.parametrize("claim", EXACT, ids=lambda claim: claim.id)
 def test_holds(claim):
-    result = check(PAPER, claim)
+    result = check_claim(PAPER, claim)
     assert result.verdict == "reproduced", result.measured
 
 
@@ -35,14 +35,14 @@ def backwards(self, positions):
 )
 def test_fails_for_another_embedding(claim, wrong, monkeypatch):
     monkeypatch.setattr(Rotary, "forward", wrong)
-    assert check(PAPER, next(c for c in EXACT if c.id == claim)).verdict == "failed"
+    assert check_claim(PAPER, next(c for c in EXACT if c.id == claim)).verdict == "failed"
 
 
 def test_the_bound_decays_only_with_spread_frequencies(monkeypatch):
     monkeypatch.setattr("axon_roformer.claims.frequencies", lambda dim, base: torch.full((dim // 2,), 0.5))
-    assert check(PAPER, next(c for c in EXACT if c.id == "long-term-decay")).verdict == "failed"
+    assert check_claim(PAPER, next(c for c in EXACT if c.id == "long-term-decay")).verdict == "failed"
 
 
 def test_the_decay_has_its_figure(tmp_path):
-    result = check(PAPER, next(c for c in EXACT if c.id == "long-term-decay"), out=tmp_path)
+    result = check_claim(PAPER, next(c for c in EXACT if c.id == "long-term-decay"), out=tmp_path)
     assert (tmp_path / result.figure).stat().st_size > 1000

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from axon_core import NORMS
-from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec
 from axon_core.nn import QKV, Linear, attend
 from axon_core.registry import Spec, part
 
@@ -61,7 +61,7 @@ class MultiHeadAttention(Attention):
         k, v = self.qkv.key_value(memory)
         return self.k_norm(k), v
 
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> Mapping[str, StateSpec]:
         """Keys and values of every head."""
-        per_token = State((self.config.n_heads, self.config.head_dim))
+        per_token = StateSpec((self.config.n_heads, self.config.head_dim))
         return {"k": per_token, "v": per_token}

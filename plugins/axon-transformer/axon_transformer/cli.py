@@ -12,12 +12,12 @@ import click
 import torch
 
 from axon_core import AxonError, UsageError, printable_json, to_json, validate
-from axon_core.checkpoint import claimed_file, whole_file
-from axon_core.cli import device_option, echo, echo_generated, echo_renewed, tell_device
-from axon_core.training import Clock, RunFolder, reading
+from axon_core.checkpoint import atomic_file, claimed_file
+from axon_core.cli import device_option, echo, echo_generated, echo_renewed, report_device
+from axon_core.training import Clock, RunFolder, pinned_model_folder
 from axon_transformer.averaging import latest_models
 from axon_transformer.corpus import read_lines, split_lines
-from axon_transformer.heatmap import check_picture, cross_attention, draw, label
+from axon_transformer.heatmap import check_picture, cross_attention, draw_heatmap, label
 from axon_transformer.search import Search
 from axon_transformer.translate import Translation, Translator
 
@@ -78,7 +78,7 @@ def command(
         lines, source = split_lines(sys.stdin.buffer.read(), "the standard input"), Path("the standard input")
     show = _as_json if as_json else _texts if n_best == 1 else _numbered
     folders = _models(run, average, context)
-    tell_device(device)
+    report_device(device)
     translator = Translator.load(*folders, device=device)
     if not lines:
         _converse(translator, search, show)
@@ -89,7 +89,7 @@ def command(
     found = translator.translate(lines, search, batch_size=batch_size, place=place, progress=progress)
     shown = [line for number, text in enumerate(lines, 1) for line in show(number, text, found[number - 1])]
     if output:
-        with whole_file(output) as draft:
+        with atomic_file(output) as draft:
             draft.write_text("".join(f"{line}\n" for line in shown), encoding="utf-8")
     else:
         echo_generated("\n".join(shown))
@@ -102,7 +102,7 @@ def command(
 def _models(run: Path, average: int, context: click.Context) -> list[Path]:
     """Return the model folders to average; a running training removes none of them while the command runs."""
     if average == 1:
-        return [context.with_resource(reading(run))]
+        return [context.with_resource(pinned_model_folder(run))]
     last = context.with_resource(RunFolder.open(run).checkpoints.reading())
     if last is None:
         raise UsageError(f"cannot average {average} checkpoints: {run} has none")
@@ -157,7 +157,7 @@ def _draw(translator: Translator, text: str, translation: Translation, path: Pat
     across, down = (
         [label(translator.tokenizer.piece(token)) or "(end)" for token in each] for each in (source, written)
     )
-    draw(maps, across, down, path)
+    draw_heatmap(maps, across, down, path)
     echo(f"Attention: {path}", err=True)
 
 

@@ -14,7 +14,7 @@ from axon_core import DataError, Key, config, expanded, gunzipped, refuse_folder
 
 __all__ = [
     "Corpus",
-    "Pair",
+    "SentencePair",
     "check_aligned",
     "normalised",
     "read_lines",
@@ -23,7 +23,7 @@ __all__ = [
     "split_lines",
 ]
 
-Pair = tuple[str, str]
+SentencePair = tuple[str, str]
 
 
 class Corpus(config.Config):
@@ -49,7 +49,7 @@ class Corpus(config.Config):
         return self
 
 
-def read_pairs(corpus: Corpus, role: str) -> list[Pair]:
+def read_pairs(corpus: Corpus, role: str) -> list[SentencePair]:
     """Return the pairs of a corpus, unchanged; `role`, such as "train", tells synthetic ones apart.
 
     Raises:
@@ -114,7 +114,7 @@ def normalised(text: str) -> str:
     return " ".join(text.split())
 
 
-def reversed_pairs(count: int, role: str) -> list[Pair]:
+def reversed_pairs(count: int, role: str) -> list[SentencePair]:
     """Return pairs of the synthetic task: 3 to 8 random letters, and the same backwards.
 
     >>> reversed_pairs(1, "train")
@@ -127,7 +127,7 @@ def reversed_pairs(count: int, role: str) -> list[Pair]:
     return [(" ".join(word), " ".join(reversed(word))) for word in words]
 
 
-def _columns(line: str, number: int, path: str) -> Pair:
+def _columns(line: str, number: int, path: str) -> SentencePair:
     columns = line.split("\t") if line else ["", ""]
     if len(columns) != 2:
         tabs = "no tab" if len(columns) == 1 else f"{len(columns)} columns"

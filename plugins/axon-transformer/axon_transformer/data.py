@@ -15,7 +15,7 @@ from axon_core import ConfigError, DataError, at, config
 from axon_core.registry import Spec
 from axon_core.text import PAD, Tokenizer, train_tokenizer
 from axon_transformer.batches import pad
-from axon_transformer.corpus import Corpus, Pair, normalised, read_pairs
+from axon_transformer.corpus import Corpus, SentencePair, normalised, read_pairs
 
 _log = logging.getLogger("axon")
 
@@ -45,12 +45,12 @@ class Encoded:
         targets: their targets.
     """
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[SentencePair]
     sources: Sequence[list[int]]
     targets: Sequence[list[int]]
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair], tokenizer: Tokenizer, context: int, role: str) -> Self:
+    def of(cls, pairs: Sequence[SentencePair], tokenizer: Tokenizer, context: int, role: str) -> Self:
         """Encode pairs. Those with an empty side, or too long for `context`, are left out; a warning counts them.
 
         Raises:
@@ -106,8 +106,8 @@ class ParallelData:
     """
 
     tokenizer: Tokenizer
-    train: Sequence[Pair]
-    valid: Sequence[Pair]
+    train: Sequence[SentencePair]
+    valid: Sequence[SentencePair]
 
     @classmethod
     def load(cls, settings: ParallelConfig, tokenizer: Tokenizer | None = None) -> Self:

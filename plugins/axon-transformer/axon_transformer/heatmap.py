@@ -14,8 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from axon_core import UsageError
-from axon_core.checkpoint import whole_file
-from axon_core.generation import evaluating
+from axon_core.checkpoint import atomic_file
+from axon_core.generation import evaluation_mode
 from axon_core.registry import install_line, new_figure
 from axon_transformer.layers import DecoderLayer
 from axon_transformer.model import Transformer
@@ -79,7 +79,7 @@ def cross_attention(
     handles = [layer.cross.register_forward_pre_hook(switch(True)) for layer in layers]
     handles += [layer.cross.register_forward_hook(switch(False)) for layer in layers]
     try:
-        with evaluating(model), recorder:
+        with evaluation_mode(model), recorder:
             model.decode(target.unsqueeze(0), model.encode(source.unsqueeze(0)))
     finally:
         for handle in handles:
@@ -110,7 +110,7 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"a picture's name must end in one of {', '.join(kinds)}, got {path}")
 
 
-def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence[str], path: Path) -> None:
+def draw_heatmap(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence[str], path: Path) -> None:
     """Write a picture of the maps: a row for each layer, a column for each head, white where the weight is 0.
 
     The tokens of the translation run down each map, as they were written, and those of the source across it.
@@ -134,7 +134,7 @@ def draw(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence
     figure.supxlabel("source", fontsize=9)
     figure.supylabel("translation", fontsize=9)
     figure.colorbar(image, ax=grid, label="attention weight")
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         figure.savefig(draft, dpi=min(150, _PIXELS / max(inches)))
 
 

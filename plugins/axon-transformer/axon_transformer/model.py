@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, arange, nn
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ConfigError, Count
-from axon_core.interfaces import Attention, Cache, Model, Norm, RotaryEmbedding, Scope, Step
+from axon_core.interfaces import Attention, Cache, CacheStep, Model, Norm, RotaryEmbedding, Scope
 from axon_core.nn import affine
 from axon_core.registry import Spec, part, part_config
 from axon_transformer.layers import DecoderLayer, Dropout, EncoderLayer, FeedForward, Memory, PostNorm, PreNorm
@@ -126,7 +126,7 @@ class Transformer(Model):
         n = target.shape[1]
         target = target.clamp(min=0)
         if cache is None:
-            step = Step(target, Scope.over(target), [None] * len(self.decoder))
+            step = CacheStep(target, Scope.over(target), [None] * len(self.decoder))
         else:
             step = cache.extend(target)
         x = self._embed(step.tokens, step.scope)

@@ -50,7 +50,7 @@ class Hypothesis(NamedTuple):
     """Whether it reached its end marker; one that was cut off at the limit ranks after those that did."""
 
 
-class Scorer(Protocol):
+class TokenScorer(Protocol):
     """Scores the next token of rows of tokens; row r belongs to sentence r // beam."""
 
     def __call__(self, rows: Int[Tensor, "r n"]) -> Float[Tensor, "r v"]:
@@ -100,7 +100,7 @@ def length_penalty(length: int, alpha: float) -> float:
 
 @torch.no_grad()
 def beam_search(
-    scorer: Scorer, limits: Sequence[int], search: Search, *, bos: int, eos: int, vocab_size: int | None = None
+    scorer: TokenScorer, limits: Sequence[int], search: Search, *, bos: int, eos: int, vocab_size: int | None = None
 ) -> list[list[Hypothesis]]:
     """Return the `n_best` translations of each sentence, best first.
 

@@ -15,7 +15,7 @@ from axon_core import MODELS, ContractError, Count, Key, at, config, forked, val
 from axon_core.checkpoint import digest
 from axon_core.registry import Spec
 from axon_core.text import PAD, Tokenizer
-from axon_core.training import Recipe, Trainer, coverage, spread, tell, tracked
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, report_progress, track_progress
 from axon_transformer.averaging import latest_models
 from axon_transformer.batches import TokenBatches
 from axon_transformer.bleu import Tokenize, bleu, tokenizer_of
@@ -178,7 +178,7 @@ class TranslationTrainer(Trainer):
     def _cross_entropy(self, part: Encoded) -> float:
         total = torch.zeros((), dtype=torch.float64)
         tokens = 0.0
-        for batch in tracked(part.batches(_ROWS), len(part.pairs), lambda batch: len(batch["source"])):
+        for batch in track_progress(part.batches(_ROWS), len(part.pairs), lambda batch: len(batch["source"])):
             data = {name: rows.to(self.config.device) for name, rows in batch.items()}
             total += self.loss(data)["nll"].cpu().double()
             tokens += self.counts(data)["nll"]
@@ -191,7 +191,7 @@ class TranslationTrainer(Trainer):
         `held_out_sentences` how many there are.
         """
         of = len(self.valid.pairs)
-        part = self.valid.part(spread(of, self.config.eval_sentences))
+        part = self.valid.part(evenly_spaced(of, self.config.eval_sentences))
         loss = self._cross_entropy(part)
         sources, references = zip(*part.pairs, strict=True)
         translator = Translator(self.model, self.tokenizer)
@@ -221,4 +221,4 @@ class TranslationTrainer(Trainer):
 
 def _tell(done: int, total: int) -> None:
     """Report how many sentences of an evaluation are translated."""
-    tell(done, total, "translating")
+    report_progress(done, total, "translating")

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from axon_core.papers import NotRun, Outcome
-from axon_core.training import Recipe, build_trainer, evaluation, fit, hook
+from axon_core.training import Recipe, build_trainer, fit, hook, run_evaluation
 from axon_transformer.averaging import mean_weights
 from axon_transformer.bleu import bleu
 from axon_transformer.search import Search
@@ -94,11 +94,11 @@ def _trained(smoothing: float, seed: int) -> tuple[TranslationTrainer, list[dict
 
 def _scores(trainer: TranslationTrainer) -> tuple[float, float]:
     """Return perplexity and BLEU on the validation set."""
-    return math.exp(evaluation(trainer, trainer.cross_entropy)), _bleu(trainer, Search())
+    return math.exp(run_evaluation(trainer, trainer.cross_entropy)), _bleu(trainer, Search())
 
 
 def _bleu(trainer: TranslationTrainer, search: Search) -> float:
     sources, references = zip(*trainer.valid.pairs, strict=True)
     translator = Translator(trainer.model, trainer.tokenizer)
-    found = evaluation(trainer, lambda: translator.translate(sources, search, batch_size=128))
+    found = run_evaluation(trainer, lambda: translator.translate(sources, search, batch_size=128))
     return bleu([best.text for best, *_ in found], references).score

@@ -10,7 +10,7 @@ import torch
 
 from axon_core import ContextError, DataError
 from axon_core.checkpoint import check_vocabulary
-from axon_core.generation import evaluating
+from axon_core.generation import evaluation_mode
 from axon_core.text import Tokenizer
 from axon_transformer.averaging import average
 from axon_transformer.batches import pad
@@ -121,7 +121,7 @@ class Translator:
         order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: -len(sources[i]))
         done = len(texts) - len(order)
         progress(done, len(texts))
-        with evaluating(self.model):
+        with evaluation_mode(self.model):
             for start in range(0, len(order), batch_size):
                 numbers = order[start : start + batch_size]
                 found = self._search([sources[i] for i in numbers], search)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from axon_core.papers import check, find_card
+from axon_core.papers import check_claim, find_card
 from axon_transformer import training_claims
 
 PAPER = find_card("transformer").paper
@@ -18,14 +18,14 @@ EXACT, TRAINED = ([c for c in PAPER.claim if (c.scale == "exact") is exact] for 
 
 @pytest.mark.parametrize("claim", EXACT, ids=lambda claim: claim.id)
 def test_claims_are_reproduced(claim) -> None:
-    result = check(PAPER, claim)
+    result = check_claim(PAPER, claim)
     assert result.verdict == "reproduced", result.measured
 
 
 @pytest.mark.parametrize("claim", TRAINED, ids=lambda claim: claim.id)
 def test_claims_that_need_data_are_not_run_without(claim, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AXON_DATA_DIR", raising=False)
-    result = check(PAPER, claim)
+    result = check_claim(PAPER, claim)
     assert result.verdict == "not run" and "needs Multi30k: set AXON_DATA_DIR" in result.measured
 
 
@@ -48,7 +48,7 @@ def test_claims_that_need_trained_models_are_measured(claim, monkeypatch: pytest
     monkeypatch.setenv("AXON_DATA_DIR", "not used")
     monkeypatch.setattr(training_claims, "_SETTINGS", (*training_claims._SETTINGS, *TINY))
     monkeypatch.setattr(training_claims, "_SEEDS", (0, 1))
-    result = check(PAPER, claim)
+    result = check_claim(PAPER, claim)
     assert result.verdict in ("direction holds", "failed") and len(result.values) == 2, result.measured
     assert "BLEU" in result.measured and result.measured.endswith("(2 seeds) (scaled)")
 
@@ -70,14 +70,14 @@ def test_verdicts_follow_what_is_measured(gain: int, verdict: str, monkeypatch: 
     monkeypatch.setattr(training_claims, "_trained", lambda smoothing, seed: (trainers[seed], latest))
     monkeypatch.setattr(training_claims, "_bleu", made_up)
     for claim, values in (("beam-search", [3.0 * gain] * 3), ("averaging", [2.0 * gain] * 3)):
-        result = check(PAPER, BY_ID[claim])
+        result = check_claim(PAPER, BY_ID[claim])
         assert result.verdict == verdict and list(result.values) == values, result.measured
     assert all(trainer.model.weight.item() == -4 * gain for trainer in trainers)  # averaging puts the weights back
 
     monkeypatch.setattr(training_claims, "_trained", lambda smoothing, seed: (smoothing, []))
     for worse, hurts in ((40, True), (-40, False)):  # where perplexity falls, the claim fails whatever BLEU does
         monkeypatch.setattr(training_claims, "_scores", lambda eps, worse=worse: (9 + worse * eps, gain * eps))
-        result = check(PAPER, BY_ID["label-smoothing"])
+        result = check_claim(PAPER, BY_ID["label-smoothing"])
         assert result.verdict == (verdict if hurts else "failed")
         assert list(result.values) == pytest.approx([0.1 * gain] * 3)
 

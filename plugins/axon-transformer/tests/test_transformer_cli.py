@@ -15,7 +15,7 @@ import pytest
 
 from axon_core import CheckpointError, validate
 from axon_core.text import CharTokenizer
-from axon_core.training import Recipe, build_trainer, fit, listening
+from axon_core.training import Recipe, build_trainer, fit, report_progress_to
 from axon_transformer import Search, Transformer, TranslationTrainer, Translator, bleu
 
 SOURCES = ["a b c", "", "  ", "x\u00a0y  z ", "日本 🦄", "e d c b a f", "q w e"]
@@ -265,7 +265,7 @@ def test_evaluations_on_files_tell_how_far_they_are(small_run: Path, tmp_path: P
     text = tmp_path / "text"
     text.write_text("a b c\n" * 70)
     told: list[tuple[int, int, str]] = []
-    with listening(lambda done, total, doing: told.append((done, total, doing))):
+    with report_progress_to(lambda done, total, doing: told.append((done, total, doing))):
         TranslationTrainer.Evaluation(src=text, ref=text, beam=1).evaluate(small_run / "model", "cpu")
     assert told == [(done, 70, "translating") for done in (0, 64, 70)]
 

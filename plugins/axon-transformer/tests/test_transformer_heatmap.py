@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from axon_core import UsageError
 from axon_transformer import Transformer, Translator, cross_attention
-from axon_transformer.heatmap import draw, label
+from axon_transformer.heatmap import draw_heatmap, label
 
 
 def test_heat_maps_are_the_weights_of_every_layer_and_head(small_run: Path, tmp_path: Path, said: Any) -> None:
@@ -29,7 +29,7 @@ def test_a_picture_says_what_is_where(tmp_path: Path, monkeypatch: pytest.Monkey
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, dpi: figures.append(self))
     maps = torch.rand(2, 3, 2, 4)
-    draw(maps, ["$a", "▁b", "c_", "(end)"], ["x$", "(end)"], tmp_path / "x.png")
+    draw_heatmap(maps, ["$a", "▁b", "c_", "(end)"], ["x$", "(end)"], tmp_path / "x.png")
     (figure,) = figures
     *grid, bar = figure.axes
     assert [axes.get_title() for axes in grid] == [f"layer {i}, head {j}" for i in (1, 2) for j in (1, 2, 3)]
@@ -47,7 +47,7 @@ def test_a_picture_of_many_heads_and_tokens_stays_within_bounds(
 ) -> None:
     sizes: list[float] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, dpi: sizes.append(dpi * max(self.get_size_inches())))
-    draw(torch.rand(1, 16, 2, 60), ["a"] * 60, ["b"] * 2, tmp_path / "x.png")
+    draw_heatmap(torch.rand(1, 16, 2, 60), ["a"] * 60, ["b"] * 2, tmp_path / "x.png")
     assert sizes == [pytest.approx(20_000)]
 
 
@@ -90,7 +90,7 @@ def test_a_map_is_of_what_the_decoder_reads_while_it_writes(
     small_run: Path, said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr("axon_transformer.cli.draw", lambda *given: drawn.append(given))
+    monkeypatch.setattr("axon_transformer.cli.draw_heatmap", lambda *given: drawn.append(given))
     said("translate", small_run, "a b c", "--attention", tmp_path / "maps.png")
     ((maps, across, down, _),) = drawn
     translator = Translator.load(small_run / "model")
@@ -109,7 +109,7 @@ def test_an_attention_without_maps_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
         cross_attention(model, torch.tensor([3, 2]), torch.tensor([1]))
     for name in ("maps", "maps.doc"):
         with pytest.raises(UsageError, match=rf"a picture's name must end in one of .*png.*, got .*{name}"):
-            draw(torch.ones(1, 1, 1, 1), ["a"], ["b"], tmp_path / name)
+            draw_heatmap(torch.ones(1, 1, 1, 1), ["a"], ["b"], tmp_path / name)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UsageError, match="needs matplotlib"):
-        draw(torch.ones(1, 1, 1, 1), ["a"], ["b"], tmp_path / "x.png")
+        draw_heatmap(torch.ones(1, 1, 1, 1), ["a"], ["b"], tmp_path / "x.png")

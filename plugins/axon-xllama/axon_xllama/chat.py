@@ -20,13 +20,13 @@ from typing import Literal, NamedTuple
 from axon_core import DataError, UsageError
 from axon_core.text import Tokenizer
 
-__all__ = ["MARKERS", "Message", "chat_tokens", "chat_turns"]
+__all__ = ["MARKERS", "ChatMessage", "chat_tokens", "chat_turns"]
 
 MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 """What no message may contain."""
 
 
-class Message(NamedTuple):
+class ChatMessage(NamedTuple):
     """Who says what."""
 
     role: Literal["system", "user", "assistant"]
@@ -35,7 +35,7 @@ class Message(NamedTuple):
     """What is said."""
 
 
-def chat_turns(messages: Sequence[Message]) -> list[str]:
+def chat_turns(messages: Sequence[ChatMessage]) -> list[str]:
     """Return the text of each turn; the last holds the user's message alone. Nothing is encoded yet.
 
     Raises:
@@ -65,7 +65,7 @@ def chat_turns(messages: Sequence[Message]) -> list[str]:
     return [question + answer for question, answer in zip(asked, [*answers, ""], strict=True)]
 
 
-def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+def chat_tokens(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> list[int]:
     """Return the tokens of a conversation, ready for the model to answer; messages as for `chat_turns`.
 
     Raises:

@@ -15,7 +15,7 @@ from axon_core.cli import echo, generate_command
 from axon_core.text import Tokenizer
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.exporting import Format
-from axon_xllama.checkpoints.importing import Progress, is_metas, talks_as_llama_2
+from axon_xllama.checkpoints.importing import ProgressCallback, is_metas, talks_as_llama_2
 from axon_xllama.checkpoints.layout import Notice
 
 
@@ -78,7 +78,7 @@ def _notices() -> Generator[Notice]:
 
 
 @contextmanager
-def _progress(what: str) -> Generator[Progress]:
+def _progress(what: str) -> Generator[ProgressCallback]:
     """Show progress and remaining time on the standard error, from the first step on."""
     with ExitStack() as stack:
         bar: Any = None

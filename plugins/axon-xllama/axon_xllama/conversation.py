@@ -7,7 +7,7 @@ from collections.abc import Generator
 from axon_core.generation import Request, Sampling, check_prompt, decode_requests
 from axon_core.interfaces import CausalLM
 from axon_core.text import Tokenizer
-from axon_xllama.chat import MARKERS, Message, chat_tokens
+from axon_xllama.chat import MARKERS, ChatMessage, chat_tokens
 
 __all__ = ["Conversation"]
 
@@ -47,14 +47,14 @@ class Conversation:
     ) -> None:
         self._model, self._tokenizer, self._seed, self._compile = model, tokenizer, seed, compile
         self._sampling, self._max_new_tokens = sampling or Sampling(), max_new_tokens
-        self._system = [] if system is None else [Message("system", system)]
-        tokens = chat_tokens(tokenizer, [*self._system, Message("user", "")])
+        self._system = [] if system is None else [ChatMessage("system", system)]
+        tokens = chat_tokens(tokenizer, [*self._system, ChatMessage("user", "")])
         check_prompt(model, tokens, "the conversation's beginning")  # problems with it show at once
         self.reset()
 
     def reset(self) -> None:
         """Forget what has been said; the system's message stays."""
-        self.messages: list[Message] = []
+        self.messages: list[ChatMessage] = []
         self.forgotten = 0
 
     def ask(self, text: str) -> Generator[str, None, None]:
@@ -64,7 +64,7 @@ class Conversation:
             UsageError: the message contains a marker of the format.
             ContextError: the message alone is longer than the model's context.
         """
-        question = Message("user", text)
+        question = ChatMessage("user", text)
         prompt, self.forgotten = self._prompt(question)
         request = Request(
             prompt=prompt,
@@ -82,9 +82,9 @@ class Conversation:
                     yield piece
         finally:
             if answer:
-                self.messages += [question, Message("assistant", answer)]
+                self.messages += [question, ChatMessage("assistant", answer)]
 
-    def _prompt(self, question: Message) -> tuple[list[int], int]:
+    def _prompt(self, question: ChatMessage) -> tuple[list[int], int]:
         """Return the conversation's tokens, leaving out as many of its oldest messages as the answer needs."""
         context = self._model.context
         room = context - min(self._max_new_tokens, context // 2)

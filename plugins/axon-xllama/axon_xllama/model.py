@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, Count, UsageError
-from axon_core.interfaces import Attention, Cache, CausalLM, LayerCache, Norm, Scope, Step
+from axon_core.interfaces import Attention, Cache, CacheStep, CausalLM, LayerCache, Norm, Scope
 from axon_core.nn import Linear, StackedLinear
 from axon_core.registry import Spec, part, part_config
 
 
-class FeedForward(nn.Module):
+class GatedFeedForward(nn.Module):
     """SwiGLU (arXiv 2002.05202, Section 2, Eq. 6): `(silu(x W) ⊙ x V) W₂`; the rows of `gate_up` are W's, then V's."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -35,7 +35,9 @@ class Block(nn.Module):
 
     attention: Attention
 
-    def __init__(self, attention: Attention, attention_norm: Norm, feed_forward: FeedForward, ff_norm: Norm) -> None:
+    def __init__(
+        self, attention: Attention, attention_norm: Norm, feed_forward: GatedFeedForward, ff_norm: Norm
+    ) -> None:
         super().__init__()
         self.attention = attention
         self.attention_norm = attention_norm
@@ -91,7 +93,7 @@ class XLlama(CausalLM):
             Block(
                 part(c, "attention", ATTENTIONS, dim=c.dim, n_heads=c.n_heads, layer=layer, rotary=rotary),
                 part(c, "norm", NORMS, dim=c.dim),
-                FeedForward(c.dim, c.hidden_dim),
+                GatedFeedForward(c.dim, c.hidden_dim),
                 part(c, "norm", NORMS, dim=c.dim),
             )
             for layer in range(c.n_layers)
@@ -125,7 +127,7 @@ class XLlama(CausalLM):
         if valid is not None:
             tokens = tokens.masked_fill(~valid, 0)  # a padding id such as −1 has no embedding
         if cache is None:
-            step = Step(tokens, Scope.over(tokens, valid=valid, documents=documents), [None] * len(self.blocks))
+            step = CacheStep(tokens, Scope.over(tokens, valid=valid, documents=documents), [None] * len(self.blocks))
         else:
             step = cache.extend(tokens, valid)
         x = self.embedding(step.tokens)

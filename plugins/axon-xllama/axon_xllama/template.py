@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from axon_core import config
 from axon_core.text import Message as Turn
 from axon_core.text import Tokenizer
-from axon_xllama.chat import Message, chat_tokens
+from axon_xllama.chat import ChatMessage, chat_tokens
 
 __all__ = ["Llama2"]
 
@@ -31,8 +31,8 @@ class Llama2:
             UsageError: a message contains one of the format's markers.
             DataError: the tokenizer has no `bos` or `eos`.
         """
-        said = [Message(message.role, message.content) for message in messages]
+        said = [ChatMessage(message.role, message.content) for message in messages]
         if said[-1].role == "user":
             return chat_tokens(tokenizer, said)
-        more = Message("user", "")  # an answered dialogue is the beginning of one in which the user says more
+        more = ChatMessage("user", "")  # an answered dialogue is the beginning of one in which the user says more
         return chat_tokens(tokenizer, [*said, more])[: -len(chat_tokens(tokenizer, [more]))]

@@ -10,12 +10,12 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from axon_core import MODELS, ConfigError, DataError, Key, at, forked, validate
-from axon_core.alignment import role, token_logprobs
+from axon_core.alignment import require_role, token_logprobs
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
 from axon_core.registry import Spec
 from axon_core.text import TextConfig, TextData, Tokenizer, Windows
-from axon_core.training import Recipe, Saved, TextEvaluation, Trainer, coverage, load, measure
+from axon_core.training import Recipe, Saved, TextEvaluation, Trainer, coverage, held_out_likelihood, load_pretrained
 
 
 class CausalLMTrainer(Trainer):
@@ -49,7 +49,7 @@ class CausalLMTrainer(Trainer):
 
     def __init__(self, config: Config, models: Mapping[str, nn.Module], data: TextData) -> None:
         super().__init__(config, models)
-        self.model = role(models, "model", CausalLM, "causal_lm")
+        self.model = require_role(models, "model", CausalLM, "causal_lm")
         self.data = data
         self._windows = Windows(data.train, self.model.config.context, Key((config.seed, "windows")))
 
@@ -76,7 +76,7 @@ class CausalLMTrainer(Trainer):
         with at("model"), forked("cpu"):
             Key((settings.seed, "weights")).seed_global()
             if start and folder:
-                model, _ = load(folder, CausalLM)
+                model, _ = load_pretrained(folder, CausalLM)
             else:
                 model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
         return cls(settings, {"model": model}, data)
@@ -100,7 +100,7 @@ class CausalLMTrainer(Trainer):
 
         If that is not the whole part, `held_out_tokens` says how many it has.
         """
-        found = measure(self.model, self.data, self.config.eval_tokens)
+        found = held_out_likelihood(self.model, self.data, self.config.eval_tokens)
         return {**found, **coverage("tokens", found["tokens"], len(self.data.held_out) - 1)}
 
     def sample(self) -> str:

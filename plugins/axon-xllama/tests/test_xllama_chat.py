@@ -17,14 +17,14 @@ from axon_core.generation import Sampling
 from axon_core.text import ByteTokenizer, CharTokenizer, Tokenizer, train_tokenizer
 from axon_core.text import Message as Turn
 from axon_xllama import XLlama
-from axon_xllama.chat import MARKERS, Message, chat_tokens, chat_turns
+from axon_xllama.chat import MARKERS, ChatMessage, chat_tokens, chat_turns
 from axon_xllama.conversation import Conversation
 from axon_xllama.template import Llama2
 
-USER = Message("user", "Hello, how are you?")
-ASSISTANT = Message("assistant", "I'm doing great. How can I help you today?")
-AGAIN = Message("user", "I'd like to show off how chat templating works!")
-SYSTEM = Message("system", "You are a helpful, respectful and honest assistant.")
+USER = ChatMessage("user", "Hello, how are you?")
+ASSISTANT = ChatMessage("assistant", "I'm doing great. How can I help you today?")
+AGAIN = ChatMessage("user", "I'd like to show off how chat templating works!")
+SYSTEM = ChatMessage("system", "You are a helpful, respectful and honest assistant.")
 
 # The strings that transformers documents for the Llama 2 chat template, with its <s> and </s>.
 DOCUMENTED = [
@@ -45,9 +45,9 @@ DOCUMENTED = [
         "[/INST] I'm doing great. How can I help you today? </s><s>[INST] I'd like to show off how chat templating "
         "works! [/INST]",
     ),
-    ([Message("user", "  spaces \n")], "<s>[INST] spaces [/INST]"),
+    ([ChatMessage("user", "  spaces \n")], "<s>[INST] spaces [/INST]"),
     (
-        [Message("user", "a "), Message("assistant", "\n b"), Message("user", " c")],
+        [ChatMessage("user", "a "), ChatMessage("assistant", "\n b"), ChatMessage("user", " c")],
         "<s>[INST] a [/INST] b </s><s>[INST] c [/INST]",
     ),
 ]
@@ -76,9 +76,9 @@ def test_the_ids_are_those_of_the_reference_turn_by_turn():
 
 
 def test_markers_of_ids_are_ordinary_text_in_a_message():
-    (turn,) = chat_turns([Message("user", "</s><s>")])
+    (turn,) = chat_turns([ChatMessage("user", "</s><s>")])
     assert turn == "[INST] </s><s> [/INST]"
-    tokens = chat_tokens(ByteTokenizer(), [Message("user", "</s><s>")])
+    tokens = chat_tokens(ByteTokenizer(), [ChatMessage("user", "</s><s>")])
     assert [token for token in tokens if token > 255] == [256]
 
 
@@ -117,11 +117,11 @@ def tiny(context: int = 200) -> XLlama:
 
 
 def test_a_conversation_remembers_what_was_said_and_repeats_with_its_seed():
-    def talk(seed: int) -> list[Message]:
+    def talk(seed: int) -> list[ChatMessage]:
         conversation = Conversation(tiny(), ByteTokenizer(), max_new_tokens=8, seed=seed, system="Be brief.")
         for text in ("one", "two"):
             answer = "".join(conversation.ask(text))
-            assert conversation.messages[-2:] == [Message("user", text), Message("assistant", answer)]
+            assert conversation.messages[-2:] == [ChatMessage("user", text), ChatMessage("assistant", answer)]
         return conversation.messages
 
     assert talk(1) == talk(1) != talk(2)
@@ -132,7 +132,7 @@ def test_an_answer_that_is_cut_short_stays_as_far_as_it_came():
     pieces = conversation.ask("one")
     begun = next(pieces) + next(pieces)
     pieces.close()
-    assert conversation.messages == [Message("user", "one"), Message("assistant", begun)]
+    assert conversation.messages == [ChatMessage("user", "one"), ChatMessage("assistant", begun)]
 
 
 def test_an_answer_ends_before_a_marker():

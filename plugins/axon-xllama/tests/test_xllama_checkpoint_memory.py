@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from axon_xllama.checkpoints.families import FAMILIES
-from axon_xllama.checkpoints.layout import parts_of, skeleton
+from axon_xllama.checkpoints.layout import checkpoint_tensors, skeleton
 from axon_xllama.model import XLlama
 
 SCRIPT = """
@@ -56,7 +56,8 @@ def write(folder: Path, words: Path, **sizes: int) -> int:
     attention = {"type": "GQA", "n_kv_heads": 2}
     model = skeleton(XLlama.Config(vocab_size=400, context=64, n_heads=4, attention=attention, **sizes))
     tensors = {
-        part.theirs: torch.zeros(part.shape, dtype=torch.float16) for part in parts_of(model, FAMILIES["llama"].names)
+        part.theirs: torch.zeros(part.shape, dtype=torch.float16)
+        for part in checkpoint_tensors(model, FAMILIES["llama"].names)
     }
     names = sorted(tensors)
     places = {}

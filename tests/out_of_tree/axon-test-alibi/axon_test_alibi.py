@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec
 from axon_core.nn import QKV, attend
 
 
@@ -71,7 +71,7 @@ class AlibiAttention(Attention):
         k, v = (k, v) if cache is None else cache.append(k=k, v=v)
         return self.out(attend(q, k, v, scope, bias=self.distance).flatten(-2))
 
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> Mapping[str, StateSpec]:
         """Keys and values of every head."""
-        per_token = State((self.config.n_heads, self.config.head_dim))
+        per_token = StateSpec((self.config.n_heads, self.config.head_dim))
         return {"k": per_token, "v": per_token}

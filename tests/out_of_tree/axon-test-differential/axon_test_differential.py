@@ -11,7 +11,7 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from axon_core import NORMS
-from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec
 from axon_core.nn import QKV, attend
 
 
@@ -70,9 +70,9 @@ class DifferentialAttention(Attention):
         heads = self.norm(first - self._lambda().to(v.dtype) * second)
         return self.out((1 - self.initial) * heads.flatten(-2))  # Eq. 3
 
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> Mapping[str, StateSpec]:
         """Both keys, and the value, of every head."""
-        per_token = State((2 * self.config.n_heads, self.config.head_dim // 2))
+        per_token = StateSpec((2 * self.config.n_heads, self.config.head_dim // 2))
         return {"k": per_token, "v": per_token}
 
     def _lambda(self) -> Float[Tensor, ""]:

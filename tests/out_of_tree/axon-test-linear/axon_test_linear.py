@@ -10,7 +10,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
-from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec
 from axon_core.nn import QKV
 
 
@@ -66,10 +66,10 @@ class LinearAttention(Attention):
         heads = (result / (total + self.config.eps).unsqueeze(-1)).to(x.dtype)
         return self.out(heads.flatten(-2))
 
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> Mapping[str, StateSpec]:
         """The sums of all tokens so far, in float32 because they only grow."""
         h, d = self.config.n_heads, self.config.head_dim
         return {
-            "s": State((h, d, d), per_token=False, dtype=torch.float32),
-            "z": State((h, d), per_token=False, dtype=torch.float32),
+            "s": StateSpec((h, d, d), per_token=False, dtype=torch.float32),
+            "z": StateSpec((h, d), per_token=False, dtype=torch.float32),
         }

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from axon_core import NORMS
-from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec
 from axon_core.nn import attend
 
 
@@ -82,6 +82,6 @@ class LatentAttention(Attention):
             result = torch.einsum("bnhc,hdc->bnhd", mixed, w_v)
         return self.out(result.flatten(-2))
 
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> Mapping[str, StateSpec]:
         """The latent and the rotated key of a token, for all heads together."""
-        return {"latent": State((self.config.latent_dim + self.config.rope_dim,))}
+        return {"latent": StateSpec((self.config.latent_dim + self.config.rope_dim,))}

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, State
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec
 from axon_core.nn import QKV, attend
 
 
@@ -62,7 +62,7 @@ class SlidingWindowAttention(Attention):
         k, v = (k, v) if cache is None else cache.append(k=k, v=v)
         return self.out(attend(q, k, v, scope, narrow=self.window).flatten(-2))
 
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> Mapping[str, StateSpec]:
         """Keys and values of the tokens that a later token can still see."""
-        per_token = State((self.config.n_heads, self.config.head_dim), window=self.config.window)
+        per_token = StateSpec((self.config.n_heads, self.config.head_dim), window=self.config.window)
         return {"k": per_token, "v": per_token}

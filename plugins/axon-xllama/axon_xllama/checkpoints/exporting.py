@@ -12,14 +12,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, CheckpointError, to_json
-from axon_core.checkpoint import WEIGHTS, check_weights, claimed_folder, load_config, read_tensor, whole_folder
+from axon_core.checkpoint import WEIGHTS, atomic_folder, check_weights, claimed_folder, load_config, read_tensor
 from axon_core.interfaces import Layout
 from axon_core.registry import Spec
 from axon_core.text import SentencePieceTokenizer, Tokenizer
-from axon_core.training import reading
+from axon_core.training import pinned_model_folder
 from axon_xllama.checkpoints import hugging_face, meta
-from axon_xllama.checkpoints.importing import Progress
-from axon_xllama.checkpoints.layout import Notice, Part, Settings, Stored, parts_of, relayout
+from axon_xllama.checkpoints.importing import ProgressCallback
+from axon_xllama.checkpoints.layout import Notice, Settings, Stored, TensorPart, checkpoint_tensors, relayout
 from axon_xllama.checkpoints.safetensors_files import nbytes, stored_in, write_safetensors
 from axon_xllama.checkpoints.tokenizer_files import InexpressibleError, tokenizer_files
 from axon_xllama.model import XLlama
@@ -40,7 +40,7 @@ def export_checkpoint(
     out: Path,
     *,
     format: Format,
-    progress: Progress = lambda written, total: None,
+    progress: ProgressCallback = lambda written, total: None,
     notice: Notice = warnings.warn,
 ) -> XLlama:
     """Write an X-Llama for other programs, weights bit for bit; return the model without its weights.
@@ -64,18 +64,18 @@ def export_checkpoint(
             cannot be written to.
         UsageError: `out` is not empty.
     """
-    with claimed_folder(out) as place, reading(run) as folder:
+    with claimed_folder(out) as place, pinned_model_folder(run) as folder:
         return _export(folder, place, format, progress, notice)
 
 
-def _export(folder: Path, out: Path, format: Format, progress: Progress, notice: Notice) -> XLlama:
+def _export(folder: Path, out: Path, format: Format, progress: ProgressCallback, notice: Notice) -> XLlama:
     layout, rotaries = _FORMATS[format]
     model = load_config(folder, XLlama)
     _check_parts(model, format, rotaries)
     names = meta.NAMES if format == "meta" else hugging_face.family_of(model).names
     stored = stored_in(folder / WEIGHTS)
     permuted = layout if Settings.of(model).layout != layout else None
-    parts = {part.theirs: _piece(folder / WEIGHTS, part, stored, permuted) for part in parts_of(model, names)}
+    parts = {part.theirs: _piece(folder / WEIGHTS, part, stored, permuted) for part in checkpoint_tensors(model, names)}
     tokenizer = Tokenizer.load(folder)
     check_weights(folder)
     total = nbytes({name: [part] for name, part in parts.items()})
@@ -83,7 +83,7 @@ def _export(folder: Path, out: Path, format: Format, progress: Progress, notice:
     def advance(written: int) -> None:
         progress(written, total)
 
-    with whole_folder(out) as new:
+    with atomic_folder(out) as new:
         if format == "hf":
             write_safetensors(new / WEIGHTS, {name: [part] for name, part in parts.items()}, advance)
             _describe(new, model, parts, tokenizer, notice)
@@ -122,7 +122,7 @@ def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: 
 
 
 def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> None:
-    """Check that the model computes what a Llama does; that it has the same tensors, `parts_of` checks.
+    """Check that the model computes what a Llama does; that it has the same tensors, `checkpoint_tensors` checks.
 
     Parts are recognised by who offers them: a part of another plugin may have the same name and tensors, but compute
     something else.
@@ -158,7 +158,7 @@ def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> No
         raise CheckpointError(f"head_dim must be dim / n_heads for the format 'meta', got {head_dim}")
 
 
-def _piece(file: Path, part: Part, stored: dict[str, Stored], layout: Layout | None) -> Stored:
+def _piece(file: Path, part: TensorPart, stored: dict[str, Stored], layout: Layout | None) -> Stored:
     """Return a part of one of X-Llama's tensors, its rows permuted to `layout` where one is given."""
     name = part.ours if part.ours in stored else "head.weight"  # one of the two names of tied weights is kept
     piece = Stored(part.shape, stored[name].dtype, partial(read_tensor, file, name, part.rows))

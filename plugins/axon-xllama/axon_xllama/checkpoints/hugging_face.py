@@ -21,8 +21,8 @@ from axon_xllama.checkpoints.layout import (
     Settings,
     Stored,
     checked,
+    checkpoint_tensors,
     configured,
-    parts_of,
     real,
     skeleton,
 )
@@ -34,7 +34,9 @@ _INDEX = f"{_WEIGHTS}.index.json"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
-def open_folder(folder: Path, context: int | None, notice: Notice) -> tuple[XLlama.Config, dict[str, Stored], Names]:
+def open_hugging_face(
+    folder: Path, context: int | None, notice: Notice
+) -> tuple[XLlama.Config, dict[str, Stored], Names]:
     """Return the config, the tensors and their names, of a folder that `save_pretrained` wrote.
 
     Args:
@@ -266,7 +268,7 @@ def from_hugging_face(tensors: Mapping[str, Tensor], config: XLlama.Config) -> d
 def to_hugging_face(state: Mapping[str, Tensor], config: XLlama.Config) -> dict[str, Tensor]:
     """Return the tensors of `family_of` the model for X-Llama's state dict: the inverse of `from_hugging_face`."""
     model = skeleton(config)
-    return {part.theirs: state[part.ours][part.rows] for part in parts_of(model, family_of(model).names)}
+    return {part.theirs: state[part.ours][part.rows] for part in checkpoint_tensors(model, family_of(model).names)}
 
 
 def read_json(file: Path) -> dict[str, Any]:

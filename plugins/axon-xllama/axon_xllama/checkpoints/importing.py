@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from axon_core import CheckpointError, validate
-from axon_core.checkpoint import WEIGHTS, claimed_folder, save_config, whole_folder
+from axon_core.checkpoint import WEIGHTS, atomic_folder, claimed_folder, save_config
 from axon_core.text import SentencePieceTokenizer
 from axon_xllama.chat import MARKERS
 from axon_xllama.checkpoints import hugging_face, llama2c, meta
@@ -16,8 +16,8 @@ from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked
 from axon_xllama.checkpoints.safetensors_files import nbytes, write_safetensors
 from axon_xllama.model import XLlama
 
-Kind = Literal["llama2.c", "Meta", "Hugging Face"]
-Progress = Callable[[int, int], object]
+CheckpointKind = Literal["llama2.c", "Meta", "Hugging Face"]
+ProgressCallback = Callable[[int, int], object]
 """Called with how many bytes were written just now, and how many there will be in all."""
 
 
@@ -27,7 +27,7 @@ def import_checkpoint(
     *,
     tokenizer: Path | None = None,
     context: int | None = None,
-    progress: Progress = lambda written, total: None,
+    progress: ProgressCallback = lambda written, total: None,
     notice: Notice = warnings.warn,
 ) -> XLlama:
     """Write the model folder of somebody else's Llama, weights bit for bit; return the model without its weights.
@@ -52,7 +52,7 @@ def import_checkpoint(
 
 
 def _import(
-    path: Path, out: Path, tokenizer: Path | None, context: int | None, progress: Progress, notice: Notice
+    path: Path, out: Path, tokenizer: Path | None, context: int | None, progress: ProgressCallback, notice: Notice
 ) -> XLlama:
     kind = _kind(path)
     words = _tokenizer(path, kind, tokenizer)
@@ -66,7 +66,7 @@ def _import(
         config = validate(XLlama.Config, {**config.model_dump(), "context": context})
     model, stacks = checked(tensors, config, names)
     total = nbytes(stacks)
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         write_safetensors(folder / WEIGHTS, stacks, lambda written: progress(written, total))
         save_config(model, folder)
         words.save(folder)
@@ -91,7 +91,7 @@ def talks_as_llama_2(path: Path) -> bool:
     return _kind(path) == "Hugging Face" and all(mark in hugging_face.chat_template(path) for mark in MARKERS)
 
 
-def _kind(path: Path) -> Kind:
+def _kind(path: Path) -> CheckpointKind:
     """Tell by its files what kind of checkpoint is at `path`."""
     if path.is_file():
         if path.suffix != ".bin":
@@ -109,19 +109,19 @@ def _kind(path: Path) -> Kind:
 
 
 def _open(
-    path: Path, kind: Kind, tokenizer: SentencePieceTokenizer, context: int | None, notice: Notice
+    path: Path, kind: CheckpointKind, tokenizer: SentencePieceTokenizer, context: int | None, notice: Notice
 ) -> tuple[XLlama.Config, dict[str, Stored], Names]:
     """Return the config, the tensors and their naming."""
     match kind:
         case "llama2.c":
-            return *llama2c.open_file(path), meta.NAMES
+            return *llama2c.open_llama2c(path), meta.NAMES
         case "Meta":
-            return *meta.open_folder(path, tokenizer), meta.NAMES
+            return *meta.open_meta(path, tokenizer), meta.NAMES
         case "Hugging Face":
-            return hugging_face.open_folder(path, context, notice)
+            return hugging_face.open_hugging_face(path, context, notice)
 
 
-def _tokenizer(path: Path, kind: Kind, named: Path | None) -> SentencePieceTokenizer:
+def _tokenizer(path: Path, kind: CheckpointKind, named: Path | None) -> SentencePieceTokenizer:
     """Return the tokenizer that is `named`, or the one beside the weights, with the folder's settings for its use."""
     folder = path.parent if kind == "llama2.c" else path
     file = named or folder / "tokenizer.model"

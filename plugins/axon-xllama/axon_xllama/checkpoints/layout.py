@@ -54,7 +54,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorPart:
     """A tensor of another format, and where it is in X-Llama's."""
 
     theirs: str
@@ -131,7 +131,7 @@ def real(value: Any) -> Any:
     return float(value) if type(value) is int and abs(value) < 10**300 else value
 
 
-def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
+def checkpoint_tensors(model: XLlama, names: Names) -> Iterator[TensorPart]:
     """Yield the tensors that a checkpoint of `model` consists of in the format with these `names`.
 
     Raises:
@@ -153,7 +153,7 @@ def parts_of(model: XLlama, names: Names) -> Iterator[Part]:
         if inner in ("attention.q_norm", "attention.k_norm"):  # one gain for each feature of a head
             rotated = [1]
         for part, rows, n_heads in zip(theirs, stacks.get(module) or [tensor.shape[0]], rotated, strict=True):
-            yield Part(part, name, slice(start, start + rows), (rows, *tensor.shape[1:]), n_heads)
+            yield TensorPart(part, name, slice(start, start + rows), (rows, *tensor.shape[1:]), n_heads)
             start += rows
 
 
@@ -170,7 +170,7 @@ def checked(
     model = skeleton(config, [prod(tensor.shape) for tensor in tensors.values()])
     found: dict[str, list[Stored]] = {}
     known: set[str] = set()
-    for part in parts_of(model, names):
+    for part in checkpoint_tensors(model, names):
         tensor = _shaped(tensors, part.theirs, part.shape)
         if tensor.dtype not in DTYPES:
             raise CheckpointError(

@@ -22,7 +22,7 @@ _MAGIC = 0x616B3432  # "ak42", of the later versions
 _LAYER = "layers.{}."
 
 
-def open_file(file: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
+def open_llama2c(file: Path) -> tuple[XLlama.Config, dict[str, Stored]]:
     """Return the config and the tensors, named as in Meta's checkpoints, of a llama2.c file.
 
     Raises:

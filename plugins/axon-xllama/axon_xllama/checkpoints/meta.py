@@ -39,7 +39,7 @@ _PARAMS = "params.json"
 _SHARDS = "consolidated.*.pth"
 
 
-def open_folder(folder: Path, tokenizer: Tokenizer) -> tuple[XLlama.Config, dict[str, Stored]]:
+def open_meta(folder: Path, tokenizer: Tokenizer) -> tuple[XLlama.Config, dict[str, Stored]]:
     """Return the config and the tensors of a folder as Meta distributes it, its shards merged.
 
     `params.json` does not state the context: it is 2,048 tokens for Llama 1 (whose norm_eps is 1e-6), else 4,096 as for

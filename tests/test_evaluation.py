@@ -14,9 +14,9 @@ from axon_core.interfaces.model import CausalLM
 from axon_core.text.corpus import TextData
 from axon_core.training.build import build_trainer
 from axon_core.training.callbacks.progress import Progress
-from axon_core.training.evaluating import Clock, listening, measure
+from axon_core.training.evaluation import Clock, held_out_likelihood, report_progress_to
 from axon_core.training.loop import fit
-from axon_core.training.pretrained import load
+from axon_core.training.pretrained import load_pretrained
 from axon_core.training.recipe import Recipe
 
 SMALL = ["model.dim=16", "model.context=8", "model.n_layers=1", "trainer.steps=2", "trainer.precision=fp32"]
@@ -41,7 +41,7 @@ def test_a_cap_reads_whole_windows_that_are_spread_over_the_held_out_part():
 def test_a_training_evaluates_the_cap_and_says_so(run: Path):
     said = json.loads((run / "run.json").read_text())["evaluation"]
     assert said["step"] == 2 and said["tokens"] == 800 and said["held_out_tokens"] == 1999
-    model, tokenizer = load(run / "model", CausalLM)
+    model, tokenizer = load_pretrained(run / "model", CausalLM)
     recipe = Recipe.of(
         {k: v for k, v in json.loads((run / "run.json").read_text())["recipe"].items() if k != "name"}, "x", "x"
     )
@@ -63,7 +63,7 @@ def test_a_model_is_measured_on_a_text_of_the_users(run: Path, place: str, short
     capsys.readouterr()
     assert main(["evaluate", str(run.parent / place), "--text", str(text), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    model, tokenizer = load(run / "model", CausalLM)
+    model, tokenizer = load_pretrained(run / "model", CausalLM)
     ids = torch.tensor(tokenizer.encode(text.read_text()))
     losses = []
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_a_models_folder_needs_a_text(run: Path, capsys):
 
 def test_an_evaluation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, run: Path):
     now = iter(range(0, 1000, 2))
-    monkeypatch.setattr("axon_core.training.evaluating.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("axon_core.training.evaluation.time.monotonic", lambda: next(now))
     clock = Clock(1.0)  # a second call is two seconds after the first
     assert clock.line(0, 40) is None
     assert clock.line(0, 40) == "evaluating 0/40"
@@ -96,10 +96,10 @@ def test_an_evaluation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, run:
     assert clock.line(0, 2000, "translating") is None  # another part has its own rate
     assert clock.line(1000, 2000, "translating") == "translating 1,000/2,000  500/s  ETA 0:00:02"
     told: list[tuple[int, int]] = []
-    model, tokenizer = load(run / "model", CausalLM)
+    model, tokenizer = load_pretrained(run / "model", CausalLM)
     data = TextData.of("the " * 400, tokenizer, held_out=0.9)
-    with listening(lambda done, total, doing: told.append((done, total))):
-        measure(model, data)
+    with report_progress_to(lambda done, total, doing: told.append((done, total))):
+        held_out_likelihood(model, data)
     of = len(data.held_out) - 1
     assert told[-1] == (of, of) and len(told) > 1 and told == sorted(told)
 

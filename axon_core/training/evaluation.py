@@ -16,7 +16,7 @@ import torch
 from axon_core.alignment.logprobs import token_logprobs
 from axon_core.interfaces.model import CausalLM
 from axon_core.text.corpus import TextData, read_text
-from axon_core.training.pretrained import load
+from axon_core.training.pretrained import load_pretrained
 from axon_core.training.trainer import Trainer
 
 __all__ = [
@@ -24,11 +24,11 @@ __all__ = [
     "Listener",
     "TextEvaluation",
     "coverage",
-    "listening",
-    "measure",
-    "spread",
-    "tell",
-    "tracked",
+    "evenly_spaced",
+    "held_out_likelihood",
+    "report_progress",
+    "report_progress_to",
+    "track_progress",
 ]
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ _listener: ContextVar[Listener | None] = ContextVar("evaluation", default=None)
 
 
 @contextmanager
-def listening(listener: Listener) -> Generator[None]:
+def report_progress_to(listener: Listener) -> Generator[None]:
     """Within the block, report the progress of each evaluation to `listener`."""
     token = _listener.set(listener)
     try:
@@ -48,23 +48,25 @@ def listening(listener: Listener) -> Generator[None]:
         _listener.reset(token)
 
 
-def tell(done: int, total: int, doing: str = "evaluating") -> None:
+def report_progress(done: int, total: int, doing: str = "evaluating") -> None:
     """Report the progress of an evaluation to the listener, if there is one; at the beginning `done` is 0."""
     if listener := _listener.get():
         listener(done=min(done, total), total=total, doing=doing)
 
 
-def tracked(batches: Iterable[T], total: int, size: Callable[[T], int], doing: str = "evaluating") -> Generator[T]:
+def track_progress(
+    batches: Iterable[T], total: int, size: Callable[[T], int], doing: str = "evaluating"
+) -> Generator[T]:
     """Yield the batches; before the first and after each, report how much of `total` is done, as `size` counts it."""
     done = 0
-    tell(done, total, doing)
+    report_progress(done, total, doing)
     for batch in batches:
         yield batch
         done += size(batch)
-        tell(done, total, doing)
+        report_progress(done, total, doing)
 
 
-def spread(n: int, most: int) -> Sequence[int]:
+def evenly_spaced(n: int, most: int) -> Sequence[int]:
     """Return the numbers, counted from 0, of `most` of n examples, spread evenly; of all if there are no more."""
     return range(n) if n <= most else [i * n // most for i in range(most)]
 
@@ -122,9 +124,9 @@ class TextEvaluation(Trainer.Evaluation):
             DataError: the text cannot be read, has fewer than two tokens, or the tokenizer cannot encode it.
             CheckpointError: there is no intact language model in the folder.
         """
-        model, tokenizer = load(folder, CausalLM)
+        model, tokenizer = load_pretrained(folder, CausalLM)
         tokens = torch.tensor(tokenizer.encode(read_text(self.text)), dtype=torch.int32)
-        found = measure(model.eval().to(device), TextData(tokenizer, tokens[:0], tokens))
+        found = held_out_likelihood(model.eval().to(device), TextData(tokenizer, tokens[:0], tokens))
         return {
             **found,
             "nats_per_byte": found["bits_per_byte"] * math.log(2),
@@ -133,7 +135,7 @@ class TextEvaluation(Trainer.Evaluation):
 
 
 @torch.no_grad()
-def measure(model: CausalLM, data: TextData, most: int | None = None) -> dict[str, float]:
+def held_out_likelihood(model: CausalLM, data: TextData, most: int | None = None) -> dict[str, float]:
     """Return `loss` in nats per token, `bits_per_byte`, and the number of `tokens`, of a text's held-out part.
 
     With `most`, about that many tokens are read, in windows spread evenly over the part.
@@ -141,7 +143,7 @@ def measure(model: CausalLM, data: TextData, most: int | None = None) -> dict[st
     context, device = model.config.context, next(model.parameters()).device
     total, tokens, length = torch.zeros((), dtype=torch.float64), 0, 0
     expected = min(len(data.held_out) - 1, most or len(data.held_out))
-    for batch in tracked(data.held_out_batches(context, 64, most), expected, lambda batch: batch[:, 1:].numel()):
+    for batch in track_progress(data.held_out_batches(context, 64, most), expected, lambda batch: batch[:, 1:].numel()):
         rows = batch.to(device)
         total -= token_logprobs(model(rows[:, :-1]), rows[:, 1:]).sum().cpu().double()
         tokens += batch[:, 1:].numel()
