@@ -201,12 +201,12 @@ WRONG = [
     ("nowhere.txt", None, "cannot read the prompts in nowhere.txt: No such file"),
     (".", None, "cannot read .: it is a folder; give a file of prompts"),
     ("in.jsonl", b'{"prompt": "a"}\n{"prompt', "line 2 of in.jsonl is not JSON"),
-    ("in.jsonl", b'{"id": 1}\n', "line 1 of in.jsonl is not a valid Prompt: prompt: this field is required"),
+    ("in.jsonl", b'{"id": 1}\n', "line 1 of in.jsonl is not a valid prompt: prompt: this field is required"),
     ("in.jsonl", b'"text"\n', "line 1 of in.jsonl must be a JSON object"),
     (
         "in.jsonl",
         b'{"prompt": "a", "seed": 3}\n',
-        "line 1 of in.jsonl is not a valid Prompt: seed: unknown field 'seed'",
+        "line 1 of in.jsonl is not a valid prompt: seed: unknown field 'seed'",
     ),
     (
         "in.jsonl",
@@ -215,8 +215,8 @@ WRONG = [
     ),
     ("in.jsonl", b'{"prompt": "a"}\n{"prompt": ""}\n', "the prompt 2 is empty"),
     ("in.jsonl", b'{"prompt": "\\ud83d"}\n', "the prompt 1: the text has a lone surrogate (U+D83D"),
-    ("in.jsonl", b'{"prompt": "a", "id": "\\ud83d"}\n', "line 1 of in.jsonl is not a valid Prompt: id"),
-    ("in.jsonl", b'{"prompt": "a", "id": true}\n', "line 1 of in.jsonl is not a valid Prompt: id"),
+    ("in.jsonl", b'{"prompt": "a", "id": "\\ud83d"}\n', "line 1 of in.jsonl is not a valid prompt: id"),
+    ("in.jsonl", b'{"prompt": "a", "id": true}\n', "line 1 of in.jsonl is not a valid prompt: id"),
 ]
 
 

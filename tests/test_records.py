@@ -169,9 +169,9 @@ def test_prompts_are_named_and_what_stands_beside_them_is_passed_over(tmp_path: 
     file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
     assert read_prompts(file) == [(f"line 1 of {file}", "a"), (f"line 2 of {file}", "a")]
     for line, message in (
-        ('{"prompt": ""}', "line 2 of .* is not a valid Prompt: prompt: must have at least 1 character"),
-        ('{"completion": "b"}', "line 2 of .* is not a valid Prompt: prompt: this field is required"),
-        ('{"prompt": 3}', "line 2 of .* is not a valid Prompt: prompt: must be a valid string, got 3"),
+        ('{"prompt": ""}', "line 2 of .* is not a valid prompt: prompt: must have at least 1 character"),
+        ('{"completion": "b"}', "line 2 of .* is not a valid prompt: prompt: this field is required"),
+        ('{"prompt": 3}', "line 2 of .* is not a valid prompt: prompt: must be a valid string, got 3"),
     ):
         file.write_text('{"prompt": "a"}\n' + line)
         with pytest.raises(DataError, match=message):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -183,7 +184,8 @@ def read_records(path: Path | str, kind: type[R]) -> Records[R]:
         except ConfigError as error:
             strange = not all(name in value for name, field in kind.model_fields.items() if field.is_required())
             remedy = "use these field names in every line" if strange else "correct the line, or remove it"
-            raise DataError(f"{place} is not a valid {kind.__name__}: {error}; {remedy}") from None
+            what = re.findall("[A-Z][a-z]+", kind.__name__.removesuffix("Record"))[-1].lower()
+            raise DataError(f"{place} is not a valid {what}: {error}; {remedy}") from None
     if not records:
         raise DataError(f"{path} has no records; write one per line: {', '.join(map(repr, kind.model_fields))}")
     return records

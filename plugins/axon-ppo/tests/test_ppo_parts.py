@@ -141,8 +141,8 @@ def test_prompts_that_cannot_be_used_are_named(letters, tmp_path):
     tables = copy.deepcopy(dict(PPOTrainer.examples[0]))
     file = tmp_path / "prompts.jsonl"
     for text, message in (
-        ('{"prompt": "a", "completion": "b"}\n{"prompt": ""}\n', "line 2 of .* is not a valid Prompt"),
-        ('{"completion": "b"}\n', "line 1 of .* is not a valid Prompt: prompt: this field is required"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": ""}\n', "line 2 of .* is not a valid prompt"),
+        ('{"completion": "b"}\n', "line 1 of .* is not a valid prompt: prompt: this field is required"),
         ('{"prompt": "a"}\n{"prompt": "a very long prompt"}\n', "line 2 of .* has 18 tokens"),
         ("", "has no records"),
     ):
