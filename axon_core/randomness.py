@@ -6,8 +6,8 @@ Nothing here keeps state: a key such as `(seed, step, "noise", example)` is hash
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,20 @@ class Key:
         torch.default_generator.manual_seed(self.seed)  # `torch.manual_seed` also asks every backend: 100 times as slow
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(self.seed)
+
+    @contextmanager
+    def seeded(self, device: str) -> Generator[None]:
+        """Within the block the global generators start from this key; then those of the CPU and `device` are restored.
+
+        >>> with Key((0, "weights")).seeded("cpu"):
+        ...     first = torch.rand(3)
+        >>> with Key((0, "weights")).seeded("cpu"):
+        ...     torch.equal(torch.rand(3), first)
+        True
+        """
+        with forked(device):
+            self.seed_global()
+            yield
 
 
 def forked(device: str) -> AbstractContextManager[None]:

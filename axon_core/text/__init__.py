@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "chat_template": ["CHAT_TEMPLATES", "ChatTemplate"],
-        "corpus": ["TextConfig", "TextData", "Windows", "read_text"],
+        "corpus": ["TextConfig", "TextData", "Windows", "read_text", "split_text"],
         "order": ["Order"],
         "prompts": ["EncodedPrompt", "check_room", "encode_prompts"],
         "records": [
@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(
             "read_json_lines",
             "read_prompts",
             "read_records",
+            "split_records",
         ],
         "tokenizer": [
             "PAD",

@@ -5,6 +5,7 @@ from axon_core.text.corpus import TextConfig as TextConfig
 from axon_core.text.corpus import TextData as TextData
 from axon_core.text.corpus import Windows as Windows
 from axon_core.text.corpus import read_text as read_text
+from axon_core.text.corpus import split_text as split_text
 from axon_core.text.order import Order as Order
 from axon_core.text.prompts import EncodedPrompt as EncodedPrompt
 from axon_core.text.prompts import check_room as check_room
@@ -19,6 +20,7 @@ from axon_core.text.records import line_names as line_names
 from axon_core.text.records import read_json_lines as read_json_lines
 from axon_core.text.records import read_prompts as read_prompts
 from axon_core.text.records import read_records as read_records
+from axon_core.text.records import split_records as split_records
 from axon_core.text.tokenizer import PAD as PAD
 from axon_core.text.tokenizer import ByteTokenizer as ByteTokenizer
 from axon_core.text.tokenizer import CharTokenizer as CharTokenizer

@@ -24,7 +24,7 @@ from axon_core.registry.spec import Spec
 from axon_core.text.order import across_epochs
 from axon_core.text.tokenizer import Tokenizer, train_tokenizer
 
-__all__ = ["TEXT_SUFFIXES", "TextConfig", "TextData", "Windows", "read_text"]
+__all__ = ["TEXT_SUFFIXES", "TextConfig", "TextData", "Windows", "read_text", "split_text"]
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".utf-8", ".utf8", ""})
 """Suffixes of the text files in a folder, in upper or lower case; "" for names without one."""
@@ -122,6 +122,12 @@ class Windows:
         return offset + self.context * torch.randperm(self.per_epoch, generator=generator)
 
 
+def split_text(text: str, held_out: float) -> tuple[str, str]:
+    """Return the part of a text to train on, and the share `held_out` at its end."""
+    cut = int(len(text) * (1 - held_out))
+    return text[:cut], text[cut:]
+
+
 @dataclass(frozen=True)
 class TextData:
     """One text as tokens: the part to train on and the part held out.
@@ -171,8 +177,8 @@ class TextData:
             DataError: the text cannot be tokenized, or is too short.
         """
         tokenizer = tokenizer or train_tokenizer("char", text)
-        cut = int(len(text) * (1 - held_out))
-        train, rest = (torch.tensor(tokenizer.encode(part), dtype=torch.int32) for part in (text[:cut], text[cut:]))
+        parts = split_text(text, held_out)
+        train, rest = (torch.tensor(tokenizer.encode(part), dtype=torch.int32) for part in parts)
         return cls(tokenizer, train, rest)
 
     @property

@@ -40,9 +40,11 @@ __all__ = [
     "read_json_lines",
     "read_prompts",
     "read_records",
+    "split_records",
 ]
 
 R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
 
 Text = Annotated[str, Field(min_length=1)]
 """A text of at least one character."""
@@ -258,3 +260,14 @@ def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _Twice(name)
         fields[name] = value
     return fields
+
+
+def split_records(items: Sequence[T], held_out: float, what: str) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """Return the first of them to train on, and the share `held_out` at their end, at least one each.
+
+    `what` names the items in the plural. Raises `DataError` if there are fewer than two.
+    """
+    if len(items) < 2:
+        raise DataError(f"there must be at least 2 {what}, one to train on and one held out, got {len(items)}")
+    cut = min(max(1, round(len(items) * (1 - held_out))), len(items) - 1)
+    return tuple(items[:cut]), tuple(items[cut:])

@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = attach(
         ],
         "hooks": ["hook"],
         "loop": ["Fit", "evaluate", "fit", "run_evaluation"],
+        "initial": ["InitialModel", "new_model"],
         "optim": ["AdamW", "Muon", "Optimizer", "schedule"],
         "pretrained": [
             "Saved",

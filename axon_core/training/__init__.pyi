@@ -17,6 +17,8 @@ from axon_core.training.evaluation import report_progress as report_progress
 from axon_core.training.evaluation import report_progress_to as report_progress_to
 from axon_core.training.evaluation import track_progress as track_progress
 from axon_core.training.hooks import hook as hook
+from axon_core.training.initial import InitialModel as InitialModel
+from axon_core.training.initial import new_model as new_model
 from axon_core.training.loop import Fit as Fit
 from axon_core.training.loop import evaluate as evaluate
 from axon_core.training.loop import fit as fit

@@ -98,8 +98,8 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
 def run_evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
     """Return `measure()`, computed in evaluation mode, on the trainer's device, in its precision, without gradients."""
     _place(trainer)
-    with _resting(trainer), _autocast(trainer.config), forked(trainer.config.device):
-        Key((trainer.config.seed, "evaluate")).seed_global()
+    key = Key((trainer.config.seed, "evaluate"))
+    with _resting(trainer), _autocast(trainer.config), key.seeded(trainer.config.device):
         return measure()
 
 

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from axon_core import config
 from axon_core.config import Count
+from axon_core.errors import ContractError
+from axon_core.interfaces.model import Model
 from axon_core.randomness import Key
 from axon_core.training.devices import AUTO, choose_device, multiplies_bf16
 from axon_core.training.optim import AdamW, Optimizer
@@ -234,9 +236,21 @@ class Trainer(ABC):
         """Return something a reader can judge the training by, for instance a generated text."""
         return None
 
-    @abstractmethod
     def export(self, folder: Path) -> None:
-        """Write what a user takes away, the model and what it needs (a tokenizer), into the folder."""
+        """Write what a user takes away into the folder: the model and what it needs.
+
+        By default it is the first of the `trainable` models, with the tokenizer of the attribute `data` if it has one.
+
+        Raises:
+            ContractError: that is not a `Model`, so that it cannot be saved.
+            CheckpointError: the folder cannot be written to.
+        """
+        model = self.models[self.trainable[0]]
+        if not isinstance(model, Model):
+            raise ContractError(
+                f"a {type(model).__name__} cannot be saved, only a Model; let {type(self).__name__} define `export`"
+            )
+        model.save(folder, getattr(getattr(self, "data", None), "tokenizer", None))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the trainer's own state, an adaptive coefficient for instance: tensors, numbers and strings, nested.

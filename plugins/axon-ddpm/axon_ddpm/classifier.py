@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from axon_core import Key, forked
+from axon_core import Key
 from axon_core.training import track_progress
 
 __all__ = ["Classifier", "train_classifier", "turned"]
@@ -51,8 +51,7 @@ def turned(x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "m c h w"], Int[T
 
 def train_classifier(x: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], key: Key) -> Classifier:
     """Train a classifier on pictures over [−1, 1], in float32 on the CPU; equal keys give equal classifiers."""
-    with forked("cpu"), torch.autocast("cpu", enabled=False), torch.enable_grad():
-        key.seed_global()
+    with key.seeded("cpu"), torch.autocast("cpu", enabled=False), torch.enable_grad():
         model = Classifier(x.shape[1], x.shape[-1], int(labels.max()) + 1)
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
         rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)

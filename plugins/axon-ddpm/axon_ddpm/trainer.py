@@ -11,10 +11,9 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from axon_core import MODELS, ConfigError, ContractError, Count, Key, UsageError, at, forked, validate
-from axon_core.registry import Spec
+from axon_core import ConfigError, ContractError, Count, Key, UsageError, at, validate
 from axon_core.text import Order
-from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, track_progress
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, new_model, track_progress
 from axon_ddpm.bound import held_out
 from axon_ddpm.classes import captions
 from axon_ddpm.dali import Dali
@@ -175,10 +174,10 @@ class DDPMTrainer(Trainer):
         with at("data"):
             data = PictureData.load(validate(PictureConfig, recipe.data), names)
         doubled = config.diffusion.variance in ("learned_range", "learned")
-        with at("model"), forked("cpu"):
-            Key((config.seed, "weights")).seed_global()
-            model = MODELS.build(
-                Spec.of(recipe.model),
+        with at("model"):
+            model = new_model(
+                recipe.model,
+                config.seed,
                 size=data.size,
                 channels=data.channels,
                 out_channels=data.channels * (2 if doubled else 1),
@@ -296,5 +295,5 @@ class DDPMTrainer(Trainer):
 
     def export(self, folder: Path) -> None:
         """Write the model, and how to read its output."""
-        self.model.save(folder)
+        super().export(folder)
         self.diffusion.save(folder)

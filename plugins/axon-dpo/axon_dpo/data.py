@@ -13,7 +13,7 @@ from torch import Tensor
 from axon_core import DataError, config
 from axon_core.alignment import Sequences, encode_completion
 from axon_core.checkpoint import digest
-from axon_core.text import Comparison, Tokenizer, line_names, read_records
+from axon_core.text import Comparison, Tokenizer, line_names, read_records, split_records
 
 __all__ = ["Pairs", "PreferenceConfig", "PreferenceData"]
 
@@ -99,12 +99,10 @@ class PreferenceData:
         """
         names = names or [f"comparison {i}" for i in range(1, len(records) + 1)]
         pairs = [_encoded(record, tokenizer, name) for record, name in zip(records, names, strict=True)]
-        if len(pairs) < 2:
-            raise DataError(f"there must be at least 2 comparisons, one to train on and one held out, got {len(pairs)}")
+        train, rest = split_records(pairs, held_out, "comparisons")
         for pair in pairs:
             Sequences.of(((pair.prompt, text) for text in pair[2:]), context=context, names=[pair.name] * 2)
-        cut = min(max(1, round(len(pairs) * (1 - held_out))), len(pairs) - 1)
-        return cls(tokenizer, Pairs(pairs[:cut]), Pairs(pairs[cut:]))
+        return cls(tokenizer, Pairs(train), Pairs(rest))
 
     @property
     def digest(self) -> str:

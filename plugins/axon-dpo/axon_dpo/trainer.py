@@ -157,10 +157,6 @@ class DPOTrainer(Trainer):
         prompt, tokenizer = self.data.held_out[0].prompt, self.data.tokenizer
         return sample_text(self.policy, tokenizer, prompt)
 
-    def export(self, folder: Path) -> None:
-        """Write the policy and its tokenizer."""
-        self.policy.save(folder, self.data.tokenizer)
-
     def state_dict(self) -> dict[str, Any]:
         """Return the reference's log-probabilities, as far as they are known, and whether there is a reference."""
         return {

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from axon_core import Key, forked
+from axon_core import Key
 from axon_core.alignment import require_role, token_logprobs
 from axon_core.interfaces import CausalLM
 from axon_core.papers import Outcome
@@ -27,8 +27,7 @@ _RATE = 5e-4
 def single_element() -> Outcome:
     """Count the trunk's rows for nine answers, and compare loss and gradient with those of all 36 pairs."""
     trunk = {"type": "xllama", "vocab_size": 11, **_SIZES}
-    with forked("cpu"):
-        Key((0, "weights")).seed_global()
+    with Key((0, "weights")).seeded("cpu"):
         model = RewardModel.build(trunk=trunk, dim=_SIZES["dim"]).double()
     k, rows = 9, list[int]()
     answers = torch.randint(11, (k, 10), generator=torch.Generator().manual_seed(0))

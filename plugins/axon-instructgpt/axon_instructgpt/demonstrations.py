@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, NamedTuple, Self, TypeVar
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field
 
@@ -22,12 +22,11 @@ from axon_core.text import (
     line_names,
     read_json_lines,
     read_records,
+    split_records,
 )
 from axon_instructgpt.template import answers
 
-__all__ = ["DemonstrationConfig", "Demonstrations", "Example", "read_demonstrations", "split"]
-
-T = TypeVar("T")
+__all__ = ["DemonstrationConfig", "Demonstrations", "Example", "read_demonstrations"]
 
 
 class DemonstrationConfig(config.Config):
@@ -98,7 +97,7 @@ class Demonstrations:
                     "it out, or use a model with a longer context"
                 )
             examples.append(example)
-        return cls(tokenizer, *split(examples, settings.held_out, "demonstrations"))
+        return cls(tokenizer, *split_records(examples, settings.held_out, "demonstrations"))
 
     @property
     def digest(self) -> str:
@@ -110,14 +109,6 @@ def read_demonstrations(path: str) -> Sequence[CompletionRecord | Dialogue]:
     """Return the records of a file, all of the first one's kind. Raises `DataError` as `read_records` does."""
     first = next(iter(islice(read_json_lines(path), 1)), ("", {}))[1]
     return read_records(path, Dialogue if "messages" in first else CompletionRecord)
-
-
-def split(items: Sequence[T], held_out: float, what: str) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """Return the first of them and those held out, at least one each. Raises `DataError` if there is only one."""
-    if len(items) < 2:
-        raise DataError(f"there must be at least 2 {what}, one to train on and one held out, got {len(items)}")
-    cut = min(max(1, round(len(items) * (1 - held_out))), len(items) - 1)
-    return tuple(items[:cut]), tuple(items[cut:])
 
 
 def _encoded(

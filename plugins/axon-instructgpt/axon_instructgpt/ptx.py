@@ -12,7 +12,7 @@ from axon_core import ContextError, Count, Key, config
 from axon_core.alignment import token_logprobs
 from axon_core.checkpoint import digest
 from axon_core.interfaces import CausalLM
-from axon_core.text import Tokenizer, Windows, read_text
+from axon_core.text import Tokenizer, Windows, read_text, split_text
 
 __all__ = ["Pretraining"]
 
@@ -59,8 +59,8 @@ class Pretraining:
             raise ContextError(
                 f"a window of {length} tokens does not fit into the policy's context of {context}; lower length"
             )
-        text = read_text(config.path)
-        tokens = torch.tensor(tokenizer.encode(text[: int(len(text) * (1 - config.held_out))]), dtype=torch.int32)
+        text, _ = split_text(read_text(config.path), config.held_out)
+        tokens = torch.tensor(tokenizer.encode(text), dtype=torch.int32)
         self.digest = digest(tokens)
         self._windows = Windows(tokens, length, Key((seed, "pretraining")))
 

@@ -24,8 +24,8 @@ from axon_core.text import (
     line_names,
     read_json_lines,
     read_records,
+    split_records,
 )
-from axon_instructgpt.demonstrations import split
 
 __all__ = ["Ranked", "RankedConfig", "RankedData", "collate_ranked", "read_rankings"]
 
@@ -92,7 +92,7 @@ class RankedData:
         for one in ranked:
             pairs = ((one.prompt, answer) for answer in one.answers)
             Sequences.of(pairs, context=context, names=[one.name] * len(one.answers))
-        train, held_out = split(ranked, settings.held_out, "ranked prompts")
+        train, held_out = split_records(ranked, settings.held_out, "ranked prompts")
         best = [(one.prompt, one.answers[0]) for one in train]
         names = line_names(demonstrations, settings.demonstrations or "the demonstrations")
         given: list[tuple[list[int], list[int]]] = []

@@ -11,16 +11,16 @@ from jaxtyping import Bool, Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core import ContractError, Key, at, forked, validate
+from axon_core import ContractError, Key, at, validate
 from axon_core.alignment import Sequences, require_role
 from axon_core.generation import evaluation_mode
 from axon_core.interfaces import CausalLM
 from axon_core.text import Comparison, CompletionRecord, Order, read_records
-from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, track_progress
+from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, track_progress
 from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
 from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked, read_rankings
 from axon_instructgpt.reward_model import RewardModel
-from axon_instructgpt.start import build_model, check_model_table
+from axon_instructgpt.start import begin
 
 __all__ = ["RewardTrainer"]
 
@@ -67,7 +67,8 @@ class RewardTrainer(Trainer):
     def check_recipe(cls, recipe: Recipe) -> None:
         """Check the tables `model` and `data` too; see `Trainer.check_recipe`."""
         super().check_recipe(recipe)
-        check_model_table(recipe.model)
+        with at("model"):
+            InitialModel.check(recipe.model)
         with at("data"):
             validate(RankedConfig, recipe.data)
 
@@ -93,10 +94,9 @@ class RewardTrainer(Trainer):
             for record in records
         ]
         text = "".join([*texts, *(record.prompt + record.completion for record in given)])
-        model, tokenizer = build_model(recipe.model, saved, config.seed, settings.tokenizer, text)
+        model, tokenizer = begin(recipe, saved, config.seed, settings.tokenizer, text)
         if isinstance(model, CausalLM):
-            with forked("cpu"):
-                Key((config.seed, "head")).seed_global()
+            with Key((config.seed, "head")).seeded("cpu"):
                 model = RewardModel.of(model)
         if not isinstance(model, RewardModel):
             raise ContractError(f"the trainer reward needs a CausalLM or a RewardModel, got a {type(model).__name__}")
@@ -147,7 +147,7 @@ class RewardTrainer(Trainer):
         before = self.model.bias.clone()
         try:  # the weights in training stay as they are, so that it resumes exactly
             self.model.bias.copy_(self._mean_of_demonstrations())
-            self.model.save(folder, self.data.tokenizer)
+            super().export(folder)
         finally:
             self.model.bias.copy_(before)
 

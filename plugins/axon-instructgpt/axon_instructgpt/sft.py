@@ -15,10 +15,10 @@ from axon_core.alignment import require_role, token_logprobs
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
 from axon_core.text import CHAT_TEMPLATES, CompletionRecord, Order
-from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, track_progress
+from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, track_progress
 from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example, read_demonstrations
 from axon_instructgpt.packing import collate, pack
-from axon_instructgpt.start import build_model, check_model_table
+from axon_instructgpt.start import begin
 
 __all__ = ["SFTTrainer"]
 
@@ -63,7 +63,8 @@ class SFTTrainer(Trainer):
     def check_recipe(cls, recipe: Recipe) -> None:
         """Check the tables `model` and `data` too; see `Trainer.check_recipe`."""
         super().check_recipe(recipe)
-        check_model_table(recipe.model)
+        with at("model"):
+            InitialModel.check(recipe.model)
         with at("data"):
             settings = validate(DemonstrationConfig, recipe.data)
             with at("template"):
@@ -86,7 +87,7 @@ class SFTTrainer(Trainer):
             else "".join(message.content for message in record.messages)
             for record in records
         )
-        model, tokenizer = build_model(recipe.model, saved, config.seed, settings.tokenizer, text)
+        model, tokenizer = begin(recipe, saved, config.seed, settings.tokenizer, text)
         context = require_role({"model": model}, "model", CausalLM, "sft").context
         with at("data"):
             data = Demonstrations.of(records, tokenizer, context, settings)
@@ -136,10 +137,6 @@ class SFTTrainer(Trainer):
         tokens, scored = self.data.held_out[0]
         prompt, tokenizer = tokens[: scored.index(True)], self.data.tokenizer
         return sample_text(self.model, tokenizer, prompt)
-
-    def export(self, folder: Path) -> None:
-        """Write the model and its tokenizer."""
-        self.model.save(folder, self.data.tokenizer)
 
 
 def _packed(examples: Sequence[Example], context: int) -> list[list[Example]]:

@@ -11,12 +11,11 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import MODELS, Count, Key, at, config, forked, validate
+from axon_core import MODELS, Count, Key, at, config, validate
 from axon_core.alignment import token_logprobs
 from axon_core.generation import Sampling, sample_tokens
-from axon_core.interfaces import Model
 from axon_core.registry import Spec
-from axon_core.training import Recipe, report_progress, sum_numbers
+from axon_core.training import Recipe, new_model, report_progress, sum_numbers
 from axon_ppo.base import PPOBase
 from axon_ppo.environment import ENVIRONMENTS, Environment
 from axon_ppo.maths import gae, whiten
@@ -95,9 +94,9 @@ class ControlTrainer(PPOBase):
                 environment = ENVIRONMENTS.build(data.environment)
         models: dict[str, nn.Module] = {}
         for role, outputs in (("policy", environment.n_actions), ("value", 1)):
-            with at("model"), forked("cpu"):
-                Key((config.seed, "weights", role)).seed_global()
-                models[role] = MODELS.build(Spec.of(recipe.model), inputs=environment.n_observed, outputs=outputs)
+            with at("model"):
+                sizes = {"inputs": environment.n_observed, "outputs": outputs}
+                models[role] = new_model(recipe.model, config.seed, role, **sizes)
         return cls(config, models, environment)
 
     @property
@@ -207,11 +206,6 @@ class ControlTrainer(PPOBase):
             report_progress(n - int(going.sum()), n)
         mean = returns.mean().item()
         return {"loss": -mean, "return": mean, "length": lengths.mean().item()}
-
-    def export(self, folder: Path) -> None:
-        """Write the policy."""
-        if isinstance(self.policy, Model):
-            self.policy.save(folder)
 
     def _policy(self, observation: Float[Tensor, "... o"]) -> Float[Tensor, "... a"]:
         return self.policy(observation).float()

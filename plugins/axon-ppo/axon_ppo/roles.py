@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from axon_core import MODELS, Key, UsageError, at, config, forked, validate
+from axon_core import Key, UsageError, at, config, validate
 from axon_core.checkpoint import check_vocabulary, digest
 from axon_core.interfaces import CausalLM, Model
 from axon_core.registry import Spec
-from axon_core.text import ByteTokenizer, Tokenizer, check_room, train_tokenizer
-from axon_core.training import Recipe, Saved, load_pretrained, tokenizer_difference
+from axon_core.text import Tokenizer, check_room
+from axon_core.training import InitialModel, Recipe, Saved, load_pretrained, tokenizer_difference
 from axon_ppo.auxiliary import AUXILIARY_LOSSES, AuxiliaryLoss
 from axon_ppo.prompts import PromptConfig, PromptData
 from axon_ppo.reward import REWARDS, ModelReward, Reward
@@ -59,24 +59,17 @@ def build_roles(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
     with at("model"):
         roles = validate(Roles, recipe.model)
         with at("policy"):
-            start = validate(Saved, roles.policy) if "init" in roles.policy else None
+            # A resumed run takes its policy from where it began: it is the reference.
+            initial = InitialModel(roles.policy, None if "init" in roles.policy else saved)
     with at("data"):
         settings = validate(PromptConfig, recipe.data)
         named = settings.read()
-        folder = start.folder if start else saved
-        if folder is not None:
-            tokenizer = Tokenizer.load(folder)
-        else:
-            with at("tokenizer"):
-                tokenizer = train_tokenizer(settings.tokenizer, "".join(text for _, text in named))
+        with at("tokenizer"):
+            tokenizer = initial.tokenizer(settings.tokenizer, "".join(text for _, text in named))
         data = PromptData.of(named, tokenizer, settings.held_out)
-    with at("model"), forked("cpu"):
-        Key((seed, "weights")).seed_global()
-        if start is not None:
-            policy, _ = load_pretrained(start.folder, CausalLM)
-        else:
-            with at("policy"):
-                policy = MODELS.build(Spec.of(roles.policy), vocab_size=tokenizer.vocab_size)
+    with at("model", "policy"):
+        policy = initial.build(CausalLM, seed, tokenizer)
+    with at("model"), Key((seed, "roles")).seeded("cpu"):
         reference = copy.deepcopy(policy)
         value = _value(policy, tokenizer, roles.value)
         with at("reward"):
@@ -94,10 +87,7 @@ def check_tables(recipe: Recipe) -> None:
     with at("model"):
         roles = validate(Roles, recipe.model)
         with at("policy"):
-            if "init" in roles.policy:
-                validate(Saved, roles.policy)
-            else:
-                MODELS.config(Spec.of(roles.policy), vocab_size=ByteTokenizer().vocab_size)  # known with the data
+            InitialModel.check(roles.policy)
         with at("reward"):
             REWARDS.config(roles.reward)
         if roles.auxiliary is not None:

@@ -279,10 +279,6 @@ class PPOTrainer(PPOBase):
             )
         return prompt.text + response_text(tokenizer, prompt.tokens, response.tokens)
 
-    def export(self, folder: Path) -> None:
-        """Write the policy and its tokenizer."""
-        self.policy.save(folder, self.data.tokenizer)
-
     def state_dict(self) -> dict[str, Any]:
         """Return β, and a checksum of the reference, which is not saved."""
         return {"kl_coefficient": self.kl_coefficient, "reference": checksum(self.reference)}

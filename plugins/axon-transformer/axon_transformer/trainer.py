@@ -11,11 +11,10 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from axon_core import MODELS, ContractError, Count, Key, at, config, forked, validate
+from axon_core import ContractError, Count, Key, at, config, validate
 from axon_core.checkpoint import digest
-from axon_core.registry import Spec
 from axon_core.text import PAD, Tokenizer
-from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, report_progress, track_progress
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, new_model, report_progress, track_progress
 from axon_transformer.averaging import latest_models
 from axon_transformer.batches import TokenBatches
 from axon_transformer.bleu import Tokenize, bleu, tokenizer_of
@@ -120,7 +119,7 @@ class TranslationTrainer(Trainer):
         if not isinstance(model, Transformer):
             raise ContractError(f"the trainer translation needs a Transformer as its model, got {type(model).__name__}")
         self.model = model
-        self.tokenizer = data.tokenizer
+        self.data, self.tokenizer = data, data.tokenizer
         self.train, self.valid = (
             Encoded.of(pairs, data.tokenizer, model.config.context, role)
             for role, pairs in (("train", data.train), ("valid", data.valid))
@@ -138,9 +137,8 @@ class TranslationTrainer(Trainer):
         with at("data"):
             settings = validate(ParallelConfig, recipe.data)
             data = ParallelData.load(settings, None if saved is None else Tokenizer.load(saved))
-        with at("model"), forked("cpu"):
-            Key((config.seed, "weights")).seed_global()
-            model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
+        with at("model"):
+            model = new_model(recipe.model, config.seed, vocab_size=data.tokenizer.vocab_size)
         return cls(config, {"model": model}, data)
 
     def data_digest(self) -> str:
@@ -213,10 +211,6 @@ class TranslationTrainer(Trainer):
         sources = [source for source, _ in self.valid.pairs[:3]]
         found = Translator(self.model, self.tokenizer).translate(sources)
         return "\n".join(f"{source}\n  → {best.text}" for source, (best, *_) in zip(sources, found, strict=True))
-
-    def export(self, folder: Path) -> None:
-        """Write the model and its tokenizer."""
-        self.model.save(folder, self.tokenizer)
 
 
 def _tell(done: int, total: int) -> None:

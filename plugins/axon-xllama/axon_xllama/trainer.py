@@ -9,13 +9,12 @@ from typing import Self
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core import MODELS, ConfigError, DataError, Key, at, forked, validate
+from axon_core import ConfigError, DataError, Key, at, validate
 from axon_core.alignment import require_role, token_logprobs
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
-from axon_core.registry import Spec
-from axon_core.text import TextConfig, TextData, Tokenizer, Windows
-from axon_core.training import Recipe, Saved, TextEvaluation, Trainer, coverage, held_out_likelihood, load_pretrained
+from axon_core.text import TextConfig, TextData, Windows
+from axon_core.training import InitialModel, Recipe, TextEvaluation, Trainer, coverage, held_out_likelihood
 
 
 class CausalLMTrainer(Trainer):
@@ -64,21 +63,16 @@ class CausalLMTrainer(Trainer):
         with at("trainer"):
             settings = validate(cls.Config, recipe.trainer.options)
         with at("model"):
-            start = validate(Saved, recipe.model) if "init" in recipe.model else None
-        folder = saved or (start.folder if start else None)  # a resumed run needs only what it exported itself
+            initial = InitialModel(recipe.model, saved)
         with at("data"):
-            data = TextData.load(validate(TextConfig, recipe.data), None if folder is None else Tokenizer.load(folder))
+            data = TextData.load(validate(TextConfig, recipe.data), initial.saved_tokenizer())
         if settings.prompt is not None:
             try:  # before training, not after it
                 data.tokenizer.encode_prompt(settings.prompt)
             except DataError as error:
                 raise ConfigError([(("trainer", "prompt"), f"{error}; or choose another prompt")]) from error
-        with at("model"), forked("cpu"):
-            Key((settings.seed, "weights")).seed_global()
-            if start and folder:
-                model, _ = load_pretrained(folder, CausalLM)
-            else:
-                model = MODELS.build(Spec.of(recipe.model), vocab_size=data.tokenizer.vocab_size)
+        with at("model"):
+            model = initial.build(CausalLM, settings.seed, data.tokenizer)
         return cls(settings, {"model": model}, data)
 
     def batch(self, step: int) -> dict[str, Tensor]:
@@ -109,7 +103,3 @@ class CausalLMTrainer(Trainer):
         beginning = self.data.held_out[: min(16, self.model.context)].tolist()
         prompt = tokenizer.encode_prompt(asked) if asked else beginning
         return sample_text(self.model, tokenizer, prompt)
-
-    def export(self, folder: Path) -> None:
-        """Write the model and its tokenizer."""
-        self.model.save(folder, self.data.tokenizer)
