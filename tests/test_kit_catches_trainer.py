@@ -83,6 +83,13 @@ class CollectsUnkeyedNoise(Guess):
         return {**batch, "x": batch["x"] + torch.randn(batch["x"].shape, generator=self.generator)}
 
 
+class CollectsScoresAhead(Guess):
+    collects_ahead = True
+
+    def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
+        return {**batch, "scores": self.models["model"](batch["x"])}
+
+
 class TrainsWithoutGradient(Guess):
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         return {"loss": 0 * super().loss(data)["loss"]}
@@ -188,6 +195,7 @@ ROWS: list[Row] = [
     (RepeatsItsBatch, "batch", set()),
     (HasRaggedBatch, "batch", set()),
     (CollectsUnkeyedNoise, "collect", set()),
+    (CollectsScoresAhead, "collects_ahead", set()),
     (TrainsWithoutGradient, "gradient", set()),
     (SetsItsOwnMode, "modes", set()),
     (TrainsAStranger, "roles", {"gradient"}),

@@ -94,6 +94,18 @@ def collect(part: PartUnderTest) -> None:
     _same_data(collected(trainer), want, f"step {STEP} collected again, after step {STEP + 1}")
 
 
+@SUITE.check("roll-outs or the like declared as `collects_ahead`, which is for what needs no models, such as noise")
+def collects_ahead(part: PartUnderTest) -> None:
+    """What is collected ahead, while the previous step is still being computed, does not depend on the weights."""
+    trainer = build(part)
+    if not trainer.collects_ahead:
+        return
+    want = collected(trainer)
+    for model in trainer.models.values():
+        modules.stirred(model)
+    _same_data(collected(trainer), want, "the same step collected with other weights")
+
+
 @SUITE.check("an order that does not come from the key, such as that of `random.shuffle`")
 def minibatches(part: PartUnderTest) -> None:
     """The mini-batches and their order depend on the data and the key alone."""

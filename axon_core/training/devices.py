@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from torch import Tensor
 
-__all__ = ["AUTO", "choose_device", "describe_device", "multiplies_bf16"]
+__all__ = ["AUTO", "choose_device", "describe_device", "multiplies_bf16", "to_device", "works_apart"]
 
 AUTO = "auto"
 """The best available device: `cuda`, else `mps` if it works, else `cpu`."""
@@ -51,6 +52,18 @@ def multiplies_bf16(device: str) -> bool:
             return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
         case _:
             return False
+
+
+def works_apart(device: str | torch.device) -> bool:
+    """Return whether a device computes what it was given while Python continues: every one but the CPU."""
+    return torch.device(device).type != "cpu"
+
+
+def to_device(rows: Tensor, device: str) -> Tensor:
+    """Return the rows on a device; to a GPU they go from pinned memory, so that Python does not wait for the copy."""
+    if torch.device(device).type == "cuda" and rows.device.type == "cpu":
+        return rows.pin_memory().to(device, non_blocking=True)
+    return rows.to(device)
 
 
 def _is_there(kind: str) -> bool:

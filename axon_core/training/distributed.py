@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["is_first", "share", "sum_gradients", "sum_numbers"]
+__all__ = ["is_first", "share", "sum_counts", "sum_gradients", "sum_numbers"]
 
 
 def _active() -> bool:
@@ -35,6 +35,11 @@ def sum_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
     total = torch.tensor(list(numbers.values()), dtype=torch.float64)
     dist.all_reduce(total)
     return dict(zip(numbers, total.tolist(), strict=True))
+
+
+def sum_counts(counts: Mapping[str, float | Tensor]) -> Mapping[str, float | Tensor]:
+    """Return each count summed over all processes; with a single process nothing waits for the device."""
+    return sum_numbers({name: float(count) for name, count in counts.items()}) if _active() else counts
 
 
 def sum_gradients(parameters: Sequence[Tensor]) -> None:

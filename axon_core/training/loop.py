@@ -17,7 +17,8 @@ from axon_core.errors import AxonError, CheckpointError, ContractError, Interrup
 from axon_core.generation.compile import compiled_loss
 from axon_core.randomness import Key, forked
 from axon_core.training.callbacks.usual import usual_hooks
-from axon_core.training.distributed import share, sum_gradients, sum_numbers
+from axon_core.training.devices import to_device, works_apart
+from axon_core.training.distributed import share, sum_counts, sum_gradients
 from axon_core.training.evaluation import report_progress_to
 from axon_core.training.hooks import Hooks
 from axon_core.training.optim import schedule
@@ -26,6 +27,7 @@ from axon_core.training.run_folder import RunFolder
 from axon_core.training.signals import first_signal
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
+from axon_core.training.updates import Update, fetch, per
 
 __all__ = ["Fit", "FitResult", "evaluate", "fit", "run_evaluation"]
 
@@ -76,7 +78,7 @@ def fit(
     Raises:
         UsageError: `out` is not empty and not to be resumed, or a package for `log` is not installed.
         CheckpointError: the checkpoint is damaged or does not fit, or the folder cannot be written to.
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite; the models then hold what the failed step made of them.
         ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
         Interrupted: by Ctrl-C or a request to terminate; all is saved.
     """
@@ -121,7 +123,8 @@ class Fit:
         self._ending: BaseException | None = None
         self._config = trainer.config
         self._loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
-        self._collects = type(trainer).collect is not Trainer.collect
+        self._next: dict[str, Tensor] | None = None  # the batch of the next step, if it is built
+        self._end = trainer.config.steps
 
     def run_to(self, end: int) -> FitResult:
         """Do the remaining steps up to `end`; see `fit`.
@@ -133,6 +136,7 @@ class Fit:
             Interrupted: by Ctrl-C or a request to terminate; all is saved.
         """
         config, state = self._config, self.state
+        self._end, self._next = end, None
         for role, model in self.trainer.models.items():
             model.train(self.trainer.training_mode and role in self.trainer.trainable)
             model.zero_grad(set_to_none=True)  # what an earlier backward pass may have left
@@ -176,34 +180,63 @@ class Fit:
         return "paused" if self.state.step >= end else None
 
     def _step(self) -> dict[str, float]:
-        """Do one step and return its losses, gradient norm and learning rate."""
+        """Do one step and return its losses, gradient norm and learning rate; the device is waited for once."""
         config, trainer, step = self._config, self.trainer, self.state.step
         if self.run is not None:
             self.run.check()
         key = Key((config.seed, step))
         with self._rescued():
-            data = {name: rows.to(config.device) for name, rows in share(trainer.batch(step)).items()}
-            if self._collects:
-                with _resting(trainer):
-                    key("collect").seed_global()
-                    data = trainer.collect(data, key("collect"))
+            data, self._next = self._next or self._batch(step), None
+            if not trainer.collects_ahead:
+                data = self._collected(data, step)
         factor = schedule(
             config.schedule, step, steps=config.steps, warmup=config.warmup, final=config.final_lr_fraction
         )
+        updates: list[Update] = []
+        try:
+            for number, minibatch in enumerate(trainer.minibatches(data, key("minibatches")), 1):
+                updates.append(self._update(minibatch, key("update", number), factor))
+        except Exception as error:
+            self._check(error)  # weights that are not finite are the reason, whatever the error says
+            raise
+        self._build_ahead(step + 1)
         metrics: dict[str, float] = {}
-        updates = 0
-        for updates, minibatch in enumerate(trainer.minibatches(data, key("minibatches")), 1):
-            for name, value in self._update(minibatch, key("update", updates), factor).items():
+        for measured in fetch(updates):
+            self._check_measured(measured.metrics)
+            self.units += measured.units
+            for name, value in measured.metrics.items():
                 metrics[name] = metrics.get(name, 0.0) + value
         self.state.step = step + 1
-        metrics = {name: value / updates for name, value in metrics.items()}
+        metrics = {name: value / len(updates) for name, value in metrics.items()}
         return {**metrics, "learning_rate": self.state.optimizers[0].param_groups[0]["lr"]}
 
-    def _update(self, data: dict[str, Tensor], key: Key, factor: float) -> dict[str, float]:
+    def _batch(self, step: int) -> dict[str, Tensor]:
+        """Return this process's examples of a step, on the device."""
+        data = share(self.trainer.batch(step))
+        if self.trainer.collects_ahead:
+            data = self._collected(data, step)
+        return {name: to_device(rows, self._config.device) for name, rows in data.items()}
+
+    def _collected(self, data: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Return what the step learns from."""
+        if type(self.trainer).collect is Trainer.collect:
+            return data
+        key = Key((self._config.seed, step, "collect"))
+        with _resting(self.trainer):
+            key.seed_global()
+            return self.trainer.collect(data, key)
+
+    def _build_ahead(self, step: int) -> None:
+        """Build the batch of the next step while the device still works on the updates of this one."""
+        if step < self._end and works_apart(self._config.device):
+            with suppress(Exception):  # it is asked for again in its own step, where the error belongs
+                self._next = self._batch(step)
+
+    def _update(self, data: dict[str, Tensor], key: Key, factor: float) -> Update:
         """Make one update from a mini-batch: minimise Σ sum_i / count_i, whatever the micro-batches."""
-        counts = sum_numbers({name: float(count) for name, count in self.trainer.counts(data).items()})
+        counts = sum_counts(self.trainer.counts(data))
         sums: dict[str, Tensor] = {}
-        minimised: set[str] = set()
+        minimised: dict[str, None] = {}
         for number, micro in enumerate(_cut(data, self._config.micro_batches)):
             key(number).seed_global()
             with _autocast(self._config):
@@ -213,29 +246,27 @@ class Fit:
                     f"{type(self.trainer).__name__}.loss and .counts must name the same terms, got "
                     f"{sorted(terms)} and {sorted(counts)}"
                 )
-            # A count of 0 belongs to a sum of 0: no example contributes to that term.
-            losses = {name: term / (counts[name] or 1.0) for name, term in terms.items() if term.requires_grad}
+            losses = {name: per(term, counts[name]) for name, term in terms.items() if term.requires_grad}
             if not losses:
                 raise ContractError(f"no term of {type(self.trainer).__name__}.loss has a gradient")
             sum(losses.values(), torch.zeros(())).backward()
-            minimised |= losses.keys()
+            minimised |= dict.fromkeys(losses)
             for name, term in terms.items():
                 sums[name] = sums[name] + term.detach() if name in sums else term.detach()
-        totals = sum_numbers(dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)))
-        metrics = {name: total / (counts[name] or 1.0) for name, total in totals.items()}
-        metrics["loss"] = sum(metrics[name] for name in minimised)
-        if not math.isfinite(metrics["loss"]):
-            values = ", ".join(f"{name} {value}" for name, value in metrics.items())
-            raise TrainingError(self._diverged(f"the loss is not finite: {values}"))
-        self.units += next(iter(counts.values()))
         parameters = list(self.state.parameters.values())
         sum_gradients(parameters)
-        if self._config.max_grad_norm is not None:
-            metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm).item()
-            if not math.isfinite(metrics["grad_norm"]):
-                raise TrainingError(self._diverged(f"the norm of the gradients is {metrics['grad_norm']}"))
+        most = self._config.max_grad_norm
+        norm = None if most is None else torch.nn.utils.clip_grad_norm_(parameters, most)
         self.state.update(factor)
-        return metrics
+        return Update(sums, counts, tuple(minimised), norm)
+
+    def _check_measured(self, metrics: Mapping[str, float]) -> None:
+        """Raise `TrainingError` if the loss of an update, or the norm of its gradients, is not finite."""
+        if not math.isfinite(metrics["loss"]):
+            values = ", ".join(f"{name} {value}" for name, value in metrics.items() if name != "grad_norm")
+            raise TrainingError(self._diverged(f"the loss is not finite: {values}"))
+        if not math.isfinite(norm := metrics.get("grad_norm", 0.0)):
+            raise TrainingError(self._diverged(f"the norm of the gradients is {norm}"))
 
     def _evaluate(self) -> set[str]:
         """Evaluate with the averaged weights, if there are any; return what hooks ask for."""

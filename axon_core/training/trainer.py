@@ -153,6 +153,10 @@ class Trainer(ABC):
 
     False keeps them in evaluation mode, for a loss that compares probabilities with earlier ones."""
 
+    collects_ahead: ClassVar[bool] = False
+    """Whether `collect` needs no models, as one that only draws noise: then it runs on the CPU, together with `batch`,
+    while the device still computes the previous step."""
+
     def __init__(self, config: Config, models: Mapping[str, nn.Module]) -> None:
         self.config = config
         self.models = models
@@ -194,7 +198,8 @@ class Trainer(ABC):
     def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
         """Return what the step learns from: roll-outs, noise, everything drawn before the loss. By default the batch.
 
-        Runs without gradients, in evaluation mode. `key` belongs to the step.
+        Runs without gradients, in evaluation mode. `key` belongs to the step. What needs no models may be collected
+        ahead (`collects_ahead`).
         """
         return batch
 
@@ -203,8 +208,11 @@ class Trainer(ABC):
         return [data]
 
     @abstractmethod
-    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
-        """Return the denominator of each term of the loss: a sum over the examples in `data`, and of them alone."""
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float | Tensor]:
+        """Return the denominator of each term of the loss: a sum over the examples in `data`, and of them alone.
+
+        A count that is computed from the data stays a tensor without axes, so that nothing waits for the device.
+        """
 
     @abstractmethod
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:

@@ -109,7 +109,8 @@ class Process:
 
 def extract(table: Float64[Tensor, " t"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
     """Return `table[t]` in float32, on the device of `t`, ready to multiply pictures."""
-    return table.float().to(t.device)[t][:, None, None, None]
+    # The copy is staged before this returns, so that it may go on beside the work of a GPU.
+    return table.float().to(t.device, non_blocking=t.is_cuda)[t][:, None, None, None]
 
 
 def _strides(n: int, process: Process, scale: Callable[[Tensor], Tensor]) -> Tensor:

@@ -100,6 +100,7 @@ class DDPMTrainer(Trainer):
     unit = "pictures"
     next_command = "axon sample {run}"
     trainable = ("model",)
+    collects_ahead = True
     examples = tuple(
         {
             "model": {"type": "unet", "width": 8, "groups": 4, "multipliers": [1, 2], "blocks": 1, "attention_at": [4]},

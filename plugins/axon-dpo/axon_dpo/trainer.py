@@ -82,7 +82,8 @@ class DPOTrainer(Trainer):
         self._reference: dict[str, Tensor] = {}
         if config.reference_free:
             sizes = {"train": len(data.train), "held_out": len(data.held_out)}
-            self._reference = {part: torch.zeros(n, 2, dtype=torch.float32) for part, n in sizes.items()}
+            like = {"dtype": torch.float32, "device": config.device}
+            self._reference = {part: torch.zeros(n, 2, **like) for part, n in sizes.items()}
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
@@ -174,7 +175,7 @@ class DPOTrainer(Trainer):
             raise CheckpointError(
                 f"trainer.reference_free must stay {before} during a run; restore it, or start a new run"
             )
-        self._reference = dict(state["reference"])
+        self._reference = {part: logps.to(self.config.device) for part, logps in state["reference"].items()}
 
     def _terms(self, data: dict[str, Tensor]) -> dict[str, Float[Tensor, " b"]]:
         """Return the loss and the metrics of each comparison."""
@@ -193,7 +194,7 @@ class DPOTrainer(Trainer):
 
     def _with_reference(self, batch: dict[str, Tensor], part: str) -> dict[str, Tensor]:
         self._measure_reference()
-        return {**batch, "reference": self._reference[part][batch["number"].cpu()].to(self.config.device)}
+        return {**batch, "reference": self._reference[part][batch["number"]]}
 
     def _measure_reference(self) -> None:
         """Compute the reference's log-probabilities of all comparisons, unless that has been done."""
@@ -210,7 +211,7 @@ class DPOTrainer(Trainer):
         found: list[Tensor] = []
         for picks in track_progress(torch.arange(len(pairs)).split(self._rows), len(pairs), len, "reference"):
             rows = {name: rows.to(self.config.device) for name, rows in pairs.rows(picks.tolist()).items()}
-            found.append(_logprobs(model, rows).cpu())
+            found.append(_logprobs(model, rows))
         logps = torch.cat(found)
         for i in (~logps.isfinite().all(1)).nonzero()[:1].flatten().tolist():
             raise TrainingError(

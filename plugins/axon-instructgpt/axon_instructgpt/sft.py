@@ -97,9 +97,9 @@ class SFTTrainer(Trainer):
         """Return the rows of a step: `tokens`, `scored` and `documents` `(b n)`."""
         return collate([self._rows[i] for i in self._order.batch(step, self.config.batch_size).tolist()])
 
-    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the number of tokens that are learned."""
-        return dict.fromkeys(("loss", "accuracy"), float(data["scored"].sum()))
+        return dict.fromkeys(("loss", "accuracy"), data["scored"].sum())
 
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy, in nats, and how many tokens are the model's first choice."""
@@ -124,7 +124,7 @@ class SFTTrainer(Trainer):
         for first in track_progress(firsts, len(rows), lambda _: self.config.batch_size):
             batch = collate(rows[first : first + self.config.batch_size])
             data = {name: part.to(self.config.device) for name, part in batch.items()}
-            tokens += self.counts(data)["loss"]
+            tokens += float(self.counts(data)["loss"])
             for name, total in self.loss(data).items():
                 totals[name] += total.double().item()
         loss = totals["loss"] / tokens

@@ -29,7 +29,7 @@ class AuxiliaryLoss(Protocol):
         """
         ...
 
-    def counts(self, data: Mapping[str, Tensor]) -> Mapping[str, float]:
+    def counts(self, data: Mapping[str, Tensor]) -> Mapping[str, float | Tensor]:
         """Return the denominator of each term, a sum over the examples in `data` (`Trainer.counts`)."""
         ...
 

@@ -222,9 +222,9 @@ class PPOTrainer(PPOBase):
                 self.kl_coefficient, kl, target=c.kl_target, n=n, horizon=c.kl_horizon
             )
 
-    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float | Tensor]:
         """Return the number of actions, or of responses, and what the auxiliary loss counts."""
-        counts = {name: float(data["scored"].sum()) for name in self.PER_ACTION}
+        counts: dict[str, float | Tensor] = dict.fromkeys(self.PER_ACTION, data["scored"].sum())
         counts |= dict.fromkeys(_PER_RESPONSE, float(len(data["scored"])))
         return counts if self.auxiliary is None else {**counts, **self.auxiliary.counts(_auxiliary(data))}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from axon_core import ConfigError, DataError, at, config
 from axon_core.registry import Spec
 from axon_core.text import PAD, Tokenizer, train_tokenizer
+from axon_core.training import works_apart
 from axon_transformer.batches import pad
 from axon_transformer.corpus import Corpus, SentencePair, normalised, read_pairs
 
@@ -138,6 +139,6 @@ def markers(tokenizer: Tokenizer) -> tuple[int, int]:
 
 
 def valid_tokens(rows: Int[Tensor, "b n"]) -> Bool[Tensor, "b n"] | None:
-    """Return which entries are tokens, or None where all are."""
+    """Return which entries are tokens, or None where all are; a GPU is not waited for to find out."""
     valid = rows != PAD
-    return None if bool(valid.all()) else valid
+    return None if not works_apart(rows.device) and bool(valid.all()) else valid

@@ -154,10 +154,9 @@ class TranslationTrainer(Trainer):
         """Return the pairs of a step, padded: `source` (b m), which ends with `eos`, and `target` (b n+1)."""
         return self.train.batch(self._batches[step].tolist())
 
-    def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
+    def counts(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the number of predicted tokens, padding not counted."""
-        count = int((data["target"][:, 1:] != PAD).sum())
-        return {"loss": count, "nll": count}
+        return dict.fromkeys(("loss", "nll"), (data["target"][:, 1:] != PAD).sum())
 
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the summed label-smoothed cross-entropy, and the plain one as a metric, in nats."""
@@ -179,7 +178,7 @@ class TranslationTrainer(Trainer):
         for batch in track_progress(part.batches(_ROWS), len(part.pairs), lambda batch: len(batch["source"])):
             data = {name: rows.to(self.config.device) for name, rows in batch.items()}
             total += self.loss(data)["nll"].cpu().double()
-            tokens += self.counts(data)["nll"]
+            tokens += float(self.counts(data)["nll"])
         return total.item() / tokens
 
     def evaluate(self) -> dict[str, float]:
