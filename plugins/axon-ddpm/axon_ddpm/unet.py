@@ -277,12 +277,12 @@ class UNet(Denoiser):
         time, scopes = silu(time), Scopes()
         h = self.stem(x).contiguous(memory_format=torch.channels_last)  # both tokens and convolutions use it uncopied
         kept = [h]
-        for module in cast("Iterable[Stage | Downsample]", self.down):
+        for module in cast("Iterable[ResidualStage | Downsample]", self.down):
             h = module(h, time, scopes) if isinstance(module, ResidualStage) else module(h)
             kept.append(h)
-        for module in cast("Iterable[Stage]", self.middle):
+        for module in cast("Iterable[ResidualStage]", self.middle):
             h = module(h, time, scopes)
-        for module in cast("Iterable[Stage | Upsample]", self.up):
+        for module in cast("Iterable[ResidualStage | Upsample]", self.up):
             if isinstance(module, ResidualStage):
                 h = torch.cat((h, kept.pop()), 1)  # rebinds h, so that the previous one is freed
                 h = module(h, time, scopes)
