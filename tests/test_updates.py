@@ -21,7 +21,7 @@ from axon_core.training.loop import Fit, fit
 from axon_core.training.recipe import Recipe
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.trainers import TRAINERS
-from axon_core.training.updates import Measured, Update, fetch, per
+from axon_core.training.updates import Update, UpdateNumbers, fetch, per
 
 WAITS = ("item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__", "__index__")
 
@@ -180,8 +180,8 @@ def test_what_is_fetched_is_what_was_computed():
         return Update(sums, counts, ("a", "b"), None if norm is None else torch.tensor(norm))
 
     assert fetch([update(6.0, torch.tensor(3), 0.5), update(1.0, 4.0, None)]) == [
-        Measured({"a": 2.0, "b": 6.0, "n": 18.0, "loss": 8.0, "grad_norm": 0.5}, 3.0),
-        Measured({"a": 0.25, "b": 1.0, "n": 3.0, "loss": 1.25}, 4.0),
+        UpdateNumbers({"a": 2.0, "b": 6.0, "n": 18.0, "loss": 8.0, "grad_norm": 0.5}, 3.0),
+        UpdateNumbers({"a": 0.25, "b": 1.0, "n": 3.0, "loss": 1.25}, 4.0),
     ]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from axon_core.training.distributed import sum_numbers
 
-__all__ = ["Measured", "Update", "fetch", "per"]
+__all__ = ["Update", "UpdateNumbers", "fetch", "per"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Measured:
+class UpdateNumbers:
     """The numbers of an update.
 
     Attributes:
@@ -55,19 +55,19 @@ def per(total: Tensor, count: float | Tensor) -> Tensor:
     return total / (torch.where(count == 0, 1, count) if isinstance(count, Tensor) else count or 1.0)
 
 
-def fetch(updates: Sequence[Update]) -> list[Measured]:
+def fetch(updates: Sequence[Update]) -> list[UpdateNumbers]:
     """Return the numbers of the updates; this waits for the device, once for all of them."""
     device = next(iter(updates[0].sums.values())).device
     fetched = iter(torch.stack([x.to(device) for update in updates for x in update.numbers.values()]).tolist())
     rows = [dict(zip(update.numbers, fetched, strict=False)) for update in updates]
     mine = {f"{i} {name}": row[f"sum {name}"] for i, row in enumerate(rows) for name in updates[i].sums}
     totals = sum_numbers(mine)
-    measured: list[Measured] = []
+    measured: list[UpdateNumbers] = []
     for i, (update, row) in enumerate(zip(updates, rows, strict=True)):
         counts = {name: row.get(f"count {name}", count) for name, count in update.counts.items()}
         metrics = {name: totals[f"{i} {name}"] / (float(counts[name]) or 1.0) for name in update.sums}
         metrics["loss"] = sum(metrics[name] for name in update.minimised)
         if update.grad_norm is not None:
             metrics["grad_norm"] = row["grad_norm"]
-        measured.append(Measured(metrics, float(next(iter(counts.values())))))
+        measured.append(UpdateNumbers(metrics, float(next(iter(counts.values())))))
     return measured
