@@ -11,10 +11,11 @@ import torch
 
 from axon_core.cli import main
 from axon_core.interfaces.model import CausalLM
+from axon_core.progress import Clock
 from axon_core.text.corpus import TextData
 from axon_core.training.build import build_trainer
 from axon_core.training.callbacks.progress import Progress
-from axon_core.training.evaluation import Clock, held_out_likelihood, report_progress_to
+from axon_core.training.evaluation import held_out_likelihood, report_progress_to
 from axon_core.training.loop import fit
 from axon_core.training.pretrained import load_pretrained
 from axon_core.training.recipe import Recipe
@@ -87,14 +88,20 @@ def test_a_models_folder_needs_a_text(run: Path, capsys):
 
 def test_an_evaluation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, run: Path):
     now = iter(range(0, 1000, 2))
-    monkeypatch.setattr("axon_core.training.evaluation.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("axon_core.progress.time.monotonic", lambda: next(now))
     clock = Clock(1.0)  # a second call is two seconds after the first
     assert clock.line(0, 40) is None
     assert clock.line(0, 40) == "evaluating 0/40"
-    assert clock.line(10, 40) == "evaluating 10/40  2.5/s  ETA 0:00:12"
+    assert clock.line(10, 40) == "evaluating 10/40  5.0/s  ETA 0:00:12"
     assert clock.line(40, 40) is None
     assert clock.line(0, 2000, "translating") is None  # another part has its own rate
     assert clock.line(1000, 2000, "translating") == "translating 1,000/2,000  500/s  ETA 0:00:02"
+    clock = Clock(1.0, ends=True)  # with units of its own, and a line at the end
+    assert clock.line(5, 10, "step", units=0) is None
+    assert clock.line(6, 10, "step", units=64, unit="tokens", facts="loss 1.5") == (
+        "step 6/10  loss 1.5  32 tokens/s  ETA 0:00:08"
+    )
+    assert clock.line(10, 10, "step", units=320, unit="tokens") == "step 10/10  128 tokens/s  ETA 0:00:00"
     told: list[tuple[int, int]] = []
     model, tokenizer = load_pretrained(run / "model", CausalLM)
     data = TextData.of("the " * 400, tokenizer, held_out=0.9)

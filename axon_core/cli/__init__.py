@@ -16,6 +16,6 @@ __getattr__, __dir__, __all__ = attach(
             "report_device",
             "training_device_option",
         ],
-        "output": ["echo", "echo_generated", "echo_renewed", "json_option", "print_json"],
+        "output": ["ProgressLine", "echo", "echo_generated", "echo_renewed", "json_option", "print_json"],
     },
 )

@@ -9,6 +9,7 @@ from axon_core.cli.options import inference_options as inference_options
 from axon_core.cli.options import log_option as log_option
 from axon_core.cli.options import report_device as report_device
 from axon_core.cli.options import training_device_option as training_device_option
+from axon_core.cli.output import ProgressLine as ProgressLine
 from axon_core.cli.output import echo as echo
 from axon_core.cli.output import echo_generated as echo_generated
 from axon_core.cli.output import echo_renewed as echo_renewed

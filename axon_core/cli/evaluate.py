@@ -14,8 +14,9 @@ from axon_core.cli.output import echo, json_option, print_json
 from axon_core.cli.train import described
 from axon_core.config import Config, at, validate
 from axon_core.errors import CheckpointError, UsageError
+from axon_core.progress import Clock
 from axon_core.training.build import build_trainer
-from axon_core.training.evaluation import Clock, Listener, TextEvaluation, report_progress_to
+from axon_core.training.evaluation import Listener, TextEvaluation, report_progress_to
 from axon_core.training.loop import evaluate
 from axon_core.training.recipe import Recipe
 from axon_core.training.run_folder import RunFolder

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import click
 
 from axon_core.checkpoint.atomic import claimed_file
 from axon_core.cli.options import Opened, generation_options, inference_options
-from axon_core.cli.output import echo, echo_generated, echo_renewed, print_json
+from axon_core.cli.output import ProgressLine, echo, echo_generated, print_json
 from axon_core.config import validate
 from axon_core.errors import AxonError, UsageError
 from axon_core.generation.api import Request, chunks, complete
@@ -89,8 +86,9 @@ def command(
             made_by=found.made_by,
         )
         if left := len(todo.pending):
-            progress = _Progress(left)
-            generate_rows(found.load(), todo, batch_size=batch_size, compile=compile, progress=progress)
+            model, progress = found.load(), ProgressLine("prompt", "tokens")
+            progress(len(prompts) - left, len(prompts), 0)
+            generate_rows(model, todo, batch_size=batch_size, compile=compile, progress=progress)
         echo(f"{len(prompts)} prompts in {target}, {left} of them new", err=True)
         return
     request = validate(Request, {**options, "prompt": prompt, "seed": seed})
@@ -105,24 +103,6 @@ def command(
     for i, chunk in enumerate(chunks(model, found.tokenizer, [request], compile=compile)):
         echo_generated(chunk.text if i else f"{prompt}{chunk.text}", nl=False)
     echo_generated()
-
-
-class _Progress:
-    """Shows prompts, rate and remaining time: on a terminal as one line that is updated, elsewhere as plain lines."""
-
-    def __init__(self, left: int) -> None:
-        self._left = left
-        self._tty = sys.stderr.isatty()
-        self._begun = self._shown = time.monotonic()
-
-    def __call__(self, done: int, rows: int, tokens: int) -> None:
-        now = time.monotonic()
-        if now - self._shown < (0.2 if self._tty else 5) and done < rows:
-            return
-        self._shown, seconds = now, max(now - self._begun, 1e-9)
-        finished = self._left - (rows - done)
-        eta = timedelta(seconds=round(seconds / finished * (rows - done)))
-        echo_renewed(f"prompt {done}/{rows}  {tokens / seconds:,.0f} tokens/s  ETA {eta}", last=done == rows)
 
 
 def generate_command(run: Path, model: Path, sample: str = "") -> str:

@@ -17,6 +17,7 @@ import click
 
 from axon_core.escaping import printable, printable_json, shortened
 from axon_core.json_text import to_json
+from axon_core.progress import Clock
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +52,24 @@ def echo_renewed(line: str, *, last: bool) -> None:
         _write(f"\r\033[K{printable(line, line=True)}", True, last)
     else:
         echo(line, err=True)
+
+
+class ProgressLine:
+    """Shows how far a command has come on the standard error: on one line of a terminal, or on one every 5 seconds.
+
+    Args:
+        doing: a word for what is done, or what is counted.
+        unit: what the rate counts, if that is something else.
+    """
+
+    def __init__(self, doing: str, unit: str = "") -> None:
+        self._doing, self._unit = doing, unit
+        self._clock = Clock(0.2 if sys.stderr.isatty() else 5.0, ends=True)
+
+    def __call__(self, done: int, total: int, units: float | None = None) -> None:
+        """Show that so much is done, if a line is due; the first call starts the clock."""
+        if line := self._clock.line(done, total, self._doing, units=units, unit=self._unit):
+            echo_renewed(line, last=done >= total)
 
 
 def _write(text: str, err: bool, nl: bool, exact: bool = False) -> None:

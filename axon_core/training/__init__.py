@@ -13,7 +13,6 @@ __getattr__, __dir__, __all__ = attach(
         "devices": ["AUTO", "choose_device", "describe_device", "works_apart"],
         "distributed": ["sum_numbers"],
         "evaluation": [
-            "Clock",
             "TextEvaluation",
             "coverage",
             "evenly_spaced",

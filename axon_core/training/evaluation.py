@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +18,6 @@ from axon_core.training.pretrained import load_pretrained
 from axon_core.training.trainer import Trainer
 
 __all__ = [
-    "Clock",
     "Listener",
     "TextEvaluation",
     "coverage",
@@ -77,35 +74,6 @@ def coverage(unit: str, evaluated: float, of: float) -> dict[str, float]:
     `unit` names the examples in the plural, as in `{"tokens": 250000, "held_out_tokens": 1115394}`.
     """
     return {} if evaluated == of else {unit: evaluated, f"held_out_{unit}": of}
-
-
-class Clock:
-    """Describes the progress, rate and remaining time of an evaluation: `evaluating 3/9  1/s  ETA 0:00:06`.
-
-    It starts with the first call, and restarts when less is done than before: for another evaluation, or another part.
-
-    Args:
-        seconds: minimum time between two lines.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._begun = self._shown = 0.0
-        self._done = math.inf
-
-    def line(self, done: int, total: int, doing: str = "evaluating") -> str | None:
-        """Return the line, or None if one has just been shown or there is nothing left to wait for."""
-        now = time.monotonic()
-        if done < self._done:
-            self._begun = self._shown = now
-        self._done = done
-        if now - self._shown < self._seconds or done >= total:
-            return None
-        self._shown, passed = now, max(now - self._begun, 1e-9)
-        if not done:
-            return f"{doing} 0/{total:,}"
-        rate, left = done / passed, timedelta(seconds=round(passed / done * (total - done)))
-        return f"{doing} {done:,}/{total:,}  {rate:,.{0 if rate >= 10 else 1}f}/s  ETA {left}"
 
 
 class TextEvaluation(Trainer.Evaluation):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from datetime import timedelta
 from typing import TextIO
 
+from axon_core.progress import Clock
 from axon_core.training.callbacks.surfaces import Lines, Surface, choose_surface
-from axon_core.training.evaluation import Clock
 from axon_core.training.hooks import FitView, hook
 
 __all__ = ["Progress"]
@@ -27,42 +25,34 @@ class Progress:
         self._stream = stream
         self._seconds = seconds
         self._surface: Surface = Lines(None, seconds)
-        self._losses: list[float] = []
-        self._begun = self._shown = 0.0
-        self._first = 0
-        self._units = 0.0
-        self._clock = Clock(seconds)
+        self._loss, self._since = 0.0, 0  # the sum of the losses since the last line, and how many they are
+        self._steps = self._evaluation = Clock(seconds)
 
     @hook
     def fit_start(self, fit: FitView) -> None:
         """Start the clock."""
-        self._begun = self._shown = time.monotonic()
-        self._units = 0.0
-        self._first = fit.state.step
-        self._surface = choose_surface(self._stream, self._seconds, self._first, fit.trainer.config.steps)
-        self._clock = Clock(self._surface.pause)
-        if self._first:
-            self._surface.print(f"resumed after step {self._first}")
+        first, steps = fit.state.step, fit.trainer.config.steps
+        self._surface = choose_surface(self._stream, self._seconds, first, steps)
+        self._steps, self._evaluation = Clock(self._surface.pause, ends=True), Clock(self._surface.pause)
+        self._steps.line(first, steps, units=fit.units)
+        if first:
+            self._surface.print(f"resumed after step {first}")
 
     @hook
     def step_end(self, fit: FitView, metrics: dict[str, float]) -> None:
         """Update the line if it is due."""
-        self._losses.append(metrics["loss"])
-        now, step, steps = time.monotonic(), fit.state.step, fit.trainer.config.steps
-        if now - self._shown < self._surface.pause and step < steps:
-            return
-        rate = (fit.units - self._units) / max(now - self._shown, 1e-9)
-        left = timedelta(seconds=round((now - self._begun) / (step - self._first) * (steps - step)))
-        loss = sum(self._losses) / len(self._losses)
-        line = f"step {step}/{steps}  loss {loss:.4f}  {rate:,.0f} {fit.trainer.unit}/s  ETA {left}"
-        self._losses.clear()
-        self._shown, self._units = now, fit.units
-        self._surface.renew(line, step)
+        self._loss, self._since = self._loss + metrics["loss"], self._since + 1
+        loss = f"loss {self._loss / self._since:.4f}"
+        step, trainer = fit.state.step, fit.trainer
+        line = self._steps.line(step, trainer.config.steps, "step", facts=loss, units=fit.units, unit=trainer.unit)
+        if line is not None:
+            self._loss, self._since = 0.0, 0
+            self._surface.renew(line, step)
 
     @hook
     def eval_progress(self, done: int, total: int, doing: str) -> None:
         """Show the progress of an evaluation in the same line, with its rate and remaining time."""
-        if (line := self._clock.line(done, total, doing)) is not None:
+        if (line := self._evaluation.line(done, total, doing)) is not None:
             self._surface.renew(line)
 
     @hook

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from axon_core import ContractError, UsageError, validate
 from axon_core.checkpoint import claimed_file, writing
-from axon_core.cli import device_option, echo, report_device
+from axon_core.cli import ProgressLine, device_option, echo, report_device
 from axon_core.training import RunFolder, override, pinned_model_folder
 from axon_ddpm.classes import Classes, captions, class_number, listed
 from axon_ddpm.dali import Dali
@@ -197,14 +196,15 @@ def _paint(batch: Batch, n: int, size: int, each: int, every: int) -> list[UInt8
         ContractError: the sampler yields a wrong number of frames.
     """
     starts, done = range(0, n, size), list[list[Tensor]]()
-    with click.progressbar(length=len(starts) * each, label="painting", file=sys.stderr) as bar:
-        for first in starts:
-            shown, count = list[Tensor](), 0
-            for count, frame in enumerate(batch(first, min(size, n - first)), 1):
-                if (each - count) % every == 0:
-                    shown.append(to_bytes(frame.x).cpu())
-                bar.update(1)
-            if count != each:
-                raise ContractError(f"`run` of a sampler must yield one frame for each of {each} steps, got {count}")
-            done.append(shown)
+    tell = ProgressLine("painting")
+    tell(0, len(starts) * each)
+    for number, first in enumerate(starts):
+        shown, count = list[Tensor](), 0
+        for count, frame in enumerate(batch(first, min(size, n - first)), 1):
+            if (each - count) % every == 0:
+                shown.append(to_bytes(frame.x).cpu())
+            tell(number * each + count, len(starts) * each)
+        if count != each:
+            raise ContractError(f"`run` of a sampler must yield one frame for each of {each} steps, got {count}")
+        done.append(shown)
     return [torch.cat(pieces) for pieces in zip(*done, strict=True)]

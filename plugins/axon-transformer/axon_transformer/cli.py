@@ -13,8 +13,8 @@ import torch
 
 from axon_core import AxonError, UsageError, printable_json, to_json, validate
 from axon_core.checkpoint import atomic_file, claimed_file
-from axon_core.cli import device_option, echo, echo_generated, echo_renewed, report_device
-from axon_core.training import Clock, RunFolder, pinned_model_folder
+from axon_core.cli import ProgressLine, device_option, echo, echo_generated, report_device
+from axon_core.training import RunFolder, pinned_model_folder
 from axon_transformer.averaging import latest_models
 from axon_transformer.corpus import read_lines, split_lines
 from axon_transformer.heatmap import check_picture, cross_attention, draw_heatmap, label
@@ -85,7 +85,7 @@ def command(
         return
     place = "sentence {:,}".format if source is None else f"line {{:,}} of {source}".format
     begun = time.monotonic()
-    progress = _Progress() if source else lambda done, total: None
+    progress = ProgressLine("translating") if source else lambda done, total: None
     found = translator.translate(lines, search, batch_size=batch_size, place=place, progress=progress)
     shown = [line for number, text in enumerate(lines, 1) for line in show(number, text, found[number - 1])]
     if output:
@@ -159,14 +159,3 @@ def _draw(translator: Translator, text: str, translation: Translation, path: Pat
     )
     draw_heatmap(maps, across, down, path)
     echo(f"Attention: {path}", err=True)
-
-
-class _Progress:
-    """Shows the number of finished sentences on the standard error: one line on a terminal, else every 5 seconds."""
-
-    def __init__(self) -> None:
-        self._clock = Clock(0.2 if sys.stderr.isatty() else 5.0)
-
-    def __call__(self, done: int, total: int) -> None:
-        if line := self._clock.line(done, total, "translating"):
-            echo_renewed(line, last=False)
