@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from toy_trainer import Toy
 
-from axon_core.errors import DataError
+from axon_core.errors import DataError, TrainingError
 from axon_core.training import loop
 from axon_core.training.build import build_trainer
 from axon_core.training.devices import to_device, works_apart
@@ -59,7 +59,9 @@ class Cut(Toy):
         return {"loss": torch.nn.functional.cross_entropy(logits, data["tokens"][:, 1:].flatten(), reduction="sum")}
 
 
-def test_a_step_waits_once_however_many_updates_it_has(waits: list[str]):
+def test_a_step_waits_once_however_many_updates_it_has(waits: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "works_apart", lambda device: True)
+
     class Between:
         @hook
         def fit_start(self) -> None:
@@ -77,6 +79,7 @@ def test_a_step_waits_once_however_many_updates_it_has(waits: list[str]):
 
 @pytest.mark.parametrize("key", sorted(TRAINERS))
 def test_no_trainer_reads_from_the_device_in_an_update(key: str, waits: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "works_apart", lambda device: True)
     update, read = Fit._update, list[str]()
 
     def watched(fit: Fit, *args: Any) -> Update:
@@ -112,7 +115,7 @@ def test_the_next_batch_is_built_before_the_device_is_waited_for(apart: bool, en
     trainer, plain = Told.make(dropout=0.3), Cut.make(dropout=0.3)
     fit(trainer, stop_at=end)
     steps = end or 12
-    one_by_one = [told for step in range(steps) for told in (step, "fetch")]
+    one_by_one = [told for step in range(steps) for told in (step, *4 * ["fetch"])]  # on the CPU after each update, too
     assert told == ([0, *(x for step in range(1, steps) for x in (step, "fetch")), "fetch"] if apart else one_by_one)
     monkeypatch.undo()
     fit(plain, stop_at=end)
@@ -171,6 +174,24 @@ def test_an_error_of_a_batch_belongs_to_its_step(apart: bool, tmp_path: Path, mo
     fit(resumed, tmp_path / "run", resume=True)
     fit(whole)
     assert resumed.digest() == whole.digest()
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_an_update_that_is_not_finite_is_made_on_a_gpu_alone(apart: bool, monkeypatch: pytest.MonkeyPatch):
+    class Diverges(Cut):
+        updates = 0
+
+        def loss(self, data):
+            self.updates += 1
+            return {"loss": super().loss(data)["loss"] * (float("nan") if self.updates == 5 else 1)}
+
+    monkeypatch.setattr(loop, "works_apart", lambda device: apart)
+    trainer = Diverges.make(steps=2)
+    with pytest.raises(TrainingError, match="the loss is not finite"):
+        fit(trainer)
+    weights = torch.cat([p.flatten() for p in trainer.models["model"].parameters()])
+    assert bool(weights.isfinite().all()) != apart
+    assert trainer.updates == (6 if apart else 5)
 
 
 def test_what_is_fetched_is_what_was_computed():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -28,6 +28,8 @@ __all__ = [
     "report_device",
     "training_device_option",
 ]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _SAMPLING = {
     "temperature": click.option(
@@ -65,10 +67,17 @@ def _chosen(context: click.Context, parameter: click.Parameter, device: str) -> 
 
 
 _DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1; auto uses a GPU if there is one."
-device_option = click.option("--device", default="auto", show_default=True, callback=_chosen, help=_DEVICE_HELP)
-"""Gives a command the parameter `device`, an available device; the command prints it with `tell_device`."""
-training_device_option = click.option("--device", help=f"{_DEVICE_HELP} By default the recipe's, which is auto.")
-"""Gives a command that trains from a recipe the parameter `device`, which is None if the recipe decides."""
+
+
+def device_option(command: Command) -> Command:
+    """Give a command the parameter `device`, an available device; the command prints it with `tell_device`."""
+    option = click.option("--device", default="auto", show_default=True, callback=_chosen, help=_DEVICE_HELP)
+    return option(command)
+
+
+def training_device_option(command: Command) -> Command:
+    """Give a command that trains from a recipe the parameter `device`, which is None if the recipe decides."""
+    return click.option("--device", help=f"{_DEVICE_HELP} By default the recipe's, which is auto.")(command)
 
 
 def _installed(context: click.Context, parameter: click.Parameter, logs: Sequence[str]) -> Sequence[str]:
@@ -77,15 +86,17 @@ def _installed(context: click.Context, parameter: click.Parameter, logs: Sequenc
     return logs
 
 
-log_option = click.option(
-    "--log",
-    "logs",
-    type=click.Choice(list(LOGS)),
-    multiple=True,
-    callback=_installed,
-    help="Also log the metrics there; repeatable.",
-)
-"""Gives a command that trains the parameter `logs`, the value of its trainers' `log`; each is installed."""
+def log_option(command: Command) -> Command:
+    """Give a command that trains the parameter `logs`, the value of its trainers' `log`; each is installed."""
+    option = click.option(
+        "--log",
+        "logs",
+        type=click.Choice(list(LOGS)),
+        multiple=True,
+        callback=_installed,
+        help="Also log the metrics there; repeatable.",
+    )
+    return option(command)
 
 
 def report_device(device: str) -> None:

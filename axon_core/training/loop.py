@@ -78,7 +78,7 @@ def fit(
     Raises:
         UsageError: `out` is not empty and not to be resumed, or a package for `log` is not installed.
         CheckpointError: the checkpoint is damaged or does not fit, or the folder cannot be written to.
-        TrainingError: the loss is no longer finite; the models then hold what the failed step made of them.
+        TrainingError: the loss is no longer finite; on a GPU the models then hold what the failed step made of them.
         ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
         Interrupted: by Ctrl-C or a request to terminate; all is saved.
     """
@@ -180,7 +180,7 @@ class Fit:
         return "paused" if self.state.step >= end else None
 
     def _step(self) -> dict[str, float]:
-        """Do one step and return its losses, gradient norm and learning rate; the device is waited for once."""
+        """Do one step and return its losses, gradient norm and learning rate; a GPU is waited for once."""
         config, trainer, step = self._config, self.trainer, self.state.step
         if self.run is not None:
             self.run.check()
@@ -257,8 +257,11 @@ class Fit:
         sum_gradients(parameters)
         most = self._config.max_grad_norm
         norm = None if most is None else torch.nn.utils.clip_grad_norm_(parameters, most)
+        update = Update(sums, counts, tuple(minimised), norm)
+        if not works_apart(self._config.device):  # to look costs nothing, and the weights stay as they were
+            self._check_measured(fetch([update])[0].metrics)
         self.state.update(factor)
-        return Update(sums, counts, tuple(minimised), norm)
+        return update
 
     def _check_measured(self, metrics: Mapping[str, float]) -> None:
         """Raise `TrainingError` if the loss of an update, or the norm of its gradients, is not finite."""
