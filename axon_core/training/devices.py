@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 __all__ = ["AUTO", "choose_device", "describe_device", "multiplies_bf16", "to_device", "works_apart"]
@@ -59,7 +60,7 @@ def works_apart(device: str | torch.device) -> bool:
     return torch.device(device).type != "cpu"
 
 
-def to_device(rows: Tensor, device: str) -> Tensor:
+def to_device(rows: Shaped[Tensor, "b ..."], device: str) -> Shaped[Tensor, "b ..."]:
     """Return the rows on a device; to a GPU they go from pinned memory, so that Python does not wait for the copy."""
     if torch.device(device).type == "cuda" and rows.device.type == "cpu":
         return rows.pin_memory().to(device, non_blocking=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from axon_core.training.distributed import sum_numbers
@@ -50,7 +51,7 @@ class UpdateNumbers:
     units: float
 
 
-def per(total: Tensor, count: float | Tensor) -> Tensor:
+def per(total: Float[Tensor, ""], count: float | Real[Tensor, ""]) -> Float[Tensor, ""]:
     """Return `total / count`; a count of 0 belongs to a sum of 0, as no example contributes to that term."""
     return total / (torch.where(count == 0, 1, count) if isinstance(count, Tensor) else count or 1.0)
 
