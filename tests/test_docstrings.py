@@ -72,6 +72,7 @@ OF_NO_PAPER = {
     },
     "calls of what cites it": {"axon_core.Scope.rotate"},
     "Axon's own": {
+        "axon_core.training.updates.per",
         "axon_core.nn.quantization.Int8Linear.forward",
         "axon_core.nn.quantization.to_int8",
         "axon_ddpm.classifier.Classifier.classify",

@@ -19,7 +19,20 @@ from pathlib import Path
 CORE = "axon-core"
 PAGES = ("commands", "docs", "docstrings", "readme")
 """The tests of pages, and of what makes them."""
-WALKS = ("affected", "architecture", "conformance", "install_line", "not_finite", "public_api", *PAGES)
+WALKS = (
+    *(
+        "affected",
+        "architecture",
+        "conformance",
+        "curves",
+        "initial",
+        "install_line",
+        "names",
+        "not_finite",
+        "public_api",
+    ),
+    *PAGES,
+)
 """The tests that look at every package without naming it."""
 ELSEWHERE = {
     r"docs/.*|.*\.md": PAGES,

@@ -179,7 +179,7 @@ def positive_counts(part: PartUnderTest) -> None:
     """Every term of the loss has a positive, finite count."""
     trainer = build(part)
     for name, count in trainer.counts(minibatch(trainer)).items():
-        expect(0 < float(count) < math.inf, f"the count of {name!r} in a mini-batch", f"{count}")
+        expect(0.0 < float(count) < math.inf, f"the count of {name!r} in a mini-batch", f"{count}")
 
 
 @SUITE.check("a loss computed without gradients, or a trainable model that the loss does not use")

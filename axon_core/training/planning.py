@@ -139,7 +139,7 @@ def _units(trainer: Trainer, batches: Sequence[dict[str, Tensor]]) -> float | No
     kind = type(trainer)
     if kind.collect is not Trainer.collect or kind.minibatches is not Trainer.minibatches:
         return None
-    return sum(next(iter(trainer.counts(batch).values())) for batch in batches) / len(batches)
+    return sum(float(next(iter(trainer.counts(batch).values()))) for batch in batches) / len(batches)
 
 
 def _memory(trainer: Trainer) -> MemoryPlan:

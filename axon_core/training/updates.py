@@ -28,7 +28,7 @@ class Update:
     sums: Mapping[str, Tensor]
     counts: Mapping[str, float | Tensor]
     minimised: tuple[str, ...]
-    grad_norm: Tensor | None
+    grad_norm: Float[Tensor, ""] | None
 
     @property
     def numbers(self) -> dict[str, Tensor]:
