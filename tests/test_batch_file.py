@@ -125,7 +125,10 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(saved: str, 
     assert process.returncode == 130
     n = len(rows())
     assert 0 < n < 500
-    assert f"{n} of 500 prompts are done; the same command continues there" in error and "Traceback" not in error
+    assert (
+        f"interrupted: {n} of 500 prompts are done; the same command continues there" in error
+        and "Traceback" not in error
+    )
     before = Path("out.jsonl").read_bytes()
     assert bulk(saved, source, "--batch-size", "64") == 0
     assert len(by_id()) == 500 and Path("out.jsonl").read_bytes().startswith(before)

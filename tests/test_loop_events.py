@@ -17,7 +17,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import Toy, digest_after
 
+from axon_core.cli import main
 from axon_core.errors import CheckpointError, Interrupted, UsageError
+from axon_core.registry.registry import refresh
 from axon_core.training.callbacks.metrics import MetricsFile
 from axon_core.training.callbacks.progress import Progress
 from axon_core.training.hooks import hook
@@ -203,6 +205,35 @@ def test_a_hook_that_ends_the_process_ends_training_saved(tmp_path: Path, kind: 
     assert trainer.digest() == whole.digest()
     lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "whole")]
     assert lines[0] == lines[1]  # the evaluation that was due at that step is there too
+
+
+@pytest.mark.parametrize("event", ["step_end", "eval_end"])
+def test_an_installed_hook_that_ends_the_process_costs_no_numbers(
+    site, event: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    code = f"""
+from axon_core.training import hook
+
+class Leave:
+    @hook
+    def {event}(self, fit):
+        if fit.state.step == 2:
+            raise SystemExit(7)
+"""
+    options = ["xllama-tiny", "--set", "trainer.steps=4", "--set", "trainer.eval_every=2", "--set", "model.dim=16"]
+    options += ["--set", "model.n_layers=1", "--set", "trainer.eval_tokens=500", "--set", "trainer.batch_size=2"]
+    line = ["train", *options, "--out"]
+    assert main([*line, str(tmp_path / "whole")]) == 0
+    site.install("axon-leave", {"axon.v1.hooks": {"leave": "axon_leave:Leave"}}, {"axon_leave.py": code})
+    with pytest.raises(SystemExit) as caught:
+        main([*line, str(tmp_path / "run")])
+    assert caught.value.code == 7
+    assert "A hook ended the training after step 2. The last checkpoint is step-2. Resume" in capsys.readouterr().err
+    monkeypatch.setenv("AXON_DISABLE_PLUGINS", "axon-leave")
+    refresh()
+    assert main(["train", "--resume", "--out", str(tmp_path / "run")]) == 0
+    lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "whole")]
+    assert lines[0] == lines[1]
 
 
 @pytest.mark.parametrize("where", ["batch", "evaluate"])

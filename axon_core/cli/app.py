@@ -147,6 +147,10 @@ def _run(argv: list[str]) -> int:
         return error.exit_code
     except BrokenPipeError:
         raise
+    except SystemExit as error:  # of a hook that ended a training, which says where it can be resumed
+        for note in getattr(error, "__notes__", []):
+            echo(note, err=True)
+        raise
     except Exception as error:
         if debug:
             echo(traceback.format_exc(), err=True, nl=False)

@@ -248,7 +248,9 @@ def generate_rows(
                         done += 1
                         progress(done, total, made)
     except KeyboardInterrupt:
-        raise Interrupted(f"{done} of {total} prompts are done; the same command continues there") from None
+        raise Interrupted(
+            f"interrupted: {done} of {total} prompts are done; the same command continues there"
+        ) from None
     if failed:
         row, error = failed[0]
         raise CheckpointError(

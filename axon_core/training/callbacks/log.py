@@ -23,12 +23,12 @@ class Log(ABC):
     def close(self, failed: bool) -> None:
         """Close the log, if it is open; `failed` says whether training ended with an error."""
 
-    @hook
+    @hook(tryfirst=True)  # another hook may end the training
     def step_end(self, fit: FitView, metrics: dict[str, float]) -> HookRequest:
         """Write the numbers of a step."""
         return self.write(fit.state.step, "train", metrics)
 
-    @hook
+    @hook(tryfirst=True)
     def eval_end(self, fit: FitView, metrics: dict[str, float]) -> HookRequest:
         """Write the numbers of an evaluation."""
         return self.write(fit.state.step, "held_out", metrics)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, arange, nn
 
-from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ConfigError, Count
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ConfigError, Count, UsageError
 from axon_core.interfaces import Attention, Cache, CacheStep, Model, Norm, RotaryEmbedding, Scope
 from axon_core.nn import affine
 from axon_core.registry import Spec, part, part_config
@@ -121,13 +121,22 @@ class Transformer(Model):
         """Return the features of each target token, ready for `logits`.
 
         There may be several rows for each sentence of the memory, one after another. With a `cache` the tokens follow
-        those already in it. Padding stands after the last token, where no token sees it, and may be any id.
+        those already in it, and none may be padding. Without one, padding stands after the last token, where no token
+        sees it, and may be any id.
+
+        Raises:
+            UsageError: a token is padding, a negative id, and there is a cache, in which it would count as a token.
         """
-        n = target.shape[1]
+        n, padded = target.shape[1], cache is not None and bool((target < 0).any())
         target = target.clamp(min=0)
         if cache is None:
             step = CacheStep(target, Scope.over(target), [None] * len(self.decoder))
         else:
+            if padded:
+                raise UsageError(
+                    "with a cache every target token must be one of the vocabulary, got padding (a negative id), which "
+                    "later tokens would see; decode rows of different lengths without a cache, or one by one"
+                )
             step = cache.extend(target)
         x = self._embed(step.tokens, step.scope)
         for layer, layer_cache in zip(cast("Iterable[DecoderLayer]", self.decoder), step.layers, strict=True):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from axon_core import MODELS, ConfigError
+from axon_core import MODELS, ConfigError, UsageError
 from axon_transformer import Transformer, sinusoids
 
 SIZES = {"vocab_size": 23, "dim": 16, "n_heads": 4, "encoder_layers": 2, "decoder_layers": 3, "hidden_dim": 24}
@@ -112,6 +112,16 @@ def test_logits_equal_a_reference_written_from_the_paper(position: str) -> None:
             source, target = (tokens[row][tokens[row] >= 0].tolist() for tokens in (SOURCE, TARGET))
             want = expected.scores(source, target)
             torch.testing.assert_close(got[row, : len(target)].double(), want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("target", [[[3, 4, -1]], [[-1, 3, 4]], [[-1]]])
+def test_padding_is_refused_where_a_cache_would_take_it_for_a_token(target: list[list[int]]) -> None:
+    model = build().eval()
+    memory = model.encode(SOURCE[:1])
+    padded = torch.tensor(target)
+    with pytest.raises(UsageError, match=r"with a cache every target token must be one of the vocabulary"):
+        model.decode(padded, memory, cache=model.new_cache(1, 8))
+    assert model.decode(padded, memory).isfinite().all()
 
 
 NAMES = {  # torch's -> ours, within a layer
