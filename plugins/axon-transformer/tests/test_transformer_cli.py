@@ -61,7 +61,7 @@ def test_interactive(small_run: Path, translated: list[str], said: Any, monkeypa
         monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True, encoding="utf-8"))
         out, err = said("translate", small_run)
         assert out.split("\n") == [translated[0], translated[6], "", ""]
-        assert "Error: the sentence has 80 tokens, but the model takes 32 at most" in err
+        assert "Error: the sentence has 80 tokens, but the model takes at most 32" in err
         assert "Error: the sentence is not utf-8 text" in err
 
 
@@ -160,7 +160,7 @@ BAD = [
         "line 2 of long.txt has 80 tokens, but the model takes at most 32, and 2 are too long in all; "
         "split it into sentences. Nothing was translated",
     ),
-    (["translate", "RUN", "x " * 40], 2, "sentence 1 has 80 tokens, but the model takes 32 at most"),
+    (["translate", "RUN", "x " * 40], 2, "sentence 1 has 80 tokens, but the model takes at most 32"),
     (
         ["translate", "RUN", "--input", "in.txt", "--output", "none/out.txt"],
         1,
