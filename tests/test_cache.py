@@ -146,7 +146,7 @@ def test_a_row_may_begin_in_a_later_chunk() -> None:
     torch.testing.assert_close(out[1:], toy(text[1:])[:, 2:])
 
 
-def test_past_the_horizon_all_pieceare_run_again() -> None:
+def test_past_the_horizon_all_tokens_are_run_again() -> None:
     toy, text = Toy(horizon=4), tokens(1, 6)
     cache = toy.cache(1)
     cached = cache.extend(text[:, :4])
@@ -214,11 +214,11 @@ def test_a_reset_cache_is_a_new_one() -> None:
     torch.testing.assert_close(in_chunks(toy, cache, text, [4, 4]), toy(text))
 
 
-def test_more_piecethan_the_cache_holds_are_an_error_that_changes_nothing() -> None:
+def test_more_tokens_than_the_cache_has_room_for_are_an_error_that_changes_nothing() -> None:
     toy, text = Toy(), tokens(1, 4)
     cache = toy.cache(1, 4)
     toy(text[:, :3], cache)
-    with pytest.raises(ContextError, match=r"holds 4 tokens, got 3 \+ 2"):
+    with pytest.raises(ContextError, match=r"has room for 4 tokens, got 3 \+ 2"):
         toy(text[:, :2], cache)
     torch.testing.assert_close(toy(text[:, 3:], cache), toy(text)[:, 3:])
 

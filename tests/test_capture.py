@@ -186,13 +186,13 @@ def test_a_static_cache_takes_one_token_a_row_as_long_as_there_is_room():
     held = held.make_static(4)
     one = torch.ones(2, 1, dtype=torch.long)
     for tokens, valid in ((one.expand(2, 2), None), (one, one.bool())):
-        with pytest.raises(UsageError, match="a static cache takes one token a row, and no padding"):
+        with pytest.raises(UsageError, match="a static cache takes one token per row and no padding"):
             held.extend(tokens, valid)
     reached = [held.extend(one).scope.keys.tolist()[0] for _ in range(3)]
     assert reached == [[0, 1, 2, 3], [0, 1, 2, 3, 4, -1], [0, 1, 2, 3, 4, 5]]
-    with pytest.raises(ContextError, match=r"holds 6 tokens, got 6 \+ 1"):
+    with pytest.raises(ContextError, match=r"has room for 6 tokens, got 6 \+ 1"):
         held.extend(one)
-    with pytest.raises(ContextError, match=r"holds 6 tokens, got 6 \+ 1"):
+    with pytest.raises(ContextError, match=r"has room for 6 tokens, got 6 \+ 1"):
         replayed(step, compiled_call)(model(), one, held)
     held.reset()
     assert held.extend(one).scope.keys.tolist() == [[0, -1, -1, -1]] * 2

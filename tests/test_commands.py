@@ -49,8 +49,9 @@ def parsed(line: str) -> tuple[str, dict[str, object]]:
     if left and not isinstance(command, click.Group):
         raise click.UsageError(f"{line}: {' '.join(left)} is more than {name} takes")
     for parameter in command.params:
-        if isinstance(parameter.type, click.Choice) and given.get(str(parameter.name)):
-            parameter.type.convert(given[str(parameter.name)], parameter, inner)
+        if isinstance(parameter.type, click.Choice) and (value := given.get(str(parameter.name))):
+            for one in value if parameter.multiple else [value]:
+                parameter.type.convert(one, parameter, inner)
     return name, given
 
 

@@ -257,10 +257,10 @@ def named(path: str) -> object:
 
 def test_the_reference_shows_what_a_class_is_made_of(made):
     page = reference_of(made)
-    assert "{py:class} State(shape: tuple[int, ...], per_token: bool = True, " in page  # a dataclass
-    assert "{py:attribute} State.window\n:type: int | None\n\nHow many tokens" in page
-    assert "{py:class} Step(tokens: Int[Tensor, 'b n'], scope: axon_core.Scope, layers: " in page  # a named tuple
-    assert "{py:attribute} Step.scope\n:type: axon_core.Scope" in page
+    assert "{py:class} StateSpec(shape: tuple[int, ...], per_token: bool = True, " in page  # a dataclass
+    assert "{py:attribute} StateSpec.window\n:type: int | None\n\nHow many tokens" in page
+    assert "{py:class} CacheStep(tokens: Int[Tensor, 'b n'], scope: axon_core.Scope, layers: " in page  # a named tuple
+    assert "{py:attribute} CacheStep.scope\n:type: axon_core.Scope" in page
     attention = (
         "{py:class} Attention(config: axon_core.Attention.Config, rotary: axon_core.RotaryEmbedding | None = None)"
     )

@@ -37,7 +37,7 @@ def test_deep_json_and_toml_are_refused(depth: int) -> None:
 def test_what_is_as_deep_as_allowed_is_read() -> None:
     assert parse_json("[" * DEPTH + "]" * DEPTH)
     assert parse_toml("a = " + "[" * (DEPTH - 1) + "]" * (DEPTH - 1))
-    with pytest.raises(ValueError, match="64 deep"):
+    with pytest.raises(ValueError, match="64 levels deep"):
         parse_json("[" * (DEPTH + 1) + "1" + "]" * (DEPTH + 1))
 
 
@@ -118,7 +118,7 @@ def test_every_reader_of_json_refuses_it_in_words(text: str, tmp_path: Path) -> 
 def test_a_lock_says_nothing_of_its_holder_where_it_is_damaged(text: str, tmp_path: Path) -> None:
     with lock_folder(tmp_path):
         next(tmp_path.iterdir()).write_bytes(text.encode("utf-8", "surrogateescape"))
-        with pytest.raises(UsageError, match="in use: another process writes to it"), lock_folder(tmp_path):
+        with pytest.raises(UsageError, match="in use: another process is writing to it"), lock_folder(tmp_path):
             raise AssertionError("locked twice")
 
 
@@ -126,7 +126,7 @@ def test_a_state_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> 
     deep: list = []
     for _ in range(DEPTH):
         deep = [deep]
-    with pytest.raises(ContractError, match="64 deep"):
+    with pytest.raises(ContractError, match="64 levels deep"):
         write_tree(tmp_path, {"deep": deep})
     write_tree(tmp_path, {"generator": 1 << 127})  # as numpy's PCG64
     assert read_tree(tmp_path) == {"generator": 1 << 127}

@@ -97,7 +97,7 @@ EARLY = [
     (["--prompt", "a", "--temperature", "-1"], "temperature: must be greater"),
     (["--input", "empty.txt", "--output", "out.jsonl"], "empty.txt has no prompts"),
     (["--input", "long.txt", "--output", "out.jsonl"], "the prompt 1 has 33 tokens"),
-    (["--input", "in.txt", "--output", "letter.txt"], "is not a row of results"),
+    (["--input", "in.txt", "--output", "letter.txt"], "does not end with a row of results"),
 ]
 
 

@@ -191,7 +191,7 @@ def test_the_row_whose_scores_are_no_numbers_is_named():
     built = model()
     with torch.no_grad():
         built.embedding.weight[9] = float("nan")
-    with pytest.raises(CheckpointError, match="for token 1 of row 2 are not"):
+    with pytest.raises(CheckpointError, match="those of token 1 of row 2 are not"):
         next(decode(built, [[1, 2, 3], [4, 9], [5]], [0, 0, 0], max_new_tokens=5, sampling=GREEDY))
 
 

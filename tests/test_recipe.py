@@ -180,7 +180,7 @@ def test_a_key_that_cannot_be_looked_up_says_where_it_stands():
 
 @pytest.mark.parametrize("key", ["name", "source"])
 def test_a_recipe_is_named_after_its_file(key: str):
-    with pytest.raises(ConfigError, match=f"{key}: a recipe is named after its file"):
+    with pytest.raises(ConfigError, match=f"{key}: remove it: a recipe is named after its file"):
         Recipe.load("xllama-tiny", [f"{key}=other"])
 
 

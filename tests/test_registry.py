@@ -91,7 +91,7 @@ def test_build_says_which_keyword_a_component_does_not_know(toys: Registry) -> N
     with pytest.raises(ContractError) as error:
         toys.build("ball", dim=2, colour="red")
     assert message(error) == (
-        "the toy axon_toys.Ball is given colour, which is neither a field of its Config (dim, bounces) nor a "
+        "the toy axon_toys.Ball got colour, which is neither a field of its Config (dim, bounces) nor a "
         "parameter of its constructor"
     )
 

@@ -60,7 +60,7 @@ def test_a_model_may_join_tensors_while_it_is_built():
 @pytest.mark.parametrize(
     ("setting", "rule"),
     [
-        ("model.n_layers=60000", "more than 8,192 tensors"),
+        ("model.n_layers=60000", "at most 8,192 tensors"),
         ("model.n_layers=1000000000000", "must be less than or equal to 65536"),
         ("model.dim=2147483648", "memory"),
         ("model.hidden_dim=1000000000", "memory"),

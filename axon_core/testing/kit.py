@@ -111,7 +111,8 @@ def told(failures: Iterable[Failure]) -> list[str]:
     One mistake often breaks a rule in every variant of a class, and in its subclasses.
 
     >>> check = Check("causal", "No token sees later ones.", "a mask left out", lambda part: None)
-    >>> print(*told(Failure(Case(Part(name, object), check), "9 tokens", "0.3, not 0.1") for name in ("mine", "yours")))
+    >>> cases = [Case(PartUnderTest(name, object), check) for name in ("mine", "yours")]
+    >>> print(*told(Failure(case, "9 tokens", "0.3, not 0.1") for case in cases))
     mine breaks the rule 'causal': No token sees later ones.
       input: 9 tokens
       found: 0.3, not 0.1

@@ -200,7 +200,7 @@ def test_pictures_masks_and_shares_that_are_none(dali):
     with pytest.raises(UsageError, match="the mask marks nothing to repaint"):
         dali().inpaint(picture, mask * 0, 1)
     assert torch.equal(last(dali().inpaint(picture, mask, 2)), last(dali().inpaint(picture, mask.bool(), 2)))
-    for shares, said in (([0.5, 1.5], "from 0 to 1, got 1.5"), ([float("nan")], "got nan"), ([], "at least one share")):
+    for shares, said in (([0.5, 1.5], "and 1, got 1.5"), ([float("nan")], "got nan"), ([], "at least one share")):
         with pytest.raises(UsageError, match=said):
             dali().interpolate(picture, picture, shares)
 

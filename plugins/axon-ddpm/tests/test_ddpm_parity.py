@@ -100,7 +100,7 @@ def test_other_weights_are_refused():
     weights = diffusers_weights(model)
     with pytest.raises(UsageError, match=r"must fit this U-Net, but conv_in.bias is missing there and \(32,\) here"):
         load_diffusers(diffusers_options(model), {name: w for name, w in weights.items() if name != "conv_in.bias"})
-    with pytest.raises(UsageError, match="have one head, or heads of head_dim features, got n_heads 2; give head_dim"):
+    with pytest.raises(UsageError, match="have one head or heads of head_dim features, got n_heads 2; give head_dim"):
         diffusers_weights(UNet.build(**SIZES[0], n_heads=2))
     with pytest.raises(UsageError, match="multi-head attention with biases"):
         diffusers_weights(UNet.build(**SIZES[0], attention="MHA"))

@@ -167,7 +167,7 @@ def test_averaging_is_the_mean_of_the_weights_of_the_last_checkpoints(small_run:
 
 def test_what_cannot_be_averaged(small_run: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"cannot average 4 checkpoints: .* keeps 3 up to step-6; .*trainer.keep_checkpoints"
+        UsageError, match=r"cannot average 4 checkpoints: .* has 3 up to step-6; .*trainer.keep_checkpoints"
     ):
         latest_models(small_run / "checkpoints/step-6/model", 4)
     small = Transformer.build(vocab_size=9, dim=8, n_heads=2, encoder_layers=1, decoder_layers=1)

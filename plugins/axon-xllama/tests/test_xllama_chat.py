@@ -93,9 +93,9 @@ def test_a_message_with_a_marker_is_refused_wherever_it_stands(before, marker, a
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ([], "ends with a message of role 'user'"),
-        ([SYSTEM], "ends with a message of role 'user'"),
-        ([USER, ASSISTANT], "ends with a message of role 'user'"),
+        ([], "end with a message of role 'user'"),
+        ([SYSTEM], "end with a message of role 'user'"),
+        ([USER, ASSISTANT], "end with a message of role 'user'"),
         ([ASSISTANT], "message 1 must be of role 'user', got 'assistant'"),
         ([SYSTEM, USER, USER], "message 3 must be of role 'assistant', got 'user'"),
         ([USER, SYSTEM, USER], "message 2 must be of role 'assistant', got 'system'"),

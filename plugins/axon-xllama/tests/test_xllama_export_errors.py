@@ -13,9 +13,9 @@ from axon_xllama.checkpoints import export_checkpoint
     [
         ({"norm": "layernorm"}, "hf", "norm must be axon-rmsnorm:rmsnorm .* axon-transformer:layernorm"),
         ({"norm": {"type": "rmsnorm", "partial": 0.5}}, "hf", "partial must be 1"),
-        ({"attention": {"type": "MHA", "bias": True}}, "hf", "qkv.projection.bias', for which"),
-        ({"attention": {"type": "GQA", "bias": True}}, "hf", "qkv.projection.bias', for which"),
-        ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "meta", "q_norm.weight', for which"),
+        ({"attention": {"type": "MHA", "bias": True}}, "hf", "qkv.projection.bias', which a Llama .* cannot store"),
+        ({"attention": {"type": "GQA", "bias": True}}, "hf", "qkv.projection.bias', which a Llama .* cannot store"),
+        ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "meta", "q_norm.weight', which a Llama .* cannot store"),
         ({"attention": {"type": "MHA", "qk_norm": "layernorm"}}, "hf", "norm must be axon-rmsnorm:rmsnorm .*layernorm"),
         ({"attention": {"type": "GQA", "qk_norm": {"type": "rmsnorm", "partial": 0.5}}}, "hf", "partial must be 1"),
         (
