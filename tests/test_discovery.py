@@ -26,6 +26,12 @@ def keys(group: str) -> list[str]:
     return [entry.key for entry in scan().entries(group)]
 
 
+def test_a_problem_that_quotes_a_page_is_shortened():
+    problem = discovery.Problem("axon-bad", f"the paper names {9_000 * 'x'}, which is not there", "Correct it")
+    assert len(problem.what) <= 1_000 and problem.what.startswith("the paper names xxx")
+    assert problem.what.endswith("xxx, which is not there")
+
+
 def test_an_entry_knows_its_origin_and_is_not_imported(site) -> None:
     site.install("Axon_Ring", NORM, {"axon_ring/__init__.py": "raise RuntimeError"}, version="2.0.1")
     entry = next(e for e in discover().entries("norm") if e.key == "Ring")

@@ -101,6 +101,9 @@ class Problem:
     remedy: str
     """What to do."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", shortened(self.what, 1_000))  # it may quote a name as long as a file
+
     def __str__(self) -> str:
         return f"{self.distribution}: {self.what}. {self.remedy}."
 

@@ -23,7 +23,7 @@ from fuzz.edits import VALUES, WORDS, Edit, Splice, edited, nodes, spliced, spli
 from fuzz.formats import Format
 from fuzz.running import Broken, Outcome, run
 
-_LARGE = re.compile(r"[0-9]{4}[0-9_]*(?![0-9_.])|[1-9]e\+?[0-9]")  # 10000.0 is a base of rotary embeddings
+_LARGE = re.compile(r"(?<![0-9_])(?!10000\.0(?![0-9]))[0-9]{4}|[1-9]e\+?[0-9]")  # 10000.0 is a rotary base
 
 
 class Case(NamedTuple):
