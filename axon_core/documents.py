@@ -20,6 +20,7 @@ __all__ = [
     "check_unpacked",
     "gunzipped",
     "integer",
+    "not_utf8",
     "parse_json",
     "parse_toml",
     "to_toml",
@@ -107,6 +108,19 @@ def _toml_value(value: Any) -> str:
         return f"[{', '.join(map(_toml_value, cast(list[Any], value)))}]"
     text = to_json(value, ensure_ascii=False)
     return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
+
+
+def not_utf8(place: object, error: UnicodeDecodeError) -> str:
+    r"""Return the sentence for bytes that are not UTF-8; the byte is counted from 1.
+
+    >>> not_utf8("a.txt", UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "invalid start byte"))
+    'a.txt is not UTF-8 text: byte 4 is 0xe9 (invalid start byte); convert the file, for example with iconv'
+    """
+    byte = error.object[error.start]
+    return (
+        f"{place} is not UTF-8 text: byte {error.start + 1:,} is 0x{byte:02x} ({error.reason}); convert the file, for "
+        "example with iconv"
+    )
 
 
 def check_unpacked(size: int, packed: int, file: Path) -> None:

@@ -100,7 +100,7 @@ def test_variables_in_a_path_are_filled_in(tmp_path: Path, monkeypatch: pytest.M
         (None, "no such file or folder: .*text.txt"),
         (b"", "has no text"),
         (b" \n ", "has no text"),
-        (b"caf\xe9", "text.txt is not UTF-8 text: byte 3 is 0xe9"),
+        (b"caf\xe9", "text.txt is not UTF-8 text: byte 4 is 0xe9"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, content, message):

@@ -70,7 +70,7 @@ _DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1; auto uses a GPU if there is
 
 
 def device_option(command: Command) -> Command:
-    """Give a command the parameter `device`, an available device; the command prints it with `tell_device`."""
+    """Give a command the parameter `device`, an available device; the command prints it with `report_device`."""
     option = click.option("--device", default="auto", show_default=True, callback=_chosen, help=_DEVICE_HELP)
     return option(command)
 

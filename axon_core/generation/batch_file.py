@@ -32,7 +32,7 @@ Id = str | int
 
 _ROW = {"id", "prompt", "text", "finish", "tokens", "origin"}
 _BEGIN = b'{"id": '
-_ANEW = "choose another file, or remove this one to start again"
+_RESTART = "choose another file, or remove this one to start again"
 
 
 class BatchPrompt(records.PromptRecord):
@@ -177,13 +177,13 @@ def _finished(path: Path, rows: Mapping[Id, Row]) -> set[Id]:
         row = rows.get(key)
         if row is None or row.prompt != found["prompt"]:
             raise UsageError(
-                f"line {number} of {path} has the result of a prompt {key!r} that is not in the input; {_ANEW}"
+                f"line {number} of {path} has the result of a prompt {key!r} that is not in the input; {_RESTART}"
             )
         if row.origin != found["origin"]:
             raise UsageError(
                 f"line {number} of {path} was made by another model or with other options. To continue a file, "
                 "keep its model, dtype, quantisation, seed, sampling, stop strings, number of new tokens and "
-                f"log-probabilities; use the same options, {_ANEW}"
+                f"log-probabilities; use the same options, {_RESTART}"
             )
         done.add(key)
     if tail:

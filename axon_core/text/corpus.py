@@ -16,6 +16,7 @@ from torch import Tensor
 from axon_core import config
 from axon_core.checkpoint.digests import digest
 from axon_core.config import at
+from axon_core.documents import not_utf8
 from axon_core.errors import DataError
 from axon_core.folders import data_files
 from axon_core.paths import expanded
@@ -70,11 +71,7 @@ def _read_file(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise DataError(
-            f"{file} is not UTF-8 text: byte {error.start:,} is 0x{byte:02x} ({error.reason}); convert it, for "
-            "example with iconv, or leave it out"
-        ) from None
+        raise DataError(f"{not_utf8(file, error)}, or leave it out") from None
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from None
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from axon_core.config import Config, validate
-from axon_core.documents import gunzipped, parse_json
+from axon_core.documents import gunzipped, not_utf8, parse_json
 from axon_core.errors import ConfigError, DataError
 from axon_core.escaping import shortened
 from axon_core.folders import refuse_folder
@@ -230,11 +230,7 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     try:
         value = parse_json(line.decode("utf-8-sig"), int, object_pairs_hook=_fields, parse_constant=_no_number)
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise DataError(
-            f"{place} is not UTF-8 text: byte {error.start + 1} is 0x{byte:02x} ({error.reason}); convert the file, "
-            "for example with iconv"
-        ) from None
+        raise DataError(not_utf8(place, error)) from None
     except _Twice as error:
         raise DataError(f"{place} has the field {error.args[0]!r} twice; remove one of them") from None
     except ValueError as error:

@@ -93,7 +93,7 @@ class Hooks:
     A hook that fails is reported and switched off, and training continues; only an `AxonError` ends it.
 
     Args:
-        given: hook objects; those of installed plugins come first.
+        given: hook objects; those of installed plugins come first, and logs before all, as a hook may end the training.
     """
 
     def __init__(self, given: Iterable[object] = ()) -> None:
