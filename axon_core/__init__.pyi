@@ -50,6 +50,12 @@ from axon_core.nn.linear import StackedLinear as StackedLinear
 from axon_core.papers.claims import NotRun as NotRun
 from axon_core.papers.claims import Outcome as Outcome
 from axon_core.paths import expanded as expanded
+from axon_core.processes import gather as gather
+from axon_core.processes import is_first as is_first
+from axon_core.processes import own as own
+from axon_core.processes import restored as restored
+from axon_core.processes import sum_numbers as sum_numbers
+from axon_core.processes import world as world
 from axon_core.randomness import Key as Key
 from axon_core.randomness import forked as forked
 from axon_core.registries import ATTENTIONS as ATTENTIONS

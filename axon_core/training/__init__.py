@@ -11,7 +11,6 @@ __getattr__, __dir__, __all__ = attach(
         "callbacks.tensorboard": ["TensorBoard"],
         "callbacks.wandb": ["Wandb"],
         "devices": ["AUTO", "choose_device", "describe_device", "works_apart"],
-        "distributed": ["sum_numbers"],
         "evaluation": [
             "TextEvaluation",
             "coverage",

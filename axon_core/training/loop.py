@@ -15,10 +15,10 @@ from torch import Tensor
 
 from axon_core.errors import AxonError, CheckpointError, ContractError, Interrupted, TrainingError
 from axon_core.generation.compile import compiled_loss
+from axon_core.processes import share, sum_tensors, world
 from axon_core.randomness import Key, forked
 from axon_core.training.callbacks.usual import usual_hooks
 from axon_core.training.devices import to_device, works_apart
-from axon_core.training.distributed import share, sum_counts, sum_gradients
 from axon_core.training.evaluation import report_progress_to
 from axon_core.training.hooks import Hooks
 from axon_core.training.optim import schedule
@@ -234,7 +234,7 @@ class Fit:
 
     def _update(self, data: dict[str, Tensor], key: Key, factor: float) -> Update:
         """Make one update from a mini-batch: minimise Σ sum_i / count_i, whatever the micro-batches."""
-        counts = sum_counts(self.trainer.counts(data))
+        counts = _summed(self.trainer.counts(data))
         sums: dict[str, Tensor] = {}
         minimised: dict[str, None] = {}
         for number, micro in enumerate(_cut(data, self._config.micro_batches)):
@@ -254,7 +254,6 @@ class Fit:
             for name, term in terms.items():
                 sums[name] = sums[name] + term.detach() if name in sums else term.detach()
         parameters = list(self.state.parameters.values())
-        sum_gradients(parameters)
         most = self._config.max_grad_norm
         norm = None if most is None else torch.nn.utils.clip_grad_norm_(parameters, most)
         update = Update(sums, counts, tuple(minimised), norm)
@@ -355,6 +354,13 @@ def _place(trainer: Trainer) -> None:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def _summed(counts: Mapping[str, float | Tensor]) -> Mapping[str, float | Tensor]:
+    """Return each count summed over all processes; with a single process nothing waits for the device."""
+    if world() == 1:
+        return counts
+    return dict(zip(counts, sum_tensors([torch.as_tensor(count) for count in counts.values()]), strict=True))
 
 
 def _cut(data: dict[str, Tensor], pieces: int) -> Generator[dict[str, Tensor]]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from axon_core.training.distributed import sum_numbers
+from axon_core.processes import sum_numbers
 
 __all__ = ["Update", "UpdateNumbers", "fetch", "per"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from axon_core.processes import is_first
 from axon_core.training.callbacks.metrics import MetricsFile
 from axon_core.training.callbacks.plot import LossPlot
 from axon_core.training.callbacks.progress import Progress
 from axon_core.training.callbacks.tensorboard import TensorBoard
 from axon_core.training.callbacks.wandb import Wandb
-from axon_core.training.distributed import is_first
 
 __all__ = ["LOGS", "usual_hooks"]
 

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import MODELS, Count, Key, at, config, validate
+from axon_core import MODELS, Count, Key, at, config, sum_numbers, validate
 from axon_core.alignment import token_logprobs
 from axon_core.generation import Sampling, sample_tokens
 from axon_core.registry import Spec
-from axon_core.training import Recipe, new_model, report_progress, sum_numbers
+from axon_core.training import Recipe, new_model, report_progress
 from axon_ppo.base import PPOBase
 from axon_ppo.environment import ENVIRONMENTS, Environment
 from axon_ppo.maths import gae, whiten

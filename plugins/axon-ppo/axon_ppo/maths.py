@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from axon_core.training import sum_numbers
+from axon_core import sum_numbers
 
 __all__ = [
     "adapted_coefficient",

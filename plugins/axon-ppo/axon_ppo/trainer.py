@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import CheckpointError, Count, Key, at, validate
+from axon_core import CheckpointError, Count, Key, at, sum_numbers, validate
 from axon_core.alignment import (
     Sequences,
     require_role,
@@ -23,7 +23,7 @@ from axon_core.checkpoint import digest
 from axon_core.generation import evaluation_mode
 from axon_core.interfaces import CausalLM
 from axon_core.text import PAD, EncodedPrompt, Order
-from axon_core.training import Recipe, coverage, evenly_spaced, sum_numbers, track_progress
+from axon_core.training import Recipe, coverage, evenly_spaced, track_progress
 from axon_ppo.auxiliary import AuxiliaryLoss
 from axon_ppo.base import PPOBase
 from axon_ppo.maths import adapted_coefficient, k1, k2, k3

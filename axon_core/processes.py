@@ -1,0 +1,166 @@
+"""The processes of one training: which one this is, and what they agree on; with a single one all is the identity.
+
+The processes form PyTorch's default process group. Texts and small numbers travel as JSON over its CPU back end,
+so that nothing is pickled and no device is waited for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from axon_core.errors import AxonError
+
+__all__ = [
+    "PeerError",
+    "agree",
+    "first_does",
+    "from_first",
+    "gather",
+    "is_first",
+    "own",
+    "rank",
+    "restored",
+    "share",
+    "sum_numbers",
+    "sum_tensors",
+    "together",
+    "world",
+]
+
+T = TypeVar("T")
+
+
+class PeerError(AxonError):
+    """Another process of this training failed; the message is that process's."""
+
+
+def world() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number among them, counted from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def is_first() -> bool:
+    """Return whether this process speaks for all: it alone prints, and writes what is not sharded."""
+    return rank() == 0
+
+
+def share(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return this process's rows of a global batch: the r-th of as many near-equal pieces as there are processes."""
+    return {name: rows.tensor_split(world())[rank()] for name, rows in batch.items()}
+
+
+def own(items: Sequence[T]) -> Sequence[T]:
+    """Return this process's part of what all are to work on: every `world()`-th item, from the `rank()`-th on."""
+    return items[rank() :: world()]
+
+
+def restored(mine: Sequence[T]) -> list[T]:
+    """Return what all processes made of their `own` items, in the order of the items; it must be JSON."""
+    parts = gather(list(mine))
+    total = sum(len(part) for part in parts)
+    return [parts[i % len(parts)][i // len(parts)] for i in range(total)]
+
+
+def sum_tensors(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors without axes, on one device, each summed over all processes in float64 at least."""
+    if world() == 1 or not tensors:
+        return list(tensors)
+    total = torch.stack([tensor.detach().double() for tensor in tensors])
+    dist.all_reduce(total)
+    return list(total.unbind())
+
+
+def sum_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return each number summed over all processes, which must pass the same names in the same order."""
+    if world() == 1:
+        return dict(numbers)
+    total = torch.tensor(list(numbers.values()), dtype=torch.float64)
+    dist.all_reduce(total)
+    return dict(zip(numbers, total.tolist(), strict=True))
+
+
+def gather(value: T) -> list[T]:
+    """Return what each process passed, by rank; it must be JSON."""
+    if world() == 1:
+        return [value]
+    mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
+    dist.all_gather(sizes, torch.tensor([len(mine)]))
+    longest = max(int(size) for size in sizes)
+    texts = [torch.zeros(longest, dtype=torch.uint8) for _ in sizes]
+    dist.all_gather(texts, torch.nn.functional.pad(mine, (0, longest - len(mine))))
+    found = zip(texts, sizes, strict=True)
+    return [cast(T, json.loads(text[: int(size)].numpy().tobytes())) for text, size in found]
+
+
+def from_first(value: T) -> T:
+    """Return what the first process passed; it must be JSON. The others' values are not used."""
+    if world() == 1:
+        return value
+    text = json.dumps(value).encode() if is_first() else b""
+    size = torch.tensor([len(text)])
+    dist.broadcast(size, 0)
+    data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if is_first() else torch.empty(0, dtype=torch.uint8)
+    data = data if is_first() else torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(data, 0)
+    return cast(T, json.loads(data.numpy().tobytes()))
+
+
+def agree(flags: int) -> int:
+    """Return the bits that any process set."""
+    if world() == 1:
+        return flags
+    bits = torch.tensor([flags >> i & 1 for i in range(16)], dtype=torch.int32)
+    dist.all_reduce(bits, dist.ReduceOp.MAX)
+    return sum(1 << i for i, bit in enumerate(bits.tolist()) if bit)
+
+
+def together(do: Callable[[], T]) -> T:
+    """Return `do()`; if it fails in any process, raise in all: there the error itself, elsewhere its message.
+
+    `do` must not wait for other processes, or fail in all of them alike where it does.
+
+    Raises:
+        PeerError: it failed in another process.
+    """
+    if world() == 1:
+        return do()
+    error: Exception | None = None
+    result = cast(T, None)
+    try:
+        result = do()
+    except Exception as caught:
+        error = caught
+    said = gather(None if error is None else [getattr(error, "exit_code", 1), str(error)])
+    if error is not None:
+        raise error
+    for number, problem in enumerate(said):
+        if problem is not None:
+            raise _peer(number, *problem)
+    return result
+
+
+def first_does(do: Callable[[], Any]) -> None:
+    """Call `do` in the first process alone; if it fails there, raise in all.
+
+    Raises:
+        PeerError: it failed, and this is another process.
+    """
+    together(lambda: do() if is_first() else None)
+
+
+def _peer(number: int, code: int, message: str) -> PeerError:
+    error = PeerError(f"process {number}: {message}")
+    error.exit_code = code
+    return error
