@@ -7,22 +7,28 @@ so that nothing is pickled and no device is waited for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from axon_core.errors import AxonError
+from axon_core.json_text import to_json
 
 __all__ = [
     "PeerError",
     "agree",
+    "borrowed",
     "first_does",
     "from_first",
     "gather",
     "is_first",
+    "local",
     "own",
     "rank",
     "restored",
@@ -34,6 +40,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+_borrowed: ContextVar[bool] = ContextVar("borrowed", default=False)
 
 
 class PeerError(AxonError):
@@ -72,6 +81,16 @@ def restored(mine: Sequence[T]) -> list[T]:
     return [parts[i % len(parts)][i // len(parts)] for i in range(total)]
 
 
+@contextmanager
+def borrowed(whether: bool) -> Generator[None]:
+    """Within the block, this process works on examples that are another's, so its numbers do not count in sums."""
+    token = _borrowed.set(whether)
+    try:
+        yield
+    finally:
+        _borrowed.reset(token)
+
+
 def sum_tensors(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return tensors without axes, on one device, each summed over all processes in float64 at least."""
     if world() == 1 or not tensors:
@@ -85,7 +104,7 @@ def sum_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
     """Return each number summed over all processes, which must pass the same names in the same order."""
     if world() == 1:
         return dict(numbers)
-    total = torch.tensor(list(numbers.values()), dtype=torch.float64)
+    total = torch.tensor([0.0 if _borrowed.get() else value for value in numbers.values()], dtype=torch.float64)
     dist.all_reduce(total)
     return dict(zip(numbers, total.tolist(), strict=True))
 
@@ -94,7 +113,7 @@ def gather(value: T) -> list[T]:
     """Return what each process passed, by rank; it must be JSON."""
     if world() == 1:
         return [value]
-    mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    mine = torch.frombuffer(bytearray(to_json(value).encode()), dtype=torch.uint8)
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
     dist.all_gather(sizes, torch.tensor([len(mine)]))
     longest = max(int(size) for size in sizes)
@@ -108,7 +127,7 @@ def from_first(value: T) -> T:
     """Return what the first process passed; it must be JSON. The others' values are not used."""
     if world() == 1:
         return value
-    text = json.dumps(value).encode() if is_first() else b""
+    text = to_json(value).encode() if is_first() else b""
     size = torch.tensor([len(text)])
     dist.broadcast(size, 0)
     data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if is_first() else torch.empty(0, dtype=torch.uint8)
@@ -124,6 +143,11 @@ def agree(flags: int) -> int:
     bits = torch.tensor([flags >> i & 1 for i in range(16)], dtype=torch.int32)
     dist.all_reduce(bits, dist.ReduceOp.MAX)
     return sum(1 << i for i, bit in enumerate(bits.tolist()) if bit)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, in the same memory; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def together(do: Callable[[], T]) -> T:

@@ -13,17 +13,23 @@ from torch import Tensor
 from toy_trainer import Toy
 
 from axon_core.errors import DataError, TrainingError
-from axon_core.training import loop
+from axon_core.training import examples, loop, updates
 from axon_core.training.build import build_trainer
 from axon_core.training.devices import to_device, works_apart
 from axon_core.training.hooks import hook
-from axon_core.training.loop import Fit, fit
+from axon_core.training.loop import fit
 from axon_core.training.recipe import Recipe
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.trainers import TRAINERS
-from axon_core.training.updates import Update, UpdateNumbers, fetch, per
+from axon_core.training.updates import Update, UpdateNumbers, Updater, fetch, per
 
 WAITS = ("item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__", "__index__")
+
+
+def _apart(monkeypatch: pytest.MonkeyPatch, apart: bool = True) -> None:
+    """Let the loop treat the CPU as a device that computes while Python continues."""
+    for module in (examples, updates):
+        monkeypatch.setattr(module, "works_apart", lambda device: apart)
 
 
 @pytest.fixture
@@ -60,7 +66,7 @@ class Cut(Toy):
 
 
 def test_a_step_waits_once_however_many_updates_it_has(waits: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop, "works_apart", lambda device: True)
+    _apart(monkeypatch)
 
     class Between:
         @hook
@@ -79,16 +85,16 @@ def test_a_step_waits_once_however_many_updates_it_has(waits: list[str], monkeyp
 
 @pytest.mark.parametrize("key", sorted(TRAINERS))
 def test_no_trainer_reads_from_the_device_in_an_update(key: str, waits: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop, "works_apart", lambda device: True)
-    update, read = Fit._update, list[str]()
+    _apart(monkeypatch)
+    update, read = Updater.update, list[str]()
 
-    def watched(fit: Fit, *args: Any) -> Update:
+    def watched(updater: Updater, *args: Any) -> Update:
         waits.clear()
-        found = update(fit, *args)
+        found = update(updater, *args)
         read.extend(waits)
         return found
 
-    monkeypatch.setattr(Fit, "_update", watched)
+    monkeypatch.setattr(Updater, "update", watched)
     for module in [module for name, module in sys.modules.items() if name.startswith("axon_")]:
         if vars(module).get("works_apart") is works_apart:  # as if on a GPU
             monkeypatch.setattr(module, "works_apart", lambda device: True)
@@ -110,7 +116,7 @@ def test_the_next_batch_is_built_before_the_device_is_waited_for(apart: bool, en
             told.append(step)
             return super().batch(step)
 
-    monkeypatch.setattr(loop, "works_apart", lambda device: apart)
+    _apart(monkeypatch, apart)
     monkeypatch.setattr(loop, "fetch", lambda updates: told.append("fetch") or fetch(updates))
     trainer, plain = Told.make(dropout=0.3), Cut.make(dropout=0.3)
     fit(trainer, stop_at=end)
@@ -134,7 +140,7 @@ def test_only_what_needs_no_models_is_collected_ahead(ahead: bool, monkeypatch: 
             return {**batch, "tokens": (batch["tokens"] + shift) % 9}
 
     told: list[Any] = []
-    monkeypatch.setattr(loop, "works_apart", lambda device: True)
+    _apart(monkeypatch)
     monkeypatch.setattr(loop, "fetch", lambda updates: told.append("fetch") or fetch(updates))
     trainer = Noisy.make(steps=2, dropout=0.3)
     fit(trainer)
@@ -163,7 +169,7 @@ def test_an_error_of_a_batch_belongs_to_its_step(apart: bool, tmp_path: Path, mo
         def step_end(self) -> None:
             self.done += 1
 
-    monkeypatch.setattr(loop, "works_apart", lambda device: apart)
+    _apart(monkeypatch, apart)
     steps = Steps()
     with pytest.raises(DataError) as caught:
         fit(Ends.make(), tmp_path / "run", hooks=[steps])
@@ -185,7 +191,7 @@ def test_an_update_that_is_not_finite_is_made_on_a_gpu_alone(apart: bool, monkey
             self.updates += 1
             return {"loss": super().loss(data)["loss"] * (float("nan") if self.updates == 5 else 1)}
 
-    monkeypatch.setattr(loop, "works_apart", lambda device: apart)
+    _apart(monkeypatch, apart)
     trainer = Diverges.make(steps=2)
     with pytest.raises(TrainingError, match="the loss is not finite"):
         fit(trainer)

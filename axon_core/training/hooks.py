@@ -2,6 +2,9 @@
 
 A hook is any object with methods named after events of `Events`, each marked `@hook` and taking only the arguments it
 wants. A plugin offers one through the entry-point group `axon.v1.hooks`: a class, which is instantiated.
+
+Of several processes only the first runs hooks. One that computes with the models, which may be divided among all, says
+so by an attribute `every_process = True`: it runs in all of them, and writes only if `is_first()`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, Literal, Protocol
 import pluggy
 
 from axon_core.errors import AxonError
+from axon_core.processes import is_first
 from axon_core.registry import discovery
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.train_state import TrainState
@@ -109,7 +113,8 @@ class Hooks:
             except Exception as error:  # a plugin's fault, and training can do without it
                 _log.warning("the hook %s of %s is left out: %s", entry.key, entry.source, error)
         for plugin in reversed([*offered, *given]):  # pluggy calls the one registered last first
-            self._add(plugin)
+            if is_first() or getattr(plugin, "every_process", False):
+                self._add(plugin)
 
     def _add(self, plugin: object) -> None:
         self._manager.register(plugin)

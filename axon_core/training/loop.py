@@ -10,28 +10,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
-from torch import Tensor
-
-from axon_core.errors import AxonError, CheckpointError, ContractError, Interrupted, TrainingError
-from axon_core.generation.compile import compiled_loss
-from axon_core.processes import share, sum_tensors, world
+from axon_core.errors import AxonError, CheckpointError, Interrupted, TrainingError
+from axon_core.processes import PeerError, agree, first_does, world
 from axon_core.randomness import Key, forked
 from axon_core.training.callbacks.usual import usual_hooks
-from axon_core.training.devices import to_device, works_apart
 from axon_core.training.evaluation import report_progress_to
+from axon_core.training.examples import Examples, resting
 from axon_core.training.hooks import Hooks
 from axon_core.training.optim import schedule
+from axon_core.training.parallel.group import joined
+from axon_core.training.parallel.strategies import Strategy, prepare, strategy_of
 from axon_core.training.resuming import how_to_resume, opened_run
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.signals import first_signal
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
-from axon_core.training.updates import Update, fetch, per
+from axon_core.training.updates import Update, Updater, autocast, fetch
 
 __all__ = ["Fit", "FitResult", "evaluate", "fit", "run_evaluation"]
 
 T = TypeVar("T")
+_FLAGS = ("save", "eval", "stop", "interrupted", "ending")
 Status = Literal["finished", "stopped", "paused", "interrupted"]
 
 
@@ -82,14 +81,16 @@ def fit(
         ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
         Interrupted: by Ctrl-C or a request to terminate; all is saved.
     """
-    hooks = usual_hooks(hooks, saved=out is not None, progress=progress, logs=trainer.config.log)
-    _place(trainer)
-    state = TrainState(trainer)
-    end = min(stop_at or trainer.config.steps, trainer.config.steps)
-    if out is None:
-        return Fit(trainer, state, None, Hooks(hooks)).run_to(end)
-    with opened_run(trainer, Path(out), resume, recipe, state) as run:
-        return Fit(trainer, state, run, Hooks(hooks)).run_to(end)
+    with joined(trainer.config.parallel.timeout):
+        given = usual_hooks(hooks, saved=out is not None, progress=progress, logs=trainer.config.log)
+        _place(trainer)
+        strategy = prepare(trainer)
+        state = TrainState(trainer)
+        end = min(stop_at or trainer.config.steps, trainer.config.steps)
+        if out is None:
+            return Fit(trainer, state, None, Hooks(given), strategy).run_to(end)
+        with opened_run(trainer, Path(out), resume, recipe, state) as run:
+            return Fit(trainer, state, run, Hooks(given), strategy).run_to(end)
 
 
 def evaluate(trainer: Trainer) -> dict[str, float]:
@@ -101,8 +102,8 @@ def run_evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
     """Return `measure()`, computed in evaluation mode, on the trainer's device, in its precision, without gradients."""
     _place(trainer)
     key = Key((trainer.config.seed, "evaluate"))
-    with _resting(trainer), _autocast(trainer.config), key.seeded(trainer.config.device):
-        return measure()
+    with resting(trainer), autocast(trainer.config), key.seeded(trainer.config.device):
+        return strategy_of(trainer).whole(measure)
 
 
 class Fit:
@@ -115,16 +116,18 @@ class Fit:
         units: how many of the trainer's `unit` were trained on since this process began.
     """
 
-    def __init__(self, trainer: Trainer, state: TrainState, run: RunFolder | None, hooks: Hooks) -> None:
+    def __init__(
+        self, trainer: Trainer, state: TrainState, run: RunFolder | None, hooks: Hooks, strategy: Strategy
+    ) -> None:
         self.trainer, self.state, self.run = trainer, state, run
         self.units = 0.0
         self._hooks = hooks
         self._caught: list[int] = []
         self._ending: BaseException | None = None
         self._config = trainer.config
-        self._loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
-        self._next: dict[str, Tensor] | None = None  # the batch of the next step, if it is built
-        self._end = trainer.config.steps
+        self._strategy = strategy
+        self._examples = Examples(trainer, strategy, trainer.config.steps)
+        self._updater = Updater(trainer, state, strategy, self._check_measured)
 
     def run_to(self, end: int) -> FitResult:
         """Do the remaining steps up to `end`; see `fit`.
@@ -136,7 +139,7 @@ class Fit:
             Interrupted: by Ctrl-C or a request to terminate; all is saved.
         """
         config, state = self._config, self.state
-        self._end, self._next = end, None
+        self._examples = Examples(self.trainer, self._strategy, end)
         for role, model in self.trainer.models.items():
             model.train(self.trainer.training_mode and role in self.trainer.trainable)
             model.zero_grad(set_to_none=True)  # what an earlier backward pass may have left
@@ -146,11 +149,11 @@ class Fit:
             self._tell("fit_start")
             status = self._status(end)
             while status is None and self._ending is None:
-                asked = self._tell("step_end", metrics=self._step())
+                asked = self._agreed(self._tell("step_end", metrics=self._step()))
                 if state.step == config.steps or asked & {"eval", "stop"} or _due(state.step, config.eval_every):
                     self._check()
-                    with self._rescued():
-                        asked |= self._evaluate()
+                    with self._rescued(shared=False):
+                        asked |= self._agreed(self._evaluate())
                 status = self._status(end, stop="stop" in asked)
                 if status is None and (caught or self._ending is not None):
                     status = "interrupted"
@@ -158,8 +161,8 @@ class Fit:
                 if status or regular:
                     self._save(interim=not regular)
             # Also if nothing was left to do: the previous process may have been killed here.
-            if self.run is not None and state.step:
-                self.run.publish()
+            if (run := self.run) is not None and state.step:
+                first_does(run.publish)
             if self._ending is not None:
                 self._ending.add_note(f"A hook ended the training after step {state.step}. {self._remedy()}")
                 raise self._ending
@@ -186,20 +189,21 @@ class Fit:
             self.run.check()
         key = Key((config.seed, step))
         with self._rescued():
-            data, self._next = self._next or self._batch(step), None
-            if not trainer.collects_ahead:
-                data = self._collected(data, step)
+            given = self._examples.build(step)
+        with self._rescued(shared=False):
+            given = self._examples.collect(given, step)
         factor = schedule(
             config.schedule, step, steps=config.steps, warmup=config.warmup, final=config.final_lr_fraction
         )
         updates: list[Update] = []
         try:
-            for number, minibatch in enumerate(trainer.minibatches(data, key("minibatches")), 1):
-                updates.append(self._update(minibatch, key("update", number), factor))
+            for number, minibatch in enumerate(trainer.minibatches(given.rows, key("minibatches")), 1):
+                updates.append(self._updater.update(minibatch, given.spare, key("update", number), factor))
         except Exception as error:
-            self._check(error)  # weights that are not finite are the reason, whatever the error says
+            if world() == 1:  # else the other processes may be elsewhere
+                self._check(error)  # weights that are not finite are the reason, whatever the error says
             raise
-        self._build_ahead(step + 1)
+        self._examples.build_ahead(step + 1)
         metrics: dict[str, float] = {}
         for measured in fetch(updates):
             self._check_measured(measured.metrics)
@@ -209,58 +213,6 @@ class Fit:
         self.state.step = step + 1
         metrics = {name: value / len(updates) for name, value in metrics.items()}
         return {**metrics, "learning_rate": self.state.optimizers[0].param_groups[0]["lr"]}
-
-    def _batch(self, step: int) -> dict[str, Tensor]:
-        """Return this process's examples of a step, on the device."""
-        data = share(self.trainer.batch(step))
-        if self.trainer.collects_ahead:
-            data = self._collected(data, step)
-        return {name: to_device(rows, self._config.device) for name, rows in data.items()}
-
-    def _collected(self, data: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Return what the step learns from."""
-        if type(self.trainer).collect is Trainer.collect:
-            return data
-        key = Key((self._config.seed, step, "collect"))
-        with _resting(self.trainer):
-            key.seed_global()
-            return self.trainer.collect(data, key)
-
-    def _build_ahead(self, step: int) -> None:
-        """Build the batch of the next step while the device still works on the updates of this one."""
-        if step < self._end and works_apart(self._config.device):
-            with suppress(Exception):  # it is asked for again in its own step, where the error belongs
-                self._next = self._batch(step)
-
-    def _update(self, data: dict[str, Tensor], key: Key, factor: float) -> Update:
-        """Make one update from a mini-batch: minimise Σ sum_i / count_i, whatever the micro-batches."""
-        counts = _summed(self.trainer.counts(data))
-        sums: dict[str, Tensor] = {}
-        minimised: dict[str, None] = {}
-        for number, micro in enumerate(_cut(data, self._config.micro_batches)):
-            key(number).seed_global()
-            with _autocast(self._config):
-                terms = self._loss(micro)
-            if terms.keys() != counts.keys():
-                raise ContractError(
-                    f"{type(self.trainer).__name__}.loss and .counts must name the same terms, got "
-                    f"{sorted(terms)} and {sorted(counts)}"
-                )
-            losses = {name: per(term, counts[name]) for name, term in terms.items() if term.requires_grad}
-            if not losses:
-                raise ContractError(f"no term of {type(self.trainer).__name__}.loss has a gradient")
-            sum(losses.values(), torch.zeros(())).backward()
-            minimised |= dict.fromkeys(losses)
-            for name, term in terms.items():
-                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
-        parameters = list(self.state.parameters.values())
-        most = self._config.max_grad_norm
-        norm = None if most is None else torch.nn.utils.clip_grad_norm_(parameters, most)
-        update = Update(sums, counts, tuple(minimised), norm)
-        if not works_apart(self._config.device):  # to look costs nothing, and the weights stay as they were
-            self._check_measured(fetch([update])[0].metrics)
-        self.state.update(factor)
-        return update
 
     def _check_measured(self, metrics: Mapping[str, float]) -> None:
         """Raise `TrainingError` if the loss of an update, or the norm of its gradients, is not finite."""
@@ -277,9 +229,9 @@ class Fit:
         if not metrics:
             return set()
         self.state.judge(metrics)
-        if self.run is not None:
-            self.run.facts["evaluation"] = {"step": self.state.step, **metrics, **self.trainer.evaluation_facts()}
-            self.run.write_facts()
+        if (run := self.run) is not None:
+            run.facts["evaluation"] = {"step": self.state.step, **metrics, **self.trainer.evaluation_facts()}
+            first_does(run.write_facts)
         return self._tell("eval_end", metrics=metrics)
 
     def _check(self, cause: BaseException | None = None) -> None:
@@ -295,11 +247,15 @@ class Fit:
         self.run.check()
         state = self.state.state_dict()
         try:
-            with self.state.averaged():
-                path = self.run.checkpoints.save(self.state.step, state, self.trainer.export, interim=interim)
+            path = self.run.checkpoints.save(self.state.step, state, self._export, interim=interim)
         except CheckpointError as error:
             raise CheckpointError(f"{error} {self._remedy()}") from error
         self._tell("saved", path=path)
+
+    def _export(self, folder: Path) -> None:
+        """Let the trainer export its models, with the averaged weights if there are any."""
+        with self.state.averaged():
+            self.trainer.export(folder)
 
     def _tell(self, event: str, **facts: Any) -> set[str]:
         """Tell the hooks of an event and return their requests; an error that ends training waits for the save."""
@@ -311,14 +267,32 @@ class Fit:
             self._ending = error
             return set()
 
+    def _agreed(self, asked: set[str]) -> set[str]:
+        """Return what hooks of any process ask for, and note if another process was interrupted or is to end."""
+        if world() == 1:
+            return asked
+        said = {*asked, *(["interrupted"] if self._caught else []), *(["ending"] if self._ending else [])}
+        flags = agree(sum(1 << i for i, flag in enumerate(_FLAGS) if flag in said))
+        agreed = {flag for i, flag in enumerate(_FLAGS) if flags >> i & 1}
+        if "interrupted" in agreed and not self._caught:
+            self._caught.append(0)
+        if "ending" in agreed and self._ending is None:
+            self._ending = PeerError("a hook of another process ended the training")
+        return agreed & {"save", "eval", "stop"}
+
     @contextmanager
-    def _rescued(self) -> Generator[None]:
-        """If the block, between two steps, fails or is interrupted, save a checkpoint and re-raise."""
+    def _rescued(self, shared: bool = True) -> Generator[None]:
+        """If the block, between two steps, fails or is interrupted, save a checkpoint and re-raise.
+
+        If it is not `shared`, only one of several processes may have failed. The others cannot help to save then.
+        """
         try:
             yield
         except BaseException as error:
             if self._caught and isinstance(error, KeyboardInterrupt):
                 raise  # the second request, to stop at once
+            if world() > 1 and not shared:
+                raise
             self._check(error)  # weights that are not finite are the reason, whatever the error says
             if self.run is not None and self.state.step:
                 with suppress(CheckpointError):  # the first error is the one to report
@@ -354,39 +328,3 @@ def _place(trainer: Trainer) -> None:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _summed(counts: Mapping[str, float | Tensor]) -> Mapping[str, float | Tensor]:
-    """Return each count summed over all processes; with a single process nothing waits for the device."""
-    if world() == 1:
-        return counts
-    return dict(zip(counts, sum_tensors([torch.as_tensor(count) for count in counts.values()]), strict=True))
-
-
-def _cut(data: dict[str, Tensor], pieces: int) -> Generator[dict[str, Tensor]]:
-    """Yield near-equal pieces of the rows of `data`, none of them empty."""
-    size = len(next(iter(data.values())))
-    if pieces == 1:
-        yield data
-        return
-    for piece in zip(*(rows.tensor_split(min(pieces, size)) for rows in data.values()), strict=True):
-        yield dict(zip(data, piece, strict=True))
-
-
-def _autocast(config: Trainer.Config) -> torch.autocast:
-    kind = torch.device(config.device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bf16")
-
-
-@contextmanager
-def _resting(trainer: Trainer) -> Generator[None]:
-    """Within the block all models are in evaluation mode, and no gradients are kept."""
-    training = [model for model in trainer.models.values() if model.training]
-    for model in training:
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for model in training:
-            model.train()

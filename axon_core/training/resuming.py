@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
+from axon_core.processes import first_does, from_first, is_first, together
 from axon_core.registry import provenance
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.train_state import TrainState
@@ -25,7 +26,9 @@ __all__ = ["how_to_resume", "opened_run"]
 def opened_run(
     trainer: Trainer, out: Path, resume: bool | str, recipe: Mapping[str, Any] | None, state: TrainState
 ) -> Generator[RunFolder]:
-    """Make the run folder, or reopen the one that is there; within the block no other process writes to it.
+    """Make the run folder, or reopen the one that is there; within the block no other training writes to it.
+
+    Of several processes, the first makes and locks it.
 
     Args:
         trainer: what is trained.
@@ -50,27 +53,34 @@ def opened_run(
         "parts": provenance.parts_of(trainer.models.values(), type(trainer)),
     }
     keep = trainer.config.keep_checkpoints
-    if resume is False or (resume is True and not (out / "run.json").exists()):
-        with RunFolder.created(out, facts, keep) as run:
-            yield run
-        return
-    with RunFolder.open(out, keep).locked() as run:
-        _take_up(run, resume, state)
-        run.facts.update(facts)
-        run.write_facts()
+    new = from_first(resume is False or (resume is True and not (out / "run.json").exists()))
+
+    def opened() -> RunFolder:
+        return stack.enter_context(RunFolder.created(out, facts, keep) if new else RunFolder.open(out, keep).locked())
+
+    with ExitStack() as stack:
+        mine = together(lambda: opened() if is_first() else None)
+        run = RunFolder.open(out, keep) if mine is None else mine
+        if not new:
+            _take_up(run, resume, state)
+            run.facts.update(facts)
+            first_does(run.write_facts)
         yield run
 
 
 def _take_up(run: RunFolder, resume: bool | str, state: TrainState) -> None:
     """Load a checkpoint, and discard what came after it."""
-    checkpoint = run.checkpoints.find(resume if isinstance(resume, str) else None)
+    name = resume if isinstance(resume, str) else None
+    found = together(lambda: run.checkpoints.find(name) if is_first() else None)
+    where = from_first(found and str(found))
+    checkpoint = None if where is None else Path(where)
     if checkpoint is None and run.model.exists():
         raise CheckpointError(f"{run.path} has a trained model but no checkpoint to resume from; choose another folder")
-    if checkpoint is None:
+    if checkpoint is None and is_first():
         _log.warning("%s has no checkpoint yet: training starts again from step 0", run.path)
     if checkpoint is not None:
-        state.load_state_dict(run.checkpoints.read(checkpoint))
-    run.rewind(state.step)
+        together(lambda: state.load_state_dict(run.checkpoints.read(checkpoint)))
+    first_does(lambda: run.rewind(state.step))
 
 
 def how_to_resume(run: RunFolder | None, lr: float, diverged: bool = False) -> str:

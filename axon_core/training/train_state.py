@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from axon_core.checkpoint.checkpoint import first_mismatch
 from axon_core.checkpoint.digests import digest
 from axon_core.errors import CheckpointError, ContractError
+from axon_core.processes import agree, gather, local
 from axon_core.training.trainer import Trainer
 
 __all__ = ["TrainState"]
@@ -72,7 +73,7 @@ class TrainState:
             # A large decay would hold on to the first weights for thousands of steps, so it rises to its value.
             decay = min(self.trainer.config.ema, (1 + self.step) / (10 + self.step))
             for name, average in self.average.items():
-                average.lerp_(self.parameters[name].detach(), 1 - decay)
+                local(average).lerp_(local(self.parameters[name].detach()), 1 - decay)
 
     @contextmanager
     def averaged(self) -> Generator[None]:
@@ -90,8 +91,10 @@ class TrainState:
 
     def _swap(self) -> None:
         for name, average in (self.average or {}).items():
-            parameter = self.parameters[name]
-            parameter.data, self.average[name] = average, parameter.data  # type: ignore[index]
+            mine, other = local(self.parameters[name].detach()), local(average)
+            before = mine.clone()
+            mine.copy_(other)
+            other.copy_(before)
 
     def judge(self, evaluation: dict[str, float]) -> bool:
         """Record an evaluation; return whether the training has stopped improving."""
@@ -117,12 +120,16 @@ class TrainState:
         for name, moments in self._moments().items():
             found = {key: value for key, value in moments.items() if isinstance(value, Tensor)}
             tensors |= {f"the optimiser's {key} of {name}": value for key, value in found.items()}
+        tensors = {name: local(tensor) for name, tensor in tensors.items()}
         names = [name for name, tensor in tensors.items() if tensor.numel()]
         device = next(iter(self.parameters.values())).device
         # The extremes of a tensor are finite if all of it is: they are NaN if one of its numbers is.
         extremes = [torch.stack(tensors[name].aminmax()).isfinite().all().to(device) for name in names]
-        finite = torch.stack(extremes).tolist()
-        return next((name for name, fine in zip(names, finite, strict=True) if not fine), None)
+        finite = torch.stack(extremes).tolist() if extremes else []
+        mine = next((name for name, fine in zip(names, finite, strict=True) if not fine), None)
+        if not agree(mine is not None):
+            return None
+        return next(name for name in gather(mine) if name is not None)
 
     @cached_property
     def _data(self) -> str:

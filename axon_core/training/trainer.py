@@ -26,6 +26,7 @@ from axon_core.interfaces.model import Model
 from axon_core.randomness import Key
 from axon_core.training.devices import AUTO, choose_device, multiplies_bf16
 from axon_core.training.optim import AdamW, Optimizer
+from axon_core.training.parallel.config import Parallel
 
 if TYPE_CHECKING:
     from axon_core.training.recipe import Recipe
@@ -103,6 +104,8 @@ class Trainer(ABC):
         """`bf16` computes matrix products in bfloat16 (autocast); weights and updates stay in float32. `auto` is `bf16`
         where the device has instructions for it, else `fp32`, which is then many times as fast."""
 
+        parallel: Parallel = Field(default_factory=Parallel)
+        """How the training is divided among processes, if torchrun started several."""
         log: tuple[Literal["tensorboard", "wandb"], ...] = ()
         """Where the numbers go besides the metrics file: `tensorboard`, `wandb`; each needs the extra of its name."""
 

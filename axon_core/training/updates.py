@@ -1,17 +1,25 @@
-"""What updates of the weights computed, left on the device until all of a step are fetched at once."""
+"""Updates of the weights; what they computed stays on the device until all of a step are fetched at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from axon_core.processes import sum_numbers
+from axon_core.errors import ContractError
+from axon_core.processes import sum_numbers, sum_tensors, world
+from axon_core.randomness import Key
+from axon_core.training.devices import works_apart
+from axon_core.training.examples import size
+from axon_core.training.parallel.strategies import Strategy, grad_norm
+from axon_core.training.train_state import TrainState
+from axon_core.training.trainer import Trainer
 
-__all__ = ["Update", "UpdateNumbers", "fetch", "per"]
+__all__ = ["Update", "UpdateNumbers", "Updater", "autocast", "fetch", "per"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +80,99 @@ def fetch(updates: Sequence[Update]) -> list[UpdateNumbers]:
             metrics["grad_norm"] = row["grad_norm"]
         measured.append(UpdateNumbers(metrics, float(next(iter(counts.values())))))
     return measured
+
+
+class Updater:
+    """Makes the updates of a training.
+
+    Args:
+        trainer: whose loss is minimised.
+        state: what is updated.
+        strategy: how the models are divided among processes.
+        check: raises if the numbers of an update are not finite.
+    """
+
+    def __init__(
+        self, trainer: Trainer, state: TrainState, strategy: Strategy, check: Callable[[Mapping[str, float]], None]
+    ) -> None:
+        self._trainer, self._state, self._strategy, self._check = trainer, state, strategy, check
+
+    def update(self, data: dict[str, Tensor], spare: dict[str, Tensor], key: Key, factor: float) -> Update:
+        """Make one update from a mini-batch: minimise Σ sum_i / count_i, whatever the micro-batches and processes.
+
+        Args:
+            data: this process's part of the mini-batch.
+            spare: an example that stands in where it has none.
+            key: for what is drawn while the loss is computed.
+            factor: the fraction of the peak learning rates.
+        """
+        config = self._trainer.config
+        counts = _summed(self._trainer.counts(data))
+        sums: dict[str, Tensor] = {}
+        minimised: dict[str, None] = {}
+        pieces = list(_cut(data, config.micro_batches))
+        with autocast(config):
+            self._strategy.begin(spare)
+        for number, micro in enumerate(pieces):
+            key(number).seed_global()
+            with nullcontext() if number == len(pieces) - 1 else self._strategy.accumulating():
+                terms = self._terms(micro, spare)
+                losses = self._losses(terms, counts)
+                (sum(losses.values(), torch.zeros(())) * self._strategy.scale).backward()
+            minimised |= dict.fromkeys(losses)
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
+        parameters = list(self._state.parameters.values())
+        norm = None
+        if config.max_grad_norm is not None:
+            norm = grad_norm(parameters)
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
+        update = Update(sums, counts, tuple(minimised), norm)
+        if not works_apart(config.device):  # to look costs nothing, and the weights stay as they were
+            self._check(fetch([update])[0].metrics)
+        self._state.update(factor)
+        return update
+
+    def _terms(self, micro: dict[str, Tensor], spare: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the terms of the loss; a spare example counts as nothing."""
+        with autocast(self._trainer.config):
+            if size(micro) or world() == 1:
+                return self._strategy.loss(micro)
+            return {name: term * 0 for name, term in self._strategy.loss(spare).items()}
+
+    def _losses(self, terms: Mapping[str, Tensor], counts: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
+        """Return what is minimised. Raises `ContractError` if the trainer's terms are not as agreed."""
+        kind = type(self._trainer).__name__
+        if terms.keys() != counts.keys():
+            raise ContractError(
+                f"{kind}.loss and .counts must name the same terms, got {sorted(terms)} and {sorted(counts)}"
+            )
+        losses = {name: per(term, counts[name]) for name, term in terms.items() if term.requires_grad}
+        if not losses:
+            raise ContractError(f"no term of {kind}.loss has a gradient")
+        return losses
+
+
+def autocast(config: Trainer.Config) -> torch.autocast:
+    """Return the context in which a trainer's models compute, as its `precision` says."""
+    kind = torch.device(config.device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def _summed(counts: Mapping[str, float | Tensor]) -> Mapping[str, float | Tensor]:
+    """Return each count summed over all processes; with a single process nothing waits for the device."""
+    if world() == 1:
+        return counts
+    tensors = [count for count in counts.values() if isinstance(count, Tensor)]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    return dict(zip(counts, sum_tensors([torch.as_tensor(c, device=device) for c in counts.values()]), strict=True))
+
+
+def _cut(data: dict[str, Tensor], pieces: int) -> Generator[dict[str, Tensor]]:
+    """Yield near-equal pieces of `data`: as many in each of several processes; in a single one none is empty."""
+    if pieces == 1:
+        yield data
+        return
+    pieces = pieces if world() > 1 else min(pieces, size(data))
+    for piece in zip(*(rows.tensor_split(pieces) for rows in data.values()), strict=True):
+        yield dict(zip(data, piece, strict=True))

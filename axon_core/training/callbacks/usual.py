@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from axon_core.processes import is_first
 from axon_core.training.callbacks.metrics import MetricsFile
 from axon_core.training.callbacks.plot import LossPlot
 from axon_core.training.callbacks.progress import Progress
@@ -23,13 +22,13 @@ def usual_hooks(given: Iterable[object], *, saved: bool, progress: bool, logs: I
     Args:
         given: the caller's own; a `Progress` among them replaces the usual one.
         saved: whether there is a run folder, which gets the numbers and their plot.
-        progress: whether to show progress; of several processes, only the first does.
-        logs: names of `LOGS`; a hook of the same kind in `given` replaces it. Only the first process writes logs.
+        progress: whether to show progress.
+        logs: names of `LOGS`; a hook of the same kind in `given` replaces it.
 
     Raises:
         UsageError: the package that a log needs is not installed.
     """
     given = tuple(given)
-    kinds = [*[Progress] * progress, *(LOGS[name] for name in dict.fromkeys(logs))] if is_first() else []
+    kinds = [*[Progress] * progress, *(LOGS[name] for name in dict.fromkeys(logs))]
     added = [kind() for kind in kinds if not any(isinstance(hook, kind) for hook in given)]
     return (*[MetricsFile()] * saved, *added, *given, *[LossPlot()] * saved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from axon_core import is_first
 from axon_core.training import hook
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Grids:
     class it was asked for.
     """
 
+    every_process = True  # for the model may be divided among them
+
     @hook
     def step_end(self, fit: Fit) -> None:
         """Write a grid, if one is due."""
@@ -39,7 +42,8 @@ class Grids:
 
         if (found := _found(fit)) and (beside := found[0].beside) is not None:
             pictures, captions = beside
-            save_png(grid(pictures, together=2, captions=captions), found[1] / f"nearest-{fit.state.step}.png")
+            if is_first():
+                save_png(grid(pictures, together=2, captions=captions), found[1] / f"nearest-{fit.state.step}.png")
 
     @hook
     def fit_end(self, fit: Fit) -> None:
@@ -63,4 +67,5 @@ def _paint(fit: Fit, trainer: DDPMTrainer, folder: Path) -> None:
 
     with fit.state.averaged():
         pictures = run_evaluation(trainer, lambda: trainer.pictures(trainer.config.grid))
-    save_png(grid(pictures, captions=trainer.captions(len(pictures))), folder / f"step-{fit.state.step}.png")
+    if is_first():
+        save_png(grid(pictures, captions=trainer.captions(len(pictures))), folder / f"step-{fit.state.step}.png")

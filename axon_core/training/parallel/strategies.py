@@ -1,0 +1,258 @@
+"""How the loss and its gradients are computed by many processes: in one, with DDP, or with FSDP2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from axon_core.errors import UsageError
+from axon_core.generation.compile import compiled_loss
+from axon_core.processes import agree, world
+from axon_core.randomness import forked
+from axon_core.training.parallel.config import Parallel
+from axon_core.training.parallel.units import checkpoint_activations, sharding_units
+from axon_core.training.trainer import Trainer
+
+__all__ = ["Strategy", "prepare", "strategy_of"]
+
+T = TypeVar("T")
+Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+
+_DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16}
+_prepared: WeakKeyDictionary[Trainer, Strategy] = WeakKeyDictionary()
+
+
+class Strategy:
+    """One process: the models as they are.
+
+    Args:
+        trainer: what is trained; its models are on their device.
+
+    Attributes:
+        scale: what a loss is multiplied by, so that the gradients are the sum over all processes.
+    """
+
+    scale = 1.0
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._loss: Loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
+
+    def begin(self, data: dict[str, Tensor]) -> None:
+        """Get ready for an update, whose loss is like that of these examples."""
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the trainer's loss of this process's examples."""
+        return self._loss(data)
+
+    def accumulating(self) -> AbstractContextManager[object]:
+        """Within the block, gradients stay with their process: they are summed after the last micro-batch."""
+        return nullcontext()
+
+    def whole(self, do: Callable[[], T]) -> T:
+        """Return `do()`, which may use the models in any way: all their weights are there."""
+        return do()
+
+
+class _Root(nn.Module):
+    """Models under one root, whose forward pass is any function that uses them."""
+
+    def __init__(self, models: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleDict(models)
+
+    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        return function(*arguments)
+
+
+class _DDP(Strategy):
+    """Every process holds all weights; the gradients are summed while the backward pass runs."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
+        self.scale = float(world())  # DDP divides by it
+        self._models = _Root({role: trainer.models[role] for role in trainer.trainable})
+        self._device = trainer.config.device
+        self._root: DistributedDataParallel
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        return self._root(self._loss, data)
+
+    def accumulating(self) -> AbstractContextManager[object]:
+        return self._root.no_sync()
+
+    def begin(self, data: dict[str, Tensor]) -> None:
+        if hasattr(self, "_root"):
+            return
+        with forked(self._device):
+            used = _leaves(self._loss(data).values())
+        mine = any(parameter.requires_grad and id(parameter) not in used for parameter in self._models.parameters())
+        self._root = DistributedDataParallel(
+            self._models,
+            forward_sync_buffers=False,
+            find_unused_parameters=bool(agree(mine)),  # to look each time costs time
+            gradient_as_bucket_view=True,
+        )
+
+
+class _FSDP(Strategy):
+    """Weights, gradients and optimiser state are sharded; a unit's weights are whole only while it computes.
+
+    The trained roles have one root, because they may share parameters, and so has each frozen role, which a trainer may
+    drop when it is no longer needed.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
+        self._trainer, self._depth = trainer, 0
+        parallel = trainer.config.parallel
+        replicate, shard = parallel.sizes(world())
+        kind = torch.device(trainer.config.device).type
+        mesh = init_device_mesh(kind, (replicate, shard), mesh_dim_names=("replicate", "shard"))
+        mesh = mesh if replicate > 1 else mesh["shard"]
+        self._roots: dict[str, FSDPModule] = {}
+        self._units: dict[str, list[FSDPModule]] = {}
+        trained = {role: trainer.models[role] for role in trainer.trainable}
+        frozen = {role: {role: model} for role, model in trainer.models.items() if role not in trained}
+        for name, models in {"": trained, **frozen}.items():
+            root = _Root(models)
+            units = [unit for model in models.values() for unit in sharding_units(model)]
+            self._units[name] = [_sharded(unit, mesh, parallel, inputs=True) for unit in _once(units)]
+            self._roots[name] = _sharded(root, mesh, parallel, inputs=False)
+
+    def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        return self._within(lambda: self._loss(data))
+
+    @contextmanager
+    def accumulating(self) -> Generator[None]:
+        self._roots[""].set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self._roots[""].set_requires_gradient_sync(True)
+
+    def whole(self, do: Callable[[], T]) -> T:
+        if self._depth:
+            return do()
+        self._depth += 1
+        roots = self._present()
+        units = [unit for name in roots for unit in self._units[name]]
+
+        def inside() -> T:
+            for unit in units:
+                unit.set_reshard_after_forward(False, recurse=False)
+                unit.unshard()
+            return do()
+
+        try:
+            return self._within(inside)
+        finally:
+            for module in [*units, *(self._roots[name] for name in roots)]:
+                module.reshard()
+            for unit in units:
+                unit.set_reshard_after_forward(True, recurse=False)
+            self._depth -= 1
+
+    def _within(self, do: Callable[[], T]) -> T:
+        """Return `do()`, run as the forward pass of all roots, one inside the other."""
+        for name in self._present():
+            do = _Within(self._roots[name], do)
+        return do()
+
+    def _present(self) -> list[str]:
+        """Return the names of the roots that still are, and forget those of roles that the trainer dropped."""
+        for name in [name for name in self._roots if name and name not in self._trainer.models]:
+            del self._roots[name], self._units[name]
+        return list(self._roots)
+
+
+class _Within:
+    """A function that runs as a root's forward pass."""
+
+    def __init__(self, root: FSDPModule, do: Callable[[], Any]) -> None:
+        self._root, self._do = cast(Callable[..., Any], root), do
+
+    def __call__(self) -> Any:
+        return self._root(self._do)
+
+
+def _leaves(tensors: Iterable[Tensor]) -> set[int]:
+    """Return the identities of the parameters that tensors are computed from."""
+    found, seen = set[int](), set[Any]()
+    waiting: list[Any] = [tensor.grad_fn for tensor in tensors]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(id(leaf))
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+def _once(units: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return modules without those that stand twice, or inside another."""
+    inner = {id(part) for unit in units for part in unit.modules() if part is not unit}
+    return list({id(unit): unit for unit in units if id(unit) not in inner}.values())
+
+
+def _sharded(module: nn.Module, mesh: Any, parallel: Parallel, *, inputs: bool) -> FSDPModule:
+    """Shard a module's parameters that are not yet; gradients are sums, and never averages, which gloo cannot do."""
+    policy = MixedPrecisionPolicy(
+        param_dtype=_DTYPES[parallel.param_dtype],
+        reduce_dtype=_DTYPES[parallel.reduce_dtype],
+        cast_forward_inputs=inputs,
+    )
+    offload = CPUOffloadPolicy() if parallel.cpu_offload else OffloadPolicy()
+    sharded = fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    sharded.set_gradient_divide_factor(1.0)
+    sharded.set_force_sum_reduction_for_comms(True)
+    return sharded
+
+
+def prepare(trainer: Trainer) -> Strategy:
+    """Divide the models of a trainer among the processes, as its config says; they are on their device.
+
+    Raises:
+        UsageError: the sizes in `[trainer.parallel]` do not make up the number of processes, or a batch has fewer
+            examples than there are processes.
+    """
+    parallel, processes = trainer.config.parallel, world()
+    if parallel.activation_checkpointing:
+        checkpoint_activations([unit for role in trainer.trainable for unit in sharding_units(trainer.models[role])])
+    if processes == 1:
+        strategy = Strategy(trainer)
+    else:
+        parallel.sizes(processes)
+        if trainer.config.batch_size < processes:
+            raise UsageError(
+                f"trainer.batch_size {trainer.config.batch_size} is less than the number of processes, {processes}, so "
+                "that some would have nothing to do: enlarge it, or start fewer"
+            )
+        strategy = (_DDP if parallel.strategy == "ddp" else _FSDP)(trainer)
+    _prepared[trainer] = strategy
+    return strategy
+
+
+def strategy_of(trainer: Trainer) -> Strategy:
+    """Return the strategy that the trainer's models were prepared for; one process, if they were not."""
+    return _prepared.get(trainer) or Strategy(trainer)
+
+
+def grad_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Return the norm of all gradients, whole even where they are sharded; see `torch.nn.utils.clip_grad_norm_`."""
+    by_mesh: dict[Any, list[Tensor]] = {}
+    for gradient in (parameter.grad for parameter in parameters if parameter.grad is not None):
+        by_mesh.setdefault(gradient.device_mesh if isinstance(gradient, DTensor) else None, []).append(gradient)
+    norms = [torch.nn.utils.get_total_norm(gradients) for gradients in by_mesh.values()]
+    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    return whole[0] if len(whole) == 1 else torch.linalg.vector_norm(torch.stack(whole))

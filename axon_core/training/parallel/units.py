@@ -1,0 +1,37 @@
+"""Which modules are a unit of sharding: gathered, computed and freed together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["checkpoint_activations", "sharding_units"]
+
+
+def sharding_units(model: nn.Module) -> list[nn.Module]:
+    """Return the units of a model: what its method `sharding_units` returns, or by default its repeated layers.
+
+    Those are the elements of its `nn.ModuleList`s, outermost lists only; what has no parameters is left out.
+    """
+    if callable(method := getattr(model, "sharding_units", None)):
+        found: Iterable[nn.Module] = method()
+    else:
+        found = _elements(model)
+    return list({id(unit): unit for unit in found if any(True for _ in unit.parameters())}.values())
+
+
+def _elements(module: nn.Module) -> Iterable[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from _elements(child)
+
+
+def checkpoint_activations(units: Sequence[nn.Module]) -> None:
+    """Let each unit keep only its inputs for the backward pass, which computes the rest again."""
+    for unit in units:
+        unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
