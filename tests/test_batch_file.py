@@ -103,7 +103,7 @@ def test_what_a_kill_left_is_completed(saved: str, source: str, kept: int, tail:
 
 def test_a_finished_file_is_left_alone(saved: str, source: str, capsys, monkeypatch):
     bulk(saved, source)
-    monkeypatch.setattr("axon_core.checkpoint.checkpoint.load_into", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("axon_core.checkpoint.models.load_into", lambda *_: pytest.fail("weights were read"))
     before = Path("out.jsonl").read_bytes()
     assert bulk(saved, source) == 0
     assert Path("out.jsonl").read_bytes() == before

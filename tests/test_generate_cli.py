@@ -78,7 +78,7 @@ def test_a_model_saved_with_its_tokenizer_in_python(tmp_path: Path, capsys):
 )
 def test_options_that_do_not_fit(saved: str, arguments: list[str], message: str, capsys, monkeypatch):
     Path("in.txt").write_text("one\n")
-    monkeypatch.setattr("axon_core.checkpoint.checkpoint.load_into", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("axon_core.checkpoint.models.load_into", lambda *_: pytest.fail("weights were read"))
     assert main(["generate", saved, *arguments]) in (1, 2)
     assert message in capsys.readouterr().err
 

@@ -236,7 +236,7 @@ def test_a_reader_takes_the_next_where_a_checkpoint_goes_before_it_is_checked(
     fit(Toy.make(save_every=1, keep_checkpoints=1, steps=3), tmp_path / "run")
     import axon_core.checkpoint.checkpoint as module
 
-    real, calls = module.verify, []
+    real, calls = module.verify_together, []
 
     def verify(folder: Path) -> str | None:
         if not calls:
@@ -244,7 +244,7 @@ def test_a_reader_takes_the_next_where_a_checkpoint_goes_before_it_is_checked(
             fit(Toy.make(save_every=1, keep_checkpoints=1, steps=4), tmp_path / "run", resume=True)
         return real(folder)
 
-    monkeypatch.setattr(module, "verify", verify)
+    monkeypatch.setattr(module, "verify_together", verify)
     with RunFolder.open(tmp_path / "run").checkpoints.reading() as found:
         assert found is not None and found.name == "step-4"
     with pinned(tmp_path / "run/checkpoints/step-3") as there:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from axon_core import MODELS
-from axon_core.checkpoint.checkpoint import load_config, load_into
+from axon_core.checkpoint.models import load_config, load_into
 from axon_core.checkpoint.weights import weightless
 from axon_core.errors import UsageError
 from axon_core.generation.api import generate

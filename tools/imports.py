@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-LAZY = {("axon_core.interfaces.model", "axon_core.checkpoint.checkpoint")}
+LAZY = {("axon_core.interfaces.model", "axon_core.checkpoint.models")}
 """`Model.save` and `Model.load` call what writes and reads models, which knows the class `Model`."""
 
 ORDER = (

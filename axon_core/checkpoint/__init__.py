@@ -15,10 +15,11 @@ __getattr__, __dir__, __all__ = attach(
             "write_text",
             "writing",
         ],
-        "checkpoint": ["WEIGHTS", "Checkpoints", "check_vocabulary", "check_weights", "load_config", "save_config"],
+        "checkpoint": ["Checkpoints"],
         "digests": ["digest"],
         "locks": ["Lock", "lock_folder"],
         "manifest": ["add_to_manifest", "check_folder", "claimed_files", "new_folder", "read_checked"],
+        "models": ["WEIGHTS", "check_vocabulary", "check_weights", "load_config", "save_config"],
         "weights": ["read_tensor", "weightless"],
     },
 )

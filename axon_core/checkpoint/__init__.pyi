@@ -7,12 +7,7 @@ from axon_core.checkpoint.atomic import is_occupied as is_occupied
 from axon_core.checkpoint.atomic import remove_leftovers as remove_leftovers
 from axon_core.checkpoint.atomic import write_text as write_text
 from axon_core.checkpoint.atomic import writing as writing
-from axon_core.checkpoint.checkpoint import WEIGHTS as WEIGHTS
 from axon_core.checkpoint.checkpoint import Checkpoints as Checkpoints
-from axon_core.checkpoint.checkpoint import check_vocabulary as check_vocabulary
-from axon_core.checkpoint.checkpoint import check_weights as check_weights
-from axon_core.checkpoint.checkpoint import load_config as load_config
-from axon_core.checkpoint.checkpoint import save_config as save_config
 from axon_core.checkpoint.digests import digest as digest
 from axon_core.checkpoint.locks import Lock as Lock
 from axon_core.checkpoint.locks import lock_folder as lock_folder
@@ -21,5 +16,10 @@ from axon_core.checkpoint.manifest import check_folder as check_folder
 from axon_core.checkpoint.manifest import claimed_files as claimed_files
 from axon_core.checkpoint.manifest import new_folder as new_folder
 from axon_core.checkpoint.manifest import read_checked as read_checked
+from axon_core.checkpoint.models import WEIGHTS as WEIGHTS
+from axon_core.checkpoint.models import check_vocabulary as check_vocabulary
+from axon_core.checkpoint.models import check_weights as check_weights
+from axon_core.checkpoint.models import load_config as load_config
+from axon_core.checkpoint.models import save_config as save_config
 from axon_core.checkpoint.weights import read_tensor as read_tensor
 from axon_core.checkpoint.weights import weightless as weightless

@@ -10,12 +10,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from axon_core.checkpoint.pieces import whole
+
 __all__ = ["digest"]
 
 
 def digest(*parts: Any) -> str:
     """Return the SHA-256 of tensors, texts, bytes, numbers, None, and lists, tuples and dictionaries of them.
 
+    A tensor that is spread over processes counts as a whole; all of them call it alike.
     Data of another type, length or order have another one; the order of a dictionary does not matter.
 
     >>> digest(["ab", "c"]) == digest(["a", "bc"])
@@ -34,7 +37,7 @@ def _add(total: Any, node: Any) -> None:
     match node:
         case Tensor():
             # Flattened before its bytes are viewed: a single number has no axis to view them along.
-            flat = node.detach().cpu().contiguous().flatten().view(torch.uint8)
+            flat = whole(node).cpu().contiguous().flatten().view(torch.uint8)
             total.update(f"tensor {node.dtype} {tuple(node.shape)};".encode())
             total.update(flat.numpy().data)
         case str() | bytes():

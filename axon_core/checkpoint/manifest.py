@@ -6,13 +6,12 @@ Without a manifest nothing is checked. To change a file on purpose, remove the m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 from axon_core.checkpoint.atomic import (
-    TENSORS,
     TREE,
     atomic_folder,
     claimed_file,
@@ -21,9 +20,11 @@ from axon_core.checkpoint.atomic import (
     write_text,
     writing,
 )
+from axon_core.checkpoint.stored import missing_shard
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError
 from axon_core.json_text import to_json
+from axon_core.processes import gather, own
 
 __all__ = [
     "MANIFEST",
@@ -35,6 +36,7 @@ __all__ = [
     "sha256",
     "sums",
     "verify",
+    "verify_together",
     "write_manifest",
 ]
 
@@ -87,38 +89,54 @@ def claimed_files(folder: Path, *names: str) -> Generator[None]:
         yield
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the manifest of all files in a folder and below it."""
+def write_manifest(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Write the manifest of all files in a folder and below it; checksums that are `known` are not computed again."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST)
-    _write(folder, {file.relative_to(folder).as_posix(): sha256(file) for file in files})
+    names = {file.relative_to(folder).as_posix(): file for file in files}
+    _write(folder, {name: (known or {}).get(name) or sha256(file) for name, file in names.items()})
 
 
 @contextmanager
-def new_folder(target: Path) -> Generator[Path]:
+def new_folder(target: Path, known: Mapping[str, str] | None = None) -> Generator[Path]:
     """Do what `atomic_folder` does, and add a manifest of every file.
+
+    Args:
+        target: the folder.
+        known: the checksums of some files in it, by path; it may be filled within the block.
 
     Raises:
         CheckpointError: the disk is full, or the place is missing or cannot be written to.
     """
     with atomic_folder(target) as temporary:
         yield temporary
-        write_manifest(temporary)
+        write_manifest(temporary, known)
 
 
-def verify(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint that `new_folder` made, or None."""
+def verify_together(folder: Path) -> str | None:
+    """Do what `verify` does, called by all processes alike, which share the files among them."""
+    return next((problem for problem in gather(verify(folder, own)) if problem is not None), None)
+
+
+def verify(folder: Path, part: Callable[[list[str]], Iterable[str]] = iter) -> str | None:
+    """Return what is wrong with a checkpoint that `new_folder` made, or None.
+
+    Args:
+        folder: the checkpoint.
+        part: chooses, from the names of all files, those to look at.
+    """
     try:
         if not (folder / MANIFEST).is_file():
             return f"{MANIFEST} is missing"
         known = sums(folder)
     except CheckpointError:
         return f"{MANIFEST} is unreadable"
-    if not {TREE, TENSORS} <= known.keys():
-        return f"{MANIFEST} does not name {TREE} and {TENSORS}"
-    for name, checksum in known.items():
+    lacks = TREE if TREE not in known else missing_shard(list(known))
+    if lacks is not None:
+        return f"{MANIFEST} does not name {lacks}"
+    for name in part(sorted(known)):
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if sha256(folder / name) != checksum:
+        if sha256(folder / name) != known[name]:
             return f"{name} does not match its checksum"
     return None
 

@@ -8,24 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from axon_core.checkpoint.atomic import TENSORS, TREE
+from axon_core.checkpoint.pieces import owned, piece_of
+from axon_core.checkpoint.stored import StoredTensor, stored_tensors, write_pieces
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ContractError
+from axon_core.processes import is_first, rank, world
 
-__all__ = ["read_tree", "read_values", "write_tree"]
+__all__ = ["read_tree", "read_values", "read_whole", "split_tree", "write_tree"]
 
 _REFERENCE, _NUMBER = "$tensor", "$number"
 
 
-def write_tree(folder: Path, tree: Mapping[str, Any]) -> None:
-    """Write nested dictionaries and lists of tensors, numbers, strings and None as JSON plus safetensors.
+def split_tree(tree: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """Return nested dictionaries and lists of tensors, numbers, strings and None as JSON, and the tensors by name.
 
-    Tensors that are one and the same, such as tied weights, are written once.
+    One tensor in several places, such as tied weights, has one name.
 
     Raises:
         ContractError: it could not be read again, because it is nested too deep, or has too much besides tensors.
@@ -38,21 +38,41 @@ def write_tree(folder: Path, tree: Mapping[str, Any]) -> None:
         raise ContractError(
             f"the state of the training is too large to be saved: {error}; store it in tensors"
         ) from None
-    (folder / TREE).write_text(text, encoding="utf-8")
-    save_file(tensors, folder / TENSORS)
+    return text, tensors
+
+
+def write_tree(folder: Path, tree: Mapping[str, Any]) -> None:
+    """Write what `split_tree` makes of a tree into a folder: each of all processes its part, at this call.
+
+    Raises:
+        ContractError: it could not be read again, because it is nested too deep, or has too much besides tensors.
+    """
+    text, tensors = split_tree(tree)
+    if is_first():
+        (folder / TREE).write_text(text, encoding="utf-8")
+    write_pieces(folder, owned({name: piece_of(tensor) for name, tensor in tensors.items()}), rank(), world())
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
-    """Read what `write_tree` wrote; check it by `verify` first.
+    """Read what `write_tree` wrote, with a `StoredTensor` for each tensor; check it by `verify` first.
 
     Raises:
         CheckpointError: it is damaged.
     """
     tree = read_values(folder)
     try:
-        return _attach(tree, load_file(folder / TENSORS))
-    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        return _attach(tree, stored_tensors(folder))
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{folder / TENSORS} is damaged, or does not match {TREE}: {error!r}") from None
+
+
+def read_whole(tree: Any) -> Any:
+    """Return a tree from `read_tree` with its tensors read; one in several places is one tensor.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    return _whole(tree, {})
 
 
 def read_values(folder: Path) -> dict[str, Any]:
@@ -74,7 +94,7 @@ def _parsed(text: str) -> Any:
     return parse_json(text, parse_int=int)  # the state of a random generator may have integers of 128 bits
 
 
-def _detach(node: Any, name: str, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str]) -> Any:
+def _detach(node: Any, name: str, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:
     """Move the tensors of `node` into `tensors`, and leave references."""
     if isinstance(node, Mapping):
         children = cast(Mapping[str, Any], node).items()
@@ -86,15 +106,13 @@ def _detach(node: Any, name: str, tensors: dict[str, Tensor], seen: dict[tuple[A
         return {_NUMBER: str(node)}
     if not isinstance(node, Tensor):
         return node
-    identity = (node.data_ptr(), node.shape, node.stride(), node.dtype) if node.numel() else (name,)
-    if identity not in seen:
-        seen[identity] = name
-        # A copy, so that no two share memory, which safetensors refuses.
-        tensors[name] = node.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    return {_REFERENCE: seen[identity]}
+    if id(node) not in seen:  # not by their memory: an empty piece of a tensor that is spread over processes has none
+        seen[id(node)] = name
+        tensors[name] = node
+    return {_REFERENCE: seen[id(node)]}
 
 
-def _attach(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _attach(node: Any, tensors: Mapping[str, StoredTensor]) -> Any:
     if isinstance(node, dict):
         if node.keys() == {_REFERENCE}:
             return tensors[node[_REFERENCE]]
@@ -103,4 +121,16 @@ def _attach(node: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _attach(child, tensors) for key, child in cast(dict[str, Any], node).items()}
     if isinstance(node, list):
         return [_attach(child, tensors) for child in cast(list[Any], node)]
+    return node
+
+
+def _whole(node: Any, read: dict[int, Tensor]) -> Any:
+    if isinstance(node, StoredTensor):
+        if id(node) not in read:
+            read[id(node)] = node.read()
+        return read[id(node)]
+    if isinstance(node, dict):
+        return {key: _whole(child, read) for key, child in cast(dict[str, Any], node).items()}
+    if isinstance(node, list):
+        return [_whole(child, read) for child in cast(list[Any], node)]
     return node

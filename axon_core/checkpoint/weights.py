@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Generator
 from contextlib import contextmanager, nullcontext
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -18,8 +16,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from axon_core.checkpoint.sizes import Bound
+from axon_core.checkpoint.tensor_files import read_header
 
-__all__ = ["dtypes", "load_weights", "misfit", "read_tensor", "sizes", "weightless"]
+__all__ = ["dtypes", "load_weights", "misfit", "read_tensor", "sizes", "tensors_once", "weightless"]
 
 
 @contextmanager
@@ -64,7 +63,7 @@ def misfit(model: nn.Module, file: Path) -> str | None:
         FileNotFoundError: there is no such file.
         SafetensorError: it is damaged or cut off.
     """
-    _, entries = _header(file)
+    _, entries, _ = read_header(file)
     for names, tensor in _shared(model):
         kept = next((name for name in names if name in entries), None)
         if kept is None:
@@ -81,7 +80,7 @@ def dtypes(file: Path) -> list[str]:
         FileNotFoundError: there is no such file.
         SafetensorError: it is damaged or cut off.
     """
-    return sorted({entry["dtype"] for entry in _header(file)[1].values()})
+    return sorted({entry["dtype"] for entry in read_header(file)[1].values()})
 
 
 def sizes(file: Path) -> list[int]:
@@ -91,7 +90,7 @@ def sizes(file: Path) -> list[int]:
         FileNotFoundError: there is no such file.
         SafetensorError: it is damaged or cut off.
     """
-    return [prod(entry["shape"]) for entry in _header(file)[1].values()]
+    return [prod(entry["shape"]) for entry in read_header(file)[1].values()]
 
 
 def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) -> str:
@@ -112,7 +111,7 @@ def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) ->
         SafetensorError: the file is damaged.
         RuntimeError: a tensor holds something else than the model's numbers.
     """
-    header, entries = _header(file)
+    header, entries, _ = read_header(file)
     names = {name: (same, tensor) for same, tensor in _shared(model) for name in same}
     digest = hashlib.sha256(header)
     for stored in sorted(entries, key=lambda name: entries[name]["data_offsets"]):  # without gaps, as they are checked
@@ -121,6 +120,13 @@ def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) ->
         digest.update(mapped.flatten().view(torch.uint8).numpy().data)
         _give(model if into is None else into, *names[stored], mapped)
     return digest.hexdigest()
+
+
+def tensors_once(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors that a file of the model's weights holds, each under one name, and the other names' name."""
+    once = {min(names): (names, tensor) for names, tensor in _shared(model)}
+    tied = {name: kept for kept, (names, _) in once.items() for name in names if name != kept}
+    return {kept: tensor for kept, (_, tensor) in once.items()}, tied
 
 
 def read_tensor(file: Path, name: str, rows: slice | None = None) -> Shaped[Tensor, ...]:
@@ -154,13 +160,3 @@ def _shared(model: nn.Module) -> list[tuple[list[str], Tensor]]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         found.setdefault(id(tensor), ([], tensor))[0].append(name)
     return list(found.values())
-
-
-def _header(file: Path) -> tuple[bytes, dict[str, dict[str, Any]]]:
-    """Return the beginning of a safetensors file, up to its numbers, and the dtypes, shapes and offsets it gives."""
-    with file.open("rb") as stream, safe_open(file, "pt"):  # which checks it, and that the file is whole
-        size = stream.read(8)
-        text = stream.read(int.from_bytes(size, "little"))
-    entries: dict[str, dict[str, Any]] = json.loads(text)
-    entries.pop("__metadata__", None)
-    return size + text, entries

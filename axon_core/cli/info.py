@@ -47,7 +47,7 @@ def _run_record(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the run or its model is damaged.
     """
-    from axon_core.checkpoint.checkpoint import load_config  # here, because describing a recipe needs no torch
+    from axon_core.checkpoint.models import load_config  # here, because describing a recipe needs no torch
     from axon_core.interfaces.model import Model
     from axon_core.training.pretrained import pinned_model_folder
     from axon_core.training.run_folder import RunFolder

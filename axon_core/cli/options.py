@@ -147,7 +147,7 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
         def open_run(run: Path) -> Opened:
             import torch
 
-            from axon_core.checkpoint.checkpoint import WEIGHTS, fingerprint, load_into
+            from axon_core.checkpoint.models import WEIGHTS, fingerprint, load_into
             from axon_core.checkpoint.weights import dtypes
             from axon_core.interfaces.model import CausalLM
             from axon_core.nn.quantization import quantize

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, overload
 
 from pydantic import Field, field_validator
 
-from axon_core.checkpoint.checkpoint import check_vocabulary
+from axon_core.checkpoint.models import check_vocabulary
 from axon_core.config import Config, validate
 from axon_core.errors import UsageError
 from axon_core.generation.decoder import Decoder, evaluation_mode

@@ -69,7 +69,7 @@ class Model(nn.Module, ABC):
             CheckpointError: the folder cannot be written to, or the tokenizer has more tokens than the model.
             UsageError: another process saves into the folder; the message names that process.
         """
-        from axon_core.checkpoint.checkpoint import save_model
+        from axon_core.checkpoint.models import save_model
 
         save_model(self, Path(folder), tokenizer)
 
@@ -80,7 +80,7 @@ class Model(nn.Module, ABC):
         Raises:
             CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
         """
-        from axon_core.checkpoint.checkpoint import load_model
+        from axon_core.checkpoint.models import load_model
 
         return load_model(Path(folder), cls)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 
@@ -11,12 +12,12 @@ from axon_core.errors import AxonError, CheckpointError
 from axon_core.registry.registry import registries
 from axon_core.registry.suggest import known_papers
 
-__all__ = ["key", "parts_of", "require"]
+__all__ = ["class_of", "key", "parts_of", "require"]
 
 
 def parts_of(modules: Iterable[nn.Module], *classes: type) -> list[dict[str, str]]:
     """Return group, key, distribution and version of every registered class among `classes` and in `modules`."""
-    used = {*classes, *(type(part) for module in modules for part in module.modules())}
+    used = {*classes, *(class_of(part) for module in modules for part in module.modules())}
     packages = {cls.__module__.partition(".")[0] for cls in used}
     found: list[dict[str, str]] = []
     for registry in registries():
@@ -30,6 +31,14 @@ def parts_of(modules: Iterable[nn.Module], *classes: type) -> list[dict[str, str
                 except AxonError:  # broken, so nothing can be made of it
                     continue
     return found
+
+
+def class_of(module: nn.Module) -> type[nn.Module]:
+    """Return a module's class as its author wrote it: `fully_shard` gives the module one that derives from it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # as long as nobody has imported it, nothing is sharded
+    if fsdp is None:
+        return type(module)
+    return next(cls for cls in type(module).__mro__ if not issubclass(cls, fsdp.FSDPModule))
 
 
 def key(part: Mapping[str, str]) -> str:

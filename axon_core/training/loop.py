@@ -245,17 +245,13 @@ class Fit:
         if self.run is None:
             return
         self.run.check()
-        state = self.state.state_dict()
         try:
-            path = self.run.checkpoints.save(self.state.step, state, self._export, interim=interim)
+            with self.state.averaged():
+                state = self.state.state_dict()
+                path = self.run.checkpoints.save(self.state.step, state, self.trainer.export, interim=interim)
         except CheckpointError as error:
             raise CheckpointError(f"{error} {self._remedy()}") from error
         self._tell("saved", path=path)
-
-    def _export(self, folder: Path) -> None:
-        """Let the trainer export its models, with the averaged weights if there are any."""
-        with self.state.averaged():
-            self.trainer.export(folder)
 
     def _tell(self, event: str, **facts: Any) -> set[str]:
         """Tell the hooks of an event and return their requests; an error that ends training waits for the save."""

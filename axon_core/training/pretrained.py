@@ -11,8 +11,8 @@ from typing import Any, TypeVar, cast
 from pydantic import model_validator
 
 from axon_core import config
-from axon_core.checkpoint.checkpoint import check_vocabulary, load_config, load_into
 from axon_core.checkpoint.locks import pinned
+from axon_core.checkpoint.models import check_vocabulary, load_config, load_into
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
 from axon_core.json_text import to_json

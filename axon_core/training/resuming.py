@@ -71,9 +71,7 @@ def opened_run(
 def _take_up(run: RunFolder, resume: bool | str, state: TrainState) -> None:
     """Load a checkpoint, and discard what came after it."""
     name = resume if isinstance(resume, str) else None
-    found = together(lambda: run.checkpoints.find(name) if is_first() else None)
-    where = from_first(found and str(found))
-    checkpoint = None if where is None else Path(where)
+    checkpoint = run.checkpoints.find(name)
     if checkpoint is None and run.model.exists():
         raise CheckpointError(f"{run.path} has a trained model but no checkpoint to resume from; choose another folder")
     if checkpoint is None and is_first():

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from axon_core.checkpoint.checkpoint import first_mismatch
 from axon_core.checkpoint.digests import digest
+from axon_core.checkpoint.loading import load_module, placed
+from axon_core.checkpoint.trees import read_whole
 from axon_core.errors import CheckpointError, ContractError
-from axon_core.processes import agree, gather, local
+from axon_core.processes import agree, gather, local, together
 from axon_core.training.trainer import Trainer
 
 __all__ = ["TrainState"]
@@ -44,6 +45,7 @@ class TrainState:
         self.evaluation: dict[str, float] = {}
         self.best: float | None = None
         self.worse = 0
+        self._swapped = False
         for role, model in trainer.models.items():
             if role not in trainer.trainable:
                 model.requires_grad_(False)
@@ -87,14 +89,17 @@ class TrainState:
     def settle(self) -> None:
         """Leave the averaged weights in the models, if there are any; the training is over."""
         self._swap()
-        self.average = None
+        self.average, self._swapped = None, False
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        """Exchange the numbers, not the tensors: sharding keeps its own reference to those."""
         for name, average in (self.average or {}).items():
             mine, other = local(self.parameters[name].detach()), local(average)
             before = mine.clone()
             mine.copy_(other)
             other.copy_(before)
+        self._swapped = not self._swapped
 
     def judge(self, evaluation: dict[str, float]) -> bool:
         """Record an evaluation; return whether the training has stopped improving."""
@@ -113,9 +118,9 @@ class TrainState:
     def not_finite(self) -> str | None:
         """Return the name of a weight, average or moment in which a number is not finite, or None.
 
-        It waits for the device once, and needs hardly any memory.
+        It waits for the device once, and needs hardly any memory. All processes call it alike, and get the same name.
         """
-        tensors = {f"the weight {name}": parameter.detach() for name, parameter in self.parameters.items()}
+        tensors = {f"the weight {name}": parameter for name, parameter in self.parameters.items()}
         tensors |= {f"the average of {name}": average for name, average in (self.average or {}).items()}
         for name, moments in self._moments().items():
             found = {key: value for key, value in moments.items() if isinstance(value, Tensor)}
@@ -142,7 +147,19 @@ class TrainState:
         return {names[id(p)]: state for optimizer in self.optimizers for p, state in optimizer.state.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything as nested dictionaries, by the names of the parameters."""
+        """Return everything as nested dictionaries, by the names of the parameters, with the tensors themselves.
+
+        It is the same within `averaged`, where models and average have exchanged their numbers.
+        """
+        models = {role: module.state_dict(keep_vars=True) for role, module in self.roles.items()}
+        average = None if self.average is None else dict(self.average)
+        if self._swapped and average is not None:
+            other = {id(self.parameters[name]): tensor for name, tensor in average.items()}
+            average = {name: self.parameters[name] for name in average}
+            models = {
+                role: {name: other.get(id(tensor), tensor) for name, tensor in tensors.items()}
+                for role, tensors in models.items()
+            }
         return {
             "step": self.step,
             "data": self._data,
@@ -150,19 +167,22 @@ class TrainState:
             "evaluation": self.evaluation,
             "best": self.best,
             "worse": self.worse,
-            "models": {role: module.state_dict() for role, module in self.roles.items()},
+            "models": models,
             "optimizer": self.trainer.config.optimizer.type,
             "lr": self.trainer.config.optimizer.lr,
             "moments": self._moments(),
-            "average": None if self.average is None else dict(self.average),
+            "average": average,
             "trainer": self.trainer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Take over what `state_dict` returned, or what `Checkpoints.read` did; all processes call it alike.
+
+        Each reads its own part of what is spread over processes, whatever number of them wrote it.
 
         Raises:
             CheckpointError: it is not whole, or belongs to another model or optimiser, or to other data.
+            PeerError: another process could not read its part.
         """
         if missing := _KEPT - state.keys():
             raise CheckpointError(
@@ -173,14 +193,7 @@ class TrainState:
             raise CheckpointError(f"the checkpoint's optimiser is {state['optimizer']}, but the recipe's is {kind}")
         if (state["average"] is None) != (self.average is None):
             raise CheckpointError("a run has a moving average (trainer.ema) from its first step on, or never")
-        try:
-            for role, module in self.roles.items():
-                module.load_state_dict(state["models"][role])
-        except (RuntimeError, KeyError) as error:
-            reason = first_mismatch(error)
-            raise CheckpointError(
-                f"the checkpoint's model is not the one that the recipe describes: {reason}"
-            ) from None
+        together(lambda: self._load_models(state["models"]))
         if state["data"] != self._data:
             raise CheckpointError(
                 "the data are not those that the run started with; restore them, or start a new run, which "
@@ -192,14 +205,23 @@ class TrainState:
             )
         self.step, self.evaluation = state["step"], state["evaluation"]
         self.best, self.worse = state["best"], state["worse"]
+        together(lambda: self._load_moments(state["moments"], state["average"]))
+        self.trainer.load_state_dict(read_whole(state["trainer"]))
+
+    def _load_models(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        for role, module in self.roles.items():
+            if (reason := load_module(module, states.get(role, {}))) is not None:
+                raise CheckpointError(f"the checkpoint's model is not the one that the recipe describes: {reason}")
+
+    def _load_moments(self, states: Mapping[str, Mapping[str, Any]], averages: Mapping[str, Any]) -> None:
+        if unknown := sorted(states.keys() - self.parameters.keys()):
+            raise CheckpointError(
+                f"the checkpoint's model is not the one that the recipe describes: {unknown[0]} is not trained in it"
+            )
         for optimizer in self.optimizers:
             mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-            for name, moments in state["moments"].items():
+            for name, moments in states.items():
                 if id(parameter := self.parameters[name]) in mine:
-                    optimizer.state[parameter] = {
-                        key: value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
-                        for key, value in moments.items()
-                    }
+                    optimizer.state[parameter] = {key: placed(value, parameter) for key, value in moments.items()}
         for name, average in (self.average or {}).items():
-            average.copy_(state["average"][name])
-        self.trainer.load_state_dict(state["trainer"])
+            average.copy_(placed(averages[name], average))

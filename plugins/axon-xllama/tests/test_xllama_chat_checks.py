@@ -24,6 +24,6 @@ def test_what_cannot_begin_is_said_before_the_weights_are_read(
 ):
     XLlama.build(vocab_size=258, context=200, dim=32, n_layers=1, n_heads=2).save(tmp_path)
     tokenizer.save(tmp_path)
-    monkeypatch.setattr("axon_core.checkpoint.checkpoint.load_into", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("axon_core.checkpoint.models.load_into", lambda *_: pytest.fail("weights were read"))
     assert main(["chat", str(tmp_path), *arguments]) in (1, 2)
     assert message in capsys.readouterr().err

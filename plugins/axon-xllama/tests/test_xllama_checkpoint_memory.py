@@ -16,7 +16,7 @@ from axon_xllama.model import XLlama
 SCRIPT = """
 import sys, tempfile
 from pathlib import Path
-from axon_core.checkpoint.checkpoint import load_config, load_into
+from axon_core.checkpoint.models import load_config, load_into
 from axon_core.nn.quantization import quantize
 from axon_core.text.tokenizer import Tokenizer
 from axon_xllama import XLlama

@@ -1,0 +1,188 @@
+"""What the processes of `test_sharded_checkpoints` do: a tiny model in any strategy, saved and read."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from axon_core.checkpoint.checkpoint import Checkpoints
+from axon_core.checkpoint.pieces import whole
+from axon_core.config import validate
+from axon_core.interfaces.model import Model
+from axon_core.processes import gather, is_first, rank, world
+from axon_core.training.train_state import TrainState
+from axon_core.training.trainer import Trainer
+
+LIMIT = 60.0  # seconds that a group of processes may take
+
+
+class Tiny(Model):
+    """Sizes that no number of processes divides, tied weights, and a number that is not sharded."""
+
+    class Config(Model.Config):
+        width: int = 6
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(3, config.width)
+        self.body = nn.ModuleList([nn.Linear(config.width, config.width) for _ in range(2)])
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, 3, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("shift", torch.tensor(0.25))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for layer in self.body:
+            x = x + torch.tanh(layer(x))
+        return self.head(self.norm(x)) + self.shift
+
+
+class TinyTrainer(Trainer):
+    trainable = ("model",)
+
+    def __init__(self, config: Trainer.Config) -> None:
+        super().__init__(config, {"model": Tiny(Tiny.Config())})
+
+    @classmethod
+    def from_recipe(cls, recipe, saved=None):
+        raise NotImplementedError
+
+    def batch(self, step: int):
+        return {"tokens": (torch.arange(8).reshape(2, 4) + step) % 3}
+
+    def counts(self, data):
+        return {"loss": data["tokens"].numel()}
+
+    def loss(self, data):
+        return {"loss": self.models["model"](data["tokens"]).square().sum()}
+
+    def state_dict(self):
+        return {"known": torch.arange(5.0), "name": "tiny"}
+
+    def load_state_dict(self, state):
+        assert torch.equal(state["known"], torch.arange(5.0)) and state["name"] == "tiny"
+
+
+def state_of(kind: str, seed: int, steps: int) -> TrainState:
+    """Return a state after some steps; all processes have the same examples."""
+    torch.manual_seed(seed)
+    trainer = TinyTrainer(validate(Trainer.Config, {"ema": 0.5, "optimizer": {"type": "adamw", "lr": 0.1}}))
+    if kind != "plain":
+        shape = (2, world() // 2) if kind == "hsdp" else (world(),)
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
+        model = trainer.models["model"]
+        for layer in model.body:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    state = TrainState(trainer)
+    for step in range(steps):
+        advance(state, step)
+    return state
+
+
+def advance(state: TrainState, step: int) -> None:
+    state.trainer.loss(state.trainer.batch(step))["loss"].backward()
+    state.step = step + 1
+    state.update(1.0)
+
+
+def flat(node: Any, name: str = "") -> dict[str, Any]:
+    """Return the leaves of a tree, tensors whole."""
+    if isinstance(node, dict):
+        return {key: leaf for k, child in node.items() for key, leaf in flat(child, f"{name}/{k}").items()}
+    return {name: whole(node).clone() if isinstance(node, torch.Tensor) else node}
+
+
+def save(state: TrainState, checkpoints: Checkpoints, **options: Any) -> Path:
+    with state.averaged():
+        return checkpoints.save(state.step, state.state_dict(), state.trainer.export, **options)
+
+
+def write(folders: dict[str, Path]) -> None:
+    """Save in each strategy, and beside it everything as one process of the safetensors library does."""
+    for kind, folder in folders.items():
+        _write(kind, folder)
+
+
+def _write(kind: str, folder: Path) -> None:
+    state = state_of(kind, 0, 3)
+    tensors = {name: leaf for name, leaf in flat(state.state_dict()).items() if isinstance(leaf, torch.Tensor)}
+    save(state, Checkpoints(folder))
+    if is_first():
+        save_file(tensors, folder / "expected.safetensors")
+
+
+def read(kinds: list[str], folders: list[Path]) -> None:
+    """Read what others wrote into a state of each strategy."""
+    for kind, folder in product(kinds, folders):
+        state = state_of(kind, 1, 0)
+        found = Checkpoints(folder).find()
+        assert found is not None
+        state.load_state_dict(Checkpoints.read(found))
+        expected = load_file(folder / "expected.safetensors")
+        leaves = flat(state.state_dict())
+        for name, leaf in leaves.items():
+            if isinstance(leaf, torch.Tensor):
+                assert leaf.dtype == expected[name].dtype and torch.equal(leaf, expected[name]), name
+        assert {name for name, leaf in leaves.items() if isinstance(leaf, torch.Tensor)} == expected.keys()
+        assert state.step == 3
+        advance(state, 3)  # the moments are where the optimiser expects them
+
+
+def run(world_size: int, work: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
+    """Return what `work` returned in each of some processes; a text is the error that it raised."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch.distributed.fsdp", "axon_core.training.loop", "axon_core.checkpoint.checkpoint"]
+    )
+    results = context.Queue()
+    store = folder / f"store-{time.monotonic_ns()}"
+    processes = [
+        context.Process(target=_process, args=(number, world_size, store, results, work, arguments), daemon=True)
+        for number in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        found = dict(results.get(timeout=LIMIT) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(5)
+            process.kill()
+    return [found[number] for number in range(world_size)]
+
+
+def _process(number: int, size: int, store: Path, results: Any, work: Callable[..., Any], arguments: Any) -> None:
+    torch.set_num_threads(1)
+    if size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=size)
+    try:
+        results.put((number, work(*arguments)))
+    except BaseException as error:
+        results.put((number, f"{type(error).__name__}: {error}"))
+        if not type(error).__module__.startswith("axon_core"):
+            traceback.print_exc()
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+__all__ = ["gather", "os", "rank", "read", "resource", "run", "save", "state_of", "write"]
