@@ -13,7 +13,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
 from toy_trainer import Bigram
 
-from axon_core.training.optim import _COEFFICIENTS, AdamW, Muon, MuonOptimizer, orthogonalise, schedule
+from axon_core.training.muon import COEFFICIENTS, MuonOptimizer, orthogonalise
+from axon_core.training.optim import AdamW, Muon, schedule
 
 SHAPES = [(16, 16), (16, 16), (48, 16), (16, 48), (24, 16)]
 
@@ -24,7 +25,7 @@ def matrices(seed: int, dtype: torch.dtype = torch.float32) -> list[nn.Parameter
 
 
 def coefficients(name: str, count: int) -> list[tuple[float, float, float]]:
-    return [_COEFFICIENTS[name](i) for i in range(count)]
+    return [COEFFICIENTS[name](i) for i in range(count)]
 
 
 @pytest.mark.parametrize("name", ["quintic", "polar"])

@@ -117,7 +117,8 @@ def test_the_next_batch_is_built_before_the_device_is_waited_for(apart: bool, en
             return super().batch(step)
 
     _apart(monkeypatch, apart)
-    monkeypatch.setattr(loop, "fetch", lambda updates: told.append("fetch") or fetch(updates))
+    for module in (loop, updates):
+        monkeypatch.setattr(module, "fetch", lambda updates: told.append("fetch") or fetch(updates))
     trainer, plain = Told.make(dropout=0.3), Cut.make(dropout=0.3)
     fit(trainer, stop_at=end)
     steps = end or 12

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from jaxtyping import Float
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, ValidationInfo
 from torch import Tensor, nn
 
@@ -17,9 +16,9 @@ from axon_core.config import Count, at, validate
 from axon_core.errors import ConfigError
 from axon_core.nn.linear import StackedLinear
 from axon_core.registry.spec import Spec
-from axon_core.training.devices import multiplies_bf16
+from axon_core.training.muon import COEFFICIENTS, MuonOptimizer
 
-__all__ = ["OPTIMIZERS", "AdamW", "Muon", "MuonOptimizer", "Optimizer", "moment_bytes", "orthogonalise", "schedule"]
+__all__ = ["OPTIMIZERS", "AdamW", "Muon", "Optimizer", "moment_bytes", "schedule"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ScheduleKind = Literal["constant", "linear", "cosine", "inverse_sqrt"]
@@ -123,7 +122,7 @@ class Muon(_Optimizer):
         ]
         optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            coefficients = tuple(_COEFFICIENTS[self.iteration](i) for i in range(self.iterations))
+            coefficients = tuple(COEFFICIENTS[self.iteration](i) for i in range(self.iterations))
             group = _group(matrices, self.lr, weight_decay=self.weight_decay, momentum=self.momentum)
             optimizers.append(MuonOptimizer([group], coefficients, _stacked(modules)))
         if groups := [group for group in groups if group["params"]]:
@@ -181,102 +180,3 @@ def _hidden_matrices(module: nn.Module) -> Sequence[Tensor]:
     if callable(method := getattr(module, "hidden_matrices", None)):
         return cast(Sequence[Tensor], method())
     return [part.weight for part in module.modules() if isinstance(part, nn.Linear)]
-
-
-Coefficients = tuple[float, float, float]
-
-# Polar Express (2505.16932), Algorithm 1: the best polynomials for singular values in [0.001, 1], without the paper's
-# safety factor; the last one serves all further iterations.
-_POLAR: tuple[Coefficients, ...] = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845749493, 0.4188073119525673),
-    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
-    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
-)
-_COEFFICIENTS: Mapping[str, Callable[[int], Coefficients]] = {
-    "quintic": lambda i: (3.4445, -4.7750, 2.0315),  # Keller Jordan, "Muon", 2024: the steepest at 0
-    "polar": lambda i: _POLAR[min(i, len(_POLAR) - 1)],
-}
-
-
-def _dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16, precise enough for a direction, on devices where it is several times as fast as float32."""
-    return torch.bfloat16 if multiplies_bf16(str(device)) else torch.float32
-
-
-def orthogonalise(
-    matrices: Float[Tensor, "b r c"], coefficients: Sequence[Coefficients], dtype: torch.dtype | None = None
-) -> Float[Tensor, "b r c"]:
-    """Return U Vᵀ, nearly, of each matrix U S Vᵀ: the singular values become about 1.
-
-    Newton–Schulz: X ← X / ‖X‖, then for each (a, b, c): X ← a X + (b A + c A²) X with A = X Xᵀ. The coefficients are
-    Keller Jordan's ("Muon", 2024) or those of Polar Express (arXiv 2505.16932, Algorithm 1). It is fast for r ≤ c.
-    Computed in `dtype`, by default bfloat16 if the device has instructions for it, else float32, and returned in
-    that of `matrices`.
-    """
-    x = matrices.to(dtype or _dtype(matrices.device))
-    x = x * (1 / (matrices.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).to(x.dtype)
-    for a, b, c in coefficients:
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.to(matrices.dtype)
-
-
-class MuonOptimizer(torch.optim.Optimizer):
-    """Muon (Keller Jordan, 2024): momentum with every matrix orthogonalised, all matrices of one shape at once.
-
-        M ← μ M + (1 - μ) G;   U = orthogonalise((1 - μ) G + μ M);   W ← (1 - η λ) W - η √max(1, r / c) U
-
-    It is `torch.optim.Muon`, batched; wide and tall matrices of one shape go together, the tall ones transposed.
-
-    Args:
-        groups: parameter groups with `lr` η, `momentum` μ and `weight_decay` λ; all parameters are matrices.
-        coefficients: the Newton–Schulz polynomials, one for each iteration.
-        rows: for parameters that hold several matrices, one below the other, how many rows each has.
-    """
-
-    def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        coefficients: Sequence[Coefficients],
-        rows: Mapping[Tensor, list[int]] | None = None,
-    ) -> None:
-        super().__init__(groups, {})
-        self._coefficients = coefficients
-        self._rows = rows or {}
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update all parameters that have a gradient."""
-        for group in self.param_groups:
-            parameters = [p for p in cast(list[Tensor], group["params"]) if p.grad is not None]
-            if not parameters:
-                continue
-            matrices: list[Tensor] = []
-            steps: list[Tensor] = []
-            for p in parameters:
-                gradient, state = cast(Tensor, p.grad), self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                momentum: Tensor = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-                rows = self._rows.get(p, [len(p)])
-                matrices += torch.split(p, rows)
-                steps += torch.split(gradient.lerp(momentum, group["momentum"]), rows)
-            by_shape: dict[tuple[int, ...], list[int]] = {}
-            for i, step in enumerate(steps):
-                by_shape.setdefault(tuple(sorted(step.shape)), []).append(i)
-            for members in by_shape.values():
-                wide = [steps[i] if _is_wide(steps[i]) else steps[i].mT for i in members]
-                for i, update in zip(members, orthogonalise(torch.stack(wide), self._coefficients), strict=True):
-                    steps[i] = update if _is_wide(steps[i]) else update.mT
-            for matrix, step in zip(matrices, steps, strict=True):
-                if group["weight_decay"]:
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(step, alpha=-group["lr"] * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])))
-
-
-def _is_wide(matrix: Tensor) -> bool:
-    return matrix.shape[0] <= matrix.shape[1]
