@@ -36,6 +36,7 @@ _find, __dir__, __all__ = attach(
         "papers.claims": ["NotRun", "Outcome"],
         "paths": ["expanded"],
         "escaping": ["in_markdown", "printable", "printable_json"],
+        "precision": ["wide_dtype", "widen"],
         "processes": ["gather", "is_first", "own", "restored", "sum_numbers", "world"],
         "randomness": ["Key", "forked"],
         "registries": ["ATTENTIONS", "MODELS", "NORMS", "ROTARY_EMBEDDINGS"],

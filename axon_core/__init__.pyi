@@ -50,6 +50,8 @@ from axon_core.nn.linear import StackedLinear as StackedLinear
 from axon_core.papers.claims import NotRun as NotRun
 from axon_core.papers.claims import Outcome as Outcome
 from axon_core.paths import expanded as expanded
+from axon_core.precision import wide_dtype as wide_dtype
+from axon_core.precision import widen as widen
 from axon_core.processes import gather as gather
 from axon_core.processes import is_first as is_first
 from axon_core.processes import own as own

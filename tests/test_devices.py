@@ -17,7 +17,7 @@ from axon_core.cli import main
 from axon_core.cli.app import COMMANDS, load_command
 from axon_core.registry.discovery import discover
 from axon_core.text.tokenizer import ByteTokenizer
-from axon_core.training import devices, optim, trainer
+from axon_core.training import devices, muon, trainer
 from axon_core.training.devices import choose_device
 
 COMPUTES_NOT = {"export", "import", "info", "doctor", "list", "new", "papers", "recipes", "search"}
@@ -65,8 +65,9 @@ def test_a_precision_left_to_the_device_is_what_it_is_fast_in(can, precision, mo
     monkeypatch.setattr(trainer, "multiplies_bf16", lambda device: asked.append(device) or can)
     assert Toy.Config(precision="auto", device="cpu").precision == precision
     assert Toy.Config(precision="bf16", device="cpu").precision == "bf16" and asked == ["cpu"]
-    monkeypatch.setattr(optim, "multiplies_bf16", lambda device: can)
-    assert optim._dtype(torch.device("cpu")) == (torch.bfloat16 if can else torch.float32)
+    monkeypatch.setattr(muon, "multiplies_bf16", lambda device: can)
+    assert muon._dtype(torch.zeros(1, dtype=torch.float32)) == (torch.bfloat16 if can else torch.float32)
+    assert muon._dtype(torch.zeros(1, dtype=torch.float64)) == torch.float64
 
 
 def test_what_multiplies_bf16_is_asked_of_the_device_itself():

@@ -51,8 +51,7 @@ def test_polar_comes_closer_to_orthogonal_the_more_iterations():
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
 
 
-def test_muon_makes_the_update_written_out_plainly(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("axon_core.training.optim._dtype", lambda device: torch.float64)
+def test_muon_makes_the_update_written_out_plainly():
     ours, plain = matrices(0, torch.float64), [p.detach().clone() for p in matrices(0, torch.float64)]
     group = {"params": ours, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.2}
     optimizer = MuonOptimizer([group], coefficients("quintic", 5))

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from axon_core.errors import ContextError, UsageError
 from axon_core.interfaces.model import CausalLM
+from axon_core.precision import widen
 from axon_core.text.tokenizer import PAD, Tokenizer
 
 __all__ = [
@@ -125,7 +126,7 @@ def token_logprobs(logits: Float[Tensor, "*b v"], tokens: Int[Tensor, "*b"]) -> 
 def token_entropies(logits: Float[Tensor, "*b v"]) -> Float[Tensor, "*b"]:
     """Return −Σ_v p_v log p_v, the entropy of each next token, in nats: in float32, as `token_logprobs`."""
     flat = logits.flatten(0, -2)
-    entropies = [-torch.xlogy(p := _exact(part).softmax(-1), p).sum(-1) for part in flat.split(_rows(flat))]
+    entropies = [-torch.xlogy(p := widen(part).softmax(-1), p).sum(-1) for part in flat.split(_rows(flat))]
     return torch.cat(entropies).view(logits.shape[:-1])
 
 
@@ -155,7 +156,7 @@ class _TokenLogprobs(Function):
     @staticmethod
     def forward(ctx: Any, logits: Float[Tensor, "r v"], tokens: Int[Tensor, " r"]) -> Float[Tensor, " r"]:
         size = _rows(logits)
-        norms = torch.cat([_exact(part).logsumexp(-1) for part in logits.split(size)])
+        norms = torch.cat([widen(part).logsumexp(-1) for part in logits.split(size)])
         ctx.save_for_backward(logits, tokens, norms)
         return logits.gather(-1, tokens[:, None])[:, 0].to(norms.dtype) - norms
 
@@ -169,14 +170,9 @@ class _TokenLogprobs(Function):
         for out, z, token, norm, g in zip(
             *(tensor.split(size) for tensor in (gradient, logits, tokens, norms, gradients[0])), strict=True
         ):
-            part = (_exact(z) - norm[:, None]).exp_().mul_(-g[:, None])
+            part = (widen(z) - norm[:, None]).exp_().mul_(-g[:, None])
             out.copy_(part.scatter_add_(-1, token[:, None], g[:, None]))
         return gradient, None
-
-
-def _exact(logits: Tensor) -> Tensor:
-    """Return the logits in float32, or unchanged if they are in float64."""
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _rows(logits: Float[Tensor, "r v"]) -> int:

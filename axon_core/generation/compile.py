@@ -21,6 +21,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from axon_core.generation._huge_pages import use_huge_pages
 from axon_core.interfaces.cache import Cache, LayerCache
 from axon_core.interfaces.model import CausalLM
+from axon_core.precision import wide_dtype, widen
 
 __all__ = [
     "Call",
@@ -70,7 +71,7 @@ def step(model: CausalLM, tokens: Int[Tensor, "b 1"], cache: Cache) -> tuple[Flo
 def scores(model: CausalLM, features: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b v"], Float[Tensor, " b"]]:
     """Return the scores s of the token after the last, and log Σ exp s, both in float32 at least."""
     logits = model.logits(features[:, -1:])[:, -1]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = widen(logits)
     return logits, logits.logsumexp(-1)
 
 
@@ -157,7 +158,7 @@ def multiply_row(
     A library's matrix product reads weights for a single row at a third of the memory's speed or copies them into
     another layout first. Two sums run side by side, since the additions of a single one wait for each other.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = wide_dtype(x.dtype)
     d = x.shape[-1]
     # Above 4,096 terms inductor sums in another, slower way: split into equal pieces, if possible.
     pieces = next((n for n in range(-(-d // 4096), 17) if d % n == 0), 1)
@@ -183,7 +184,7 @@ def attend_few(
 
     Written out, it compiles into loops that read keys and values in place, in their own dtype.
     """
-    dtype, wide = q.dtype, torch.promote_types(q.dtype, torch.float32)
+    dtype, wide = q.dtype, wide_dtype(q.dtype)
     q = _stored(q.to(wide) * (q.shape[-1] ** -0.5 if scale is None else scale))
     k, v = k.to(wide), v.to(wide)
     # One loop for each query: the compiler fuses them into one, which reads every key and value once.

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from axon_core.config import Config
+from axon_core.precision import widen
 
 _TOP = 1024  # logits that are sorted first for top-p: nearly always enough for a trained model
 
@@ -98,7 +99,7 @@ def sample_tokens(
     Raises:
         ValueError: one of the two is needed and missing.
     """
-    logits = logits.float()
+    logits = widen(logits)
     if sampling.repetition_penalty != 1:
         if seen is None:
             raise ValueError("a repetition penalty needs the tokens used so far")

@@ -13,6 +13,7 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from axon_core import config
+from axon_core.precision import widen
 
 Layout = Literal["half", "interleaved"]
 
@@ -27,7 +28,7 @@ class Rotation:
     """
 
     cos: Float[Tensor, "b n r"]
-    """cos θ of every feature, float32 as produced by a rotary embedding."""
+    """cos θ of every feature; a rotary embedding computes it in float32 at least."""
     sin: Float[Tensor, "b n r"]
     """−sin θ for the first feature of a pair, sin θ for the second."""
     layout: Layout
@@ -35,8 +36,9 @@ class Rotation:
 
     @classmethod
     def of(cls, angles: Float[Tensor, "b n r2"], layout: Layout) -> Self:
-        """Return the rotation by `angles`, one per feature pair; the tables are float32."""
-        cos, sin = angles.float().cos(), angles.float().sin()
+        """Return the rotation by `angles`, one per feature pair; the tables are float32 at least."""
+        angles = widen(angles)
+        cos, sin = angles.cos(), angles.sin()
         if layout == "half":
             return cls(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1), layout)
         return cls(torch.stack((cos, cos), -1).flatten(-2), torch.stack((-sin, sin), -1).flatten(-2), layout)
@@ -61,9 +63,9 @@ class Rotation:
 class RotaryEmbedding(nn.Module, ABC):
     """Positions to the rotation of queries and keys: `(b n) -> Rotation`.
 
-    The angles are computed in float32 whatever the module's dtype. A token's angles depend on its position and on its
-    row's length, which is the row's largest position + 1; never on how many columns the row has, on its neighbours in
-    the batch or on what was computed before. The length matters only past `constant_until`.
+    The angles are computed in float32 at least, whatever the module's dtype. A token's angles depend on its position
+    and on its row's length, which is the row's largest position + 1; never on how many columns the row has, on its
+    neighbours in the batch or on what was computed before. The length matters only past `constant_until`.
     """
 
     class Config(config.Config):

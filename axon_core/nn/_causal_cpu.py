@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from axon_core.precision import widen
+
 __all__ = ["causal_attention", "is_faster"]
 
 _BLOCK = 64  # queries of a head
@@ -39,7 +41,7 @@ def causal_attention(
     """
     (b, n, h, d), (_, m, groups, e) = q.shape, v.shape
     factor: float = d**-0.5 if scale is None else scale
-    keys, values = (_wide(x.transpose(1, 2)).flatten(0, 1) for x in (k, v))
+    keys, values = (widen(x.transpose(1, 2)).contiguous().flatten(0, 1) for x in (k, v))
     later = keys.new_ones((_BLOCK, _BLOCK), dtype=torch.bool).triu(1).repeat_interleave(h // groups, 0)
     room = keys.new_empty(b * h * min(n, _BLOCK) * m)  # for the weights of one block after another
     out = q.new_empty(b, n, h, e)
@@ -47,7 +49,7 @@ def causal_attention(
         for i in range(0, n, _BLOCK):
             j = min(n, i + _BLOCK)
             seen = m - n + j
-            queries = _wide(_grouped(q[:, i:j], groups)).flatten(2, 3).flatten(0, 1)
+            queries = widen(_grouped(q[:, i:j], groups)).contiguous().flatten(2, 3).flatten(0, 1)
             weights = room[: b * h * (j - i) * seen].view(*queries.shape[:2], seen)
             torch.baddbmm(weights, queries, keys[:, :seen].mT, beta=0, alpha=factor, out=weights)
             weights[:, :, i - j :].masked_fill_(later[: queries.shape[1], : j - i], float("-inf"))
@@ -60,8 +62,3 @@ def causal_attention(
 def _grouped(x: Float[Tensor, "b s h d"], groups: int) -> Float[Tensor, "b k s r d"]:
     """`x` with the heads of a group side by side, as if they were further queries of one head."""
     return x.unflatten(2, (groups, -1)).transpose(1, 2)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """`x` in float32 at least, contiguous in memory."""
-    return x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()

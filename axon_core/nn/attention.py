@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from axon_core.interfaces.scope import Between, Scope
 from axon_core.nn._causal_cpu import causal_attention, is_faster
 from axon_core.nn.linear import StackedLinear, affine
+from axon_core.precision import wide_dtype
 
 
 def attend(
@@ -47,7 +48,7 @@ def attend(
     # In float32 instead: torch's half-precision kernel for CPUs is several times slower, especially backward over short
     # rows (7.4 against 2.3 ms) and for a single query (0.68 against 0.18 ms; benchmarks/attend.py).
     # A bias is added in float32 on every device: half precision would round its larger values.
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = wide_dtype(q.dtype)
     with torch.autocast(device, enabled=False):
         return _attend(q.to(wide), k.to(wide), v.to(wide), scope, scale, narrow, bias).to(q.dtype)
 

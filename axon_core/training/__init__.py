@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "callbacks.log": ["Log"],
         "callbacks.tensorboard": ["TensorBoard"],
         "callbacks.wandb": ["Wandb"],
-        "devices": ["AUTO", "choose_device", "describe_device", "works_apart"],
+        "devices": ["AUTO", "choose_device", "describe_device", "to_device", "works_apart"],
         "evaluation": [
             "TextEvaluation",
             "coverage",

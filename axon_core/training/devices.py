@@ -60,8 +60,13 @@ def works_apart(device: str | torch.device) -> bool:
     return torch.device(device).type != "cpu"
 
 
-def to_device(rows: Shaped[Tensor, "b ..."], device: str) -> Shaped[Tensor, "b ..."]:
-    """Return the rows on a device; to a GPU they go from pinned memory, so that Python does not wait for the copy."""
+def to_device(rows: Shaped[Tensor, "b ..."], device: str, dtype: torch.dtype | None = None) -> Shaped[Tensor, "b ..."]:
+    """Return the rows on a device, real numbers in `dtype`, which is by default their own.
+
+    To a GPU they go from pinned memory, so that Python does not wait for the copy.
+    """
+    if dtype is not None and rows.is_floating_point():
+        rows = rows.to(dtype)
     if torch.device(device).type == "cuda" and rows.device.type == "cpu":
         return rows.pin_memory().to(device, non_blocking=True)
     return rows.to(device)

@@ -38,10 +38,10 @@ class Share:
         lender = mine if size(mine) else batch
         return cls(mine, {name: rows[:1] for name, rows in lender.items()})
 
-    def to(self, device: str) -> Share:
-        """Return it on a device."""
+    def to(self, device: str, dtype: torch.dtype | None) -> Share:
+        """Return it on a device, real numbers in `dtype`."""
         rows, spare = (
-            {name: to_device(rows, device) for name, rows in part.items()} for part in (self.rows, self.spare)
+            {name: to_device(rows, device, dtype) for name, rows in part.items()} for part in (self.rows, self.spare)
         )
         return Share(rows, spare)
 
@@ -79,7 +79,7 @@ class Examples:
         given = Share.of(self._trainer.batch(step))
         if self._trainer.collects_ahead:
             given = self._collected(given, step)
-        return given.to(self._trainer.config.device)
+        return given.to(self._trainer.config.device, self._trainer.config.dtype)
 
     def collect(self, given: Share, step: int) -> Share:
         """Return what the step learns from, where that needs the models."""

@@ -317,9 +317,9 @@ class Fit:
 
 
 def _place(trainer: Trainer) -> None:
-    """Move the models to the trainer's device."""
+    """Move the models to the trainer's device, and to float64 if it computes in that."""
     for model in trainer.models.values():
-        model.to(trainer.config.device)
+        model.to(trainer.config.device, trainer.config.dtype)
 
 
 def _due(step: int, every: int | None) -> bool:

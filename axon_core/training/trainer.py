@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -100,14 +101,20 @@ class Trainer(ABC):
         """Stop after this many evaluations in a row without a lower `loss`; left out, never."""
         device: str = Field(default=AUTO, validate_default=True)
         """Where to compute, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one."""
-        precision: Literal["auto", "fp32", "bf16"] = "fp32"
+        precision: Literal["auto", "fp32", "bf16", "fp64"] = "fp32"
         """`bf16` computes matrix products in bfloat16 (autocast); weights and updates stay in float32. `auto` is `bf16`
-        where the device has instructions for it, else `fp32`, which is then many times as fast."""
+        where the device has instructions for it, else `fp32`, which is then many times as fast. `fp64` is for tests and
+        comparisons: everything is computed in float64, and so are the weights in checkpoints and exports."""
 
         parallel: Parallel = Field(default_factory=Parallel)
         """How the training is divided among processes, if torchrun started several."""
         log: tuple[Literal["tensorboard", "wandb"], ...] = ()
         """Where the numbers go besides the metrics file: `tensorboard`, `wandb`; each needs the extra of its name."""
+
+        @property
+        def dtype(self) -> torch.dtype | None:
+            """The dtype of weights and of real numbers in the data, float64; None where they keep their own."""
+            return torch.float64 if self.precision == "fp64" else None
 
         @field_validator("device")
         @classmethod

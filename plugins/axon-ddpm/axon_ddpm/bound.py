@@ -57,7 +57,7 @@ def held_out(
     weight, loss, bits = weights.repeat(n), 0.0, 0.0
     for pick in track_progress(torch.arange(len(rows)).split(_ROWS), len(rows), len):
         x0 = pictures[rows[pick]]
-        noise = key("noise").normal(pick.tolist(), tuple(x0.shape[1:]))
+        noise = key("noise").normal(pick.tolist(), tuple(x0.shape[1:])).to(x0.dtype)
         data = [tensor.to(device) for tensor in (x0, noise, t[pick], labels[rows[pick]])]
         given, output, x_t = losses(*data)
         terms = diffusion.bound(output, data[0], x_t, data[2], clip=diffusion.config.clip)

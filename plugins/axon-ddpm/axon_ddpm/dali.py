@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from axon_core import Count, Key, UsageError, at, config, validate
+from axon_core import Count, Key, UsageError, at, config, validate, widen
 from axon_core.registry import Spec
 from axon_ddpm.classes import Classes, class_number, listed
 from axon_ddpm.denoiser import Denoiser
@@ -27,17 +27,18 @@ _ALWAYS = "this model was trained with the class of every picture, and has no un
 class PictureNoise:
     """Standard normal noise for pictures, each with a generator of its own.
 
-    So a picture depends only on the key and its own number, not on the other pictures of its batch.
+    So a picture depends only on the key and its own number, not on the other pictures of its batch. Its noise is on
+    the device of `like`, and in its dtype.
     """
 
-    def __init__(self, key: Key, pictures: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, key: Key, pictures: Sequence[int], shape: tuple[int, ...], like: Float[Tensor, ...]) -> None:
         self._generators = [key(number).generator() for number in pictures]
-        self._shape, self._device = shape, device
+        self._shape, self._like = shape, like
 
     def __call__(self) -> Float[Tensor, "b c h w"]:
         """Return the next numbers."""
         drawn = [torch.randn(self._shape, generator=own, dtype=torch.float32) for own in self._generators]
-        return torch.stack(drawn).to(self._device)
+        return torch.stack(drawn).to(self._like)
 
 
 def predictor(
@@ -63,7 +64,7 @@ def predictor(
                 output = model(x, t, classes)
             else:
                 both = torch.cat((torch.full_like(classes, model.config.n_classes), classes))
-                without, given = model(torch.cat((x, x)), torch.cat((t, t)), both).float().chunk(2)
+                without, given = widen(model(torch.cat((x, x)), torch.cat((t, t)), both)).chunk(2)
                 mean, other = given[:, : x.shape[1]], without[:, : x.shape[1]]
                 output = torch.cat((other + guidance * (mean - other), given[:, x.shape[1] :]), 1)
         index = torch.full_like(t, i)
@@ -253,7 +254,7 @@ class Dali:
         if not shares:
             raise UsageError("there must be at least one share of the other picture, got none")
         process, single, n = self._partial(strength), self._noise(1, 0), len(shares)
-        share = torch.tensor(shares, dtype=torch.float32, device=self._device)[:, None, None, None]
+        share = torch.tensor(shares, dtype=torch.float32).to(self._weight)[:, None, None, None]
         mixed = (1 - share) * self._fitting(one) + share * self._fitting(other)
         x = self._diffused(process, mixed, single().expand(n, *self.shape))
         return self._run(process, x, lambda: single().expand(n, *self.shape), classes)
@@ -282,11 +283,12 @@ class Dali:
     def _noise(self, n: int, first: int) -> PictureNoise:
         if n < 1:
             raise UsageError(f"the number of pictures must be at least 1, got {n}")
-        return PictureNoise(self._key, range(first, first + n), self.shape, self._device)
+        return PictureNoise(self._key, range(first, first + n), self.shape, self._weight)
 
     @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+    def _weight(self) -> Tensor:
+        """One of the model's: its device and dtype are those of the pictures."""
+        return next(self.model.parameters())
 
     def _fitting(self, picture: Tensor) -> Tensor:
         if tuple(picture.shape) != self.shape:
@@ -300,7 +302,7 @@ class Dali:
                 f"the picture must be floating-point numbers from −1 to 1, got {picture.dtype} from {low:g} to "
                 f"{high:g}; axon_ddpm.pictures.to_unit converts bytes"
             )
-        return picture.to(self._device)
+        return picture.to(self._weight)
 
     def _marked(self, mask: Tensor) -> Bool[Tensor, "h w"]:
         """Return where the mask is True or 1."""
@@ -316,7 +318,7 @@ class Dali:
             raise UsageError(
                 "the mask marks nothing to repaint: it is False, or black, everywhere; mark the part to change"
             )
-        return mask.bool().to(self._device)
+        return mask.bool().to(self._weight.device)
 
     @property
     def _always_classed(self) -> bool:
@@ -335,4 +337,4 @@ class Dali:
             raise UsageError("this model was trained without classes, so it takes none; leave it out")
         if len(chosen) != n:
             raise UsageError(f"give one class for all, or one for each of the {n} pictures, got {len(chosen)}")
-        return torch.tensor([class_number(label, known) for label in chosen], device=self._device)
+        return torch.tensor([class_number(label, known) for label in chosen], device=self._weight.device)

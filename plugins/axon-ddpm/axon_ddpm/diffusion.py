@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from axon_core import CheckpointError, ConfigError, at, config, parse_json, to_json, validate
+from axon_core import CheckpointError, ConfigError, at, config, parse_json, to_json, validate, widen
 from axon_core.checkpoint import add_to_manifest, claimed_files, read_checked, write_text, writing
 from axon_core.registry import Spec
 from axon_ddpm.losses import bound_term
@@ -86,10 +86,10 @@ class Diffusion:
     def split(
         self, output: Float[Tensor, "b o h w"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
-        """Return the output in float32, with its second half split off if that gives the variance."""
+        """Return the output in float32 at least, with its second half split off if that gives the variance."""
         if not self.learns_variance:
-            return output.float(), None
-        mean, raw = output.float().chunk(2, 1)
+            return widen(output), None
+        mean, raw = widen(output).chunk(2, 1)
         return mean, raw
 
     def read(
@@ -112,7 +112,7 @@ class Diffusion:
         if clip:
             x0, noise = self.process.corrected(x0.clamp(-1, 1), x_t, t)
         chain, place = (self.process, t) if within is None or index is None else (within, index)
-        return Prediction(x0, noise, log_variance(self.config.variance, chain, raw, place))
+        return Prediction(x0, noise, log_variance(self.config.variance, chain, raw, place, output.dtype))
 
     def bound(
         self,

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from axon_core import widen
 from axon_ddpm.parameterisation import Parameterisation, mixture
 from axon_ddpm.process import Process, extract
 
@@ -16,20 +17,26 @@ __all__ = ["bound_term", "discretised_log_likelihood", "min_snr_weight", "normal
 
 def squared_error(output: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
     """Return the mean over each picture of (output − target)²; for the noise it is L_simple (2006.11239, Eq. 14)."""
-    return (output.float() - target).square().flatten(1).mean(1)
+    return (widen(output) - target).square().flatten(1).mean(1)
 
 
 def min_snr_weight(
-    kind: Parameterisation, process: Process, t: Int[Tensor, " b"], gamma: float = 5.0
+    kind: Parameterisation,
+    process: Process,
+    t: Int[Tensor, " b"],
+    gamma: float = 5.0,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, " b"]:
     """Return the weight min(snr, γ) of the squared error of x_0, as a weight on the squared error of the output.
 
     An output of this kind moves by (p − q a / s) times as much as x_0, which gives min(snr, γ)/snr for ε, min(snr, γ)
-    for x_0, and min(snr, γ)/(snr + 1) for v. Source: arXiv 2303.09556.
+    for x_0, and min(snr, γ)/(snr + 1) for v. The result is in `dtype`.
+
+    Source: arXiv 2303.09556.
     """
     p, q = mixture(kind, process)
     moves = p - q * process.signal / process.noise
-    return extract(process.snr.clamp(max=gamma) / moves.square(), t).flatten()
+    return extract(process.snr.clamp(max=gamma) / moves.square(), t, dtype).flatten()
 
 
 def normal_kl(
@@ -78,7 +85,8 @@ def bound_term(
     KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), or −log p(x_0 | x_1) at t = 0 (arXiv 2006.11239, Eq. 5).
     """
     log_variance = log_variance.expand_as(mean)
-    kl = normal_kl(process.posterior_mean(x0, x_t, t), extract(process.log_variance_small, t), mean, log_variance)
+    small = extract(process.log_variance_small, t, x0.dtype)
+    kl = normal_kl(process.posterior_mean(x0, x_t, t), small, mean, log_variance)
     likelihood = discretised_log_likelihood(x0, mean, log_variance, levels)
     nats = torch.where((t == 0)[:, None, None, None], -likelihood, kl)
     return nats.flatten(1).mean(1) / math.log(2)

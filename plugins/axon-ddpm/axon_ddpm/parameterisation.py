@@ -46,7 +46,7 @@ def target(
 ) -> Float[Tensor, "b c h w"]:
     """Return the output that a perfect model would give, p x_0 + q ε."""
     p, q = mixture(kind, process)
-    return extract(p, t) * x0 + extract(q, t) * noise
+    return extract(p, t, x0.dtype) * x0 + extract(q, t, noise.dtype) * noise
 
 
 def unmix(
@@ -61,8 +61,11 @@ def unmix(
     x_0 = (s · output − q x_t) / d and ε = (p x_t − a · output) / d, with d = s p − a q.
     """
     (p, q), a, s = mixture(kind, process), process.signal, process.noise
-    d = s * p - a * q
-    return extract(s / d, t) * _less(output, q / s, x_t, t), extract(-a / d, t) * _less(output, p / a, x_t, t)
+    d, dtype = s * p - a * q, output.dtype
+    return (
+        extract(s / d, t, dtype) * _less(output, q / s, x_t, t),
+        extract(-a / d, t, dtype) * _less(output, p / a, x_t, t),
+    )
 
 
 def _less(output: Tensor, ratio: StepTable, x_t: Tensor, t: Tensor) -> Tensor:
@@ -71,23 +74,29 @@ def _less(output: Tensor, ratio: StepTable, x_t: Tensor, t: Tensor) -> Tensor:
     There the ratio is almost a whole number, 1: that many x_t are subtracted without rounding, and then the rest.
     """
     whole = ratio.round()
-    return output - extract(whole, t) * x_t - extract(ratio - whole, t) * x_t
+    return output - extract(whole, t, x_t.dtype) * x_t - extract(ratio - whole, t, x_t.dtype) * x_t
 
 
 def log_variance(
-    kind: Variance, process: Process, raw: Float[Tensor, "b c h w"] | None, t: Int[Tensor, " b"]
+    kind: Variance,
+    process: Process,
+    raw: Float[Tensor, "b c h w"] | None,
+    t: Int[Tensor, " b"],
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b _ _ _"]:
     """Return log σ² of the reverse step; `raw` is the second half of the output where the variance is learned.
+
+    Where it is fixed, the result is in `dtype`.
 
     fixed_small    log β̃                                  (arXiv 2006.11239, Section 3.2)
     fixed_large    log β                                   (likewise)
     learned_range  v log β + (1 − v) log β̃, v = (raw + 1)/2  (arXiv 2102.09672, Section 3.1, Eq. 15)
     learned        raw
     """
-    small, large = extract(process.log_variance_small, t), extract(process.log_variance_large, t)
+    small, large = (extract(table, t, dtype) for table in (process.log_variance_small, process.log_variance_large))
     if raw is None:
         return large if kind == "fixed_large" else small
     if kind == "learned":
         return raw
     share = (raw + 1) / 2
-    return share * extract(process.betas.log(), t) + (1 - share) * small
+    return share * extract(process.betas.log(), t, dtype) + (1 - share) * small

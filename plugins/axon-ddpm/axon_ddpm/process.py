@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from axon_core import ContractError, UsageError
+from axon_core import ContractError, UsageError, wide_dtype
 
 __all__ = ["SPACINGS", "Process", "Spacing", "extract", "spaced"]
 
@@ -89,7 +89,7 @@ class Process:
         self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """Return x_t = √ᾱ x_0 + √(1 − ᾱ) ε (arXiv 2006.11239, Eq. 4)."""
-        return extract(self.signal, t) * x0 + extract(self.noise, t) * noise
+        return extract(self.signal, t, x0.dtype) * x0 + extract(self.noise, t, noise.dtype) * noise
 
     def corrected(
         self, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
@@ -98,19 +98,21 @@ class Process:
 
         Computed from x_t − x_0 because early in the chain, where the divisor is small, the two are nearly equal.
         """
-        return x0, (x_t - x0 + extract(1 - self.signal, t) * x0) / extract(self.noise, t)
+        return x0, (x_t - x0 + extract(1 - self.signal, t, x0.dtype) * x0) / extract(self.noise, t, x0.dtype)
 
     def posterior_mean(
         self, x0: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """Return the mean μ̃ of q(x_{t−1} | x_t, x_0) (arXiv 2006.11239, Eq. 7)."""
-        return extract(self.posterior_x0, t) * x0 + extract(self.posterior_xt, t) * x_t
+        return extract(self.posterior_x0, t, x0.dtype) * x0 + extract(self.posterior_xt, t, x_t.dtype) * x_t
 
 
-def extract(table: Float64[Tensor, " t"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
-    """Return `table[t]` in float32, on the device of `t`, ready to multiply pictures."""
+def extract(
+    table: Float64[Tensor, " t"], t: Int[Tensor, " b"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "b 1 1 1"]:
+    """Return `table[t]` on the device of `t`, ready to multiply pictures of `dtype`: in float32 at least."""
     # The copy is staged before this returns, so that it may go on beside the work of a GPU.
-    return table.float().to(t.device, non_blocking=t.is_cuda)[t][:, None, None, None]
+    return table.to(wide_dtype(dtype)).to(t.device, non_blocking=t.is_cuda)[t][:, None, None, None]
 
 
 def _strides(n: int, process: Process, scale: Callable[[Tensor], Tensor]) -> Tensor:

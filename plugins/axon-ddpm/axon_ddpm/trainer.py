@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from axon_core import ConfigError, ContractError, Count, Key, UsageError, at, validate
+from axon_core import ConfigError, ContractError, Count, Key, UsageError, at, validate, widen
 from axon_core.text import Order
 from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, new_model, track_progress
 from axon_ddpm.bound import held_out
@@ -224,13 +224,13 @@ class DDPMTrainer(Trainer):
         """Return the loss of each picture at its t, the model's output, and x_t."""
         diffusion, config = self.diffusion, self.config
         x_t = diffusion.process.diffuse(x0, noise, t)
-        output = self.models["model"](x_t, t, classes if self.data.names else None).float()
+        output = widen(self.models["model"](x_t, t, classes if self.data.names else None))
         if config.loss == "variational":  # T times a term is, on average, the sum of all terms
             return len(diffusion.process) * diffusion.bound(output, x0, x_t, t), output, x_t
         said, raw = diffusion.split(output)
         loss = squared_error(said, diffusion.target(x0, noise, t))
         if config.loss == "min_snr":
-            weight = min_snr_weight(config.diffusion.parameterisation, diffusion.process, t, config.gamma)
+            weight = min_snr_weight(config.diffusion.parameterisation, diffusion.process, t, config.gamma, loss.dtype)
             loss = loss * weight
         if config.loss == "hybrid" and raw is not None:
             fixed_mean = torch.cat((said.detach(), raw), 1)
@@ -251,7 +251,7 @@ class DDPMTrainer(Trainer):
         found = held_out(
             self.losses,
             self.diffusion,
-            pictures,
+            pictures.to(self.config.dtype),
             part.labels,
             steps=self.config.bound_steps,
             key=Key((self.config.seed, "bound")),

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, pad, silu
 
-from axon_core import ATTENTIONS, Count
+from axon_core import ATTENTIONS, Count, wide_dtype
 from axon_core.interfaces import Attention, Scope
 from axon_core.registry import Spec, part
 from axon_ddpm.denoiser import Denoiser
@@ -24,13 +24,13 @@ Scopes = dict[int, Scope]
 M = TypeVar("M", bound=nn.Module)
 
 
-def time_embedding(t: Int[Tensor, " b"], dim: int, shift: float = 1.0) -> Float[Tensor, "b d"]:
-    """Return [sin(t ω) | cos(t ω)] with ω_i = 10000^(−i / (d/2 − shift)), in float32."""
+def time_embedding(
+    t: Int[Tensor, " b"], dim: int, shift: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "b d"]:
+    """Return [sin(t ω) | cos(t ω)] with ω_i = 10000^(−i / (d/2 − shift)), computed in `dtype`."""
     half = dim // 2
-    frequencies = torch.exp(
-        torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000) / (half - shift))
-    )
-    angles = t.float()[:, None] * frequencies
+    frequencies = torch.exp(torch.arange(half, dtype=dtype, device=t.device) * (-math.log(10000) / (half - shift)))
+    angles = t.to(dtype)[:, None] * frequencies
     return torch.cat((angles.sin(), angles.cos()), -1)
 
 
@@ -270,7 +270,9 @@ class UNet(Denoiser):
         self, x: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], classes: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b o h w"]:
         """Return the prediction for pictures diffused t + 1 times; without `classes`, for no class in particular."""
-        time = self.time(time_embedding(t, self.config.width, self.config.frequency_shift).to(self.stem.weight.dtype))
+        dtype = self.stem.weight.dtype
+        time = time_embedding(t, self.config.width, self.config.frequency_shift, wide_dtype(dtype))
+        time = self.time(time.to(dtype))
         if self.classes is not None:
             none = torch.full_like(t, self.config.n_classes)
             time = time + self.classes(none if classes is None else classes)

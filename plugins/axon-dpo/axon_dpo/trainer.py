@@ -82,7 +82,7 @@ class DPOTrainer(Trainer):
         self._reference: dict[str, Tensor] = {}
         if config.reference_free:
             sizes = {"train": len(data.train), "held_out": len(data.held_out)}
-            like = {"dtype": torch.float32, "device": config.device}
+            like = {"dtype": config.dtype or torch.float32, "device": config.device}
             self._reference = {part: torch.zeros(n, 2, **like) for part, n in sizes.items()}
 
     @classmethod
@@ -186,7 +186,7 @@ class DPOTrainer(Trainer):
             self.objective(ratios, data["scored"].sum(2)),
             chosen,
             rejected,
-            (chosen > rejected).float(),
+            (chosen > rejected).to(chosen.dtype),
             chosen - rejected,
             *logps.detach().unbind(1),
         )

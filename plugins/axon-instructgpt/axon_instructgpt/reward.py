@@ -16,7 +16,7 @@ from axon_core.alignment import Sequences, require_role
 from axon_core.generation import evaluation_mode
 from axon_core.interfaces import CausalLM
 from axon_core.text import Comparison, CompletionRecord, Order, read_records
-from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, track_progress
+from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, to_device, track_progress
 from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
 from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked, read_rankings
 from axon_instructgpt.reward_model import RewardModel
@@ -117,7 +117,7 @@ class RewardTrainer(Trainer):
         scores, present = self.scores(data)
         gaps = (scores[:, :, None] - scores[:, None, :]).detach()
         loss = ranking_loss(scores, present, data["margin"])
-        terms = (loss, mean_over_pairs((gaps > 0).float(), present), mean_over_pairs(gaps, present))
+        terms = (loss, mean_over_pairs((gaps > 0).to(gaps.dtype), present), mean_over_pairs(gaps, present))
         return {name: values.sum() for name, values in zip(_NAMES, terms, strict=True)}
 
     def scores(self, data: Mapping[str, Tensor]) -> tuple[Float[Tensor, "b k"], Bool[Tensor, "b k"]]:
@@ -137,7 +137,8 @@ class RewardTrainer(Trainer):
         firsts = range(0, len(held_out), self.config.batch_size)
         for first in track_progress(firsts, len(held_out), lambda _: self.config.batch_size):
             batch = collate_ranked(held_out[first : first + self.config.batch_size])
-            for name, total in self.loss({k: part.to(self.config.device) for k, part in batch.items()}).items():
+            data = {k: to_device(part, self.config.device, self.config.dtype) for k, part in batch.items()}
+            for name, total in self.loss(data).items():
                 totals[name] += total.double().item()
         means = {name: total / len(held_out) for name, total in totals.items()}
         return {**means, **coverage("prompts", len(held_out), len(rankings))}

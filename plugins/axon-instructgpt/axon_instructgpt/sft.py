@@ -107,8 +107,9 @@ class SFTTrainer(Trainer):
         features = self.model.features(data["tokens"], valid=documents > 0, documents=documents)
         logits = self.model.logits(features[:, :-1][scored][None])[0]
         targets = data["tokens"][:, 1:][scored]
-        right = (logits.argmax(-1) == targets).sum().float()
-        return {"loss": -token_logprobs(logits, targets).sum(), "accuracy": right}
+        right = (logits.argmax(-1) == targets).sum()
+        loss = -token_logprobs(logits, targets).sum()
+        return {"loss": loss, "accuracy": right.to(loss.dtype)}
 
     def evaluate(self) -> dict[str, float]:
         """Return `loss` in nats per token, its `perplexity`, `accuracy`, and `tokens`, over the held-out examples.

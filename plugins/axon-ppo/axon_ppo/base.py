@@ -130,8 +130,8 @@ class PPOBase(Trainer):
                 policy.sum(),
                 value.sum(),
                 k2(logprobs, old_logprobs).sum(),
-                clipped.float().sum(),
+                clipped.to(policy.dtype).sum(),
                 entropies.sum(),
-                value_clipped.float().sum(),
+                value_clipped.to(value.dtype).sum(),
             )
         return dict(zip(self.PER_ACTION, (total, *(term.detach() for term in reported)), strict=True))

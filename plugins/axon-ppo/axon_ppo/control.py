@@ -11,11 +11,11 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import MODELS, Count, Key, at, config, sum_numbers, validate
+from axon_core import MODELS, Count, Key, at, config, sum_numbers, validate, widen
 from axon_core.alignment import token_logprobs
 from axon_core.generation import Sampling, sample_tokens
 from axon_core.registry import Spec
-from axon_core.training import Recipe, new_model, report_progress
+from axon_core.training import Recipe, new_model, report_progress, to_device
 from axon_ppo.base import PPOBase
 from axon_ppo.environment import ENVIRONMENTS, Environment
 from axon_ppo.maths import gae, whiten
@@ -146,7 +146,9 @@ class ControlTrainer(PPOBase):
             for row in over.nonzero()[:, 0].tolist():
                 observation[row] = self.environment.restart(row, key("episode", numbers[row], begun[row]).seed)
                 begun[row] += 1
-        acted = {name: torch.stack([step[name] for step in steps], 1).to(c.device) for name in steps[0]}
+        acted = {
+            name: to_device(torch.stack([step[name] for step in steps], 1), c.device, c.dtype) for name in steps[0]
+        }
         first = int(batch["number"][0]) % c.batch_size if len(numbers) else 0
         rows, finished = self._credited(acted, first), sum_numbers(finished)
         if finished["episodes"]:
@@ -208,10 +210,10 @@ class ControlTrainer(PPOBase):
         return {"loss": -mean, "return": mean, "length": lengths.mean().item()}
 
     def _policy(self, observation: Float[Tensor, "... o"]) -> Float[Tensor, "... a"]:
-        return self.policy(observation).float()
+        return widen(self.policy(observation.to(self.config.dtype)))
 
     def _values(self, observation: Float[Tensor, "... o"]) -> Float[Tensor, ...]:
-        return self.value(observation).squeeze(-1).float()
+        return widen(self.value(observation.to(self.config.dtype)).squeeze(-1))
 
     def _logits(self, observation: Float[Tensor, "b o"]) -> Float[Tensor, "b a"]:
         """Return the policy's scores for environments, which are on the CPU."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from axon_core import widen
 from axon_core.alignment import Sequences, token_logprobs
 from axon_core.interfaces import CausalLM
 from axon_ppo.maths import gae, whiten
@@ -25,13 +26,13 @@ def action_logits(
     features = model.features(sequences.tokens, valid=sequences.valid)[:, :-1]
     logits = model.logits(features[scored][None])[0][:, :vocab_size]
     if temperature != 1:
-        logits = _precise(logits) / temperature
+        logits = widen(logits) / temperature
     return logits, sequences.tokens[:, 1:][scored]
 
 
 def action_values(model: nn.Module, sequences: Sequences) -> Float[Tensor, " k"]:
     """Return the value of the state in which each scored token was chosen, row by row."""
-    return _precise(model(sequences.tokens, valid=sequences.valid)[:, :-1][sequences.scored[:, 1:]])
+    return widen(model(sequences.tokens, valid=sequences.valid)[:, :-1][sequences.scored[:, 1:]])
 
 
 def score_tokens(
@@ -93,8 +94,3 @@ def compute_advantages(
 def _next(x: Tensor) -> Tensor:
     """Return, at each place, what is at the next one; at the last, 0."""
     return nn.functional.pad(x[:, 1:], (0, 1))
-
-
-def _precise(x: Tensor) -> Tensor:
-    """Return half-precision numbers in float32, others as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

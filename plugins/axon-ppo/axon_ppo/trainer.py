@@ -242,7 +242,7 @@ class PPOTrainer(PPOBase):
             entropies=self.entropies(logits),
         )
         terms |= {name: data[column].sum() for name, column in _PER_RESPONSE.items() if column is not None}
-        terms["objective/length"] = rows.scored.float().sum()
+        terms["objective/length"] = rows.scored.sum().to(data["kl"].dtype)
         return terms if self.auxiliary is None else {**terms, **self.auxiliary.loss(self.policy, _auxiliary(data))}
 
     def evaluate(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from axon_core import widen
 from axon_core.interfaces import Norm
 
 
@@ -27,7 +28,7 @@ def rms_norm(
     """
     d = x.shape[-1]
     k = max(1, math.ceil(round(d * partial, 6)))  # rounded, as 100 · 0.07 is a little more than 7 in binary
-    wide = x if x.dtype == torch.float64 else x.float()
+    wide = widen(x)
     if k < d:
         normalised = wide * torch.rsqrt(wide[..., :k].square().mean(-1, keepdim=True) + eps)
     elif x.device.type == "cpu" and torch.is_grad_enabled():

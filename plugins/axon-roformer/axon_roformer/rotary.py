@@ -10,17 +10,20 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from axon_core import wide_dtype
 from axon_core.interfaces import RotaryEmbedding, Rotation
 
 
-def frequencies(dim: int, base: float | Float[Tensor, "*b"]) -> Float[Tensor, "*b r2"]:
-    """Return the angle per position of each feature pair, θ_i = base^(−2i/dim) for i = 0 … dim/2 − 1, in float32.
+def frequencies(
+    dim: int, base: float | Float[Tensor, "*b"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*b r2"]:
+    """Return the angle per position of each feature pair, θ_i = base^(−2i/dim) for i = 0 … dim/2 − 1.
 
-    They are on the device of `base`, or on the CPU where that is a number. Source: arXiv 2104.09864, Section 3.2.2,
-    below Eq. 15 (which counts i from 1).
+    They have device and dtype of `base`; where that is a number they are on the CPU, in `dtype`. Source: arXiv
+    2104.09864, Section 3.2.2, below Eq. 15 (which counts i from 1).
     """
-    bases = torch.tensor(base, dtype=torch.float32, device="cpu") if isinstance(base, (int, float)) else base
-    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=bases.device) / dim
+    bases = torch.tensor(base, dtype=dtype, device="cpu") if isinstance(base, (int, float)) else base
+    exponents = torch.arange(0, dim, 2, dtype=bases.dtype, device=bases.device) / dim
     # Rounded in the order of Llama's implementations: an ulp here is multiplied by the position.
     return 1.0 / bases.unsqueeze(-1) ** exponents
 
@@ -46,18 +49,19 @@ class Rotary(RotaryEmbedding):
         self.register_buffer("frequencies", self._frequencies(), persistent=False)
 
     def forward(self, positions: Int[Tensor, "b n"]) -> Rotation:
-        """Return the rotation for tokens at `positions`; its tables are float32."""
+        """Return the rotation for tokens at `positions`; its tables are float32 at least."""
         angles = positions.unsqueeze(-1) * self.frequencies.to(positions.device)
         return Rotation.of(angles, self.config.layout)
 
-    def _frequencies(self) -> Float[Tensor, " r2"]:
+    def _frequencies(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, " r2"]:
         """Compute the frequencies; on the CPU, so that every device uses the same bits."""
-        return frequencies(self.config.dim, self.config.base)
+        return frequencies(self.config.dim, self.config.base, dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow the module to another device, but not to another dtype, in which the angles would be wrong."""
+        """Follow the module to another device, and to float64, but not to half precision, whose angles are wrong."""
         super()._apply(fn, recurse)
-        self.frequencies = self._frequencies().to(self.frequencies.device)
+        moved = self.frequencies
+        self.frequencies = self._frequencies(wide_dtype(moved.dtype)).to(moved.device)
         return self
 
     def extra_repr(self) -> str:
@@ -89,9 +93,9 @@ class LinearRotary(_Extended):
     short fine-tuning on them. Source: Chen et al., arXiv 2306.15595, Section 2.3, Eq. 4, whose L'/L is `factor`.
     """
 
-    def _frequencies(self) -> Float[Tensor, " r2"]:
+    def _frequencies(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, " r2"]:
         # (m / factor) · θ = m · (θ / factor): divided once, here, and in the order that keeps Llama's bits.
-        return super()._frequencies() / self.config.factor
+        return super()._frequencies(dtype) / self.config.factor
 
 
 class DynamicRotary(_Extended):
@@ -114,7 +118,7 @@ class DynamicRotary(_Extended):
     def forward(self, positions: Int[Tensor, "b n"]) -> Rotation:
         """Return the rotation for tokens at `positions`, whose largest in a row gives the length of that row."""
         dim, factor, trained = self.config.dim, self.config.factor, self.config.context
-        length = (positions.amax(-1) + 1).float()
+        length = (positions.amax(-1) + 1).to(self.frequencies.dtype)
         stretch = factor * length.clamp(min=trained) / trained - (factor - 1)
         # A single pair has frequency base^0 = 1 whatever the base, so the exponent's pole at dim 2 does not matter.
         base = self.config.base * stretch ** (dim / max(dim - 2, 1))

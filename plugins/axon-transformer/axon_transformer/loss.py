@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from axon_core import wide_dtype
+
 _ROWS = 256  # rows whose logits are in memory at once: they fit into a processor's cache
 
 
@@ -31,7 +33,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         kind = features.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
         x, w = features.to(dtype), weight.to(dtype)
-        wide = torch.promote_types(dtype, torch.float32)
+        wide = wide_dtype(dtype)
         n, v = len(x), len(w)
         residuals = x.new_empty(n, v)  # softmax − target distribution: the gradient with respect to the logits
         loss, nll = torch.zeros((), dtype=wide, device=x.device), torch.zeros((), dtype=wide, device=x.device)

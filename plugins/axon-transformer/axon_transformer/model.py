@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, arange, nn
 
-from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ConfigError, Count, UsageError
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ConfigError, Count, UsageError, wide_dtype
 from axon_core.interfaces import Attention, Cache, CacheStep, Model, Norm, RotaryEmbedding, Scope
 from axon_core.nn import affine
 from axon_core.registry import Spec, part, part_config
@@ -167,7 +167,7 @@ class Transformer(Model):
     def _embed(self, tokens: Int[Tensor, "b n"], scope: Scope) -> Float[Tensor, "b n d"]:
         x = self.embedding(tokens) * math.sqrt(self.config.dim)
         if self.rotary is None:
-            x = x + sinusoids(scope.positions, self.config.dim).to(x.dtype)
+            x = x + sinusoids(scope.positions, self.config.dim, dtype=wide_dtype(x.dtype)).to(x.dtype)
         return self.dropout(x)
 
     def _rotary(self) -> RotaryEmbedding | None:
