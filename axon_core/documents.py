@@ -110,16 +110,16 @@ def _toml_value(value: Any) -> str:
     return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
-def not_utf8(place: object, error: UnicodeDecodeError) -> str:
-    r"""Return the sentence for bytes that are not UTF-8; the byte is counted from 1.
+def not_utf8(place: object, error: UnicodeDecodeError, before: int = 0) -> str:
+    r"""Return the sentence for bytes that are not UTF-8; the byte is counted from 1, after `before` others.
 
     >>> not_utf8("a.txt", UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "invalid start byte"))
     'a.txt is not UTF-8 text: byte 4 is 0xe9 (invalid start byte); convert the file, for example with iconv'
     """
     byte = error.object[error.start]
     return (
-        f"{place} is not UTF-8 text: byte {error.start + 1:,} is 0x{byte:02x} ({error.reason}); convert the file, for "
-        "example with iconv"
+        f"{place} is not UTF-8 text: byte {before + error.start + 1:,} is 0x{byte:02x} ({error.reason}); convert the "
+        "file, for example with iconv"
     )
 
 

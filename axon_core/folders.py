@@ -11,9 +11,13 @@ from typing import NoReturn
 from axon_core.errors import DataError
 from axon_core.escaping import printable
 
-__all__ = ["data_files", "refuse_folder"]
+__all__ = ["TEXT_SUFFIXES", "data_files", "full_suffix", "refuse_folder"]
+
+TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".utf-8", ".utf8", ""})
+"""Suffixes of the text files in a folder, in upper or lower case; "" for names without one."""
 
 _log = logging.getLogger("axon")
+_PACKED = (".gz", ".zst")
 _NAMED = 3
 """How many files a message names before it counts the rest."""
 
@@ -28,14 +32,14 @@ def data_files(folder: Path, kind: str, suffixes: Collection[str]) -> list[Path]
     Args:
         folder: where to look.
         kind: what the files hold, for messages: "text".
-        suffixes: which names count, in lower case: ".txt", or "" for a name without a suffix. A file's own suffix may
-            be in upper case.
+        suffixes: which names count, in lower case: ".txt", or "" for a name without a suffix, as `full_suffix` returns
+            them. A file's own suffix may be in upper case.
 
     Raises:
         DataError: a folder cannot be read, or there is no such file; the message names what is there.
     """
     found = sorted(_visible(folder), key=lambda file: file.relative_to(folder).parts)
-    kept = [file for file in found if file.suffix.lower() in suffixes and file.is_file()]
+    kept = [file for file in found if full_suffix(file) in suffixes and file.is_file()]
     read = set(kept)
     others = [str(file.relative_to(folder)) for file in found if file not in read]
     known = ", ".join(suffix or "none" for suffix in sorted(suffixes, key=lambda suffix: (not suffix, suffix)))
@@ -48,6 +52,16 @@ def data_files(folder: Path, kind: str, suffixes: Collection[str]) -> list[Path]
     if others:
         _log.warning("%s: %s left out; the suffix of %s must be one of %s", folder, _listed(others), kind, known)
     return kept
+
+
+def full_suffix(file: Path) -> str:
+    """Return the suffix of a file in lower case, of a compressed one with the suffix before it.
+
+    >>> full_suffix(Path("a.txt")), full_suffix(Path("b.JSONL.gz")), full_suffix(Path("README"))
+    ('.txt', '.jsonl.gz', '')
+    """
+    suffix = file.suffix.lower()
+    return Path(file.stem).suffix.lower() + suffix if suffix in _PACKED else suffix
 
 
 def refuse_folder(place: Path, wanted: str) -> None:

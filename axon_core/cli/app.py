@@ -34,6 +34,7 @@ COMMANDS = {
     "recipes": "List the installed recipes.",
     "reproduce": "Check the claims of a paper.",
     "search": "Search components, recipes and papers, installed or not.",
+    "tokenize": "Turn texts into token shards, for data larger than memory.",
     "train": "Train a model from a recipe.",
 }
 

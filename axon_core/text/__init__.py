@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = attach(
             "read_records",
             "split_records",
         ],
+        "sentencepiece_model": ["PieceKind", "SentencePiece", "SentencePieceModel"],
         "tokenizer": [
             "PAD",
             "ByteTokenizer",

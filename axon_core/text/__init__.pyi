@@ -21,6 +21,9 @@ from axon_core.text.records import read_json_lines as read_json_lines
 from axon_core.text.records import read_prompts as read_prompts
 from axon_core.text.records import read_records as read_records
 from axon_core.text.records import split_records as split_records
+from axon_core.text.sentencepiece_model import PieceKind as PieceKind
+from axon_core.text.sentencepiece_model import SentencePiece as SentencePiece
+from axon_core.text.sentencepiece_model import SentencePieceModel as SentencePieceModel
 from axon_core.text.tokenizer import PAD as PAD
 from axon_core.text.tokenizer import ByteTokenizer as ByteTokenizer
 from axon_core.text.tokenizer import CharTokenizer as CharTokenizer

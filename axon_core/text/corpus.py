@@ -18,17 +18,14 @@ from axon_core.checkpoint.digests import digest
 from axon_core.config import at
 from axon_core.documents import not_utf8
 from axon_core.errors import DataError
-from axon_core.folders import data_files
+from axon_core.folders import TEXT_SUFFIXES, data_files
 from axon_core.paths import expanded
 from axon_core.randomness import Key
 from axon_core.registry.spec import Spec
 from axon_core.text.order import across_epochs
 from axon_core.text.tokenizer import Tokenizer, train_tokenizer
 
-__all__ = ["TEXT_SUFFIXES", "TextConfig", "TextData", "Windows", "read_text", "split_text"]
-
-TEXT_SUFFIXES = frozenset({".txt", ".text", ".md", ".markdown", ".rst", ".utf-8", ".utf8", ""})
-"""Suffixes of the text files in a folder, in upper or lower case; "" for names without one."""
+__all__ = ["TextConfig", "TextData", "Windows", "read_text", "split_text"]
 
 
 class TextConfig(config.Config):

@@ -12,10 +12,9 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from axon_core import DataError
-from axon_core.text import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
+from axon_core.text import ByteTokenizer, CharTokenizer, SentencePieceModel, SentencePieceTokenizer, Tokenizer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint
-from axon_xllama.checkpoints.sentencepiece_model import SentencePieceModel
 
 TEXT = "\n".join(topics[name] for name in sorted(topics))[:60_000]
 PARTS = (

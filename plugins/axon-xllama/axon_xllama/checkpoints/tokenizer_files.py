@@ -10,8 +10,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from axon_core.text import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer
-from axon_xllama.checkpoints.sentencepiece_model import Kind, Piece, SentencePieceModel
+from axon_core.text import (
+    ByteTokenizer,
+    CharTokenizer,
+    PieceKind,
+    SentencePiece,
+    SentencePieceModel,
+    SentencePieceTokenizer,
+    Tokenizer,
+)
 
 _SPACE = "▁"
 
@@ -111,7 +118,7 @@ def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
 
 def _specials(tokenizer: SentencePieceTokenizer, model: SentencePieceModel) -> dict[str, tuple[int, str]]:
     """Return the tokens that no text encodes to, by the names that transformers has for them."""
-    unknown = next((token for token, piece in enumerate(model.pieces) if piece.kind == Kind.UNKNOWN), None)
+    unknown = next((token for token, piece in enumerate(model.pieces) if piece.kind == PieceKind.UNKNOWN), None)
     named = {"unk_token": unknown, "bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
     return {name: (token, model.pieces[token].text) for name, token in named.items() if token is not None}
 
@@ -121,7 +128,7 @@ def _sentencepiece(model: SentencePieceModel) -> dict[str, Any]:
         raise InexpressibleError("its sentencepiece model rewrites texts before it splits them")
     if any(count > 1 for count in Counter(piece.text for piece in model.pieces).values()):
         raise InexpressibleError("its sentencepiece model has a piece twice")
-    if any(piece.kind == Kind.UNUSED for piece in model.pieces):
+    if any(piece.kind == PieceKind.UNUSED for piece in model.pieces):
         raise InexpressibleError("its sentencepiece model has unused pieces")
     match model.algorithm:
         case "bpe":
@@ -143,16 +150,16 @@ def _sentencepiece(model: SentencePieceModel) -> dict[str, Any]:
     }
 
 
-def _merging(pieces: list[Piece]) -> dict[str, Any]:
+def _merging(pieces: list[SentencePiece]) -> dict[str, Any]:
     """Byte pairs: sentencepiece joins the two neighbours whose union has the highest score, the leftmost at a tie.
 
     The library goes by the rank of a pair instead, so no two unions may have the same score.
     """
-    whole = {piece.text for piece in pieces if piece.kind == Kind.USER_DEFINED}
+    whole = {piece.text for piece in pieces if piece.kind == PieceKind.USER_DEFINED}
     if any(len(text) > 1 for text in whole):
         raise InexpressibleError("its sentencepiece model has symbols of several characters that are never split")
     # Such a symbol is joined with no neighbour.
-    usual = {piece.text: piece for piece in pieces if piece.kind == Kind.NORMAL and not whole & {*piece.text}}
+    usual = {piece.text: piece for piece in pieces if piece.kind == PieceKind.NORMAL and not whole & {*piece.text}}
     unions = sorted((piece for piece in usual.values() if len(piece.text) > 1), key=lambda piece: -piece.score)
     if len({piece.score for piece in unions}) < len(unions):
         raise InexpressibleError("its sentencepiece model has pieces of equal score")
@@ -164,8 +171,8 @@ def _merging(pieces: list[Piece]) -> dict[str, Any]:
         for i in range(1, len(piece.text))
         if (left := piece.text[:i]) in usual and (right := piece.text[i:]) in usual
     ]
-    unknown = next((piece.text for piece in pieces if piece.kind == Kind.UNKNOWN), None)
-    has_bytes = any(piece.kind == Kind.BYTE for piece in pieces)
+    unknown = next((piece.text for piece in pieces if piece.kind == PieceKind.UNKNOWN), None)
+    has_bytes = any(piece.kind == PieceKind.BYTE for piece in pieces)
     vocabulary = {piece.text: token for token, piece in enumerate(pieces)}
     return {"model": _bpe(vocabulary, merges, unknown=unknown, has_bytes=has_bytes)}
 

@@ -12,26 +12,28 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
+__all__ = ["PieceKind", "SentencePiece", "SentencePieceModel"]
 
-class Kind(IntEnum):
+
+class PieceKind(IntEnum):
     """What a piece is for (`ModelProto.SentencePiece.Type`)."""
 
     NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 
-class Piece(NamedTuple):
+class SentencePiece(NamedTuple):
     """One piece of the vocabulary."""
 
     text: str
     score: float
-    kind: Kind
+    kind: PieceKind
 
 
 @dataclass
 class SentencePieceModel:
     """The fields of a model file that decide which ids a text gets."""
 
-    pieces: list[Piece] = field(default_factory=list[Piece])
+    pieces: list[SentencePiece] = field(default_factory=list[SentencePiece])
     algorithm: str = "unigram"
     """How pieces are chosen: `unigram`, `bpe`, `word` or `char`."""
     rule: bytes = b""
@@ -60,7 +62,7 @@ class SentencePieceModel:
                 assert isinstance(score, bytes) and isinstance(kind, int)
                 text = found.get(1, b"")
                 assert isinstance(text, bytes)
-                model.pieces.append(Piece(text.decode(), struct.unpack("<f", score)[0], Kind(kind)))
+                model.pieces.append(SentencePiece(text.decode(), struct.unpack("<f", score)[0], PieceKind(kind)))
             elif number == 2 and isinstance(value, bytes):
                 found = dict(_fields(value))
                 model.algorithm = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}[int(found.get(3, 1))]

@@ -1,0 +1,1 @@
+"""Token shards: texts larger than memory, tokenized once into files that trainings read piece by piece."""
