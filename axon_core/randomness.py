@@ -58,7 +58,7 @@ class Key:
         return torch.stack([torch.randn(shape, generator=own, dtype=torch.float32) for own in generators])
 
     def seed_global(self) -> None:
-        """Seed the global generators of the CPU and all GPUs, the ones that dropout draws from."""
+        """Seed the global generators of the CPU and all GPUs, the ones that `torch.nn.Dropout` draws from."""
         torch.default_generator.manual_seed(self.seed)  # `torch.manual_seed` also asks every backend: 100 times as slow
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(self.seed)

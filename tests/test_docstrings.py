@@ -80,6 +80,7 @@ OF_NO_PAPER = {
         "axon_ddpm.classifier.Classifier.forward",
     },
     "of a note that is on no arXiv, and named": {"axon_ppo.k1", "axon_ppo.k2", "axon_ppo.k3"},
+    "of a paper that is on no arXiv, and named": {"axon_core.nn.Dropout.forward", "axon_core.nn.drop"},
     "of a paper that is cited as a whole": {"axon_ddpm.classifier.turned"},
     "handling of pictures": {
         "axon_ddpm.pictures.to_bytes",

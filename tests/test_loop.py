@@ -53,7 +53,7 @@ def test_the_update_does_not_depend_on_the_micro_batches(optimizer):
     # double precision what is left shows whether the sums are right.
     trained = []
     for pieces in (1, 3, 8):
-        trainer = Toy.make(micro_batches=pieces, optimizer=optimizer, steps=4, precision="fp64")
+        trainer = Toy.make(micro_batches=pieces, optimizer=optimizer, steps=4, precision="fp64", dropout=0.3)
         fit(trainer)
         trained.append(trainer.models["model"].state_dict())
     for other in trained[1:]:

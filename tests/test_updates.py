@@ -223,3 +223,29 @@ def test_on_the_cpu_nothing_is_done_ahead_or_moved():
     rows = torch.ones(3)
     assert to_device(rows, "cpu") is rows
     assert [works_apart(device) for device in ("cpu", "cuda:1", "mps")] == [False, True, True]
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_dropout_follows_the_numbers_of_the_examples(pieces):
+    """A batch in another order gives the same update, if its rows bring their numbers along."""
+    order = torch.tensor([3, 0, 7, 1, 5, 2, 6, 4])
+
+    class Ordered(Toy):
+        def batch(self, step):
+            return {**super().batch(step), "number": torch.arange(8)}
+
+    class Shuffled(Ordered):
+        def batch(self, step):
+            return {name: rows[order] for name, rows in super().batch(step).items()}
+
+    class Unnumbered(Shuffled):
+        def batch(self, step):
+            return {name: rows for name, rows in super().batch(step).items() if name != "number"}
+
+    weights = []
+    for kind in (Ordered, Shuffled, Unnumbered):
+        trainer = kind.make(steps=3, dropout=0.3, precision="fp64", micro_batches=pieces)
+        fit(trainer)
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.models["model"].parameters()]))
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-12, atol=1e-12)
+    assert (weights[2] - weights[0]).abs().max() > 1e-6

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from axon_core import MODELS
 from axon_core.config import at, validate
+from axon_core.nn import Dropout
 from axon_core.randomness import Key
 from axon_core.text.corpus import TextData, Windows
 from axon_core.text.tokenizer import Tokenizer
@@ -26,7 +27,7 @@ class Bigram(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab, dim)
         self.hidden = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(dim, vocab, bias=False)
         for number, parameter in enumerate(self.parameters()):
             parameter.data = torch.randn(parameter.shape, generator=Key((seed, number)).generator()) / math.sqrt(dim)

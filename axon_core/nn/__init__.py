@@ -1,4 +1,4 @@
-"""What modules compute with: linear maps, attention under a scope, 8-bit weights."""
+"""What modules compute with: linear maps, attention under a scope, dropout by example, 8-bit weights."""
 
 from axon_core._lazy import attach
 
@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "attention": ["QKV", "attend"],
+        "dropout": ["Dropout", "drop", "dropout_rows", "replayed_dropout"],
         "linear": ["Linear", "StackedLinear", "affine"],
     },
 )

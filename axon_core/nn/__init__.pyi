@@ -1,6 +1,10 @@
 # What `__init__.py` resolves lazily, for type checkers; a test compares the two.
 from axon_core.nn.attention import QKV as QKV
 from axon_core.nn.attention import attend as attend
+from axon_core.nn.dropout import Dropout as Dropout
+from axon_core.nn.dropout import drop as drop
+from axon_core.nn.dropout import dropout_rows as dropout_rows
+from axon_core.nn.dropout import replayed_dropout as replayed_dropout
 from axon_core.nn.linear import Linear as Linear
 from axon_core.nn.linear import StackedLinear as StackedLinear
 from axon_core.nn.linear import affine as affine

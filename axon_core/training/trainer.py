@@ -47,7 +47,9 @@ class Trainer(ABC):
     The counts are known before the first backward pass, because they depend on the data alone. The sums may thus be
     taken over any number of micro-batches and processes: the update is the same.
 
-    Data are dictionaries of tensors whose first axis counts examples; the core cuts them along it.
+    Data are dictionaries of tensors whose first axis counts examples; the core cuts them along it. A column `number` of
+    integers says which example of the step each row is, for random numbers such as those of `axon_core.nn.Dropout`;
+    without it, that is a row's place.
 
     Attributes:
         config: the settings of the loop, and what a paper's own `Config` adds.
@@ -74,7 +76,7 @@ class Trainer(ABC):
         batch_size: PositiveInt = 32
         """Examples in a step."""
         micro_batches: Count = 1
-        """Pieces into which a mini-batch is cut to save memory; without dropout the update does not depend on it."""
+        """Pieces into which a mini-batch is cut to save memory; the update does not depend on it."""
         optimizer: Optimizer = Field(default_factory=AdamW)
         """The optimiser by `type`, `adamw` or `muon`, with its learning rates at their peak."""
         schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"

@@ -7,10 +7,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from axon_core.errors import ContractError
+from axon_core.nn.dropout import dropout_rows
 from axon_core.processes import sum_numbers, sum_tensors, world
 from axon_core.randomness import Key
 from axon_core.training.devices import works_apart
@@ -113,10 +114,13 @@ class Updater:
         pieces = list(_cut(data, config.micro_batches))
         with autocast(config):
             self._strategy.begin(spare)
+        first = 0
         for number, micro in enumerate(pieces):
             key(number).seed_global()
             with nullcontext() if number == len(pieces) - 1 else self._strategy.accumulating():
-                terms = self._terms(micro, spare)
+                with dropout_rows(key, _numbers(micro if size(micro) else spare, first)):
+                    terms = self._terms(micro, spare)
+                first += size(micro)
                 losses = self._losses(terms, counts)
                 (sum(losses.values(), torch.zeros(())) * self._strategy.scale).backward()
             minimised |= dict.fromkeys(losses)
@@ -166,6 +170,14 @@ def _summed(counts: Mapping[str, float | Tensor]) -> Mapping[str, float | Tensor
     tensors = [count for count in counts.values() if isinstance(count, Tensor)]
     device = tensors[0].device if tensors else torch.device("cpu")
     return dict(zip(counts, sum_tensors([torch.as_tensor(c, device=device) for c in counts.values()]), strict=True))
+
+
+def _numbers(data: Mapping[str, Tensor], first: int) -> Int[Tensor, " b"]:
+    """Return the numbers of the examples: the column `number`, or else their places, counted from `first`."""
+    given, column = data.get("number"), next(iter(data.values()))
+    if given is not None and given.dtype == torch.long and given.ndim == 1:
+        return given
+    return torch.arange(first, first + len(column), device=column.device)
 
 
 def _cut(data: dict[str, Tensor], pieces: int) -> Generator[dict[str, Tensor]]:

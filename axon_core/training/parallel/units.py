@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from axon_core.nn.dropout import replayed_dropout
 
 __all__ = ["checkpoint_activations", "sharding_units"]
 
@@ -34,4 +38,10 @@ def _elements(module: nn.Module) -> Iterable[nn.Module]:
 def checkpoint_activations(units: Sequence[nn.Module]) -> None:
     """Let each unit keep only its inputs for the backward pass, which computes the rest again."""
     for unit in units:
-        unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
+        unit.forward = partial(_checkpointed, unit.forward)
+
+
+def _checkpointed(forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Return `forward(…)`, computed again in the backward pass with the same dropout."""
+    again = {} if torch.compiler.is_compiling() else {"context_fn": replayed_dropout}  # compiled masks are the same
+    return checkpoint(forward, *args, use_reentrant=False, **again, **options)

@@ -15,6 +15,7 @@ from torch.nn.functional import conv_transpose2d, pad, silu
 
 from axon_core import ATTENTIONS, Count, wide_dtype
 from axon_core.interfaces import Attention, Scope
+from axon_core.nn import Dropout
 from axon_core.registry import Spec, part
 from axon_ddpm.denoiser import Denoiser
 
@@ -46,7 +47,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.time = nn.Linear(time, outputs)
         self.norm2 = nn.GroupNorm(groups, outputs, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 

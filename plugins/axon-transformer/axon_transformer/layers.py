@@ -4,34 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from axon_core.interfaces import Attention, LayerCache, Norm, Scope
-from axon_core.nn import Linear
+from axon_core.nn import Dropout, Linear
 
 Sublayer = Callable[[Tensor], Tensor]
-
-
-class Dropout(nn.Module):
-    """Drops numbers at random while training, and scales up the others, so that the mean stays the same.
-
-    It compares random bytes with `p`, to the nearest of 256 steps. Torch's own draws a float for each number, which on
-    a CPU took a tenth of a training step. Where the paper drops: arXiv 1706.03762, Section 5.4.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.dropped = round(256 * p)
-
-    def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """Return `x` with some of its numbers zero."""
-        if not (self.training and self.dropped):
-            return x
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.long, device=x.device).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
-        return x * kept.to(x.dtype).mul_(256 / (256 - self.dropped))
 
 
 class PostNorm(nn.Module):

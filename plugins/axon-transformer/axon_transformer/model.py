@@ -12,9 +12,9 @@ from torch import Tensor, arange, nn
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ConfigError, Count, UsageError, wide_dtype
 from axon_core.interfaces import Attention, Cache, CacheStep, Model, Norm, RotaryEmbedding, Scope
-from axon_core.nn import affine
+from axon_core.nn import Dropout, affine
 from axon_core.registry import Spec, part, part_config
-from axon_transformer.layers import DecoderLayer, Dropout, EncoderLayer, FeedForward, Memory, PostNorm, PreNorm
+from axon_transformer.layers import DecoderLayer, EncoderLayer, FeedForward, Memory, PostNorm, PreNorm
 from axon_transformer.positions import sinusoids
 
 _RESIDUALS: dict[str, type[PostNorm]] = {"pre": PreNorm, "post": PostNorm}

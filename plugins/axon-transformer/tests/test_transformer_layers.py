@@ -1,4 +1,4 @@
-"""The parts of a layer: dropout by random bytes, the residual connections, and the memory that rows share."""
+"""The parts of a layer: the residual connections, and the memory that rows share."""
 
 from __future__ import annotations
 
@@ -6,25 +6,7 @@ import pytest
 import torch
 
 from axon_core import NORMS
-from axon_transformer.layers import Dropout, Memory, PostNorm, PreNorm
-
-
-def test_dropout_drops_its_share_keeps_the_mean_and_rests_in_evaluation() -> None:
-    dropout = Dropout(0.3)
-    x = torch.ones(1000, 1001, requires_grad=True)
-    torch.manual_seed(0)
-    y = dropout(x)
-    rate = (y == 0).double().mean().item()
-    assert rate == pytest.approx(77 / 256, abs=3e-3)
-    assert y.mean().item() == pytest.approx(1, abs=5e-3)
-    assert y.unique().tolist() == [0.0, pytest.approx(256 / 179)]
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert torch.equal(gradient, y.detach())
-    columns = (y == 0).double().mean(0)
-    assert (columns - rate).abs().max() < 0.08  # no byte of a random word is less random than others
-    torch.manual_seed(0)
-    assert torch.equal(dropout(x), y)
-    assert dropout.eval()(x) is x and Dropout(0.0)(x) is x
+from axon_transformer.layers import Memory, PostNorm, PreNorm
 
 
 def test_residual_connections_are_their_formulas() -> None:
