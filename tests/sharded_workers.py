@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -22,11 +23,13 @@ from torch.distributed.fsdp import fully_shard
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from axon_core.checkpoint import saving
 from axon_core.checkpoint.checkpoint import Checkpoints
 from axon_core.checkpoint.pieces import whole
 from axon_core.config import validate
+from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
-from axon_core.processes import gather, is_first, rank, world
+from axon_core.processes import PeerError, is_first, rank, world
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 
@@ -147,12 +150,72 @@ def read(kinds: list[str], folders: list[Path]) -> None:
         advance(state, 3)  # the moments are where the optimiser expects them
 
 
-def run(world_size: int, work: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
-    """Return what `work` returned in each of some processes; a text is the error that it raised."""
+def find(folder: Path) -> str:
+    """Look for a checkpoint that is damaged."""
+    Checkpoints(folder).find()
+    return "found"
+
+
+def fill_up(folder: Path, full: int, background: bool) -> str:
+    """Save once, then again while one process cannot write; return the message, and whose error it is."""
+    state, checkpoints = state_of("fsdp", 0, 1), Checkpoints(folder)
+    save(state, checkpoints)
+    advance(state, 1)
+    if rank() == full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))
+    try:
+        save(state, checkpoints, background=background)
+        checkpoints.wait()
+        return "saved"
+    except CheckpointError as error:
+        return f"own: {error}"
+    except PeerError as error:
+        return f"peer: {error}"
+
+
+def meanwhile(kind: str, folder: Path, slow: float) -> str:
+    """Save in the background, slowly, while training continues; beside it what the step had."""
+    real = saving.write_pieces
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(slow)
+        return real(*arguments)
+
+    saving.write_pieces = slowly
+    state, checkpoints = state_of(kind, 0, 3), Checkpoints(folder)
+    tensors = {name: leaf for name, leaf in flat(state.state_dict()).items() if isinstance(leaf, torch.Tensor)}
+    began = time.monotonic()
+    save(state, checkpoints, background=True)
+    for step in (3, 4):
+        advance(state, step)
+    trained = time.monotonic() - began
+    assert checkpoints.is_saving and not checkpoints.has_ended(), f"{trained}"
+    assert checkpoints.names() == []
+    path = checkpoints.wait()
+    assert path == folder / "step-3" and checkpoints.names() == ["step-3"] and not checkpoints.is_saving
+    if is_first():
+        save_file(tensors, folder / "expected.safetensors")
+    return ""
+
+
+def lose(folder: Path) -> str:
+    """Save, then save in the background, and be killed while it is written."""
+    state, checkpoints = state_of("fsdp", 0, 1), Checkpoints(folder)
+    save(state, checkpoints)
+    advance(state, 1)
+    if rank() == 1:
+        saving.write_pieces = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    save(state, checkpoints, background=True)
+    time.sleep(0.5)
+    saving.LAST_SECONDS = 0.5
+    checkpoints.close()
+    return ",".join(sorted(file.name for file in folder.iterdir()))
+
+
+def run(world_size: int, work: Callable[..., Any], *arguments: Any, folder: Path, lost: int = 0) -> list[Any]:
+    """Return what `work` returned in each of some processes; a text is the error that it raised; `lost` say nothing."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch.distributed.fsdp", "axon_core.training.loop", "axon_core.checkpoint.checkpoint"]
-    )
+    context.set_forkserver_preload(["torch.distributed.fsdp", "torch._dynamo", "axon_core.training.loop"])
     results = context.Queue()
     store = folder / f"store-{time.monotonic_ns()}"
     processes = [
@@ -162,12 +225,12 @@ def run(world_size: int, work: Callable[..., Any], *arguments: Any, folder: Path
     for process in processes:
         process.start()
     try:
-        found = dict(results.get(timeout=LIMIT) for _ in processes)
+        found = dict(results.get(timeout=LIMIT) for _ in range(world_size - lost))
     finally:
         for process in processes:
             process.join(5)
             process.kill()
-    return [found[number] for number in range(world_size)]
+    return [found.get(number) for number in range(world_size)]
 
 
 def _process(number: int, size: int, store: Path, results: Any, work: Callable[..., Any], arguments: Any) -> None:
@@ -183,6 +246,3 @@ def _process(number: int, size: int, store: Path, results: Any, work: Callable[.
     finally:
         if size > 1:
             dist.destroy_process_group()
-
-
-__all__ = ["gather", "os", "rank", "read", "resource", "run", "save", "state_of", "write"]

@@ -76,6 +76,11 @@ class Checkpoints:
             saving.complete(export)
         return target
 
+    @property
+    def is_saving(self) -> bool:
+        """Whether `save` left one to the background that `wait` has not completed."""
+        return self._saving is not None
+
     def has_ended(self) -> bool:
         """Whether what `save` left to the background has been written, or has failed, as far as this process knows."""
         return self._saving is not None and self._saving.has_ended()

@@ -27,15 +27,17 @@ from axon_core.checkpoint.trees import split_tree
 from axon_core.errors import CheckpointError
 from axon_core.processes import first_does, from_first, gather, is_first, rank, together, world
 
-__all__ = ["INTERIM", "Saving"]
+__all__ = ["INTERIM", "LAST_SECONDS", "Saving"]
 
 INTERIM = "interim"
 """An empty file that marks a checkpoint of a training that was interrupted."""
 
+LAST_SECONDS = 20.0
+"""How long the first process waits for the parts of the others when the training has failed: one may be lost."""
+
 _MODEL = "model"
 _WRITING, _WRITTEN, _FAILED = ".writing-", ".written-", ".failed-"
 _PATIENCE = 1800.0  # seconds that the first process waits for the parts of the others
-_LAST_SECONDS = 20.0  # the same when the training has failed: another process may be lost
 _PAUSE = 0.05
 
 
@@ -117,9 +119,9 @@ class Saving:
 
     def give_up(self) -> None:
         """Give the thread some seconds; what it has not completed by then, the next training in the folder removes."""
-        self._patience = _LAST_SECONDS
+        self._patience = LAST_SECONDS
         if self._thread is not None:
-            self._thread.join(2 * _LAST_SECONDS)
+            self._thread.join(2 * LAST_SECONDS)
 
     def _open(self, draft: ExitStack) -> None:
         """Make the draft, which ends as the target when `draft` is closed."""

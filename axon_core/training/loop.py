@@ -150,6 +150,8 @@ class Fit:
             status = self._status(end)
             while status is None and self._ending is None:
                 asked = self._agreed(self._tell("step_end", metrics=self._step()))
+                if self.run is not None and self.run.checkpoints.is_saving and agree(self.run.checkpoints.has_ended()):
+                    self._complete_save()
                 if state.step == config.steps or asked & {"eval", "stop"} or _due(state.step, config.eval_every):
                     self._check()
                     with self._rescued(shared=False):
@@ -159,7 +161,7 @@ class Fit:
                     status = "interrupted"
                 regular = status in ("finished", "stopped") or "save" in asked or _due(state.step, config.save_every)
                 if status or regular:
-                    self._save(interim=not regular)
+                    self._save(interim=not regular, background=status is None and config.checkpoint_in_background)
             # Also if nothing was left to do: the previous process may have been killed here.
             if (run := self.run) is not None and state.step:
                 first_does(run.publish)
@@ -239,19 +241,35 @@ class Fit:
         if (name := self.state.not_finite()) is not None:
             raise TrainingError(self._diverged(f"{name} has a number that is not finite")) from cause
 
-    def _save(self, interim: bool) -> None:
+    def _save(self, interim: bool, background: bool = False) -> None:
         """Write a checkpoint, if there is a folder; the weights are checked first in any case."""
         self._check()
+        if (run := self.run) is None:
+            return
+        run.check()
+        self._complete_save()
+        with self._with_remedy(), self.state.averaged():
+            path = run.checkpoints.save(
+                self.state.step, self.state.state_dict(), self.trainer.export, interim=interim, background=background
+            )
+        if not background:
+            self._tell("saved", path=path)
+
+    def _complete_save(self) -> None:
+        """Wait for the checkpoint that is being written in the background, if there is one."""
         if self.run is None:
             return
-        self.run.check()
+        with self._with_remedy():
+            path = self.run.checkpoints.wait()
+        if path is not None:
+            self._tell("saved", path=path)
+
+    @contextmanager
+    def _with_remedy(self) -> Generator[None]:
         try:
-            with self.state.averaged():
-                state = self.state.state_dict()
-                path = self.run.checkpoints.save(self.state.step, state, self.trainer.export, interim=interim)
+            yield
         except CheckpointError as error:
             raise CheckpointError(f"{error} {self._remedy()}") from error
-        self._tell("saved", path=path)
 
     def _tell(self, event: str, **facts: Any) -> set[str]:
         """Tell the hooks of an event and return their requests; an error that ends training waits for the save."""

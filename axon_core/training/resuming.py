@@ -65,6 +65,7 @@ def opened_run(
             _take_up(run, resume, state)
             run.facts.update(facts)
             first_does(run.write_facts)
+        stack.callback(run.checkpoints.close)
         yield run
 
 

@@ -99,6 +99,8 @@ class Trainer(ABC):
         """Steps between checkpoints; left out, only at the end or when interrupted."""
         keep_checkpoints: PositiveInt = 2
         """How many of the latest checkpoints are kept."""
+        checkpoint_in_background: bool = False
+        """Write checkpoints while training continues: a step waits only until the state is copied in memory."""
         patience: PositiveInt | None = None
         """Stop after this many evaluations in a row without a lower `loss`; left out, never."""
         device: str = Field(default=AUTO, validate_default=True)
