@@ -29,6 +29,7 @@ __all__ = [
     "gather",
     "is_first",
     "local",
+    "merged",
     "own",
     "rank",
     "restored",
@@ -109,6 +110,13 @@ def sum_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(numbers, total.tolist(), strict=True))
 
 
+def merged(rows: Tensor) -> Tensor:
+    """Return rows, on the CPU, of which each process filled in its own part and left 0 elsewhere, with all parts."""
+    if world() > 1:
+        dist.all_reduce(rows)
+    return rows
+
+
 def gather(value: T) -> list[T]:
     """Return what each process passed, by rank; it must be JSON."""
     if world() == 1:
@@ -166,12 +174,14 @@ def together(do: Callable[[], T]) -> T:
         result = do()
     except Exception as caught:
         error = caught
-    said = gather(None if error is None else [getattr(error, "exit_code", 1), str(error)])
+    if not agree(error is not None):
+        return result
+    said = gather(None if error is None else (getattr(error, "exit_code", 1), str(error)))
     if error is not None:
         raise error
     for number, problem in enumerate(said):
         if problem is not None:
-            raise _peer(number, *problem)
+            raise _peer(number, int(problem[0]), str(problem[1]))
     return result
 
 

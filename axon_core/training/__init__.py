@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = attach(
             "held_out_likelihood",
             "report_progress",
             "report_progress_to",
+            "track_own",
             "track_progress",
         ],
         "hooks": ["hook"],

@@ -15,6 +15,7 @@ from axon_core.training.evaluation import evenly_spaced as evenly_spaced
 from axon_core.training.evaluation import held_out_likelihood as held_out_likelihood
 from axon_core.training.evaluation import report_progress as report_progress
 from axon_core.training.evaluation import report_progress_to as report_progress_to
+from axon_core.training.evaluation import track_own as track_own
 from axon_core.training.evaluation import track_progress as track_progress
 from axon_core.training.hooks import hook as hook
 from axon_core.training.initial import InitialModel as InitialModel

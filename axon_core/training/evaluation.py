@@ -13,6 +13,7 @@ import torch
 
 from axon_core.alignment.logprobs import token_logprobs
 from axon_core.interfaces.model import CausalLM
+from axon_core.processes import rank, sum_numbers, world
 from axon_core.text.corpus import TextData, read_text
 from axon_core.training.pretrained import load_pretrained
 from axon_core.training.trainer import Trainer
@@ -25,6 +26,7 @@ __all__ = [
     "held_out_likelihood",
     "report_progress",
     "report_progress_to",
+    "track_own",
     "track_progress",
 ]
 
@@ -61,6 +63,16 @@ def track_progress(
         yield batch
         done += size(batch)
         report_progress(done, total, doing)
+
+
+def track_own(batches: Iterable[T], total: int, size: Callable[[T], int], doing: str = "evaluating") -> Generator[T]:
+    """Yield what `track_progress` does, but of several processes to each its own part: every so many-th batch.
+
+    What is summed over them is to go through `sum_numbers`. The progress counts all.
+    """
+    for number, batch in enumerate(track_progress(batches, total, size, doing)):
+        if number % world() == rank():
+            yield batch
 
 
 def evenly_spaced(n: int, most: int) -> Sequence[int]:
@@ -111,10 +123,15 @@ def held_out_likelihood(model: CausalLM, data: TextData, most: int | None = None
     context, device = model.config.context, next(model.parameters()).device
     total, tokens, length = torch.zeros((), dtype=torch.float64), 0, 0
     expected = min(len(data.held_out) - 1, most or len(data.held_out))
-    for batch in track_progress(data.held_out_batches(context, 64, most), expected, lambda batch: batch[:, 1:].numel()):
+    for batch in track_own(data.held_out_batches(context, 64, most), expected, lambda batch: batch[:, 1:].numel()):
         rows = batch.to(device)
         total -= token_logprobs(model(rows[:, :-1]), rows[:, 1:]).sum().cpu().double()
         tokens += batch[:, 1:].numel()
         length += int(data.piece_lengths[batch[:, 1:]].sum())
-    bits = total.item() / math.log(2)
-    return {"loss": total.item() / tokens, "bits_per_byte": bits / max(1, length), "tokens": tokens}
+    found = sum_numbers({"nats": total.item(), "tokens": tokens, "length": length})
+    bits = found["nats"] / math.log(2)
+    return {
+        "loss": found["nats"] / found["tokens"],
+        "bits_per_byte": bits / max(1, found["length"]),
+        "tokens": found["tokens"],
+    }

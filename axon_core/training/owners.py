@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -53,7 +53,7 @@ def _of_replicas(parameters: Sequence[Tensor], values: Sequence[Tensor], work: W
     if made:
         sent[: sizes[dist.get_rank()]] = torch.cat([result.flatten() for result in made])
     received = values[0].new_empty(world() * len(sent))
-    dist.all_gather_into_tensor(received, sent)
+    dist.all_gather_single(received, sent)
     received = received.view(world(), -1)
     taken, results = [0] * world(), list[Tensor]()
     for value, owner in zip(values, owners, strict=True):
@@ -62,8 +62,8 @@ def _of_replicas(parameters: Sequence[Tensor], values: Sequence[Tensor], work: W
     return results
 
 
-def _of_shards(parameters: Sequence[DTensor], values: Sequence[Tensor], work: Work) -> list[Tensor]:
-    mesh = parameters[0].device_mesh
+def _of_shards(parameters: Sequence[Tensor], values: Sequence[Tensor], work: Work) -> list[Tensor]:
+    mesh = cast(DTensor, parameters[0]).device_mesh
     group = mesh.get_group(mesh.ndim - 1)  # of a hybrid mesh, each copy does all the work
     size, rank = dist.get_world_size(group), dist.get_rank(group)
     owners = _owners([parameter.numel() for parameter in parameters], size)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from axon_core import Key
-from axon_core.training import track_progress
+from axon_core import Key, sum_numbers
+from axon_core.training import track_own
 from axon_ddpm.diffusion import Diffusion
 from axon_ddpm.losses import prior_term
 
@@ -55,7 +55,7 @@ def held_out(
     weights = torch.tensor([1 / total] + [share] * each, dtype=torch.float64)
     rows, t = torch.arange(n).repeat_interleave(each + 1), torch.cat(chosen)
     weight, loss, bits = weights.repeat(n), 0.0, 0.0
-    for pick in track_progress(torch.arange(len(rows)).split(_ROWS), len(rows), len):
+    for pick in track_own(torch.arange(len(rows)).split(_ROWS), len(rows), len):
         x0 = pictures[rows[pick]]
         noise = key("noise").normal(pick.tolist(), tuple(x0.shape[1:])).to(x0.dtype)
         data = [tensor.to(device) for tensor in (x0, noise, t[pick], labels[rows[pick]])]
@@ -63,5 +63,6 @@ def held_out(
         terms = diffusion.bound(output, data[0], x_t, data[2], clip=diffusion.config.clip)
         loss += (given.cpu().double() * weight[pick]).sum().item()
         bits += (terms.cpu().double() * weight[pick]).sum().item() * total
+    sums = sum_numbers({"loss": loss, "bits": bits})
     prior = prior_term(diffusion.process, pictures).double().mean().item()
-    return {"loss": loss / n, "bits_per_dim": bits / n + prior}
+    return {"loss": sums["loss"] / n, "bits_per_dim": sums["bits"] / n + prior}

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from axon_core import ConfigError, ContractError, Count, Key, UsageError, at, validate, widen
+from axon_core import ConfigError, ContractError, Count, Key, UsageError, at, merged, validate, widen
 from axon_core.text import Order
-from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, new_model, track_progress
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, new_model, track_own
 from axon_ddpm.bound import held_out
 from axon_ddpm.classes import captions
 from axon_ddpm.dali import Dali
@@ -278,11 +278,12 @@ class DDPMTrainer(Trainer):
         """Return n samples, of the given classes or, if the pictures have classes, of all in turn."""
         if classes is None and self.data.names:
             classes = [number % len(self.data.names) for number in range(n)]
-        done = list[Tensor]()
-        for first in track_progress(range(0, n, _ROWS), n, lambda _: _ROWS, "sampling"):
+        done = torch.zeros(n, *self.data.train.images.shape[1:], dtype=torch.uint8)
+        for first in track_own(range(0, n, _ROWS), n, lambda _: _ROWS, "sampling"):
             part = None if classes is None else classes[first : first + _ROWS]
-            done.append(to_bytes(last_frame(self.dali.sample(min(_ROWS, n - first), part, first=first))).cpu())
-        return torch.cat(done)
+            found = to_bytes(last_frame(self.dali.sample(min(_ROWS, n - first), part, first=first)))
+            done[first : first + _ROWS] = found.cpu()
+        return merged(done)
 
     @classmethod
     def saved_names(cls, folder: Path) -> Mapping[str, Sequence[str]]:

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import CheckpointError, Key, TrainingError, at, validate
+from axon_core import CheckpointError, Key, TrainingError, at, merged, sum_numbers, validate
 from axon_core.alignment import Sequences, completion_logprobs, require_role
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
 from axon_core.registry import Spec
 from axon_core.text import Order
-from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, load_pretrained, run_evaluation, track_progress
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, load_pretrained, run_evaluation, track_own
 from axon_dpo.data import Pairs, PreferenceConfig, PreferenceData
 from axon_dpo.losses import PREFERENCE_LOSSES
 from axon_dpo.start import Start, load_reference
@@ -145,12 +145,12 @@ class DPOTrainer(Trainer):
         pairs, totals = self.data.held_out, dict.fromkeys(_NAMES, 0.0)
         self._measure_reference()
         chosen = torch.tensor(evenly_spaced(len(pairs), self.config.eval_comparisons))
-        for picks in track_progress(chosen.split(self._rows), len(chosen), len):
+        for picks in track_own(chosen.split(self._rows), len(chosen), len):
             batch = {**pairs.rows(picks.tolist()), "number": picks}
             data = self._with_reference({name: rows.to(self.config.device) for name, rows in batch.items()}, "held_out")
             for name, values in self._terms(data).items():
                 totals[name] += values.double().sum().item()
-        means = {name: total / len(chosen) for name, total in totals.items()}
+        means = {name: total / len(chosen) for name, total in sum_numbers(totals).items()}
         return {**means, **coverage("comparisons", len(chosen), len(pairs))}
 
     def sample(self) -> str:
@@ -206,13 +206,16 @@ class DPOTrainer(Trainer):
             self.models.pop("reference", None)
 
     def _measured(self, pairs: Pairs) -> Float[Tensor, "n 2"]:
-        """Return the reference's log-probabilities of all comparisons, a few at a time."""
+        """Return the reference's log-probabilities of all comparisons, a few at a time, each by one process."""
         model = require_role({"reference": self.policy, **self.models}, "reference", CausalLM, "dpo")
-        found: list[Tensor] = []
-        for picks in track_progress(torch.arange(len(pairs)).split(self._rows), len(pairs), len, "reference"):
+        logps: Float[Tensor, "n 2"] | None = None
+        for picks in track_own(torch.arange(len(pairs)).split(self._rows), len(pairs), len, "reference"):
             rows = {name: rows.to(self.config.device) for name, rows in pairs.rows(picks.tolist()).items()}
-            found.append(_logprobs(model, rows))
-        logps = torch.cat(found)
+            found = _logprobs(model, rows).cpu()
+            logps = found.new_zeros(len(pairs), 2) if logps is None else logps
+            logps[picks] = found
+        dtype = next(model.parameters()).dtype
+        logps = merged(torch.zeros(len(pairs), 2, dtype=dtype) if logps is None else logps).to(self.config.device)
         for i in (~logps.isfinite().all(1)).nonzero()[:1].flatten().tolist():
             raise TrainingError(
                 f"{pairs[i].name}: the reference must give both texts a probability, got log-probabilities "

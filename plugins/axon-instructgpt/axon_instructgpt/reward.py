@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core import ContractError, Key, at, validate
+from axon_core import ContractError, Key, at, sum_numbers, validate
 from axon_core.alignment import Sequences, require_role
 from axon_core.generation import evaluation_mode
 from axon_core.interfaces import CausalLM
 from axon_core.text import Comparison, CompletionRecord, Order, read_records
-from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, to_device, track_progress
+from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, to_device, track_own
 from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
 from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked, read_rankings
 from axon_instructgpt.reward_model import RewardModel
@@ -135,12 +135,12 @@ class RewardTrainer(Trainer):
         held_out = [rankings[i] for i in evenly_spaced(len(rankings), self.config.eval_prompts)]
         totals: dict[str, float] = dict.fromkeys(_NAMES, 0.0)
         firsts = range(0, len(held_out), self.config.batch_size)
-        for first in track_progress(firsts, len(held_out), lambda _: self.config.batch_size):
+        for first in track_own(firsts, len(held_out), lambda _: self.config.batch_size):
             batch = collate_ranked(held_out[first : first + self.config.batch_size])
             data = {k: to_device(part, self.config.device, self.config.dtype) for k, part in batch.items()}
             for name, total in self.loss(data).items():
                 totals[name] += total.double().item()
-        means = {name: total / len(held_out) for name, total in totals.items()}
+        means = {name: total / len(held_out) for name, total in sum_numbers(totals).items()}
         return {**means, **coverage("prompts", len(held_out), len(rankings))}
 
     def export(self, folder: Path) -> None:

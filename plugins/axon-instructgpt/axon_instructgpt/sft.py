@@ -10,12 +10,12 @@ from typing import Self
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from axon_core import Key, at, validate
+from axon_core import Key, at, sum_numbers, validate
 from axon_core.alignment import require_role, token_logprobs
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
 from axon_core.text import CHAT_TEMPLATES, CompletionRecord, Order
-from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, track_progress
+from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, track_own
 from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example, read_demonstrations
 from axon_instructgpt.packing import collate, pack
 from axon_instructgpt.start import begin
@@ -119,15 +119,16 @@ class SFTTrainer(Trainer):
         """
         held_out = self.data.held_out
         examples = [held_out[i] for i in evenly_spaced(len(held_out), self.config.eval_examples)]
-        rows, totals = _packed(examples, self.model.context), {"loss": 0.0, "accuracy": 0.0}
-        tokens = 0.0
+        rows, totals = _packed(examples, self.model.context), {"loss": 0.0, "accuracy": 0.0, "tokens": 0.0}
         firsts = range(0, len(rows), self.config.batch_size)
-        for first in track_progress(firsts, len(rows), lambda _: self.config.batch_size):
+        for first in track_own(firsts, len(rows), lambda _: self.config.batch_size):
             batch = collate(rows[first : first + self.config.batch_size])
             data = {name: part.to(self.config.device) for name, part in batch.items()}
-            tokens += float(self.counts(data)["loss"])
+            totals["tokens"] += float(self.counts(data)["loss"])
             for name, total in self.loss(data).items():
                 totals[name] += total.double().item()
+        totals = sum_numbers(totals)
+        tokens = totals["tokens"]
         loss = totals["loss"] / tokens
         perplexity = math.exp(min(loss, 700.0))  # as far as a float can hold it
         found = {"loss": loss, "perplexity": perplexity, "accuracy": totals["accuracy"] / tokens, "tokens": tokens}

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import MODELS, Count, Key, at, config, sum_numbers, validate, widen
+from axon_core import MODELS, Count, Key, at, config, own, sum_numbers, validate, widen
 from axon_core.alignment import token_logprobs
 from axon_core.generation import Sampling, sample_tokens
 from axon_core.registry import Spec
@@ -195,8 +195,9 @@ class ControlTrainer(PPOBase):
 
     def evaluate(self) -> dict[str, float]:
         """Return the mean `return` and `length` of whole episodes of the most likely actions; `loss` is −`return`."""
-        n, key = self.config.episodes, Key((self.config.seed, "evaluate"))
-        observation = self.environment.reset([key(i).seed for i in range(n)])
+        key, mine = Key((self.config.seed, "evaluate")), own(range(self.config.episodes))
+        n = len(mine)
+        observation = self.environment.reset([key(i).seed for i in mine])
         report_progress(0, n)
         going, returns, lengths = torch.ones(n, dtype=torch.bool), *torch.zeros(2, n, dtype=torch.float32)
         while going.any():
@@ -206,8 +207,9 @@ class ControlTrainer(PPOBase):
             going &= ~(found.terminated | found.truncated)
             observation = found.observation
             report_progress(n - int(going.sum()), n)
-        mean = returns.mean().item()
-        return {"loss": -mean, "return": mean, "length": lengths.mean().item()}
+        sums = sum_numbers({"return": returns.double().sum().item(), "length": lengths.double().sum().item()})
+        means = {name: total / self.config.episodes for name, total in sums.items()}
+        return {"loss": -means["return"], **means}
 
     def _policy(self, observation: Float[Tensor, "... o"]) -> Float[Tensor, "... a"]:
         return widen(self.policy(observation.to(self.config.dtype)))

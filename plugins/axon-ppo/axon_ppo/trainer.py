@@ -23,7 +23,7 @@ from axon_core.checkpoint import digest
 from axon_core.generation import evaluation_mode
 from axon_core.interfaces import CausalLM
 from axon_core.text import PAD, EncodedPrompt, Order
-from axon_core.training import Recipe, coverage, evenly_spaced, track_progress
+from axon_core.training import Recipe, coverage, evenly_spaced, track_own
 from axon_ppo.auxiliary import AuxiliaryLoss
 from axon_ppo.base import PPOBase
 from axon_ppo.maths import adapted_coefficient, k1, k2, k3
@@ -255,12 +255,13 @@ class PPOTrainer(PPOBase):
         numbers = evenly_spaced(len(held_out), self.config.eval_prompts)
         total: dict[str, float] = {"score": 0.0, "kl": 0.0, "length": 0.0}
         groups = [numbers[first : first + _ROWS] for first in range(0, len(numbers), _ROWS)]
-        for some in track_progress(groups, len(numbers), len):
+        for some in track_own(groups, len(numbers), len):
             acted = self.act([held_out[i] for i in some], [key(i).seed for i in some])
             for name, found in (("score", acted["score"]), ("kl", acted["kl"]), ("length", acted["scored"])):
                 total[name] += found.sum().item() / len(numbers)
         if not numbers:
             return {}
+        total = sum_numbers(total)
         loss = self.config.kl_coefficient * total["kl"] - total["score"]
         return {"loss": loss, **total, **coverage("prompts", len(numbers), len(held_out))}
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from axon_core import ContractError, Count, Key, at, config, validate
+from axon_core import ContractError, Count, Key, at, config, own, restored, sum_numbers, validate
 from axon_core.checkpoint import digest
 from axon_core.text import PAD, Tokenizer
-from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, new_model, report_progress, track_progress
+from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, new_model, report_progress, track_own
 from axon_transformer.averaging import latest_models
 from axon_transformer.batches import TokenBatches
 from axon_transformer.bleu import Tokenize, bleu, tokenizer_of
@@ -175,11 +175,12 @@ class TranslationTrainer(Trainer):
     def _cross_entropy(self, part: Encoded) -> float:
         total = torch.zeros((), dtype=torch.float64)
         tokens = 0.0
-        for batch in track_progress(part.batches(_ROWS), len(part.pairs), lambda batch: len(batch["source"])):
+        for batch in track_own(part.batches(_ROWS), len(part.pairs), lambda batch: len(batch["source"])):
             data = {name: rows.to(self.config.device) for name, rows in batch.items()}
             total += self.loss(data)["nll"].cpu().double()
             tokens += float(self.counts(data)["nll"])
-        return total.item() / tokens
+        sums = sum_numbers({"nats": total.item(), "tokens": tokens})
+        return sums["nats"] / sums["tokens"]
 
     def evaluate(self) -> dict[str, float]:
         """Return `loss` in nats per token, `perplexity` and `bleu` of the validation set.
@@ -192,11 +193,12 @@ class TranslationTrainer(Trainer):
         loss = self._cross_entropy(part)
         sources, references = zip(*part.pairs, strict=True)
         translator = Translator(self.model, self.tokenizer)
-        found = translator.translate(sources, self.config.search, batch_size=_ROWS, progress=_tell)
+        found = translator.translate(own(sources), self.config.search, batch_size=_ROWS, progress=_tell)
+        texts = restored([translations[0].text for translations in found])
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),  # as far as a float can hold it
-            "bleu": bleu([translations[0].text for translations in found], references, self._tokenize).score,
+            "bleu": bleu(texts, references, self._tokenize).score,
             **coverage("sentences", len(part.pairs), of),
         }
 
