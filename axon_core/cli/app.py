@@ -31,6 +31,7 @@ COMMANDS = {
     "list": "List what the installed plugins offer.",
     "new": "Start a plugin for a paper.",
     "papers": "List the installed papers.",
+    "plan": "Say what a training would need on many devices.",
     "recipes": "List the installed recipes.",
     "reproduce": "Check the claims of a paper.",
     "search": "Search components, recipes and papers, installed or not.",

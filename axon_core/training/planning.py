@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from axon_core import config
 from axon_core.documents import to_toml
 from axon_core.interfaces.model import Model
+from axon_core.training.muon import MuonOptimizer
 from axon_core.training.optim import moment_bytes
 from axon_core.training.recipe import Recipe
 from axon_core.training.swapping import Swap
 from axon_core.training.trainer import Trainer
 
-__all__ = ["MemoryPlan", "ModelPlan", "Plan"]
+__all__ = ["MemoryPlan", "ModelPlan", "Plan", "in_bytes", "memory_of", "models_of", "owned_bytes"]
 
 _STEPS = 8  # first steps whose batches are inspected
 
@@ -32,6 +34,13 @@ class ModelPlan(config.Config):
     """Those that the optimiser updates; the others are frozen."""
     config: dict[str, Any]
     """All of its settings, with their defaults; empty if it is not a registered model."""
+
+    @property
+    def described(self) -> str:
+        """Its class and size in words: `XLlama, 607,872 parameters, trained`."""
+        frozen = self.parameters - self.trained
+        state = "trained" if not frozen else "frozen" if not self.trained else f"{frozen:,} of them frozen"
+        return f"{self.kind}, {self.parameters:,} parameters, {state}"
 
 
 class MemoryPlan(config.Config):
@@ -92,12 +101,12 @@ class Plan(config.Config):
                 "trainer": {"type": recipe.trainer.type, **settings.model_dump(mode="json")},
             },
             swaps=recipe.swaps,
-            models={role: _model(role in trainer.trainable, model) for role, model in trainer.models.items()},
+            models=models_of(trainer),
             steps=settings.steps,
             examples=sum(len(next(iter(batch.values()))) for batch in batches) / len(batches),
             unit=trainer.unit,
             units=_units(trainer, batches),
-            memory=_memory(trainer),
+            memory=memory_of(trainer),
         )
 
     def lines(self) -> list[str]:
@@ -108,14 +117,19 @@ class Plan(config.Config):
         return [
             f"# {self.name}, into {self.out}",
             *(f"# {swap}" for swap in self.swaps),
-            *(f"# model {role}: {_described(model)}" for role, model in self.models.items()),
+            *(f"# model {role}: {model.described}" for role, model in self.models.items()),
             f"# a step: {self.examples:,.0f} examples{units}",
             f"# {self.steps:,} steps: {self.examples * self.steps:,.0f} examples{of_all}",
-            f"# memory: {' + '.join(f'{name} {_bytes(value)}' for name, value in parts.items())} = "
-            f"{_bytes(self.memory.total)}; plus activations and data",
+            f"# memory: {' + '.join(f'{name} {in_bytes(value)}' for name, value in parts.items())} = "
+            f"{in_bytes(self.memory.total)}; plus activations and data",
             "",
             *to_toml(self.recipe).splitlines(),
         ]
+
+
+def models_of(trainer: Trainer) -> dict[str, ModelPlan]:
+    """Return the models of a trainer by role."""
+    return {role: _model(role in trainer.trainable, model) for role, model in trainer.models.items()}
 
 
 def _model(trained: bool, model: nn.Module) -> ModelPlan:
@@ -128,12 +142,6 @@ def _model(trained: bool, model: nn.Module) -> ModelPlan:
     )
 
 
-def _described(model: ModelPlan) -> str:
-    frozen = model.parameters - model.trained
-    state = "trained" if not frozen else "frozen" if not model.trained else f"{frozen:,} of them frozen"
-    return f"{model.kind}, {model.parameters:,} parameters, {state}"
-
-
 def _units(trainer: Trainer, batches: Sequence[dict[str, Tensor]]) -> float | None:
     """Return the mean of what steps count, if they learn from their batches unchanged."""
     kind = type(trainer)
@@ -142,7 +150,8 @@ def _units(trainer: Trainer, batches: Sequence[dict[str, Tensor]]) -> float | No
     return sum(float(next(iter(trainer.counts(batch).values()))) for batch in batches) / len(batches)
 
 
-def _memory(trainer: Trainer) -> MemoryPlan:
+def memory_of(trainer: Trainer) -> MemoryPlan:
+    """Return the bytes that the parameters of a trainer take; they may lack memory (`weightless`)."""
     trained = {
         id(p): p for role in trainer.trainable for p in trainer.models[role].parameters() if p.requires_grad
     }.values()
@@ -156,12 +165,21 @@ def _memory(trainer: Trainer) -> MemoryPlan:
     )
 
 
+def owned_bytes(trainer: Trainer) -> int:
+    """Return the bytes of the parameters whose updates one of several processes makes whole (`training.owners`)."""
+    optimizers = trainer.config.optimizer.build([trainer.models[role] for role in trainer.trainable])
+    muon = [optimizer for optimizer in optimizers if isinstance(optimizer, MuonOptimizer)]
+    return _size(p for optimizer in muon for group in optimizer.param_groups for p in group["params"])
+
+
 def _size(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of tensors, those that share their memory counted once."""
-    return sum({(t.data_ptr(), t.nbytes): t.nbytes for t in tensors}.values())
+    return sum(
+        {(StorageWeakRef(t.untyped_storage()), t.storage_offset(), t.nbytes): t.nbytes for t in tensors}.values()
+    )
 
 
-def _bytes(number: float) -> str:
+def in_bytes(number: float) -> str:
     """Return a number of bytes in a unit that leaves few digits: `6.4 MB`, where a MB is 10⁶ bytes."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
