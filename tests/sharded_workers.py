@@ -29,7 +29,8 @@ from axon_core.checkpoint.pieces import whole
 from axon_core.config import validate
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
-from axon_core.processes import PeerError, is_first, rank, world
+from axon_core.processes import PeerError, is_first, local, rank, world
+from axon_core.registry import provenance
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 
@@ -84,10 +85,10 @@ class TinyTrainer(Trainer):
         assert torch.equal(state["known"], torch.arange(5.0)) and state["name"] == "tiny"
 
 
-def state_of(kind: str, seed: int, steps: int) -> TrainState:
+def state_of(kind: str, seed: int, steps: int, trainer_class: type[Trainer] = TinyTrainer) -> TrainState:
     """Return a state after some steps; all processes have the same examples."""
     torch.manual_seed(seed)
-    trainer = TinyTrainer(validate(Trainer.Config, {"ema": 0.5, "optimizer": {"type": "adamw", "lr": 0.1}}))
+    trainer = trainer_class(validate(Trainer.Config, {"ema": 0.5, "optimizer": {"type": "adamw", "lr": 0.1}}))
     if kind != "plain":
         shape = (2, world() // 2) if kind == "hsdp" else (world(),)
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
@@ -198,6 +199,60 @@ def meanwhile(kind: str, folder: Path, slow: float) -> str:
     return ""
 
 
+class Shifted(TinyTrainer):
+    """Its export changes a number and a vector for its time, and runs the model, as that of a reward model does."""
+
+    def export(self, folder: Path) -> None:
+        model = self.models["model"]
+        with torch.no_grad():
+            before = model.shift.clone()
+            model.shift.fill_(4.0)
+            model.norm.weight.mul_(2.0)
+            model(self.batch(0)["tokens"])
+            super().export(folder)
+            model.shift.copy_(before)
+            model.norm.weight.div_(2.0)
+
+
+def shift(kind: str, folder: Path, background: bool) -> str:
+    state, checkpoints = state_of(kind, 0, 1, Shifted), Checkpoints(folder)
+    save(state, checkpoints, background=background)
+    checkpoints.wait()
+    norm = whole(state.average["model.norm.weight"])
+    loaded = Tiny.load(folder / "step-1/model")
+    assert loaded.shift == 4.0 and torch.equal(loaded.norm.weight, norm * 2)
+    assert torch.equal(loaded.head.weight, whole(state.average["model.embedding.weight"]))
+    stored = Checkpoints.read(folder / "step-1")
+    assert stored["models"]["model"]["shift"].read() == 0.25
+    assert torch.equal(stored["average"]["model.norm.weight"].read(), norm)
+    return ""
+
+
+def save_alone(folder: Path, full: int | None) -> str:
+    """Save a sharded model by itself, called by all processes."""
+    model = state_of("fsdp", 0, 1).trainer.models["model"]
+    if rank() == full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))
+    try:
+        model.save(folder)
+    except (CheckpointError, PeerError) as error:
+        return str(error)
+    loaded = Tiny.load(folder)
+    assert all(torch.equal(whole(tensor), loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    names = {part.__name__ for part in map(provenance.class_of, model.modules())}
+    assert type(model) is not Tiny and names == {"Tiny", "Embedding", "ModuleList", "Linear", "LayerNorm"}
+    return ""
+
+
+def spoil(folder: Path) -> str | None:
+    """Make one element, in the shard of one process, infinite."""
+    state = state_of("fsdp", 0, 1)
+    if rank() == world() - 1:
+        with torch.no_grad():
+            local(state.average["model.norm.bias"])[-1] = torch.inf
+    return state.not_finite()
+
+
 def lose(folder: Path) -> str:
     """Save, then save in the background, and be killed while it is written."""
     state, checkpoints = state_of("fsdp", 0, 1), Checkpoints(folder)
@@ -243,6 +298,6 @@ def _process(number: int, size: int, store: Path, results: Any, work: Callable[.
         results.put((number, f"{type(error).__name__}: {error}"))
         if not type(error).__module__.startswith("axon_core"):
             traceback.print_exc()
-    finally:
-        if size > 1:
-            dist.destroy_process_group()
+    results.close()
+    results.join_thread()
+    os._exit(0)  # without waiting for a process that was lost

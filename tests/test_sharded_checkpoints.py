@@ -123,6 +123,25 @@ def test_a_process_lost_while_the_background_writes_leaves_the_last_one(tmp_path
     assert first == "step-1" and Checkpoints(folder).find() == folder / "step-1"
 
 
+@pytest.mark.parametrize(("size", "kind", "background"), [(1, "plain", True), (2, "plain", False), (2, "fsdp", True)])
+def test_what_an_export_changes_for_its_time_is_exported_and_not_saved(
+    size: int, kind: str, background: bool, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert workers.run(size, workers.shift, kind, folder, background, folder=tmp_path) == [""] * size
+
+
+def test_a_sharded_model_is_saved_by_itself_one_tensor_at_a_time(tmp_path: Path):
+    assert workers.run(2, workers.save_alone, tmp_path / "model", None, folder=tmp_path) == ["", ""]
+    first, second = workers.run(2, workers.save_alone, tmp_path / "full", 0, folder=tmp_path)
+    assert first.startswith(f"cannot write {tmp_path / 'full'}: File too large") and second == f"process 0: {first}"
+
+
+def test_every_process_names_the_number_that_is_not_finite_in_one(tmp_path: Path):
+    assert workers.run(2, workers.spoil, tmp_path, folder=tmp_path) == ["the average of model.norm.bias"] * 2
+
+
 def test_a_training_with_checkpoints_in_the_background_leaves_what_any_other_does(tmp_path: Path):
     trainers = {name: Toy.make(save_every=3, ema=0.9, checkpoint_in_background=name == "b") for name in ("a", "b")}
     for name, trainer in trainers.items():

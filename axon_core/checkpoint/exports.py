@@ -26,20 +26,18 @@ class Gathered:
     """A tensor spread over processes, which all of them put together when it is read, in the same order."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self._tensor: Tensor | None = tensor
+        self._tensor, self._is_read = tensor, False
         self.shape: tuple[int, ...] = tuple(tensor.shape)
         self.dtype: torch.dtype = tensor.dtype
 
     def read(self) -> Tensor:
-        """Return it; once."""
-        tensor, self._tensor = self._tensor, None
-        if tensor is None:
-            raise RuntimeError("a gathered tensor is read once")
-        return whole(tensor)
+        """Return it."""
+        self._is_read = True
+        return whole(self._tensor)
 
     def take_part(self) -> None:
         """Help the others to put it together, unless it was read here."""
-        if self._tensor is not None:
+        if not self._is_read:
             self.read()
 
 

@@ -37,11 +37,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a checkpoint, read when it is asked for.
-
-    Raises:
-        CheckpointError: by all methods that read, if a file is missing or damaged.
-    """
+    """A tensor of a checkpoint, read when it is asked for."""
 
     name: str
     """Its name in the files."""
@@ -53,11 +49,15 @@ class StoredTensor:
     """Where its numbers are."""
 
     def read(self) -> Tensor:
-        """Return the whole tensor, in memory of its own."""
+        """Return the whole tensor, in memory of its own. Raises `CheckpointError` if a file is missing or damaged."""
         return self.part((0,) * len(self.shape), self.shape)
 
     def part(self, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
-        """Return the block that begins at `offsets` and has the shape `sizes`; nothing else is read."""
+        """Return the block that begins at `offsets` and has the shape `sizes`; nothing else is read.
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
+        """
         result = torch.empty(tuple(sizes), dtype=self.dtype)
         for block in self.blocks:
             first = [max(mine, theirs) for mine, theirs in zip(offsets, block.offsets, strict=True)]
@@ -71,7 +71,11 @@ class StoredTensor:
         return result
 
     def like(self, tensor: Tensor) -> Tensor:
-        """Return it where `tensor` is and as `tensor` is spread, which has its shape; only that piece is read."""
+        """Return it where `tensor` is and as `tensor` is spread, which has its shape; only that piece is read.
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
+        """
         if not isinstance(tensor, DTensor):
             return self.read().to(tensor.device)
         mine = piece_of(tensor)
