@@ -11,24 +11,31 @@ import click
 
 from axon_core.cli.output import echo, json_option, print_json, print_table
 from axon_core.documents import to_toml
-from axon_core.errors import UnknownKey
+from axon_core.errors import UnknownKey, UsageError
 from axon_core.papers.card import InstalledRecipe, cards, recipes
 from axon_core.registry.discovery import Entry, discover, normalised_name
 from axon_core.registry.registry import registry_of
 from axon_core.registry.suggest import install_line, known_papers, unknown_name
 
+_INDEX = "index.json"  # of token shards, whose module needs numpy
 _NO_COMPONENTS = ("paper", "command", "hooks", "registry")
 
 
 @click.command("info")
 @click.argument("key")
+@click.option("--verify", is_flag=True, help="Of a folder of token shards: compare all of it with its checksums.")
 @json_option
-def command(key: str, as_json: bool) -> None:
+def command(key: str, verify: bool, as_json: bool) -> None:
     """Describe KEY (or PLUGIN:KEY): a component with its options and its paper, or a recipe by name or TOML file.
 
     KEY can also be a run folder; this shows its model and the names of its classes. For a component or a run the
-    plugin is imported; a recipe is only read.
+    plugin is imported; a recipe is only read. Of a folder of token shards it shows the counts.
     """
+    if (Path(key) / _INDEX).is_file():
+        _show_shards(Path(key), verify, as_json)
+        return
+    if verify:
+        raise UsageError(f"--verify needs a folder of token shards, but {key} has no {_INDEX}")
     described = _recipes(key)
     records = [_recipe_record(recipe) for recipe in described]
     if (Path(key) / "run.json").is_file():
@@ -39,6 +46,29 @@ def command(key: str, as_json: bool) -> None:
         return
     for record in records:
         {"recipe": _print_recipe, "run": _print_run}.get(record["kind"], _print)(record)
+
+
+def _show_shards(path: Path, verify: bool, as_json: bool) -> None:
+    """Print what a folder of token shards holds.
+
+    Raises:
+        DataError: a file of it is missing, truncated or damaged.
+    """
+    from axon_core.cli.tokenize import described_shards  # here, because describing a recipe needs no numpy
+    from axon_core.text.shards.folder import ShardFolder
+
+    folder = ShardFolder(path)
+    if verify:
+        folder.verify()
+    index = folder.index
+    if as_json:
+        record = index.model_dump(mode="json", exclude={"shards"})
+        print_json([{"kind": "tokens", "path": str(path), **record, "shards": len(index.shards)}])
+        return
+    checked = ", all as their checksums say" if verify else ""
+    echo(
+        "\n".join([f"token shards {path}{checked}", *described_shards(index), f"tokenizer: {folder.tokenizer().type}"])
+    )
 
 
 def _run_record(path: Path) -> dict[str, Any]:

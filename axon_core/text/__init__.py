@@ -6,7 +6,9 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "chat_template": ["CHAT_TEMPLATES", "ChatTemplate"],
-        "corpus": ["TextConfig", "TextData", "Windows", "read_text", "split_text"],
+        "corpus": ["TextConfig", "TextData", "TextExamples", "Windows", "read_text", "split_text"],
+        "data_table": ["load_language_data"],
+        "language_data": ["LanguageExamples", "LanguageData", "SourcePlan"],
         "order": ["Order"],
         "prompts": ["EncodedPrompt", "check_room", "encode_prompts"],
         "records": [
@@ -22,6 +24,7 @@ __getattr__, __dir__, __all__ = attach(
             "read_records",
             "split_records",
         ],
+        "shards.data": ["TokenData", "TokensConfig"],
         "sentencepiece_model": ["PieceKind", "SentencePiece", "SentencePieceModel"],
         "tokenizer": [
             "PAD",

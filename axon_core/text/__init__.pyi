@@ -3,9 +3,14 @@ from axon_core.text.chat_template import CHAT_TEMPLATES as CHAT_TEMPLATES
 from axon_core.text.chat_template import ChatTemplate as ChatTemplate
 from axon_core.text.corpus import TextConfig as TextConfig
 from axon_core.text.corpus import TextData as TextData
+from axon_core.text.corpus import TextExamples as TextExamples
 from axon_core.text.corpus import Windows as Windows
 from axon_core.text.corpus import read_text as read_text
 from axon_core.text.corpus import split_text as split_text
+from axon_core.text.data_table import load_language_data as load_language_data
+from axon_core.text.language_data import LanguageData as LanguageData
+from axon_core.text.language_data import LanguageExamples as LanguageExamples
+from axon_core.text.language_data import SourcePlan as SourcePlan
 from axon_core.text.order import Order as Order
 from axon_core.text.prompts import EncodedPrompt as EncodedPrompt
 from axon_core.text.prompts import check_room as check_room
@@ -24,6 +29,8 @@ from axon_core.text.records import split_records as split_records
 from axon_core.text.sentencepiece_model import PieceKind as PieceKind
 from axon_core.text.sentencepiece_model import SentencePiece as SentencePiece
 from axon_core.text.sentencepiece_model import SentencePieceModel as SentencePieceModel
+from axon_core.text.shards.data import TokenData as TokenData
+from axon_core.text.shards.data import TokensConfig as TokensConfig
 from axon_core.text.tokenizer import PAD as PAD
 from axon_core.text.tokenizer import ByteTokenizer as ByteTokenizer
 from axon_core.text.tokenizer import CharTokenizer as CharTokenizer

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Int
@@ -22,15 +22,18 @@ from axon_core.folders import TEXT_SUFFIXES, data_files
 from axon_core.paths import expanded
 from axon_core.randomness import Key
 from axon_core.registry.spec import Spec
+from axon_core.text.language_data import SourcePlan, piece_lengths
 from axon_core.text.order import across_epochs
 from axon_core.text.tokenizer import Tokenizer, train_tokenizer
 
-__all__ = ["TextConfig", "TextData", "Windows", "read_text", "split_text"]
+__all__ = ["TextConfig", "TextData", "TextExamples", "Windows", "read_text", "split_text"]
 
 
 class TextConfig(config.Config):
     """The `[data]` table of a recipe whose data is one long text."""
 
+    type: Literal["text"] = "text"
+    """What the data are: `text`, or `tokens` for the table `TokensConfig`."""
     path: str | None = None
     """A UTF-8 text file, or a folder of them (`TEXT_SUFFIXES`); `~` and `$VARIABLES` are filled in. Left out: Python's
     own reference."""
@@ -116,6 +119,27 @@ class Windows:
         return offset + self.context * torch.randperm(self.per_epoch, generator=generator)
 
 
+class TextExamples:
+    """The windows of a text as examples.
+
+    Args:
+        windows: what to sample.
+        held_out: how many tokens are held out.
+    """
+
+    def __init__(self, windows: Windows, held_out: int) -> None:
+        self._windows, self._held_out = windows, held_out
+
+    def batch(self, step: int, size: int) -> dict[str, Tensor]:
+        """Return the windows of a step: `tokens` `(b n+1)`. Raises `UsageError` as `Windows.batch` does."""
+        return {"tokens": self._windows.batch(step, size)}
+
+    def sources(self, examples: int) -> list[SourcePlan]:
+        """Return the text, and how often so many examples go through it."""
+        tokens, epochs = len(self._windows.tokens), examples / self._windows.per_epoch
+        return [SourcePlan(name="text", tokens=tokens, held_out=self._held_out, share=1.0, epochs=epochs)]
+
+
 def split_text(text: str, held_out: float) -> tuple[str, str]:
     """Return the part of a text to train on, and the share `held_out` at its end."""
     cut = int(len(text) * (1 - held_out))
@@ -180,6 +204,27 @@ class TextData:
         """A checksum of the text's tokens, which tells it apart from others."""
         return digest(self.train, self.held_out)
 
+    def examples(self, context: int, key: Key) -> TextExamples:
+        """Return windows of `context + 1` tokens in an order that depends on `key`.
+
+        Raises:
+            DataError: the text has fewer tokens than that.
+        """
+        return TextExamples(Windows(self.train, context, key), len(self.held_out))
+
+    @property
+    def held_out_targets(self) -> int:
+        """How many held-out tokens are predicted: all but the first."""
+        return len(self.held_out) - 1
+
+    def beginning(self, size: int) -> list[int]:
+        """Return the first held-out tokens, up to `size` of them."""
+        return self.held_out[:size].tolist()
+
+    def held_out_examples(self, context: int, size: int, most: int | None = None) -> Iterator[dict[str, Tensor]]:
+        """Yield the windows of `held_out_batches` as examples."""
+        return ({"tokens": batch} for batch in self.held_out_batches(context, size, most))
+
     @property
     def held_out_bytes(self) -> int:
         """UTF-8 length of what evaluation scores: the held-out part without its first token."""
@@ -204,4 +249,4 @@ class TextData:
     @cached_property
     def piece_lengths(self) -> Int[Tensor, " v"]:
         """The UTF-8 length of each token's text."""
-        return torch.tensor([len(self.tokenizer.piece(token)) for token in range(self.tokenizer.vocab_size)])
+        return piece_lengths(self.tokenizer)

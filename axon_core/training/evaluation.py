@@ -15,6 +15,7 @@ from axon_core.alignment.logprobs import token_logprobs
 from axon_core.interfaces.model import CausalLM
 from axon_core.processes import rank, sum_numbers, world
 from axon_core.text.corpus import TextData, read_text
+from axon_core.text.language_data import LanguageData, piece_lengths
 from axon_core.training.pretrained import load_pretrained
 from axon_core.training.trainer import Trainer
 
@@ -115,19 +116,23 @@ class TextEvaluation(Trainer.Evaluation):
 
 
 @torch.no_grad()
-def held_out_likelihood(model: CausalLM, data: TextData, most: int | None = None) -> dict[str, float]:
-    """Return `loss` in nats per token, `bits_per_byte`, and the number of `tokens`, of a text's held-out part.
+def held_out_likelihood(model: CausalLM, data: LanguageData, most: int | None = None) -> dict[str, float]:
+    """Return `loss` in nats per token, `bits_per_byte`, and the number of `tokens`, of what is held out.
 
     With `most`, about that many tokens are read, in windows spread evenly over the part.
     """
     context, device = model.config.context, next(model.parameters()).device
     total, tokens, length = torch.zeros((), dtype=torch.float64), 0, 0
-    expected = min(len(data.held_out) - 1, most or len(data.held_out))
-    for batch in track_own(data.held_out_batches(context, 64, most), expected, lambda batch: batch[:, 1:].numel()):
-        rows = batch.to(device)
-        total -= token_logprobs(model(rows[:, :-1]), rows[:, 1:]).sum().cpu().double()
-        tokens += batch[:, 1:].numel()
-        length += int(data.piece_lengths[batch[:, 1:]].sum())
+    expected = min(data.held_out_targets, most or data.held_out_targets)
+    lengths = piece_lengths(data.tokenizer)
+    examples = data.held_out_examples(context, 64, most)
+    for batch in track_own(examples, expected, lambda batch: batch["tokens"][:, 1:].numel()):
+        rows = {name: part.to(device) for name, part in batch.items()}
+        logits = model(rows["tokens"][:, :-1], documents=rows.get("documents"))
+        total -= token_logprobs(logits, rows["tokens"][:, 1:]).sum().cpu().double()
+        targets = batch["tokens"][:, 1:]
+        tokens += targets.numel()
+        length += int(lengths[targets].sum())
     found = sum_numbers({"nats": total.item(), "tokens": tokens, "length": length})
     bits = found["nats"] / math.log(2)
     return {

@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from axon_core import config
 from axon_core.documents import to_toml
 from axon_core.interfaces.model import Model
+from axon_core.text.language_data import SourcePlan
 from axon_core.training.muon import MuonOptimizer
 from axon_core.training.optim import moment_bytes
 from axon_core.training.recipe import Recipe
@@ -87,6 +88,8 @@ class Plan(config.Config):
     """How many of that unit a step learns from, the mean of the first steps; None if they arise only in training."""
     memory: MemoryPlan
     """What the parameters take."""
+    sources: tuple[SourcePlan, ...]
+    """What the data consist of, and how often the training goes through each part, if the trainer knows."""
 
     @classmethod
     def of(cls, recipe: Recipe, trainer: Trainer, out: Path) -> Plan:
@@ -107,6 +110,7 @@ class Plan(config.Config):
             unit=trainer.unit,
             units=_units(trainer, batches),
             memory=memory_of(trainer),
+            sources=tuple(trainer.sources()),
         )
 
     def lines(self) -> list[str]:
@@ -118,6 +122,7 @@ class Plan(config.Config):
             f"# {self.name}, into {self.out}",
             *(f"# {swap}" for swap in self.swaps),
             *(f"# model {role}: {model.described}" for role, model in self.models.items()),
+            *(f"# data {source}" for source in self.sources),
             f"# a step: {self.examples:,.0f} examples{units}",
             f"# {self.steps:,} steps: {self.examples * self.steps:,.0f} examples{of_all}",
             f"# memory: {' + '.join(f'{name} {in_bytes(value)}' for name, value in parts.items())} = "

@@ -25,6 +25,7 @@ from axon_core.config import Count
 from axon_core.errors import ContractError
 from axon_core.interfaces.model import Model
 from axon_core.randomness import Key
+from axon_core.text.language_data import SourcePlan
 from axon_core.training.devices import AUTO, choose_device, multiplies_bf16
 from axon_core.training.optim import AdamW, Optimizer
 from axon_core.training.parallel.config import Parallel
@@ -200,6 +201,13 @@ class Trainer(ABC):
     @abstractmethod
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return the examples of a step, over all processes: a pure function of `step`, so that a run may resume."""
+
+    def sources(self) -> Sequence[SourcePlan]:
+        """Return what the data consist of, and how often the whole training goes through each part.
+
+        `axon train --dry-run` shows it. By default it is not known.
+        """
+        return ()
 
     def data_digest(self) -> str:
         """Return a checksum of all data for training and evaluation: a run continues only with the same data.

@@ -18,7 +18,7 @@ from axon_core.text.fingerprints import tokenizer_fingerprint
 from axon_core.text.shards.files import Shard, ShardFacts
 from axon_core.text.tokenizer import Tokenizer
 
-__all__ = ["INDEX", "IndexedShard", "ShardFolder", "ShardIndex", "inputs_checksum", "shard_name", "write_index"]
+__all__ = ["INDEX", "IndexedShard", "ShardFolder", "ShardIndex", "inputs_checksum", "token_shard_name", "write_index"]
 
 INDEX = "index.json"
 """The name of the file that is written last."""
@@ -81,11 +81,12 @@ class ShardFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.index = _read_index(path)
-        for shard in self.index.shards:
-            self.open(shard).close()
+        for number in range(len(self.index.shards)):
+            self.open(number).close()
 
-    def open(self, shard: IndexedShard) -> Shard:
-        """Return one of its shards, open. Raises `DataError` if it is not as the index says."""
+    def open(self, number: int) -> Shard:
+        """Return the shard of this number, open. Raises `DataError` if it is not as the index says."""
+        shard = self.index.shards[number]
         found = Shard(self.path / shard.name)
         facts = found.facts
         if facts.tokenizer != self.index.tokenizer or found.dtype.__name__ != self.index.dtype:
@@ -109,11 +110,11 @@ class ShardFolder:
 
     def verify(self) -> None:
         """Read every shard, and compare it with its checksum. Raises `DataError` if one is damaged."""
-        for shard in self.index.shards:
-            self.open(shard).verify()
+        for number in range(len(self.index.shards)):
+            self.open(number).verify()
 
 
-def shard_name(unit: int, part: int) -> str:
+def token_shard_name(unit: int, part: int) -> str:
     """Return the file of a shard: its unit of work, and its number among the shards of the unit."""
     return f"{unit:05}-{part:04}.safetensors"
 

@@ -16,7 +16,7 @@ from axon_core.json_text import to_json
 from axon_core.text.encoding import token_dtype
 from axon_core.text.fingerprints import tokenizer_fingerprint
 from axon_core.text.shards.files import ShardFacts
-from axon_core.text.shards.folder import INDEX, ShardFolder, ShardIndex, inputs_checksum, shard_name, write_index
+from axon_core.text.shards.folder import INDEX, ShardFolder, ShardIndex, inputs_checksum, token_shard_name, write_index
 from axon_core.text.shards.inputs import InputFile, Span, find_inputs, units_of
 from axon_core.text.shards.pool import run_units
 from axon_core.text.shards.work import Job, finished_shards
@@ -27,7 +27,7 @@ __all__ = ["SHARD_BYTES", "TokenizerChoice", "tokenize_files"]
 SHARD_BYTES = 64 << 20
 """Bytes of the files, or of text in packed files, that a shard holds by default."""
 _PLAN = "plan.json"
-Report = Callable[[int, int, int], object]
+ReportBytes = Callable[[int, int, int], object]
 """Called with the bytes that have been read, those to be read in all, and the tokens so far."""
 
 
@@ -74,7 +74,7 @@ def tokenize_files(
     skip: bool = False,
     processes: int = 1,
     shard_bytes: int = SHARD_BYTES,
-    report: Report = lambda read, total, tokens: None,
+    report: ReportBytes = lambda read, total, tokens: None,
 ) -> ShardIndex:
     """Write the tokens of files into the folder `out`, and return its index.
 
@@ -169,7 +169,7 @@ def _compare(out: Path, plan: _Plan) -> None:
         )
 
 
-def _run(job: Job, plan: _Plan, processes: int, report: Report) -> None:
+def _run(job: Job, plan: _Plan, processes: int, report: ReportBytes) -> None:
     fingerprint = job.fingerprint
     pending: dict[int, Sequence[Span]] = {}
     read, tokens = 0, 0
@@ -189,7 +189,7 @@ def _finish(out: Path, plan: _Plan, tokenizer: Tokenizer) -> ShardIndex:
     fingerprint, shards = tokenizer_fingerprint(tokenizer), dict[str, ShardFacts]()
     for number in range(len(plan.units)):
         found = finished_shards(out, number, fingerprint)
-        shards |= {shard_name(number, part): facts for part, facts in enumerate(found)}
+        shards |= {token_shard_name(number, part): facts for part, facts in enumerate(found)}
     if not any(facts.tokens for facts in shards.values()):
         raise DataError(f"there is no text in {plan.files[0].path}{' and the others' * (len(plan.files) > 1)}")
     write_index(out, tokenizer, plan.inputs, shards, token_dtype(tokenizer.vocab_size).__name__)

@@ -14,7 +14,7 @@ from axon_core.errors import DataError
 from axon_core.text.encoding import TokenArray, array_encoder, token_dtype
 from axon_core.text.fingerprints import tokenizer_fingerprint
 from axon_core.text.shards.files import Shard, ShardFacts, ShardWriter, written_shard
-from axon_core.text.shards.folder import shard_name
+from axon_core.text.shards.folder import token_shard_name
 from axon_core.text.shards.inputs import Span
 from axon_core.text.shards.passages import Passage, passages
 from axon_core.text.tokenizer import Tokenizer
@@ -67,7 +67,7 @@ def finished_shards(folder: Path, unit: int, fingerprint: str) -> list[ShardFact
     A shard that is damaged, or of another tokenizer, is removed with all that follow it, and made again.
     """
     found: list[ShardFacts] = []
-    while (path := folder / shard_name(unit, len(found))).exists():
+    while (path := folder / token_shard_name(unit, len(found))).exists():
         try:
             shard = Shard(path)
             shard.close()
@@ -77,7 +77,7 @@ def finished_shards(folder: Path, unit: int, fingerprint: str) -> list[ShardFact
             break
         found.append(shard.facts)
     for stale in folder.glob(f"{unit:05}-*.safetensors"):
-        if stale.name not in {shard_name(unit, part) for part in range(len(found))}:
+        if stale.name not in {token_shard_name(unit, part) for part in range(len(found))}:
             stale.unlink()
     return found
 
@@ -133,7 +133,7 @@ def run_unit(job: Job, encode: PassageEncoder, number: int, unit: Sequence[Span]
     yield UnitProgress(source.progress(), 0)
     part, last = len(done), False
     while not last:
-        with written_shard(job.folder / shard_name(number, part), encode.dtype) as shard:
+        with written_shard(job.folder / token_shard_name(number, part), encode.dtype) as shard:
             yield from _fill(shard, source, encode, job.shard_bytes)
             last = source.ended
             shard.finish(source.position, last, job.fingerprint)

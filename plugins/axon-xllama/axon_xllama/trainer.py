@@ -1,8 +1,8 @@
-"""Trainer `causal_lm`: next-token prediction on one long text."""
+"""Trainer `causal_lm`: next-token prediction on a text, or on token shards larger than memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,7 +13,7 @@ from axon_core import ConfigError, DataError, Key, at, validate
 from axon_core.alignment import require_role, token_logprobs
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
-from axon_core.text import TextConfig, TextData, Windows
+from axon_core.text import LanguageData, SourcePlan, load_language_data
 from axon_core.training import InitialModel, Recipe, TextEvaluation, Trainer, coverage, held_out_likelihood
 
 
@@ -46,11 +46,11 @@ class CausalLMTrainer(Trainer):
         },
     )
 
-    def __init__(self, config: Config, models: Mapping[str, nn.Module], data: TextData) -> None:
+    def __init__(self, config: Config, models: Mapping[str, nn.Module], data: LanguageData) -> None:
         super().__init__(config, models)
         self.model = require_role(models, "model", CausalLM, "causal_lm")
         self.data = data
-        self._windows = Windows(data.train, self.model.config.context, Key((config.seed, "windows")))
+        self._examples = data.examples(self.model.config.context, Key((config.seed, "windows")))
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
@@ -65,7 +65,7 @@ class CausalLMTrainer(Trainer):
         with at("model"):
             initial = InitialModel(recipe.model, saved)
         with at("data"):
-            data = TextData.load(validate(TextConfig, recipe.data), initial.saved_tokenizer())
+            data = load_language_data(recipe.data, initial.saved_tokenizer())
         if settings.prompt is not None:
             try:  # before training, not after it
                 data.tokenizer.encode_prompt(settings.prompt)
@@ -76,8 +76,12 @@ class CausalLMTrainer(Trainer):
         return cls(settings, {"model": model}, data)
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """Return the windows of a step: `tokens` `(b n+1)`."""
-        return {"tokens": self._windows.batch(step, self.config.batch_size)}
+        """Return the windows of a step: `tokens` `(b n+1)`, and `documents` `(b n)` if these are masked."""
+        return self._examples.batch(step, self.config.batch_size)
+
+    def sources(self) -> Sequence[SourcePlan]:
+        """Return the sources of the data, and how often the training goes through each."""
+        return self._examples.sources(self.config.steps * self.config.batch_size)
 
     def counts(self, data: dict[str, Tensor]) -> Mapping[str, float]:
         """Return the number of predicted tokens."""
@@ -86,7 +90,7 @@ class CausalLMTrainer(Trainer):
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy, in nats."""
         tokens = data["tokens"]
-        logits = self.models["model"](tokens[:, :-1])
+        logits = self.models["model"](tokens[:, :-1], documents=data.get("documents"))
         return {"loss": -token_logprobs(logits, tokens[:, 1:]).sum()}
 
     def evaluate(self) -> dict[str, float]:
@@ -95,11 +99,11 @@ class CausalLMTrainer(Trainer):
         If that is not the whole part, `held_out_tokens` says how many it has.
         """
         found = held_out_likelihood(self.model, self.data, self.config.eval_tokens)
-        return {**found, **coverage("tokens", found["tokens"], len(self.data.held_out) - 1)}
+        return {**found, **coverage("tokens", found["tokens"], self.data.held_out_targets)}
 
     def sample(self) -> str:
         """Return a text: the prompt, and how the model continues it."""
         tokenizer, asked = self.data.tokenizer, self.config.prompt
-        beginning = self.data.held_out[: min(16, self.model.context)].tolist()
+        beginning = self.data.beginning(min(16, self.model.context))
         prompt = tokenizer.encode_prompt(asked) if asked else beginning
         return sample_text(self.model, tokenizer, prompt)
