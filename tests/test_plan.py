@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from axon_core import MODELS, TRAINERS, Trainer
 from axon_core.checkpoint.weights import weightless
 from axon_core.cli import main
+from axon_core.nn import dropout_rows
 from axon_core.training.build import build_bare_trainer, build_trainer
 from axon_core.training.capacity.accelerators import ACCELERATORS, Accelerator, find_accelerator
 from axon_core.training.capacity.estimate import Demand, Layout, estimate
 from axon_core.training.capacity.plan import CapacityPlan, demand_of, layout_of
 from axon_core.training.capacity.remedies import USABLE, remedies
 from axon_core.training.capacity.tracing import Saved, trace
-from axon_core.training.examples import resting
+from axon_core.training.examples import resting, size
 from axon_core.training.parallel.units import checkpoint_activations, sharding_units
 from axon_core.training.planning import Plan
 from axon_core.training.recipe import Recipe
@@ -181,7 +182,7 @@ def test_activations_are_those_of_the_training_itself(key: str) -> None:
     minibatch = next(iter(real.minibatches(data, key_of(real))))
     for role in real.trainable:
         real.models[role].train(real.training_mode)
-    with Saved(real.models.values()) as saved:
+    with Saved(real.models.values()) as saved, dropout_rows(key_of(real), torch.arange(size(minibatch))):
         real.loss(minibatch)
     assert work.activations == pytest.approx(saved.total, rel=0.1)
 

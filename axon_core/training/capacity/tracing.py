@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from axon_core.nn.dropout import dropout_rows
 from axon_core.nn.linear import product
 from axon_core.randomness import Key
 from axon_core.training.capacity.stand_ins import fake_weights
@@ -130,8 +131,10 @@ def _passes(
     trainer: Trainer, units: Sequence[nn.Module], data: dict[str, Tensor], counter: _Counter
 ) -> tuple[Saved, int, int]:
     """Run the loss and its backward pass; return what was kept, and the operations of either."""
+    weight = next(trainer.models[trainer.trainable[0]].parameters())
+    numbers = weight.new_empty(size(data), dtype=torch.long)  # without numbers, and so are the masks of dropout
     with Saved(trainer.models.values(), units, lambda: counter.flops) as saved:
-        with autocast(trainer.config):
+        with autocast(trainer.config), dropout_rows(Key(()), numbers):
             terms = trainer.loss(data)
         forward = counter.flops
         sum((term for term in terms.values() if term.requires_grad), torch.zeros(())).backward()
