@@ -31,10 +31,11 @@ from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
 from axon_core.processes import PeerError, is_first, local, rank, world
 from axon_core.registry import provenance
+from axon_core.training.loop import fit
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 
-LIMIT = 60.0  # seconds that a group of processes may take
+LIMIT = 120.0  # seconds that a group of processes may take
 
 
 class Tiny(Model):
@@ -70,7 +71,7 @@ class TinyTrainer(Trainer):
         raise NotImplementedError
 
     def batch(self, step: int):
-        return {"tokens": (torch.arange(8).reshape(2, 4) + step) % 3}
+        return {"tokens": (torch.arange(16).reshape(4, 4) + step) % 3}
 
     def counts(self, data):
         return {"loss": data["tokens"].numel()}
@@ -197,6 +198,16 @@ def meanwhile(kind: str, folder: Path, slow: float) -> str:
     if is_first():
         save_file(tensors, folder / "expected.safetensors")
     return ""
+
+
+def train(folder: Path, options: dict[str, Any], resume: bool, stop: int | None) -> list[float]:
+    """Train up to a step with the core's loop; return the weights."""
+    torch.manual_seed(0)
+    options = {"ema": 0.5, "steps": 8, "batch_size": 4, "save_every": 2, "precision": "fp64", **options}
+    trainer = TinyTrainer(validate(Trainer.Config, {"optimizer": {"type": "muon"}, **options}))
+    fit(trainer, folder, resume=resume, stop_at=stop, progress=False)
+    weights = trainer.models["model"].state_dict().values()
+    return torch.cat([whole(tensor).flatten() for tensor in weights]).tolist()
 
 
 class Shifted(TinyTrainer):

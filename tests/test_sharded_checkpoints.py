@@ -123,6 +123,19 @@ def test_a_process_lost_while_the_background_writes_leaves_the_last_one(tmp_path
     assert first == "step-1" and Checkpoints(folder).find() == folder / "step-1"
 
 
+def test_a_training_resumed_by_other_processes_and_strategies_ends_as_one_that_was_not(tmp_path: Path):
+    def train(size: int, name: str, resume: bool = False, stop: int | None = None, **options: object) -> list[float]:
+        return workers.run(size, workers.train, tmp_path / name, options, resume, stop, folder=tmp_path)[0]
+
+    whole = train(1, "whole")
+    fsdp = {"strategy": "fsdp"}
+    train(2, "run", stop=3, parallel=fsdp, checkpoint_in_background=True)
+    train(4, "run", resume=True, stop=5, parallel={**fsdp, "replicate": 2})
+    train(1, "run", resume=True, stop=6)
+    found = train(2, "run", resume=True, checkpoint_in_background=True)
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(whole), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(("size", "kind", "background"), [(1, "plain", True), (2, "plain", False), (2, "fsdp", True)])
 def test_what_an_export_changes_for_its_time_is_exported_and_not_saved(
     size: int, kind: str, background: bool, tmp_path: Path

@@ -141,13 +141,16 @@ def verify(folder: Path, part: Callable[[list[str]], Iterable[str]] = iter) -> s
     return None
 
 
-def add_to_manifest(folder: Path, *names: str) -> None:
-    """Add files that were just written to a folder's manifest, which is made if there is none."""
+def add_to_manifest(folder: Path, *names: str, known: Mapping[str, str] | None = None) -> None:
+    """Add files that were just written to a folder's manifest, which is made if there is none.
+
+    Checksums that are `known` are not computed again.
+    """
     try:
-        known = sums(folder)
+        others = sums(folder)
     except CheckpointError:  # what it said about other files is already lost
-        known = {}
-    _write(folder, {**known, **{name: sha256(folder / name) for name in names}})
+        others = {}
+    _write(folder, {**others, **{name: (known or {}).get(name) or sha256(folder / name) for name in names}})
 
 
 def read_checked(file: Path) -> bytes:

@@ -99,8 +99,8 @@ def save_model(model: Model, folder: Path, tokenizer: Vocabulary | None = None) 
 def _write(model: Model, folder: Path, tensors: Mapping[str, Tensor | Readable], *, tied: Mapping[str, str]) -> None:
     with claimed_files(folder, WEIGHTS, _CONFIG), writing(folder):
         with atomic_file(folder / WEIGHTS) as draft:
-            write_tensors(draft, tensors, tied)
-        save_config(model, folder)
+            checksum = write_tensors(draft, tensors, tied)
+        save_config(model, folder, checksum)
 
 
 def _write_gathered(model: Model, folder: Path, tensors: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
@@ -126,8 +126,12 @@ def check_vocabulary(tokenizer: Vocabulary, vocab_size: int) -> None:
         )
 
 
-def save_config(model: Model, folder: Path) -> None:
-    """Write the `config.json` of `save_model` beside weights that are in `folder` already; `model` may have none."""
+def save_config(model: Model, folder: Path, checksum: str | None = None) -> None:
+    """Write the `config.json` of `save_model` beside weights that are in `folder` already; `model` may have none.
+
+    Their SHA-256 is computed unless it is given as `checksum`.
+    """
+    checksum = checksum or sha256(folder / WEIGHTS)
     parts = provenance.parts_of([model])
     kind = provenance.class_of(model)
     # The first entry is as good as any: one class may be offered under several keys.
@@ -137,10 +141,10 @@ def save_config(model: Model, folder: Path) -> None:
         "config": model.config.model_dump(mode="json"),
         "parts": parts,
         "axon_core": metadata.version("axon-core"),
-        "sha256": sha256(folder / WEIGHTS),
+        "sha256": checksum,
     }
     write_text(folder / _CONFIG, to_json(facts, indent=1))
-    add_to_manifest(folder, _CONFIG, WEIGHTS)
+    add_to_manifest(folder, _CONFIG, WEIGHTS, known={WEIGHTS: checksum})
 
 
 def load_model(folder: Path, cls: type[M]) -> M:

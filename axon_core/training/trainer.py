@@ -270,6 +270,8 @@ class Trainer(ABC):
         """Write what a user takes away into the folder: the model and what it needs.
 
         By default it is the first of the `trainable` models, with the tokenizer of the attribute `data` if it has one.
+        All processes call it, each with a folder of its own; what the first writes is kept. Models are saved by
+        `Model.save`, whose weights may be in the folder only after this has returned.
 
         Raises:
             ContractError: that is not a `Model`, so that it cannot be saved.
