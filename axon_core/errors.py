@@ -91,3 +91,33 @@ class Interrupted(AxonError):
     """The user stopped the work; what was done is saved."""
 
     exit_code = 130
+
+
+# How torch reports it: on a GPU, on a CPU, and for a number of bytes or elements that does not fit 64 bits.
+_NO_MEMORY = (
+    "OutOfMemoryError",
+    "DefaultCPUAllocator",
+    "std::bad_alloc",
+    "Storage size calculation overflowed",
+    "numel: integer multiplication overflow",
+    "Overflow when unpacking long",
+)
+
+
+def explained(error: Exception) -> str:
+    """Return what to print for an error: its message, in other words where it is not Axon's own."""
+    if isinstance(error, AxonError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply (lists in lists or tables in tables); flatten it"
+    if isinstance(error, MemoryError) or any(name in f"{type(error).__name__}: {error}" for name in _NO_MEMORY):
+        return (
+            "out of memory; use a smaller model, batch or beam, or a shorter text, or free memory that other programs "
+            "use"
+        )
+    return (
+        f"{type(error).__name__}: {error}. This is a bug in Axon or in a plugin, not an error in your input; "
+        "`axon --debug …` shows where it occurred"
+    )

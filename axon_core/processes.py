@@ -28,6 +28,7 @@ __all__ = [
     "from_first",
     "gather",
     "is_first",
+    "is_lost",
     "local",
     "merged",
     "own",
@@ -47,7 +48,13 @@ _borrowed: ContextVar[bool] = ContextVar("borrowed", default=False)
 
 
 class PeerError(AxonError):
-    """Another process of this training failed; the message is that process's."""
+    """Another process of this training failed; the message is that process's.
+
+    Attributes:
+        told: whether another process prints the message.
+    """
+
+    told = False
 
 
 def world() -> int:
@@ -192,6 +199,19 @@ def first_does(do: Callable[[], Any]) -> None:
         PeerError: it failed, and this is another process.
     """
     together(lambda: do() if is_first() else None)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return whether an error is that of a process that waited in vain for another, which is lost or silent."""
+    seen: list[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        error = error.__cause__ or error.__context__ or error
+    texts = ("third_party/gloo", "Connection closed by peer", "Connection reset by peer")
+    return any(
+        isinstance(found, dist.DistError) or (isinstance(found, RuntimeError) and any(t in str(found) for t in texts))
+        for found in seen
+    )
 
 
 def _peer(number: int, code: int, message: str) -> PeerError:

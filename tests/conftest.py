@@ -21,6 +21,7 @@ collect_ignore = [
     "kill_server.py",
     "kill_subjects.py",
     "new_user.py",
+    "rank_server.py",
     "toy_trainer.py",
 ]
 

@@ -17,7 +17,7 @@ LAZY = {("axon_core.interfaces.model", "axon_core.checkpoint.models")}
 
 ORDER = (
     *("base", "registry", "interfaces", "registries", "checkpoint", "nn", "text", "generation", "alignment", "papers"),
-    *("training", "testing", "cli"),
+    *("training", "testing", "cli", "__main__"),
 )
 """The packages of the core: each knows itself and those before it. `base` are the modules beside them."""
 

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from axon_core.cli.output import MOST, Warnings, echo
-from axon_core.errors import AmbiguousKey, AxonError, ContractError, UnknownKey
+from axon_core.errors import AmbiguousKey, AxonError, ContractError, UnknownKey, explained
 from axon_core.escaping import printable, shortened
 from axon_core.registry.discovery import Entry, discover
 from axon_core.registry.packages import command_line
@@ -38,6 +39,9 @@ COMMANDS = {
     "tokenize": "Turn texts into token shards, for data larger than memory.",
     "train": "Train a model from a recipe.",
 }
+
+
+_FIRST = 5.0  # seconds for the first of several processes to say what is wrong for all; torchrun then ends the others
 
 
 class _Commands(click.Group):
@@ -125,7 +129,7 @@ def main(args: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        echo(f"Error: {_explained(error)}", err=True)
+        echo(f"Error: {explained(error)}", err=True)
         return 1
     return code
 
@@ -137,7 +141,7 @@ def _run(argv: list[str]) -> int:
     if debug:  # accepted anywhere, because people append it to the line that failed
         argv.remove("--debug")
     try:
-        result = cli.main(argv, prog_name="axon", standalone_mode=False)
+        result = cli.main(argv, prog_name="axon", standalone_mode=False, obj={"debug": debug})
         return result if isinstance(result, int) else 0
     except click.Abort:
         echo("Interrupted.", err=True)
@@ -145,6 +149,8 @@ def _run(argv: list[str]) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(_FIRST)
         echo(shortened(shown.getvalue(), MOST), err=True, nl=False)
         return error.exit_code
     except BrokenPipeError:
@@ -154,38 +160,11 @@ def _run(argv: list[str]) -> int:
             echo(note, err=True)
         raise
     except Exception as error:
-        if debug:
+        if getattr(error, "told", False):  # by another process of this training
+            pass
+        elif debug:
             echo(traceback.format_exc(), err=True, nl=False)
         else:
-            message = f"Error: {shortened(_explained(error), MOST)}"
+            message = f"Error: {shortened(explained(error), MOST)}"
             echo("\n".join([message, *getattr(error, "__notes__", [])]), err=True)
         return error.exit_code if isinstance(error, AxonError) else 1
-
-
-# How torch reports it: on a GPU, on a CPU, and for a number of bytes or elements that does not fit 64 bits.
-_NO_MEMORY = (
-    "OutOfMemoryError",
-    "DefaultCPUAllocator",
-    "std::bad_alloc",
-    "Storage size calculation overflowed",
-    "numel: integer multiplication overflow",
-    "Overflow when unpacking long",
-)
-
-
-def _explained(error: Exception) -> str:
-    if isinstance(error, AxonError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    if isinstance(error, RecursionError):
-        return "the input is nested too deeply (lists in lists or tables in tables); flatten it"
-    if isinstance(error, MemoryError) or any(name in f"{type(error).__name__}: {error}" for name in _NO_MEMORY):
-        return (
-            "out of memory; use a smaller model, batch or beam, or a shorter text, or free memory that other programs "
-            "use"
-        )
-    return (
-        f"{type(error).__name__}: {error}. This is a bug in Axon or in a plugin, not an error in your input; "
-        "`axon --debug …` shows where it occurred"
-    )

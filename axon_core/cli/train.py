@@ -12,16 +12,20 @@ import click
 
 from axon_core.checkpoint.locks import check_unlocked
 from axon_core.cli.generate import generate_command
+from axon_core.cli.launch import processes_options
 from axon_core.cli.options import log_option, training_device_option
 from axon_core.cli.output import echo, echo_generated, json_option, print_json
 from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.json_text import to_json
+from axon_core.processes import from_first, is_first, together, world
 from axon_core.training.build import build_trainer
 from axon_core.training.devices import describe_device
 from axon_core.training.loop import FitResult, fit, run_evaluation
+from axon_core.training.parallel.group import joined, recall, remember
 from axon_core.training.planning import Plan
 from axon_core.training.recipe import Recipe
+from axon_core.training.resuming import was_opened
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.trainer import Trainer
 
@@ -42,6 +46,7 @@ from axon_core.training.trainer import Trainer
 @json_option
 @log_option
 @click.option("--stop-at", type=click.IntRange(min=1), help="Save and stop after this step; resume later.")
+@processes_options
 def command(
     recipe: str | None,
     overrides: Sequence[str],
@@ -55,6 +60,23 @@ def command(
     as_json: bool,
 ) -> None:
     """Train from RECIPE: the name of an installed recipe, or a TOML file."""
+    with joined():
+        _train(recipe, overrides, out, resume, checkpoint, device, logs, stop_at, dry_run, as_json)
+
+
+def _train(
+    recipe: str | None,
+    overrides: Sequence[str],
+    out: Path | None,
+    resume: bool,
+    checkpoint: str | None,
+    device: str | None,
+    logs: Sequence[str],
+    stop_at: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train in this process, alone or as one of several."""
     begun = time.monotonic()
     if device is not None:
         overrides = [*overrides, f"trainer.device={device}"]
@@ -66,22 +88,24 @@ def command(
         overrides = [*overrides, f"trainer.log={to_json(list(logs))}"]
     if checkpoint and not resume:
         raise UsageError("--from needs --resume")
-    if resume:
-        if out is None:
-            raise UsageError("--resume needs --out, the run folder to continue")
-        plan, saved = _continued(recipe, overrides, out, checkpoint)
-    elif recipe is None:
+    if resume and out is None:
+        raise UsageError("--resume needs --out, the run folder to continue")
+    if recipe is None and not resume:
         raise UsageError("name a recipe or a TOML file; `axon recipes` lists the installed ones")
-    else:
-        plan, saved = Recipe.load(recipe, overrides), None
-        out = out or RunFolder.free_name(plan.name)
-        RunFolder.check_free(out)
-    trainer = build_trainer(plan, saved)
+    out = _place(recipe, overrides, out)
+    if was_opened(out):  # torchrun has started this again
+        resume, checkpoint = True, None
+    plan, saved = together(lambda: _planned(recipe, overrides, out, resume, checkpoint))
+    trainer = together(lambda: build_trainer(plan, saved))
     if dry_run:
-        _show(Plan.of(plan, trainer, out), as_json)
+        if is_first():
+            _show(Plan.of(plan, trainer, out), as_json)
         return
-    where = describe_device(trainer.config.device)
-    echo(f"{plan.name}: {_size(trainer):,} parameters, on {where}, into {out}", err=True)
+    if is_first():
+        where = describe_device(trainer.config.device)
+        if world() > 1:
+            where += f", in {world()} processes ({trainer.config.parallel.strategy})"
+        echo(f"{plan.name}: {_size(trainer):,} parameters, on {where}, into {out}", err=True)
     result = fit(
         trainer,
         out,
@@ -100,16 +124,41 @@ def _show(plan: Plan, as_json: bool) -> None:
         echo("\n".join(plan.lines()))
 
 
+def _place(recipe: str | None, overrides: Sequence[str], out: Path | None) -> Path:
+    """Return the run folder, which the first process names if nobody has; it is the same if torchrun starts again."""
+    if out is None and (before := recall("out")) is not None:
+        return Path(before)
+    if out is None and recipe is not None:
+        plan = together(lambda: Recipe.load(recipe, overrides))
+        out = Path(from_first(str(RunFolder.free_name(plan.name))))
+        remember("out", str(out))
+    return out or Path()
+
+
+def _planned(
+    recipe: str | None, overrides: Sequence[str], out: Path, resume: bool, checkpoint: str | None
+) -> tuple[Recipe, Path | None]:
+    """Return the recipe of a training, and the model that it exported if it is to continue."""
+    if resume or recipe is None:
+        return _continued(recipe, overrides, out, checkpoint)
+    plan = Recipe.load(recipe, overrides)
+    if is_first():
+        RunFolder.check_free(out)
+    return plan, None
+
+
 def _continued(
     recipe: str | None, overrides: Sequence[str], out: Path, checkpoint: str | None
 ) -> tuple[Recipe, Path | None]:
     """Return the recipe of a run to continue, and the model it exported last."""
     if recipe and not (out / "run.json").exists():  # killed before it started
-        RunFolder.check_free(out)
-        echo(f"{out} has no run to resume; starting a new one", err=True)
+        if is_first():
+            RunFolder.check_free(out)
+            echo(f"{out} has no run to resume; starting a new one", err=True)
         return Recipe.load(recipe, overrides), None
     run = RunFolder.open(out)
-    check_unlocked(out)  # before the data are read
+    if is_first():
+        check_unlocked(out)  # before the data are read
     before = run.recipe()
     plan = Recipe.load(recipe, overrides) if recipe else run.recipe(overrides)
     for table in ("model", "data"):
@@ -130,7 +179,10 @@ def _size(trainer: Trainer) -> int:
 
 
 def _report(result: FitResult, trainer: Trainer, out: Path, seconds: float) -> None:
-    """Print the result, where it is, and a command to run next."""
+    """Print the result, where it is, and a command to run next; the sample is made by all processes."""
+    sample = None if result.status == "paused" else run_evaluation(trainer, trainer.sample)
+    if not is_first():
+        return
     folder = shlex.quote(str(out))
     echo(f"{result.status} after step {result.step}, {timedelta(seconds=round(seconds))}")
     if result.metrics:
@@ -138,7 +190,7 @@ def _report(result: FitResult, trainer: Trainer, out: Path, seconds: float) -> N
     if result.status == "paused":
         echo(f"Continue with: axon train --resume --out {folder}")
         return
-    if (sample := run_evaluation(trainer, trainer.sample)) is not None:
+    if sample is not None:
         echo_generated(f"\n{sample}\n")
     echo(f"Run folder: {out}")
     if result.run is not None and result.run.plot.exists():

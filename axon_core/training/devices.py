@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import torch
@@ -18,12 +19,17 @@ def choose_device(device: str = AUTO) -> str:
     """Return a device that works here, in PyTorch's terms: `cpu`, `cuda`, `cuda:1`, `mps`.
 
     `auto` becomes `cuda` if a GPU works, else `mps` if it has float64, in which probabilities are computed, else `cpu`.
+    In a process that torchrun started, `cuda` is the GPU that has the process's number on its machine.
 
     Raises:
-        ValueError: PyTorch has no such device here, or it holds no numbers.
+        ValueError: PyTorch has no such device here, it holds no numbers, or it belongs to another process.
     """
     if device == AUTO:
-        return next((kind for kind in ("cuda", "mps") if _is_there(kind) and _works(kind)), "cpu")
+        device = next((kind for kind in ("cuda", "mps") if _is_there(kind) and _works(kind)), "cpu")
+        if device != "cuda":
+            return device
+    if device.partition(":")[0] == "cuda" and "LOCAL_RANK" in os.environ:
+        device = _own_gpu(device, int(os.environ["LOCAL_RANK"]))
     try:
         if torch.empty(0, device=device).is_meta:
             raise RuntimeError("it stores no numbers")
@@ -33,6 +39,18 @@ def choose_device(device: str = AUTO) -> str:
             f"device must be auto or a device that PyTorch finds here, got {device!r} ({reason})"
         ) from None
     return device
+
+
+def _own_gpu(device: str, number: int) -> str:
+    """Return the GPU of a process by its number on the machine; `device` names it, or none in particular."""
+    if torch.cuda.is_available() and number >= torch.cuda.device_count():
+        raise ValueError(
+            f"each process needs a GPU of its own, and process {number} of this machine finds only "
+            f"{torch.cuda.device_count()}: start fewer processes, or choose the device cpu"
+        )
+    if device not in ("cuda", mine := f"cuda:{number}"):
+        raise ValueError(f"each process has a GPU of its own, process {number} of this machine {mine}, not {device}")
+    return mine
 
 
 def describe_device(device: str) -> str:

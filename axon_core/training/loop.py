@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from axon_core.errors import AxonError, CheckpointError, Interrupted, TrainingError
-from axon_core.processes import PeerError, agree, first_does, world
+from axon_core.processes import PeerError, agree, first_does, is_lost, world
 from axon_core.randomness import Key, forked
 from axon_core.training.callbacks.usual import usual_hooks
 from axon_core.training.evaluation import report_progress_to
 from axon_core.training.examples import Examples, resting
 from axon_core.training.hooks import Hooks
 from axon_core.training.optim import schedule
-from axon_core.training.parallel.group import joined
+from axon_core.training.parallel.alike import check_alike
+from axon_core.training.parallel.group import joined, note_step
 from axon_core.training.parallel.strategies import Strategy, prepare, strategy_of
 from axon_core.training.resuming import how_to_resume, opened_run
 from axon_core.training.run_folder import RunFolder
@@ -75,15 +76,18 @@ def fit(
         recipe: what the trainer was built from, for `run.json`.
 
     Raises:
-        UsageError: `out` is not empty and not to be resumed, or a package for `log` is not installed.
+        UsageError: `out` is not empty and not to be resumed, a package for `log` is not installed, or the processes
+            differ in recipe, versions or data.
         CheckpointError: the checkpoint is damaged or does not fit, or the folder cannot be written to.
         TrainingError: the loss is no longer finite; on a GPU the models then hold what the failed step made of them.
         ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
         Interrupted: by Ctrl-C or a request to terminate; all is saved.
+        PeerError: another process failed; or one is lost, or does not answer in time.
     """
     with joined(trainer.config.parallel.timeout):
         given = usual_hooks(hooks, saved=out is not None, progress=progress, logs=trainer.config.log)
         _place(trainer)
+        check_alike(trainer, recipe)
         strategy = prepare(trainer)
         state = TrainState(trainer)
         end = min(stop_at or trainer.config.steps, trainer.config.steps)
@@ -187,6 +191,7 @@ class Fit:
     def _step(self) -> dict[str, float]:
         """Do one step and return its losses, gradient norm and learning rate; a GPU is waited for once."""
         config, trainer, step = self._config, self.trainer, self.state.step
+        note_step(step)
         if self.run is not None:
             self.run.check()
         key = Key((config.seed, step))
@@ -305,7 +310,7 @@ class Fit:
         except BaseException as error:
             if self._caught and isinstance(error, KeyboardInterrupt):
                 raise  # the second request, to stop at once
-            if world() > 1 and not shared:
+            if world() > 1 and (is_lost(error) or not shared):
                 raise
             self._check(error)  # weights that are not finite are the reason, whatever the error says
             if self.run is not None and self.state.step:
@@ -320,6 +325,8 @@ class Fit:
         try:
             yield
         except BaseException as error:
+            if is_lost(error):
+                error.add_note(self._remedy())
             self._hooks.emit("error", fit=self, error=error)
             raise
 

@@ -13,13 +13,15 @@ from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
 from axon_core.processes import first_does, from_first, is_first, together
 from axon_core.registry import provenance
+from axon_core.training.parallel.alike import describe_processes
+from axon_core.training.parallel.group import recall, remember
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 
 _log = logging.getLogger("axon")
 
-__all__ = ["how_to_resume", "opened_run"]
+__all__ = ["how_to_resume", "opened_run", "was_opened"]
 
 
 @contextmanager
@@ -51,8 +53,11 @@ def opened_run(
             if isinstance(model, Model)
         },
         "parts": provenance.parts_of(trainer.models.values(), type(trainer)),
+        "processes": describe_processes(trainer.config),
     }
     keep = trainer.config.keep_checkpoints
+    if was_opened(out):
+        resume = True
     new = from_first(resume is False or (resume is True and not (out / "run.json").exists()))
 
     def opened() -> RunFolder:
@@ -66,7 +71,20 @@ def opened_run(
             run.facts.update(facts)
             first_does(run.write_facts)
         stack.callback(run.checkpoints.close)
+        remember(_opened(out), "")
         yield run
+
+
+def was_opened(out: Path) -> bool:
+    """Return whether torchrun has started this training again after it had opened its run folder: it continues there.
+
+    A checkpoint that was named to resume from is then no longer the one to take.
+    """
+    return recall(_opened(out)) is not None
+
+
+def _opened(out: Path) -> str:
+    return f"opened/{out.absolute()}"
 
 
 def _take_up(run: RunFolder, resume: bool | str, state: TrainState) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
+from axon_core.processes import world
+
 __all__ = ["first_signal"]
 
 _log = logging.getLogger("axon")
@@ -33,7 +35,8 @@ def first_signal(listen: bool) -> Generator[list[int]]:
         caught.append(number)
         for other, handler in before.items():  # SIGHUP's is never restored in between: a second one would end it
             signal.signal(other, signal.SIG_IGN if other == signal.SIGHUP else handler)
-        _log.warning("finishing this step and saving; interrupt again to stop at once")
+        if world() == 1 or number == signal.SIGINT:  # torchrun sends others when another process has failed
+            _log.warning("finishing this step and saving; interrupt again to stop at once")
 
     for number in before:
         signal.signal(number, note)
