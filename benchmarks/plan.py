@@ -1,6 +1,7 @@
-"""What `axon plan` says of memory beside what processes keep: `python benchmarks/plan.py PROCESSES`, on gloo and CPUs.
+"""What `axon plan` says of memory beside what processes keep: `python benchmarks/plan.py PROCESSES LAYOUT`, on CPUs.
 
-The model is the 125M shape. One step is trained with AdamW and with Muon; a row is the process that keeps most.
+LAYOUT is `ddp`, `fsdp` or `hybrid`, two copies. The model is the 125M shape. One step is trained with AdamW and with
+Muon, of one iteration, on which memory does not depend; a row is the process that keeps most.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ WORKER = Path(__file__).parents[1] / "tests" / "memory_worker.py"
 LAYOUTS: dict[str, dict[str, Any]] = {
     "ddp": {"strategy": "ddp"},
     "fsdp": {"strategy": "fsdp"},
-    "fsdp, 2 copies": {"strategy": "fsdp", "replicate": 2},
+    "hybrid": {"strategy": "fsdp", "replicate": 2},
 }
+OPTIMIZERS = {"adamw": {"type": "adamw"}, "muon": {"type": "muon", "iterations": 1}}
 KINDS = ("weights", "gradients", "optimizer")
 
 
@@ -41,7 +43,7 @@ def tables(optimizer: str, parallel: dict[str, Any]) -> dict[str, Any]:
         "model": {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 16},
         "trainer": {
             **{"type": "causal_lm", "batch_size": 4, "steps": 1, "device": "cpu"},
-            **{"optimizer": {"type": optimizer}, "parallel": parallel},
+            **{"optimizer": OPTIMIZERS[optimizer], "parallel": parallel},
         },
         "data": {"held_out": 0.001},
     }
@@ -70,12 +72,10 @@ def measured(jobs: list[dict[str, Any]], processes: int) -> list[dict[str, int]]
     return [max(job, key=lambda of: sum(of.values())) for job in zip(*ranks, strict=True)]
 
 
-def main(processes: int) -> None:
-    """Print a table in Markdown, in MB."""
-    layouts = list(LAYOUTS)[: {1: 1, 2: 2}.get(processes, 3)]
-    cases = [(layout, optimizer) for layout in layouts for optimizer in ("adamw", "muon")]
-    jobs = [tables(optimizer, LAYOUTS[layout]) for layout, optimizer in cases]
-    for (layout, optimizer), job, found in zip(cases, jobs, measured(jobs, processes), strict=True):
+def main(processes: int, layout: str) -> None:
+    """Print rows of a table in Markdown: planned and measured, in MB."""
+    jobs = [tables(optimizer, LAYOUTS[layout]) for optimizer in OPTIMIZERS]
+    for optimizer, job, found in zip(OPTIMIZERS, jobs, measured(jobs, processes), strict=True):
         said = planned(job, processes)
         cells = [f"{said[name] / 1e6:,.1f}, {found[name] / 1e6:,.1f}" for name in KINDS]
         ratio = sum(said.values()) / sum(found.values())
@@ -84,4 +84,4 @@ def main(processes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])
