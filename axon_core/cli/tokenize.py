@@ -64,7 +64,7 @@ def command(
             skip=skip_invalid,
             processes=processes,
             shard_bytes=shard_bytes,
-            report=lambda read, total, tokens: line(read // 1000, total // 1000, tokens),
+            report=lambda read, total, tokens: line(-(-read // 1000), -(-total // 1000), tokens),
         )
     except KeyboardInterrupt:
         raise Interrupted(
