@@ -20,11 +20,10 @@ from axon_core.checkpoint.atomic import (
     write_text,
     writing,
 )
-from axon_core.checkpoint.stored import missing_shard
+from axon_core.checkpoint.shard_names import missing_shard
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError
 from axon_core.json_text import to_json
-from axon_core.processes import gather, own
 
 __all__ = [
     "MANIFEST",
@@ -114,6 +113,8 @@ def new_folder(target: Path, known: Mapping[str, str] | None = None) -> Generato
 
 def verify_together(folder: Path) -> str | None:
     """Do what `verify` does, called by all processes alike, which share the files among them."""
+    from axon_core.processes import gather, own  # here, because a tokenizer is read without torch
+
     return next((problem for problem in gather(verify(folder, own)) if problem is not None), None)
 
 

@@ -22,7 +22,8 @@ from axon_core.checkpoint.atomic import TREE, writing
 from axon_core.checkpoint.exports import Later
 from axon_core.checkpoint.manifest import new_folder
 from axon_core.checkpoint.pieces import owned, piece_of
-from axon_core.checkpoint.stored import shard_name, stored_tensors, write_pieces
+from axon_core.checkpoint.shard_names import shard_name
+from axon_core.checkpoint.stored import stored_tensors, write_pieces
 from axon_core.checkpoint.trees import split_tree
 from axon_core.errors import CheckpointError
 from axon_core.processes import first_does, from_first, gather, is_first, rank, together, world

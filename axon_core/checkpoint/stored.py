@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -17,12 +16,12 @@ from torch.distributed.tensor import DTensor
 
 from axon_core.checkpoint.atomic import TENSORS
 from axon_core.checkpoint.pieces import Piece, piece_of
+from axon_core.checkpoint.shard_names import is_shard, missing_shard, shard_name
 from axon_core.checkpoint.tensor_files import DTYPES, read_header, write_tensors
 from axon_core.errors import CheckpointError
 
-__all__ = ["StoredTensor", "missing_shard", "shard_name", "stored_tensors", "write_pieces"]
+__all__ = ["StoredTensor", "stored_tensors", "write_pieces"]
 
-_SHARD = re.compile(r"tensors-(\d{5,})-of-(\d{5,})\.safetensors")
 _SHARDING = "DCP_SHARDING_INFO"  # as torch.distributed.checkpoint calls it, whose readers need "saved_offsets"
 
 
@@ -111,7 +110,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     names = [file.name for file in folder.iterdir()]
     if (missing := missing_shard(names)) is not None:
         raise CheckpointError(f"{folder / missing} is damaged: it is missing")
-    shards = [name for name in sorted(names) if _SHARD.fullmatch(name)]
+    shards = [name for name in sorted(names) if is_shard(name)]
     found: dict[str, StoredTensor] = {}
     for file in [folder / TENSORS] if TENSORS in names else [folder / name for name in shards]:
         try:
@@ -127,20 +126,6 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         if sum(prod(block.sizes) for block in tensor.blocks) != prod(tensor.shape):
             raise CheckpointError(f"the tensors in {folder} are damaged: {tensor.name} is not whole")
     return found
-
-
-def missing_shard(names: Sequence[str]) -> str | None:
-    """Return the name of a file of tensors that is not among a checkpoint's, or None."""
-    shards = [found for name in names if (found := _SHARD.fullmatch(name))]
-    if TENSORS in names or not shards:
-        return None if TENSORS in names else TENSORS
-    count = int(shards[0][2])
-    return next((name for i in range(count) if (name := shard_name(i, count)) not in names), None)
-
-
-def shard_name(number: int, of: int) -> str:
-    """Return the name of the file that process `number` writes, counted from 0, of several or alone."""
-    return TENSORS if of == 1 else f"tensors-{number + 1:05}-of-{of:05}.safetensors"
 
 
 def _in_file(file: Path) -> list[StoredTensor]:
