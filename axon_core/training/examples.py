@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from axon_core.processes import borrowed, share, together
+from axon_core.processes import borrowed, rank, share, together, world
 from axon_core.randomness import Key
 from axon_core.training.devices import to_device, works_apart
 from axon_core.training.parallel.strategies import Strategy
@@ -26,24 +26,28 @@ class Share:
         rows: its examples, perhaps none.
         spare: one example, its own or borrowed from another process, for where it has none: the models must run here
             all the same, because the other processes wait for this one's part of weights and gradients.
+        first: the number of the first of them among those of all processes.
     """
 
     rows: dict[str, Tensor]
     spare: dict[str, Tensor]
+    first: int
 
     @classmethod
     def of(cls, batch: Mapping[str, Tensor]) -> Share:
         """Return this process's share of a batch of all processes."""
         mine = share(batch)
         lender = mine if size(mine) else batch
-        return cls(mine, {name: rows[:1] for name, rows in lender.items()})
+        each, more = divmod(size(batch), world())
+        first = rank() * each + min(rank(), more)
+        return cls(mine, {name: rows[:1] for name, rows in lender.items()}, first)
 
     def to(self, device: str, dtype: torch.dtype | None) -> Share:
         """Return it on a device, real numbers in `dtype`."""
         rows, spare = (
             {name: to_device(rows, device, dtype) for name, rows in part.items()} for part in (self.rows, self.spare)
         )
-        return Share(rows, spare)
+        return Share(rows, spare, self.first)
 
 
 class Examples:
@@ -98,7 +102,7 @@ class Examples:
             else:
                 found = self._strategy.whole(lambda: trainer.collect(rows, key))
         spare = {name: column[:1] for name, column in found.items()}
-        return Share({name: column[:0] for name, column in found.items()} if empty else found, spare)
+        return Share({name: column[:0] for name, column in found.items()} if empty else found, spare, given.first)
 
 
 def size(data: Mapping[str, Tensor]) -> int:

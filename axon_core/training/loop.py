@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -205,7 +205,7 @@ class Fit:
         updates: list[Update] = []
         try:
             for number, minibatch in enumerate(trainer.minibatches(given.rows, key("minibatches")), 1):
-                updates.append(self._updater.update(minibatch, given.spare, key("update", number), factor))
+                updates.append(self._updater.update(replace(given, rows=minibatch), key("update", number), factor))
         except Exception as error:
             if world() == 1:  # else the other processes may be elsewhere
                 self._check(error)  # weights that are not finite are the reason, whatever the error says

@@ -15,7 +15,7 @@ from axon_core.nn.dropout import dropout_rows
 from axon_core.processes import sum_numbers, sum_tensors, world
 from axon_core.randomness import Key
 from axon_core.training.devices import works_apart
-from axon_core.training.examples import size
+from axon_core.training.examples import Share, size
 from axon_core.training.parallel.strategies import Strategy, grad_norm
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
@@ -98,23 +98,22 @@ class Updater:
     ) -> None:
         self._trainer, self._state, self._strategy, self._check = trainer, state, strategy, check
 
-    def update(self, data: dict[str, Tensor], spare: dict[str, Tensor], key: Key, factor: float) -> Update:
+    def update(self, given: Share, key: Key, factor: float) -> Update:
         """Make one update from a mini-batch: minimise Σ sum_i / count_i, whatever the micro-batches and processes.
 
         Args:
-            data: this process's part of the mini-batch.
-            spare: an example that stands in where it has none.
+            given: this process's part of the mini-batch.
             key: for what is drawn while the loss is computed.
             factor: the fraction of the peak learning rates.
         """
-        config = self._trainer.config
+        config, data, spare = self._trainer.config, given.rows, given.spare
         counts = _summed(self._trainer.counts(data))
         sums: dict[str, Tensor] = {}
         minimised: dict[str, None] = {}
         pieces = list(_cut(data, config.micro_batches))
         with autocast(config):
             self._strategy.begin(spare)
-        first = 0
+        first = given.first
         for number, micro in enumerate(pieces):
             key(number).seed_global()
             with nullcontext() if number == len(pieces) - 1 else self._strategy.accumulating():

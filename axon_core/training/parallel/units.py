@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ def sharding_units(model: nn.Module) -> list[nn.Module]:
     Those are the elements of its `nn.ModuleList`s, outermost lists only; what has no parameters is left out.
     """
     if callable(method := getattr(model, "sharding_units", None)):
-        found: Iterable[nn.Module] = method()
+        found = cast(Iterable[nn.Module], method())
     else:
         found = _elements(model)
     return list({id(unit): unit for unit in found if any(True for _ in unit.parameters())}.values())

@@ -1,0 +1,62 @@
+"""Runs in each of several processes: trains examples of trainers, and writes what the first process has at the end.
+
+`python parallel_worker.py JOBS OUT`: JOBS is a JSON file with a list of `{"tables": …}`, OUT a folder, which `<n>.pt` with the whole parameters, the first step's gradients and the last evaluation of each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from axon_core import Recipe, build_trainer, fit
+from axon_core.processes import is_first
+from axon_core.training.parallel.group import joined
+from axon_core.training.train_state import TrainState
+
+torch.set_num_threads(1)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def train(job: dict[str, Any]) -> dict[str, Any]:
+    """Train an example; of several processes, all are to call this alike."""
+    trainer = build_trainer(Recipe.of(job["tables"], "example", "an example"))
+    gradients: dict[str, Tensor] = {}
+    update = TrainState.update
+
+    def watched(state: TrainState, factor: float) -> None:
+        if not gradients:
+            gradients.update({name: whole(p.grad) for name, p in state.parameters.items() if p.grad is not None})
+        update(state, factor)
+
+    TrainState.update = watched  # type: ignore[method-assign]
+    try:
+        result = fit(trainer, progress=False)
+    finally:
+        TrainState.update = update  # type: ignore[method-assign]
+    named = {f"{role}.{n}": p for role in trainer.trainable for n, p in trainer.models[role].named_parameters()}
+    return {
+        "parameters": {name: whole(p) for name, p in named.items()},
+        "gradients": gradients,
+        "metrics": result.metrics,
+    }
+
+
+def main(jobs: Path, out: Path) -> None:
+    with joined(60):
+        for number, job in enumerate(json.loads(jobs.read_text())):
+            done = train(job)
+            if is_first():
+                torch.save(done, out / f"{number}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
