@@ -1,6 +1,8 @@
 """Runs in each of several processes: trains examples of trainers, and writes what the first process has at the end.
 
-`python parallel_worker.py JOBS OUT`: JOBS is a JSON file with a list of `{"tables": …}`, OUT a folder, which `<n>.pt` with the whole parameters, the first step's gradients and the last evaluation of each.
+`python parallel_worker.py JOBS OUT`: JOBS is a JSON file of `{name: {"tables": …}}`, each with `out`, a run folder to
+start or to continue in, and `stop_at`, if it has them. The folder OUT gets `<name>.pt` with all parameters, the first
+step's gradients and the last evaluation of each; one of a single step is not evaluated.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from axon_core import Recipe, build_trainer, fit
+from axon_core import TRAINERS, Recipe, build_trainer, fit
 from axon_core.processes import is_first
 from axon_core.training.parallel.group import joined
 from axon_core.training.train_state import TrainState
@@ -26,9 +28,19 @@ def whole(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
+def tables(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job's recipe; of a trainer that is named alone, its first example, with the model that is named."""
+    if "tables" in job:
+        return job["tables"]
+    example = TRAINERS[job["trainer"]].examples[0]
+    return {**example, "model": job["model"], "trainer": {**example["trainer"], **job["options"]}}
+
+
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """Train an example; of several processes, all are to call this alike."""
-    trainer = build_trainer(Recipe.of(job["tables"], "example", "an example"))
+    trainer = build_trainer(Recipe.of(tables(job), "example", "an example"))
+    if trainer.config.steps == 1:
+        trainer.evaluate = dict  # type: ignore[method-assign]
     gradients: dict[str, Tensor] = {}
     update = TrainState.update
 
@@ -39,7 +51,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
     TrainState.update = watched  # type: ignore[method-assign]
     try:
-        result = fit(trainer, progress=False)
+        out = job.get("out")
+        result = fit(trainer, out, resume=out is not None, stop_at=job.get("stop_at"), progress=False)
     finally:
         TrainState.update = update  # type: ignore[method-assign]
     named = {f"{role}.{n}": p for role in trainer.trainable for n, p in trainer.models[role].named_parameters()}
@@ -52,10 +65,10 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
 def main(jobs: Path, out: Path) -> None:
     with joined(60):
-        for number, job in enumerate(json.loads(jobs.read_text())):
+        for name, job in json.loads(jobs.read_text()).items():
             done = train(job)
             if is_first():
-                torch.save(done, out / f"{number}.pt")
+                torch.save(done, out / f"{name}.pt")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,72 +19,146 @@ import pytest
 import torch
 
 from axon_core import TRAINERS
+from axon_core.cli import main
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 DIVISIONS = [("ddp", 2), ("fsdp", 2), ("ddp", 4), ("fsdp", 4), ("hsdp", 4)]
 PARALLEL = {"hsdp": {"strategy": "fsdp", "replicate": 2, "activation_checkpointing": True}}
 # Unequal shares, micro-batches that some processes have no example for, and everything that is computed from all.
-OPTIONS = {"batch_size": 5, "micro_batches": 2, "max_grad_norm": 0.5, "ema": 0.9}
-MUON = {"optimizer": {"type": "muon"}}
+OPTIONS = {"batch_size": 5, "micro_batches": 2, "max_grad_norm": 0.5, "ema": 0.9, "device": "cpu"}
+EXAMPLES = [(f"{key}-{n}", example) for key in sorted(TRAINERS) for n, example in enumerate(TRAINERS[key].examples)]
+"""All that two processes train; four of them, on few cores, only the first example of each trainer."""
+
+THIRD = "third-party"
+"""A model and a trainer that nobody adapted."""
+
+CASES = [
+    pytest.param(strategy, processes, name, id=f"{strategy}-{processes}-{name}")
+    for strategy, processes in DIVISIONS
+    for name in [*(name for name, _ in EXAMPLES), THIRD]
+    if processes == 2 or name.endswith("-0") or name == THIRD
+]
 
 
-def jobs(precision: str, steps: int, parallel: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Return a job for each example of each trainer; the odd ones with Muon."""
-    found = []
-    examples = [(key, example) for key in sorted(TRAINERS) for example in TRAINERS[key].examples]
-    for number, (_, example) in enumerate(examples):
-        options = {**OPTIONS, **(MUON if number % 2 else {}), "precision": precision, "steps": steps, "device": "cpu"}
-        if example["trainer"].get("minibatches"):
-            options["batch_size"] = 6
-        if example["trainer"]["type"] == "translation":
-            options["batch_size"] = example["trainer"]["batch_size"]
-        tables = {**example, "trainer": {**example["trainer"], **options}}
-        if parallel:
-            tables["trainer"]["parallel"] = parallel
-        found.append({"tables": tables})
-    return found
+def job(number: int, example: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """Return what a worker trains; the odd ones with Muon."""
+    given = {**example["trainer"], **OPTIONS, **options}
+    if number % 2:
+        given["optimizer"] = {"type": "muon"}
+    if given.get("minibatches"):
+        given["batch_size"] = 6  # a multiple of them
+    if given["type"] == "translation":
+        given["batch_size"] = example["trainer"]["batch_size"]  # tokens
+    return {"tables": {**example, "trainer": given}}
 
 
-NAMES = [f"{key}-{number}" for key in sorted(TRAINERS) for number in range(len(TRAINERS[key].examples))]
+@pytest.fixture(scope="module", autouse=True)
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Install a model and a trainer as `axon new` makes them, for the processes that are started."""
+    folder = tmp_path_factory.mktemp("new")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for kind in ("model", "trainer"):
+            assert main(["new", f"third-{kind}", "--kind", kind]) == 0
+        pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
+        projects = [str(folder / f"axon-third-{kind}") for kind in ("model", "trainer")]
+        command = [sys.executable, *pip, "--no-build-isolation", "--target", str(folder / "site"), *projects]
+        subprocess.run(command, check=True, capture_output=True)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")]))
+        yield
+
+
+def run(folder: Path, processes: int, jobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Let so many processes do the jobs, and return what they write."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    start = [*LAUNCH, str(processes)] if processes > 1 else []
+    command = [sys.executable, *start, str(WORKER), str(folder / "jobs.json"), str(folder)]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {name: torch.load(folder / f"{name}.pt") for name in jobs}
+
+
+def parallel(strategy: str, processes: int) -> dict[str, Any]:
+    return PARALLEL.get(strategy, {"strategy": strategy}) if processes > 1 else {}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory):
-    """Return what each division of the work made of each example."""
+    """Return what each division of the work made of the examples, by name."""
 
     @cache
-    def run(strategy: str, processes: int, precision: str = "fp64", steps: int = 10) -> list[dict[str, Any]]:
-        folder = tmp_path_factory.mktemp(f"{strategy}-{processes}")
-        parallel = PARALLEL.get(strategy, {"strategy": strategy})
-        made = jobs(precision, steps, parallel if processes > 1 else None)
-        (folder / "jobs.json").write_text(json.dumps(made))
-        start = [*LAUNCH, str(processes)] if processes > 1 else []
-        command = [sys.executable, *start, str(WORKER), str(folder / "jobs.json"), str(folder)]
-        done = subprocess.run(
-            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        return [torch.load(folder / f"{number}.pt") for number in range(len(made))]
+    def made(strategy: str, processes: int, precision: str = "fp64", steps: int = 10) -> dict[str, Any]:
+        options = {"precision": precision, "steps": steps, "parallel": parallel(strategy, processes)}
+        jobs = {
+            name: job(number, example, **options)
+            for number, (name, example) in enumerate(EXAMPLES)
+            if processes < 4 or name.endswith("-0")
+        }
+        model = {"type": "third_model", "dim": 16, "n_layers": 2, "n_heads": 2, "context": 8}
+        jobs[THIRD] = {"trainer": "third_trainer", "model": model, "options": {**OPTIONS, **options}}
+        return run(tmp_path_factory.mktemp(f"{strategy}-{processes}"), processes, jobs)
 
-    return run
+    return made
 
 
-@pytest.mark.parametrize(("strategy", "processes"), DIVISIONS)
-@pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
-def test_the_weights_after_ten_steps_are_those_of_one_process(strategy: str, processes: int, number: int, trained):
-    one, several = trained("ddp", 1)[number], trained(strategy, processes)[number]
+@pytest.mark.parametrize(("strategy", "processes", "name"), CASES)
+def test_the_weights_after_ten_steps_are_those_of_one_process(strategy: str, processes: int, name: str, trained):
+    one, several = trained("ddp", 1)[name], trained(strategy, processes)[name]
     assert one["parameters"].keys() == several["parameters"].keys()
-    for name, expected in one["parameters"].items():
+    for parameter, expected in one["parameters"].items():
         assert expected.dtype == torch.float64
-        torch.testing.assert_close(several["parameters"][name], expected, rtol=1e-12, atol=1e-12, msg=name)
+        torch.testing.assert_close(several["parameters"][parameter], expected, rtol=1e-12, atol=1e-12, msg=parameter)
     assert several["metrics"] == pytest.approx(one["metrics"], rel=1e-12)
 
 
-@pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
-def test_the_first_gradients_are_those_of_one_process_in_float32_too(number: int, trained):
-    one, several = trained("ddp", 1, "fp32", 1)[number], trained("fsdp", 2, "fp32", 1)[number]
+@pytest.mark.parametrize("name", [*(name for name, _ in EXAMPLES), THIRD])
+def test_the_first_gradients_are_those_of_one_process_in_float32_too(name: str, trained):
+    one, several = trained("ddp", 1, "fp32", 1)[name], trained("fsdp", 2, "fp32", 1)[name]
     assert one["gradients"].keys() == several["gradients"].keys() and one["gradients"]
     size = sum(gradient.square().sum() for gradient in one["gradients"].values()).sqrt()
-    for name, expected in one["gradients"].items():
-        assert (several["gradients"][name] - expected).norm() <= 1e-5 * size, name
+    for parameter, expected in one["gradients"].items():
+        assert (several["gradients"][parameter] - expected).norm() <= 1e-5 * size, parameter
+
+
+RESUMED = ("causal_lm-0", "ppo-1", "translation-0")
+"""With a moving average, Muon, an adaptive coefficient, roll-outs, and dropout."""
+
+
+def resumed(folder: Path, path: Sequence[tuple[str, int, int]]) -> dict[str, Any]:
+    """Return what is left of trainings that are continued by other processes: `(strategy, processes, stop_at)` each."""
+    done: dict[str, Any] = {}
+    for strategy, processes, stop_at in path:
+        options = {"precision": "fp64", "steps": 8, "parallel": parallel(strategy, processes)}
+        jobs = {
+            name: {**job(1, example, **options), "out": str(folder / name), "stop_at": stop_at}
+            for name, example in EXAMPLES
+            if name in RESUMED
+        }
+        done = run(folder, processes, jobs)
+    return done
+
+
+def test_a_training_is_continued_by_any_number_of_processes(tmp_path: Path):
+    for name in ("one", "changed"):
+        (tmp_path / name).mkdir()
+    expected = resumed(tmp_path / "one", [("ddp", 1, 8)])
+    changes = [("ddp", 2, 2), ("ddp", 1, 4), ("fsdp", 4, 6), ("fsdp", 2, 8)]
+    found = resumed(tmp_path / "changed", changes)
+    for name in RESUMED:
+        for parameter, values in expected[name]["parameters"].items():
+            torch.testing.assert_close(found[name]["parameters"][parameter], values, rtol=1e-12, atol=1e-12)
+        assert found[name]["metrics"] == pytest.approx(expected[name]["metrics"], rel=1e-12)
+
+
+def test_as_many_processes_continue_bit_for_bit(tmp_path: Path):
+    for name in ("straight", "resumed"):
+        (tmp_path / name).mkdir()
+    straight = resumed(tmp_path / "straight", [("fsdp", 2, 8)])
+    again = resumed(tmp_path / "resumed", [("fsdp", 2, 3), ("fsdp", 2, 8)])
+    for name in RESUMED:
+        for parameter, values in straight[name]["parameters"].items():
+            assert torch.equal(again[name]["parameters"][parameter], values), (name, parameter)
+        assert again[name]["metrics"] == straight[name]["metrics"]

@@ -121,7 +121,12 @@ class Fit:
     """
 
     def __init__(
-        self, trainer: Trainer, state: TrainState, run: RunFolder | None, hooks: Hooks, strategy: Strategy
+        self,
+        trainer: Trainer,
+        state: TrainState,
+        run: RunFolder | None,
+        hooks: Hooks,
+        strategy: Strategy | None = None,
     ) -> None:
         self.trainer, self.state, self.run = trainer, state, run
         self.units = 0.0
@@ -129,7 +134,7 @@ class Fit:
         self._caught: list[int] = []
         self._ending: BaseException | None = None
         self._config = trainer.config
-        self._strategy = strategy
+        self._strategy = strategy = strategy or strategy_of(trainer)
         self._examples = Examples(trainer, strategy, trainer.config.steps)
         self._updater = Updater(trainer, state, strategy, self._check_measured)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -54,7 +54,10 @@ class Strategy:
         return self._loss(data)
 
     def accumulating(self) -> AbstractContextManager[object]:
-        """Within the block, gradients stay with their process: they are summed after the last micro-batch."""
+        """Within the block, gradients need not be summed over processes yet: more micro-batches follow.
+
+        Where they are sharded they are summed all the same, because each process would keep all of them otherwise.
+        """
         return nullcontext()
 
     def whole(self, do: Callable[[], T]) -> T:
@@ -131,14 +134,6 @@ class _FSDP(Strategy):
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         return self._within(lambda: self._loss(data))
 
-    @contextmanager
-    def accumulating(self) -> Generator[None]:
-        self._roots[""].set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            self._roots[""].set_requires_gradient_sync(True)
-
     def whole(self, do: Callable[[], T]) -> T:
         if self._depth:
             return do()
@@ -206,7 +201,7 @@ def _once(units: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def _sharded(module: nn.Module, mesh: Any, parallel: Parallel, *, inputs: bool) -> FSDPModule:
-    """Shard a module's parameters that are not yet; gradients are sums, and never averages, which gloo cannot do."""
+    """Shard a module's parameters that are not yet; gradients are summed, not averaged: counts are of all processes."""
     policy = MixedPrecisionPolicy(
         param_dtype=_DTYPES[parallel.param_dtype],
         reduce_dtype=_DTYPES[parallel.reduce_dtype],
