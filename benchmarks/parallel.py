@@ -8,8 +8,8 @@
 - accelerate ddp, accelerate fsdp: `LlamaForCausalLM` under Accelerate's DDP and its FSDP version 2, in a plain loop.
 
 All start from the same weights, and make updates with torch's fused AdamW, gradients limited to a norm of 1, on the
-same batches, of which each process has half. The losses of the first updates must agree: that is checked. Then the sides
-take turns, some updates each, for some rounds; figures are medians over the rounds, and ratios are taken in each round.
+same batches, of which each process has half. The losses of the first updates must agree: that is checked. Then the
+sides take turns, some updates each, for some rounds; figures are medians, ratios those of each round.
 """
 
 from __future__ import annotations

@@ -208,32 +208,32 @@ def _temporary(groups: Sequence[Group], layout: Layout) -> int:
     """Return the bytes of what is whole for a while with `fsdp`; with `ddp`, gradients are summed where they are.
 
     Those are the weights outside of units; of the units, the two consecutive ones that are largest, because the next
-    one is gathered while one is computed; and the gradients of the largest group, or of all groups where they are kept
-    for the next micro-batch.
+    one is gathered while one is computed; and the gradients of the largest group.
     """
     if layout.strategy == "ddp":
         return 0
     gradients = [group.gradients for group in groups]
     roots = sum(group.weights for group in groups if not group.unit)
     units = [group.weights for group in groups if group.unit]
-    return (
-        roots
-        + max([sum(pair) for pair in pairwise(units)] or units or [0])
-        + (sum(gradients) if layout.micro_batches > 1 else max(gradients, default=0))
-    )
+    return roots + max([sum(pair) for pair in pairwise(units)] or units or [0]) + max(gradients, default=0)
 
 
 def _traffic(demand: Demand, layout: Layout) -> Traffic:
-    """Return what a rank sends: weights for each micro-batch, twice if they are trained units'; gradients once."""
+    """Return what a rank sends.
+
+    With `ddp` those are gradients, once in an update; with `fsdp`, for each micro-batch, weights, twice if they are
+    trained units', and gradients.
+    """
     updates = demand.work.updates if demand.work else 1
     owned, gradients = demand.owned, updates * sum(group.gradients for group in demand.groups)
     if layout.strategy == "ddp":
         return Traffic(all_reduce=2 * ring(gradients, layout.world), handed_round=updates * ring(owned, layout.world))
+    passes = updates * layout.micro_batches
     gathered = sum(group.weights * (2 if group.unit and group.trained else 1) for group in demand.groups)
     return Traffic(
-        all_gather=ring(updates * layout.micro_batches * gathered, layout.shard),
-        reduce_scatter=ring(gradients, layout.shard),
-        all_reduce=2 * ring(gradients / layout.shard, layout.replicate),
+        all_gather=ring(passes * gathered, layout.shard),
+        reduce_scatter=ring(layout.micro_batches * gradients, layout.shard),
+        all_reduce=2 * ring(layout.micro_batches * gradients / layout.shard, layout.replicate),
         handed_round=2 * updates * ring(owned / layout.shard, layout.shard),
     )
 

@@ -99,12 +99,6 @@ def warnings(demand: Demand, layout: Layout, found: Estimate) -> Iterator[str]:
             f"a step has {demand.work.examples:,} examples, fewer than the {layout.world:,} ranks: raise "
             "trainer.batch_size, or use fewer ranks"
         )
-    if layout.strategy == "fsdp" and layout.micro_batches > 1:
-        gradients = sum(group.gradients for group in demand.groups)
-        yield (
-            f"with fsdp, gradients stay whole from one micro-batch to the next, {in_bytes(gradients)} on each rank: "
-            "lower trainer.micro_batches if memory is short"
-        )
     if found.seconds is not None and found.seconds.communication > found.seconds.compute:
         yield (
             "communication takes longer than the passes: give each rank more examples, use fewer ranks, or shard over "
