@@ -91,11 +91,11 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "type": "Sequence",
         "pretokenizers": [
             {"type": "Split", "pattern": {"String": "\n"}, "behavior": "Isolated", "invert": False},
-            {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True},
+            {"type": "Split", "pattern": {"String": "▁"}, "behavior": "MergedWithNext", "invert": False},
         ],
     }
     (folder / "whole.json").write_text(json.dumps(pipeline))
-    (folder / "words.json").write_text(json.dumps({**pipeline, "normalizer": None, "pre_tokenizer": split}))
+    (folder / "words.json").write_text(json.dumps({**pipeline, "pre_tokenizer": split}))
     models = {
         "tokenizers": folder / "whole.json",
         "tokenizers words": folder / "words.json",
