@@ -16,6 +16,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from rank_server import RECIPE
 
+from axon_core.cli import main
+
 HERE = Path(__file__).parent
 Ask = Callable[..., dict[str, Any]]
 
@@ -63,7 +65,7 @@ def errors(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def test_only_the_first_speaks_and_the_folder_says_who_trained(server: Ask, folder: Path):
+def test_only_the_first_speaks_and_the_folder_says_who_trained(server: Ask, folder: Path, capsys):
     found = server(folder, "tiny.toml")
     assert found["codes"] == [0, 0] and found["forced"] == [] and errors(found) == []
     assert found["out"][1] == found["err"][1] == ""
@@ -73,6 +75,15 @@ def test_only_the_first_speaks_and_the_folder_says_who_trained(server: Ask, fold
     assert run["processes"]["count"] == 2 and run["processes"]["strategy"] == "ddp"
     assert list(run["processes"]["places"].values()) == [2]
     assert [path.name for path in (folder / "runs").iterdir()] == ["tiny-1"]
+    assert main(["info", str(folder / "runs/tiny-1")]) == 0
+    assert "processes: 2 (ddp): 2 × cpu on " in capsys.readouterr().out
+
+
+def test_four_processes_hold_two_copies(server: Ask, folder: Path):
+    settings = ["--set", "trainer.parallel={strategy='fsdp', replicate=2}", "--stop-at", "2"]
+    found = server(folder, "tiny.toml", *settings, world=4)
+    assert found["codes"] == [0] * 4 and errors(found) == []
+    assert "in 4 processes (fsdp)" in found["err"][0]
 
 
 ENDINGS = {

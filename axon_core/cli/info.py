@@ -86,6 +86,7 @@ def _run_record(path: Path) -> dict[str, Any]:
     run = RunFolder.open(path)
     facts = run.facts.get("recipe") or {}
     record = {"kind": "run", "path": str(path), "recipe": facts.get("name"), "created": run.facts.get("created")}
+    record["processes"] = run.facts.get("processes") or {}
     if not run.model.exists() and run.checkpoints.find(None) is None:
         return {**record, "model": None, "names": {}}
     with pinned_model_folder(path) as folder:
@@ -102,6 +103,9 @@ def _run_record(path: Path) -> dict[str, Any]:
 def _print_run(record: dict[str, Any]) -> None:
     origin = f" of the recipe {record['recipe']}" if record["recipe"] else ""
     echo(f"run {record['path']}{origin}\nstarted: {record['created']}")
+    if (processes := record["processes"]).get("count", 1) > 1:
+        places = ", ".join(f"{count} × {place}" for place, count in processes["places"].items())
+        echo(f"processes: {processes['count']} ({processes['strategy']}): {places}")
     if (model := record["model"]) is None:
         echo("model: none yet")
         return

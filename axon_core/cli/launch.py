@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterable
@@ -82,6 +83,7 @@ def _launch(words: list[str], nproc: int, max_restarts: int, port: int | None) -
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable()  # the processes say what happened
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
     config = LaunchConfig(
         min_nodes=1,
@@ -112,4 +114,8 @@ def _launch(words: list[str], nproc: int, max_restarts: int, port: int | None) -
         if "EADDRINUSE" not in str(error):
             raise
         raise UsageError(f"port {port} is in use: choose another --port, or leave it out for a free one") from None
+    finally:
+        logging.disable(logging.NOTSET)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0

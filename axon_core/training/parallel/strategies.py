@@ -19,6 +19,7 @@ from axon_core.generation.compile import compiled_loss
 from axon_core.processes import agree, world
 from axon_core.randomness import forked
 from axon_core.training.parallel.config import Parallel
+from axon_core.training.parallel.group import limit_waiting
 from axon_core.training.parallel.units import checkpoint_activations, sharding_units
 from axon_core.training.trainer import Trainer
 
@@ -121,6 +122,7 @@ class _FSDP(Strategy):
         kind = torch.device(trainer.config.device).type
         mesh = init_device_mesh(kind, (replicate, shard), mesh_dim_names=("replicate", "shard"))
         mesh = mesh if replicate > 1 else mesh["shard"]
+        limit_waiting(parallel.timeout, *mesh.get_all_groups())
         self._roots: dict[str, FSDPModule] = {}
         self._units: dict[str, list[FSDPModule]] = {}
         trained = {role: trainer.models[role] for role in trainer.trainable}
