@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -25,12 +26,12 @@ Write = Callable[[Mapping[str, Tensor | Readable]], None]
 class Gathered:
     """A tensor spread over processes, which all of them put together when it is read, in the same order."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Shaped[Tensor, ...]) -> None:
         self._tensor, self._is_read = tensor, False
         self.shape: tuple[int, ...] = tuple(tensor.shape)
         self.dtype: torch.dtype = tensor.dtype
 
-    def read(self) -> Tensor:
+    def read(self) -> Shaped[Tensor, ...]:
         """Return it."""
         self._is_read = True
         return whole(self._tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from axon_core.checkpoint.stored import StoredTensor
@@ -12,7 +13,7 @@ from axon_core.checkpoint.stored import StoredTensor
 __all__ = ["load_module", "placed"]
 
 
-def placed(value: Any, parameter: Tensor) -> Any:
+def placed(value: Any, parameter: Shaped[Tensor, ...]) -> Any:
     """Return something that an optimiser keeps for a parameter, or its average, as it is to be in this process.
 
     A tensor of the parameter's shape is spread as the parameter is; others are whole, and no tensor stays so.

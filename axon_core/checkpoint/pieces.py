@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -23,7 +24,7 @@ __all__ = ["Piece", "owned", "piece_of", "whole"]
 class Piece:
     """What this process holds of a tensor: a block of it, which may have no elements."""
 
-    local: Tensor
+    local: Shaped[Tensor, ...]
     """The block."""
     offsets: tuple[int, ...]
     """Where in the whole it begins, along each axis."""
@@ -36,12 +37,12 @@ class Piece:
         return not self.local.numel() and prod(self.shape) > 0
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
     """Return the whole tensor, without gradients; of one that is spread, all processes put it together at this call."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def piece_of(tensor: Tensor) -> Piece:
+def piece_of(tensor: Shaped[Tensor, ...]) -> Piece:
     """Return what this process holds of a tensor."""
     if not isinstance(tensor, DTensor):
         return Piece(tensor.detach(), (0,) * tensor.ndim, tuple(tensor.shape))

@@ -136,7 +136,6 @@ class Fit:
         self._config = trainer.config
         self._strategy = strategy = strategy or strategy_of(trainer)
         self._examples = Examples(trainer, strategy, trainer.config.steps)
-        self._updater = Updater(trainer, state, strategy, self._check_measured)
 
     def run_to(self, end: int) -> FitResult:
         """Do the remaining steps up to `end`; see `fit`.
@@ -149,6 +148,7 @@ class Fit:
         """
         config, state = self._config, self.state
         self._examples = Examples(self.trainer, self._strategy, end)
+        self._updater = Updater(self.trainer, state, self._strategy, self._check_measured)
         for role, model in self.trainer.models.items():
             model.train(self.trainer.training_mode and role in self.trainer.trainable)
             model.zero_grad(set_to_none=True)  # what an earlier backward pass may have left

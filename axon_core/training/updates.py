@@ -105,6 +105,10 @@ class Updater:
             given: this process's part of the mini-batch.
             key: for what is drawn while the loss is computed.
             factor: the fraction of the peak learning rates.
+
+        Raises:
+            ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
+            TrainingError: the loss, or the norm of the gradients, is not finite.
         """
         config, data, spare = self._trainer.config, given.rows, given.spare
         counts = _summed(self._trainer.counts(data))

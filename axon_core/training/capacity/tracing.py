@@ -123,8 +123,8 @@ def _collected(trainer: Trainer, rows: dict[str, Tensor], key: Key) -> dict[str,
     device, dtype = trainer.config.device, trainer.config.dtype
     with resting(trainer):
         if trainer.collects_ahead:
-            return Share(trainer.collect(rows, key), {}).to(device, dtype).rows
-        return trainer.collect(Share(rows, {}).to(device, dtype).rows, key)
+            return Share(trainer.collect(rows, key), {}, 0).to(device, dtype).rows
+        return trainer.collect(Share(rows, {}, 0).to(device, dtype).rows, key)
 
 
 def _passes(
