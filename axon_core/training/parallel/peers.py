@@ -116,7 +116,9 @@ class Peers:
             gone = self._wait()
             endings = {rank: found for rank in range(self._world) if (found := self._ending(rank))}
             tells = self._rank == min(endings) and self._notes.add("told", 1) == 1
-        except (RuntimeError, ValueError):  # the store is gone, with the machine that had it
+        except (RuntimeError, ValueError):  # the store is gone, with torchrun or the machine that had it
+            if self._rank and mine.code == _INTERRUPTED:  # which comes to all
+                return _told(mine.message, mine.code)
             return error if mine.own else _peer_error(f"another process ended: {mine.message}", mine)
         number, cause = self._cause(endings, gone, str(error))
         if not tells:
