@@ -145,3 +145,18 @@ def test_commands_compute_where_they_are_told(arguments, made, tmp_path, moved, 
     assert main([*(word.replace("converted", "again") for word in arguments)]) == 0
     assert capsys.readouterr().err.splitlines()[0] == f"on {devices.describe_device(choose_device())}"
     assert "cpu:0" not in moved
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="process 1 of this machine finds only 1: start fewer processes"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="process 1 of this machine cuda:1, not cuda:0"):
+        choose_device("cuda:0")
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "empty", lambda size, device: asked.append(device) or torch.zeros(size))
+    assert choose_device("cuda") == "cuda:1" and asked == ["cuda:1"]
+    assert choose_device("cpu") == "cpu"

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -126,3 +127,9 @@ def test_the_options_of_the_launcher_need_each_other(folder: Path):
     for args, message in ((["--max-restarts", "1"], "needs --nproc"), (["--nproc", "2", "--dry-run"], "--dry-run")):
         found = CliRunner().invoke(command, [str(folder / "tiny.toml"), *args])
         assert isinstance(found.exception, UsageError) and message in str(found.exception)
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        found = CliRunner().invoke(command, [str(folder / "tiny.toml"), "--nproc", "2", "--port", port])
+    assert isinstance(found.exception, UsageError) and f"port {port} is in use" in str(found.exception)
