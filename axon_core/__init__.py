@@ -37,7 +37,7 @@ _find, __dir__, __all__ = attach(
         "paths": ["expanded"],
         "escaping": ["in_markdown", "printable", "printable_json"],
         "precision": ["wide_dtype", "widen"],
-        "processes": ["is_first", "merged", "own", "rank", "restored", "sum_numbers", "together", "world"],
+        "processes": ["is_first", "assembled", "own", "rank", "restored", "sum_numbers", "together", "world"],
         "randomness": ["Key", "forked"],
         "registries": ["ATTENTIONS", "MODELS", "NORMS", "ROTARY_EMBEDDINGS"],
         "registry.registry": ["Registry", "refresh"],

@@ -52,8 +52,8 @@ from axon_core.papers.claims import Outcome as Outcome
 from axon_core.paths import expanded as expanded
 from axon_core.precision import wide_dtype as wide_dtype
 from axon_core.precision import widen as widen
+from axon_core.processes import assembled as assembled
 from axon_core.processes import is_first as is_first
-from axon_core.processes import merged as merged
 from axon_core.processes import own as own
 from axon_core.processes import rank as rank
 from axon_core.processes import restored as restored

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -23,6 +24,7 @@ from axon_core.json_text import to_json
 __all__ = [
     "PeerError",
     "agree",
+    "assembled",
     "borrowed",
     "first_does",
     "from_first",
@@ -30,7 +32,6 @@ __all__ = [
     "is_first",
     "is_lost",
     "local",
-    "merged",
     "own",
     "rank",
     "restored",
@@ -117,7 +118,7 @@ def sum_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(numbers, total.tolist(), strict=True))
 
 
-def merged(rows: Tensor) -> Tensor:
+def assembled(rows: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "n ..."]:
     """Return rows, on the CPU, of which each process filled in its own part and left 0 elsewhere, with all parts."""
     if world() > 1:
         dist.all_reduce(rows)
@@ -160,7 +161,7 @@ def agree(flags: int) -> int:
     return sum(1 << i for i, bit in enumerate(bits.tolist()) if bit)
 
 
-def local(tensor: Tensor) -> Tensor:
+def local(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
     """Return this process's part of a sharded tensor, in the same memory; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

@@ -18,7 +18,7 @@ from axon_core.cli import main
 from axon_core.nn import dropout_rows
 from axon_core.training.build import build_bare_trainer, build_trainer
 from axon_core.training.capacity.accelerators import ACCELERATORS, Accelerator, find_accelerator
-from axon_core.training.capacity.estimate import Demand, Layout, estimate
+from axon_core.training.capacity.estimate import Demand, RankLayout, estimate
 from axon_core.training.capacity.plan import CapacityPlan, demand_of, layout_of
 from axon_core.training.capacity.remedies import USABLE, remedies
 from axon_core.training.capacity.tracing import Saved, trace
@@ -83,8 +83,8 @@ def demanded(trainer: Trainer, world: int = 1) -> Demand:
     return demand
 
 
-def fsdp(shard: int, replicate: int = 1, **more: Any) -> Layout:
-    return Layout("fsdp", replicate, shard, **more)
+def fsdp(shard: int, replicate: int = 1, **more: Any) -> RankLayout:
+    return RankLayout("fsdp", replicate, shard, **more)
 
 
 def test_a_linear_model_by_hand() -> None:
@@ -100,7 +100,7 @@ def test_a_linear_model_by_hand() -> None:
     assert work.activations == x + 2 * hidden + difference
     assert work.checkpointed == work.activations  # linear layers keep nothing but their inputs
 
-    found = estimate(demand, Layout("ddp", 4), DEVICE, 0.5)
+    found = estimate(demand, RankLayout("ddp", 4), DEVICE, 0.5)
     tensors = 5
     assert found.memory.model_dump() == {
         "weights": 4 * sum(numbers),
@@ -146,7 +146,7 @@ def test_seven_billion_parameters_take_sixteen_bytes_each_and_a_share_of_them_on
 def test_more_ranks_never_need_more_memory() -> None:
     demand = demanded(bare(batch_size=64))
     worlds = [1, 2, 3, 4, 8, 16, 64]
-    for layouts in ([Layout("ddp", w) for w in worlds], [fsdp(w) for w in worlds]):
+    for layouts in ([RankLayout("ddp", w) for w in worlds], [fsdp(w) for w in worlds]):
         totals = [estimate(demand, layout, DEVICE, 0.5).memory.total for layout in layouts]
         assert totals == sorted(totals, reverse=True)
     held = [demand.memory(w).total for w in worlds]
@@ -155,7 +155,7 @@ def test_more_ranks_never_need_more_memory() -> None:
 
 def test_copies_of_one_rank_are_ddp_and_one_copy_is_fsdp() -> None:
     demand = demanded(bare())
-    ddp, copies = (estimate(demand, layout, DEVICE, 0.5) for layout in (Layout("ddp", 6), fsdp(1, 6)))
+    ddp, copies = (estimate(demand, layout, DEVICE, 0.5) for layout in (RankLayout("ddp", 6), fsdp(1, 6)))
     assert copies.memory.model_copy(update={"temporary": 0}) == ddp.memory
     assert copies.traffic == ddp.traffic
     hybrid, whole = (estimate(demand, layout, DEVICE, 0.5) for layout in (fsdp(3, 2), fsdp(3)))
@@ -233,7 +233,7 @@ def test_every_remedy_is_one() -> None:
     demand = demanded(bare(batch_size=600))
     assert demand.work is not None
     demand = replace(demand, work=replace(demand.work, checkpointed=demand.work.activations // 4))
-    layout = Layout("ddp", 2)
+    layout = RankLayout("ddp", 2)
     needed = estimate(demand, layout, DEVICE, 1.0).memory.total
     small = DEVICE.model_copy(update={"memory": 0.5 * needed / USABLE})
     assert list(remedies(demand, layout, small)) == [
@@ -251,7 +251,7 @@ def test_every_remedy_is_one() -> None:
 
 
 def test_what_cannot_be_traced_is_said_and_the_rest_is_planned() -> None:
-    plan = CapacityPlan.of("it", bare(Peeking), Layout("ddp", 2), DEVICE, 0.5)
+    plan = CapacityPlan.of("it", bare(Peeking), RankLayout("ddp", 2), DEVICE, 0.5)
     assert (plan.memory.activations, plan.flops, plan.seconds, plan.examples) == (None, None, None, None)
     assert "DataDependentOutputException" in plan.unknown and plan.memory.weights == 4 * 128
 

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from axon_core.checkpoint.atomic import atomic_file, write_text, writing
 from axon_core.checkpoint.exports import Gathered, Later
 from axon_core.checkpoint.manifest import add_to_manifest, claimed_files, read_checked, sha256
-from axon_core.checkpoint.tensor_files import Readable, in_order, write_tensors
+from axon_core.checkpoint.tensor_files import Readable, file_order, write_tensors
 from axon_core.checkpoint.weights import load_weights, misfit, sizes, tensors_once, weightless
 from axon_core.config import validate
 from axon_core.documents import parse_json
@@ -110,7 +110,7 @@ def _write_gathered(model: Model, folder: Path, tensors: Mapping[str, Tensor], t
         if is_first():
             _write(model, folder, gathered, tied=tied)
     finally:
-        for name in in_order(gathered):
+        for name in file_order(gathered):
             gathered[name].take_part()
 
 

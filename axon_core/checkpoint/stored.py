@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -47,11 +48,11 @@ class StoredTensor:
     blocks: tuple[_Block, ...]
     """Where its numbers are."""
 
-    def read(self) -> Tensor:
+    def read(self) -> Shaped[Tensor, ...]:
         """Return the whole tensor, in memory of its own. Raises `CheckpointError` if a file is missing or damaged."""
         return self.part((0,) * len(self.shape), self.shape)
 
-    def part(self, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    def part(self, offsets: Sequence[int], sizes: Sequence[int]) -> Shaped[Tensor, ...]:
         """Return the block that begins at `offsets` and has the shape `sizes`; nothing else is read.
 
         Raises:
@@ -69,7 +70,7 @@ class StoredTensor:
                 result[_slices(first, last, offsets)] = _read(block.file, self.name, there)
         return result
 
-    def like(self, tensor: Tensor) -> Tensor:
+    def like(self, tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
         """Return it where `tensor` is and as `tensor` is spread, which has its shape; only that piece is read.
 
         Raises:

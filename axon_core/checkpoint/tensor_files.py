@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Shaped
 from safetensors import safe_open
 from torch import Tensor
 
-__all__ = ["DTYPES", "Readable", "in_order", "read_header", "write_tensors"]
+__all__ = ["DTYPES", "Readable", "file_order", "read_header", "write_tensors"]
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -53,12 +54,12 @@ class Readable(Protocol):
         """Its dtype."""
         ...
 
-    def read(self) -> Tensor:
+    def read(self) -> Shaped[Tensor, ...]:
         """Return it."""
         ...
 
 
-def in_order(tensors: Mapping[str, Tensor | Readable]) -> list[str]:
+def file_order(tensors: Mapping[str, Tensor | Readable]) -> list[str]:
     """Return the names of tensors in the order in which a file has them: by dtype, then by name.
 
     Raises:
@@ -106,7 +107,7 @@ def read_header(file: Path) -> tuple[bytes, dict[str, dict[str, Any]], dict[str,
 def _header(tensors: Mapping[str, Tensor | Readable], metadata: Mapping[str, str] | None) -> bytes:
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
-    for name in in_order(tensors):
+    for name in file_order(tensors):
         dtype, shape = tensors[name].dtype, list(tensors[name].shape)
         start, end = end, end + prod(shape) * dtype.itemsize
         header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
@@ -119,7 +120,7 @@ def _contents(
     tensors: Mapping[str, Tensor | Readable], metadata: Mapping[str, str] | None
 ) -> Iterator[bytes | memoryview]:
     yield _header(tensors, metadata)
-    for name in in_order(tensors):
+    for name in file_order(tensors):
         found = tensors[name]
         tensor = found if isinstance(found, Tensor) else found.read()
         # Flattened before its bytes are viewed: a single number has no axis to view them along.

@@ -18,12 +18,14 @@ from axon_core.errors import UsageError
 
 __all__ = ["processes_options"]
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+
 _SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 _OWN = ("nproc", "max_restarts", "port")
 
+C = TypeVar("C", bound=Callable[..., Any])
 
-def processes_options(command: Command) -> Command:
+
+def processes_options(command: C) -> C:
     """Give a command the options `--nproc`, `--max-restarts` and `--port`, which run it in several processes."""
 
     @functools.wraps(command)

@@ -10,7 +10,7 @@ from axon_core.cli.output import echo, json_option, print_json
 from axon_core.training.build import build_bare_trainer
 from axon_core.training.capacity.accelerators import ACCELERATORS, find_accelerator
 from axon_core.training.capacity.plan import CapacityPlan, layout_of
-from axon_core.training.capacity.report import report
+from axon_core.training.capacity.report import report_lines
 from axon_core.training.recipe import Recipe
 
 _RATE = click.FloatRange(min=0, min_open=True)
@@ -76,4 +76,4 @@ def command(
     if as_json:
         print_json(found.to_json())
     else:
-        echo("\n".join(report(found)))
+        echo("\n".join(report_lines(found)))

@@ -15,11 +15,11 @@ from axon_core.processes import world
 
 __all__ = ["on_owners"]
 
-Work = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
+OwnersWork = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
 """Makes a tensor of the same shape of each whole tensor, given the parameters they belong to."""
 
 
-def on_owners(parameters: Sequence[Tensor], values: Sequence[Tensor], work: Work) -> list[Tensor]:
+def on_owners(parameters: Sequence[Tensor], values: Sequence[Tensor], work: OwnersWork) -> list[Tensor]:
     """Return this process's parts of `work(parameters, whole values)`, where each process does the work of some.
 
     The parts of a sharded parameter's value go to its owner; other values every process has already. Results come back
@@ -44,7 +44,7 @@ def on_owners(parameters: Sequence[Tensor], values: Sequence[Tensor], work: Work
     return results
 
 
-def _of_replicas(parameters: Sequence[Tensor], values: Sequence[Tensor], work: Work) -> list[Tensor]:
+def _of_replicas(parameters: Sequence[Tensor], values: Sequence[Tensor], work: OwnersWork) -> list[Tensor]:
     owners = _owners([value.numel() for value in values], world())
     mine = [i for i, owner in enumerate(owners) if owner == dist.get_rank()]
     made = work([parameters[i] for i in mine], [values[i] for i in mine]) if mine else []
@@ -62,7 +62,7 @@ def _of_replicas(parameters: Sequence[Tensor], values: Sequence[Tensor], work: W
     return results
 
 
-def _of_shards(parameters: Sequence[Tensor], values: Sequence[Tensor], work: Work) -> list[Tensor]:
+def _of_shards(parameters: Sequence[Tensor], values: Sequence[Tensor], work: OwnersWork) -> list[Tensor]:
     mesh = cast(DTensor, parameters[0]).device_mesh
     group = mesh.get_group(mesh.ndim - 1)  # of a hybrid mesh, each copy does all the work
     size, rank = dist.get_world_size(group), dist.get_rank(group)

@@ -9,14 +9,25 @@ from typing import Literal
 
 from axon_core import config
 from axon_core.training.capacity.accelerators import Accelerator
-from axon_core.training.capacity.tracing import Work
+from axon_core.training.capacity.tracing import TracedWork
 from axon_core.training.planning import MemoryPlan
 
-__all__ = ["Demand", "Estimate", "Group", "Layout", "RankMemory", "Seconds", "Traffic", "estimate", "ring", "share_of"]
+__all__ = [
+    "Demand",
+    "Estimate",
+    "Group",
+    "RankLayout",
+    "RankMemory",
+    "Seconds",
+    "Traffic",
+    "estimate",
+    "ring",
+    "share_of",
+]
 
 
 @dataclass(frozen=True)
-class Layout:
+class RankLayout:
     """How ranks share a training.
 
     Attributes:
@@ -74,7 +85,7 @@ class Demand:
 
     memory: Callable[[int], MemoryPlan]
     groups: Sequence[Group]
-    work: Work | None
+    work: TracedWork | None
     precision: str
     owned: int = 0
 
@@ -153,7 +164,7 @@ class Estimate:
     seconds: Seconds | None
 
 
-def estimate(demand: Demand, layout: Layout, device: Accelerator, utilisation: float) -> Estimate:
+def estimate(demand: Demand, layout: RankLayout, device: Accelerator, utilisation: float) -> Estimate:
     """Return memory, traffic and time of the rank that has most to do.
 
     `utilisation` is the fraction of the device's peak that matrix products reach: an assumption.
@@ -185,7 +196,7 @@ def ring(size: float, ranks: int) -> float:
     return (ranks - 1) / ranks * size
 
 
-def _memory(demand: Demand, layout: Layout, share: int | None) -> RankMemory:
+def _memory(demand: Demand, layout: RankLayout, share: int | None) -> RankMemory:
     held = demand.memory(layout.shard)
     on_host = layout.cpu_offload and layout.strategy == "fsdp"
     return RankMemory(
@@ -196,7 +207,7 @@ def _memory(demand: Demand, layout: Layout, share: int | None) -> RankMemory:
     )
 
 
-def _activations(work: Work | None, layout: Layout, share: int | None) -> int | None:
+def _activations(work: TracedWork | None, layout: RankLayout, share: int | None) -> int | None:
     """Scale what was traced to the examples of this layout's micro-batch."""
     if work is None or share is None:
         return None
@@ -204,7 +215,7 @@ def _activations(work: Work | None, layout: Layout, share: int | None) -> int | 
     return round(kept * share_of(share, layout.micro_batches) / share_of(work.share, work.micro_batches))
 
 
-def _temporary(groups: Sequence[Group], layout: Layout) -> int:
+def _temporary(groups: Sequence[Group], layout: RankLayout) -> int:
     """Return the bytes of what is whole for a while with `fsdp`; with `ddp`, gradients are summed where they are.
 
     Those are the weights outside of units; of the units, the two consecutive ones that are largest, because the next
@@ -218,7 +229,7 @@ def _temporary(groups: Sequence[Group], layout: Layout) -> int:
     return roots + max([sum(pair) for pair in pairwise(units)] or units or [0]) + max(gradients, default=0)
 
 
-def _traffic(demand: Demand, layout: Layout) -> Traffic:
+def _traffic(demand: Demand, layout: RankLayout) -> Traffic:
     """Return what a rank sends.
 
     With `ddp` those are gradients, once in an update; with `fsdp`, for each micro-batch, weights, twice if they are
@@ -238,19 +249,19 @@ def _traffic(demand: Demand, layout: Layout) -> Traffic:
     )
 
 
-def _flops(work: Work, layout: Layout, share: int) -> int:
+def _flops(work: TracedWork, layout: RankLayout, share: int) -> int:
     again = work.recomputed if layout.activation_checkpointing else 0
     passes = (work.forward + work.backward + again) * work.repeats
     return round(passes * share / work.share) + _update_flops(work, layout)
 
 
-def _update_flops(work: Work, layout: Layout) -> int:
+def _update_flops(work: TracedWork, layout: RankLayout) -> int:
     """Return the operations of a rank's optimisers in a step; ranks divide them, with `fsdp` those of one copy."""
     return round(work.updates * work.update / (layout.world if layout.strategy == "ddp" else layout.shard))
 
 
 def _seconds(
-    demand: Demand, layout: Layout, device: Accelerator, utilisation: float, flops: int | None, traffic: Traffic
+    demand: Demand, layout: RankLayout, device: Accelerator, utilisation: float, flops: int | None, traffic: Traffic
 ) -> Seconds | None:
     peak, work = device.flops(demand.precision), demand.work
     if flops is None or peak is None or work is None:

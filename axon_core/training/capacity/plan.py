@@ -12,7 +12,7 @@ from axon_core.training.capacity.accelerators import Accelerator
 from axon_core.training.capacity.estimate import (
     Demand,
     Group,
-    Layout,
+    RankLayout,
     RankMemory,
     Seconds,
     Traffic,
@@ -39,7 +39,7 @@ class CapacityPlan(config.Config):
     """The models by role."""
     device: Accelerator
     """What each rank computes on."""
-    layout: Layout
+    layout: RankLayout
     """How the ranks share the training."""
     world: int
     """How many ranks there are."""
@@ -75,7 +75,7 @@ class CapacityPlan(config.Config):
     """What else would keep it from running, or from running well."""
 
     @classmethod
-    def of(cls, name: str, trainer: Trainer, layout: Layout, device: Accelerator, utilisation: float) -> Self:
+    def of(cls, name: str, trainer: Trainer, layout: RankLayout, device: Accelerator, utilisation: float) -> Self:
         """Return the plan of a trainer, whose models may lack memory (`weightless`)."""
         demand, unknown = demand_of(trainer, layout.world)
         work, found = demand.work, estimate(demand, layout, device, utilisation)
@@ -117,7 +117,7 @@ class CapacityPlan(config.Config):
         return found
 
 
-def layout_of(settings: Trainer.Config, world: int, ranks_per_node: int) -> Layout:
+def layout_of(settings: Trainer.Config, world: int, ranks_per_node: int) -> RankLayout:
     """Return how so many ranks share a training with these settings.
 
     Raises:
@@ -125,7 +125,7 @@ def layout_of(settings: Trainer.Config, world: int, ranks_per_node: int) -> Layo
     """
     parallel = settings.parallel
     replicate, shard = parallel.sizes(world)
-    return Layout(
+    return RankLayout(
         strategy=parallel.strategy,
         replicate=replicate,
         shard=shard,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from axon_core.training.capacity.accelerators import Accelerator
-from axon_core.training.capacity.estimate import Demand, Estimate, Layout, RankMemory, estimate, share_of
+from axon_core.training.capacity.estimate import Demand, Estimate, RankLayout, RankMemory, estimate, share_of
 from axon_core.training.planning import in_bytes
 
 __all__ = ["USABLE", "fits", "remedies", "warnings"]
@@ -16,8 +16,8 @@ USABLE = 0.9
 
 _MOST_RANKS = 1 << 16
 
-Fits = Callable[[Layout], bool]
-Change = tuple[str, Layout] | None
+Fits = Callable[[RankLayout], bool]
+Change = tuple[str, RankLayout] | None
 
 
 def fits(memory: RankMemory, device: Accelerator) -> bool:
@@ -25,13 +25,13 @@ def fits(memory: RankMemory, device: Accelerator) -> bool:
     return memory.total <= USABLE * device.memory
 
 
-def remedies(demand: Demand, layout: Layout, device: Accelerator) -> Iterator[str]:
+def remedies(demand: Demand, layout: RankLayout, device: Accelerator) -> Iterator[str]:
     """Yield changes after which a training fits: those that suffice alone, or else the first ones that do together.
 
     They are, in this order: sharding, activation checkpointing, more micro-batches, offloading, more ranks.
     """
 
-    def fit(changed: Layout) -> bool:
+    def fit(changed: RankLayout) -> bool:
         return fits(estimate(demand, changed, device, 1.0).memory, device)
 
     found = [change for kind in _KINDS if (change := kind(demand, layout, fit))]
@@ -49,21 +49,21 @@ def remedies(demand: Demand, layout: Layout, device: Accelerator) -> Iterator[st
     yield "no setting is enough: take a smaller model, shorter examples, or devices with more memory"
 
 
-def _shard(demand: Demand, layout: Layout, fit: Fits) -> Change:
+def _shard(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
     if layout.shard == layout.world:
         return None
     setting = "strategy=fsdp" if layout.strategy == "ddp" else "replicate=1"
     return f"trainer.parallel.{setting}", replace(layout, strategy="fsdp", replicate=1, shard=layout.world)
 
 
-def _checkpoint(demand: Demand, layout: Layout, fit: Fits) -> Change:
+def _checkpoint(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
     work = demand.work
     if layout.activation_checkpointing or work is None or work.checkpointed >= work.activations:
         return None
     return "trainer.parallel.activation_checkpointing=true", replace(layout, activation_checkpointing=True)
 
 
-def _cut(demand: Demand, layout: Layout, fit: Fits) -> Change:
+def _cut(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
     if demand.work is None:
         return None
     share, changed = share_of(demand.work.examples, layout.world), layout
@@ -73,14 +73,14 @@ def _cut(demand: Demand, layout: Layout, fit: Fits) -> Change:
     return None if after == before else (f"trainer.micro_batches={changed.micro_batches}", changed)
 
 
-def _offload(demand: Demand, layout: Layout, fit: Fits) -> Change:
+def _offload(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
     if layout.cpu_offload or layout.strategy == "ddp":
         return None
     host = demand.memory(layout.shard).total * min(layout.world, layout.ranks_per_node)
     return f"trainer.parallel.cpu_offload=true (with {in_bytes(host)} in each node)", replace(layout, cpu_offload=True)
 
 
-def _add_ranks(demand: Demand, layout: Layout, fit: Fits) -> Change:
+def _add_ranks(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
     changed = layout
     while changed.world < _MOST_RANKS and (changed is layout or not fit(changed)):
         world = 2 * changed.world
@@ -92,7 +92,7 @@ def _add_ranks(demand: Demand, layout: Layout, fit: Fits) -> Change:
 _KINDS = (_shard, _checkpoint, _cut, _offload, _add_ranks)
 
 
-def warnings(demand: Demand, layout: Layout, found: Estimate) -> Iterator[str]:
+def warnings(demand: Demand, layout: RankLayout, found: Estimate) -> Iterator[str]:
     """Yield what else would keep a training from running, or from running well."""
     if demand.work is not None and demand.work.examples < layout.world:
         yield (

@@ -8,12 +8,12 @@ from axon_core.training.capacity.plan import CapacityPlan
 from axon_core.training.capacity.remedies import USABLE
 from axon_core.training.planning import in_bytes
 
-__all__ = ["report"]
+__all__ = ["report_lines"]
 
 _WIDTH = 15
 
 
-def report(plan: CapacityPlan) -> Iterator[str]:
+def report_lines(plan: CapacityPlan) -> Iterator[str]:
     """Yield the lines of a plan; what is assumed, and where figures are from, is said beside them."""
     layout, device = plan.layout, plan.device
     sharded = f", weights sharded over {layout.shard:,}" if layout.strategy == "fsdp" else ""

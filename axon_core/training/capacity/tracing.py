@@ -23,7 +23,7 @@ from axon_core.training.examples import Share, resting, size
 from axon_core.training.trainer import Trainer
 from axon_core.training.updates import autocast
 
-__all__ = ["Saved", "Work", "first_rows", "trace"]
+__all__ = ["KeptForBackward", "TracedWork", "first_rows", "trace"]
 
 _aten = torch.ops.aten
 _PRODUCT = product._opoverload.overloadpacket  # pyright: ignore[reportPrivateUsage]
@@ -31,7 +31,7 @@ _MASKED = (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default
 
 
 @dataclass(frozen=True)
-class Work:
+class TracedWork:
     """What one rank computes and keeps in a step, as it was traced.
 
     Operations are those of matrix products, convolutions and attention, of which causal attention counts whole.
@@ -70,7 +70,7 @@ def first_rows(data: Mapping[str, Tensor], pieces: int) -> dict[str, Tensor]:
     return {name: rows[: -(-len(rows) // min(pieces, len(rows)))] for name, rows in data.items()}
 
 
-def trace(trainer: Trainer, units: Sequence[nn.Module], ranks: int = 1) -> Work:
+def trace(trainer: Trainer, units: Sequence[nn.Module], ranks: int = 1) -> TracedWork:
     """Return the work of the first micro-batch of a rank's share of the first step, as the training would cut it.
 
     The data are real; weights, and everything that is computed from them, are fake tensors, which have a shape, a dtype
@@ -102,7 +102,7 @@ def trace(trainer: Trainer, units: Sequence[nn.Module], ranks: int = 1) -> Work:
         stack.enter_context(_as_in_training(trainer))
         counter = stack.enter_context(_Counter())
         saved, forward, backward = _passes(trainer, units, micro, counter)
-        return Work(
+        return TracedWork(
             examples=size(batch),
             share=size(share),
             units=sum(float(next(iter(trainer.counts(minibatch).values()))) for minibatch in minibatches),
@@ -129,11 +129,11 @@ def _collected(trainer: Trainer, rows: dict[str, Tensor], key: Key) -> dict[str,
 
 def _passes(
     trainer: Trainer, units: Sequence[nn.Module], data: dict[str, Tensor], counter: _Counter
-) -> tuple[Saved, int, int]:
+) -> tuple[KeptForBackward, int, int]:
     """Run the loss and its backward pass; return what was kept, and the operations of either."""
     weight = next(trainer.models[trainer.trainable[0]].parameters())
     numbers = weight.new_empty(size(data), dtype=torch.long)  # without numbers, and so are the masks of dropout
-    with Saved(trainer.models.values(), units, lambda: counter.flops) as saved:
+    with KeptForBackward(trainer.models.values(), units, lambda: counter.flops) as saved:
         with autocast(trainer.config), dropout_rows(Key(()), numbers):
             terms = trainer.loss(data)
         forward = counter.flops
@@ -149,7 +149,7 @@ def _update(trainer: Trainer, counter: _Counter) -> int:
     return counter.flops - before
 
 
-class Saved:
+class KeptForBackward:
     """Counts, within its block, the storages that autograd keeps for the backward pass; weights do not count.
 
     Tensors that share memory are one storage, and it counts whole, because it stays whole.
@@ -194,7 +194,7 @@ class Saved:
                 inside[owner] += storage.nbytes()
         return outside + max(inside)
 
-    def __enter__(self) -> Saved:
+    def __enter__(self) -> KeptForBackward:
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
         self._handles = [
             handle

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from axon_core import ConfigError, ContractError, Count, Key, UsageError, at, merged, validate, widen
+from axon_core import ConfigError, ContractError, Count, Key, UsageError, assembled, at, validate, widen
 from axon_core.text import Order
 from axon_core.training import Recipe, Trainer, coverage, evenly_spaced, new_model, track_own
 from axon_ddpm.bound import held_out
@@ -283,7 +283,7 @@ class DDPMTrainer(Trainer):
             part = None if classes is None else classes[first : first + _ROWS]
             found = to_bytes(last_frame(self.dali.sample(min(_ROWS, n - first), part, first=first)))
             done[first : first + _ROWS] = found.cpu()
-        return merged(done)
+        return assembled(done)
 
     @classmethod
     def saved_names(cls, folder: Path) -> Mapping[str, Sequence[str]]:

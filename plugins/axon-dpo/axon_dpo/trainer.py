@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import CheckpointError, Key, TrainingError, at, merged, sum_numbers, validate
+from axon_core import CheckpointError, Key, TrainingError, assembled, at, sum_numbers, validate
 from axon_core.alignment import Sequences, completion_logprobs, require_role
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
@@ -215,7 +215,7 @@ class DPOTrainer(Trainer):
             logps = found.new_zeros(len(pairs), 2) if logps is None else logps
             logps[picks] = found
         dtype = next(model.parameters()).dtype
-        logps = merged(torch.zeros(len(pairs), 2, dtype=dtype) if logps is None else logps).to(self.config.device)
+        logps = assembled(torch.zeros(len(pairs), 2, dtype=dtype) if logps is None else logps).to(self.config.device)
         for i in (~logps.isfinite().all(1)).nonzero()[:1].flatten().tolist():
             raise TrainingError(
                 f"{pairs[i].name}: the reference must give both texts a probability, got log-probabilities "
