@@ -59,13 +59,13 @@ def joined(timeout: float = 600.0) -> Generator[None]:
         yield
         return
     with ExitStack() as stack:
+        stack.enter_context(_watched())
         store, rank, world = _met(timeout)
         sockets, attempt = _sockets(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         peers = Peers(store, rank, world, int(attempt))
         _peers.append(peers)
         stack.callback(_peers.clear)
         stack.enter_context(_told_to_end())
-        stack.enter_context(_watched(peers))
         if rank:
             stack.enter_context(_quiet())
         try:
@@ -203,20 +203,20 @@ def _on(number: int, handler: signal._HANDLER) -> signal._HANDLER:  # pyright: i
 
 
 @contextmanager
-def _watched(peers: Peers) -> Generator[None]:
+def _watched() -> Generator[None]:
     """Within the block, end if torchrun is gone, or if the others have ended and this process does not notice it."""
     over = threading.Event()
-    threading.Thread(target=_watch, args=(peers, os.getppid(), over), daemon=True).start()
+    threading.Thread(target=_watch, args=(os.getppid(), over), daemon=True).start()
     try:
         yield
     finally:
         over.set()
 
 
-def _watch(peers: Peers, parent: int, over: threading.Event) -> None:
+def _watch(parent: int, over: threading.Event) -> None:
     started = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun
     while not over.wait(1.0):
-        if peers.is_told() and not over.wait(_PATIENCE):
+        if any(peers.is_told() for peers in _peers) and not over.wait(_PATIENCE):
             os.kill(os.getpid(), signal.SIGKILL)
         if started and os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
