@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -195,9 +195,16 @@ class ControlTrainer(PPOBase):
 
     def evaluate(self) -> dict[str, float]:
         """Return the mean `return` and `length` of whole episodes of the most likely actions; `loss` is −`return`."""
-        key, mine = Key((self.config.seed, "evaluate")), own(range(self.config.episodes))
-        n = len(mine)
-        observation = self.environment.reset([key(i).seed for i in mine])
+        total = {"return": 0.0, "length": 0.0}
+        if mine := own(range(self.config.episodes)):
+            total = self._totals([Key((self.config.seed, "evaluate"))(i).seed for i in mine])
+        means = {name: value / self.config.episodes for name, value in sum_numbers(total).items()}
+        return {"loss": -means["return"], **means}
+
+    def _totals(self, seeds: Sequence[int]) -> dict[str, float]:
+        """Return the summed `return` and `length` of episodes of the most likely actions, one for each seed."""
+        n = len(seeds)
+        observation = self.environment.reset(seeds)
         report_progress(0, n)
         going, returns, lengths = torch.ones(n, dtype=torch.bool), *torch.zeros(2, n, dtype=torch.float32)
         while going.any():
@@ -207,9 +214,7 @@ class ControlTrainer(PPOBase):
             going &= ~(found.terminated | found.truncated)
             observation = found.observation
             report_progress(n - int(going.sum()), n)
-        sums = sum_numbers({"return": returns.double().sum().item(), "length": lengths.double().sum().item()})
-        means = {name: total / self.config.episodes for name, total in sums.items()}
-        return {"loss": -means["return"], **means}
+        return {"return": returns.double().sum().item(), "length": lengths.double().sum().item()}
 
     def _policy(self, observation: Float[Tensor, "... o"]) -> Float[Tensor, "... a"]:
         return widen(self.policy(observation.to(self.config.dtype)))
