@@ -21,7 +21,7 @@ from axon_core.training.capacity.accelerators import ACCELERATORS, Accelerator, 
 from axon_core.training.capacity.estimate import Demand, RankLayout, estimate
 from axon_core.training.capacity.plan import CapacityPlan, demand_of, layout_of
 from axon_core.training.capacity.remedies import USABLE, remedies
-from axon_core.training.capacity.tracing import Saved, trace
+from axon_core.training.capacity.tracing import KeptForBackward, trace
 from axon_core.training.examples import resting, size
 from axon_core.training.parallel.units import checkpoint_activations, sharding_units
 from axon_core.training.planning import Plan
@@ -182,7 +182,7 @@ def test_activations_are_those_of_the_training_itself(key: str) -> None:
     minibatch = next(iter(real.minibatches(data, key_of(real))))
     for role in real.trainable:
         real.models[role].train(real.training_mode)
-    with Saved(real.models.values()) as saved, dropout_rows(key_of(real), torch.arange(size(minibatch))):
+    with KeptForBackward(real.models.values()) as saved, dropout_rows(key_of(real), torch.arange(size(minibatch))):
         real.loss(minibatch)
     assert work.activations == pytest.approx(saved.total, rel=0.1)
 
@@ -206,10 +206,10 @@ def test_checkpointed_units_keep_what_enters_them() -> None:
     trainer = build_trainer(recipe)
     units = sharding_units(trainer.models["model"])
     work = trace(trainer, units)
-    with Saved(trainer.models.values(), units[:1]) as one:
+    with KeptForBackward(trainer.models.values(), units[:1]) as one:
         trainer.loss(trainer.batch(0))
     checkpoint_activations(units)
-    with Saved(trainer.models.values()) as saved:
+    with KeptForBackward(trainer.models.values()) as saved:
         trainer.loss(trainer.batch(0))
     inside = work.checkpointed - saved.total
     assert 0 < inside <= one.total and work.checkpointed < 0.7 * work.activations

@@ -26,7 +26,7 @@ def choose_device(device: str = AUTO) -> str:
     """
     if device == AUTO:
         device = next((kind for kind in ("cuda", "mps") if _is_there(kind) and _works(kind)), "cpu")
-        if device != "cuda":
+        if device != "cuda" or "LOCAL_RANK" not in os.environ:
             return device
     if device.partition(":")[0] == "cuda" and "LOCAL_RANK" in os.environ:
         device = _own_gpu(device, int(os.environ["LOCAL_RANK"]))

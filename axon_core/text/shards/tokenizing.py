@@ -152,7 +152,7 @@ def _begin(out: Path, plan: _Plan) -> Tokenizer:
 
 def _compare(out: Path, plan: _Plan) -> None:
     try:
-        before, now = (parse_json(text) for text in ((out / _PLAN).read_text("utf-8"), plan.text()))
+        before, now = (parse_json(text) for text in ((out / _PLAN).read_text("utf-8-sig"), plan.text()))
         changed = [name for name in now["options"] if before["options"].get(name) != now["options"][name]]
         files = before["files"] != now["files"]
     except (OSError, ValueError, KeyError, AttributeError):

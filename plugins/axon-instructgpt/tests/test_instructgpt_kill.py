@@ -32,6 +32,7 @@ torch.set_num_threads(1)
 sys.modules["matplotlib.figure"] = None  # pictures take most of the time, and hold no result
 from axon_core.cli import main
 from axon_core.training.loop import Fit
+from axon_core.training.updates import Updater
 from axon_core.training.run_folder import RunFolder
 from axon_instructgpt import comparisons, excerpts, pipeline, report
 from axon_instructgpt.pipeline import _Record
@@ -54,7 +55,7 @@ POINTS = {
     "within ppo's first checkpoint": (PPOTrainer, "export", lambda trainer, folder: True, 1),
     "within a roll-out of ppo": (rollout, "action_values", lambda *found: True, 2),
     "within a step of ppo": (
-        Fit, "_update", lambda fit, *given: fit.run.path.name == "ppo" and fit.state.step == 3, 3
+        Updater, "update", lambda updater, *given: isinstance(updater._trainer, PPOTrainer) and updater._state.step == 3, 3
     ),
     "before ppo's model is published": (RunFolder, "publish", lambda run: run.path.name == "ppo", 1),
     "in the fine-tuning": stepping("sft", 1),
