@@ -55,7 +55,7 @@ POINTS = {
     "within ppo's first checkpoint": (PPOTrainer, "export", lambda trainer, folder: True, 1),
     "within a roll-out of ppo": (rollout, "action_values", lambda *found: True, 2),
     "within a step of ppo": (
-        Updater, "update", lambda updater, *given: isinstance(updater._trainer, PPOTrainer) and updater._state.step == 3, 3
+        Updater, "update", lambda made, *given: isinstance(made._trainer, PPOTrainer) and made._state.step == 3, 3
     ),
     "before ppo's model is published": (RunFolder, "publish", lambda run: run.path.name == "ppo", 1),
     "in the fine-tuning": stepping("sft", 1),
