@@ -84,7 +84,7 @@ def run(folder: Path, processes: int, jobs: Mapping[str, Any]) -> dict[str, Any]
     start = [*LAUNCH, str(processes)] if processes > 1 else []
     command = [sys.executable, *start, str(WORKER), str(folder / "jobs.json"), str(folder)]
     done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return {name: torch.load(folder / f"{name}.pt") for name in jobs}
