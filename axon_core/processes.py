@@ -143,11 +143,10 @@ def from_first(value: T) -> T:
     """Return what the first process passed; it must be JSON. The others' values are not used."""
     if world() == 1:
         return value
-    text = to_json(value).encode() if is_first() else b""
+    text = torch.tensor(list(to_json(value).encode()) if is_first() else [], dtype=torch.uint8)
     size = torch.tensor([len(text)])
     dist.broadcast(size, 0)
-    data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if is_first() else torch.empty(0, dtype=torch.uint8)
-    data = data if is_first() else torch.empty(int(size), dtype=torch.uint8)
+    data = text if is_first() else torch.empty(int(size), dtype=torch.uint8)
     dist.broadcast(data, 0)
     return cast(T, json.loads(data.numpy().tobytes()))
 

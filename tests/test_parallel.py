@@ -24,7 +24,7 @@ from axon_core.cli import main
 WORKER = Path(__file__).with_name("parallel_worker.py")
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 DIVISIONS = [("ddp", 2), ("fsdp", 2), ("ddp", 4), ("fsdp", 4), ("hsdp", 4)]
-PARALLEL = {"hsdp": {"strategy": "fsdp", "replicate": 2, "activation_checkpointing": True}}
+PARALLEL = {"hsdp": {"strategy": "fsdp", "replicate": 2, "activation_checkpointing": True, "cpu_offload": True}}
 # Unequal shares, micro-batches that some processes have no example for, and everything that is computed from all.
 OPTIONS = {"batch_size": 5, "micro_batches": 2, "max_grad_norm": 0.5, "ema": 0.9, "device": "cpu"}
 EXAMPLES = [(f"{key}-{n}", example) for key in sorted(TRAINERS) for n, example in enumerate(TRAINERS[key].examples)]

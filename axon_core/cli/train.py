@@ -47,6 +47,7 @@ from axon_core.training.trainer import Trainer
 @log_option
 @click.option("--stop-at", type=click.IntRange(min=1), help="Save and stop after this step; resume later.")
 @processes_options
+@joined()
 def command(
     recipe: str | None,
     overrides: Sequence[str],
@@ -60,23 +61,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Train from RECIPE: the name of an installed recipe, or a TOML file."""
-    with joined():
-        _train(recipe, overrides, out, resume, checkpoint, device, logs, stop_at, dry_run, as_json)
-
-
-def _train(
-    recipe: str | None,
-    overrides: Sequence[str],
-    out: Path | None,
-    resume: bool,
-    checkpoint: str | None,
-    device: str | None,
-    logs: Sequence[str],
-    stop_at: int | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Train in this process, alone or as one of several."""
     begun = time.monotonic()
     if device is not None:
         overrides = [*overrides, f"trainer.device={device}"]

@@ -38,7 +38,7 @@ class ModelPlan(config.Config):
 
     @property
     def described(self) -> str:
-        """Its class and size in words: `XLlama, 607,872 parameters, trained`."""
+        """Its class and size in words: `Bigram, 1,024 parameters, trained`."""
         frozen = self.parameters - self.trained
         state = "trained" if not frozen else "frozen" if not self.trained else f"{frozen:,} of them frozen"
         return f"{self.kind}, {self.parameters:,} parameters, {state}"

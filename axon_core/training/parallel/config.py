@@ -34,7 +34,7 @@ class Parallel(config.Config):
     """Keep only the inputs of each unit for the backward pass, and compute the rest again: less memory, a third more
     arithmetic. It works with a single process too."""
     cpu_offload: bool = False
-    """With `fsdp`, keep weights, gradients and the optimiser's state in the CPU's memory between uses."""
+    """With `fsdp`, keep weights, gradients and the optimiser's state in the CPU's memory between uses; for GPUs."""
     timeout: PositiveFloat = 600.0
     """Seconds after which a process that waits for another gives up, and says for which."""
 

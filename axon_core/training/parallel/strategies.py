@@ -209,7 +209,8 @@ def _sharded(module: nn.Module, mesh: Any, parallel: Parallel, *, inputs: bool) 
         reduce_dtype=_DTYPES[parallel.reduce_dtype],
         cast_forward_inputs=inputs,
     )
-    offload = CPUOffloadPolicy() if parallel.cpu_offload else OffloadPolicy()
+    offloads = parallel.cpu_offload and mesh.device_type != "cpu"  # where they are in its memory already
+    offload = CPUOffloadPolicy() if offloads else OffloadPolicy()
     sharded = fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
     sharded.set_gradient_divide_factor(1.0)
     sharded.set_force_sum_reduction_for_comms(True)
