@@ -14,18 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from axon_core import TRAINERS, Recipe, build_trainer, fit
+from axon_core.checkpoint.pieces import whole
 from axon_core.processes import is_first
 from axon_core.training.parallel.group import joined
 from axon_core.training.train_state import TrainState
 
 torch.set_num_threads(1)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
 def tables(job: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +42,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
     def watched(state: TrainState, factor: float) -> None:
         if not gradients:
-            gradients.update({name: whole(p.grad) for name, p in state.parameters.items() if p.grad is not None})
+            gradients.update(
+                {name: whole(p.grad).clone() for name, p in state.parameters.items() if p.grad is not None}
+            )
         update(state, factor)
 
     TrainState.update = watched  # type: ignore[method-assign]
@@ -57,7 +55,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         TrainState.update = update  # type: ignore[method-assign]
     named = {f"{role}.{n}": p for role in trainer.trainable for n, p in trainer.models[role].named_parameters()}
     return {
-        "parameters": {name: whole(p) for name, p in named.items()},
+        "parameters": {name: whole(p).clone() for name, p in named.items()},
         "gradients": gradients,
         "metrics": result.metrics,
     }

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from axon_core import TRAINERS
+from axon_core import TRAINERS, Recipe, build_trainer, fit
 from axon_core.cli import main
+from axon_core.training.parallel.units import sharding_units
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -172,3 +173,14 @@ def test_as_many_processes_continue_bit_for_bit(tmp_path: Path):
         for parameter, values in straight[name]["parameters"].items():
             assert torch.equal(again[name]["parameters"][parameter], values), (name, parameter)
         assert again[name]["metrics"] == straight[name]["metrics"]
+
+
+def test_models_are_prepared_once():
+    example = TRAINERS["causal_lm"].examples[0]
+    given = {**example["trainer"], "steps": 2, "parallel": {"activation_checkpointing": True}}
+    trainer = build_trainer(Recipe.of({**example, "trainer": given}, "example", "an example"))
+    fit(trainer, stop_at=1, progress=False)
+    (unit,) = sharding_units(trainer.models["model"])
+    once = unit.forward
+    fit(trainer, progress=False)
+    assert unit.forward is once

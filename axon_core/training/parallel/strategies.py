@@ -218,12 +218,14 @@ def _sharded(module: nn.Module, mesh: Any, parallel: Parallel, *, inputs: bool) 
 
 
 def prepare(trainer: Trainer) -> Strategy:
-    """Divide the models of a trainer among the processes, as its config says; they are on their device.
+    """Divide the models of a trainer among the processes, as its config says, once; they are on their device.
 
     Raises:
         UsageError: the sizes in `[trainer.parallel]` do not make up the number of processes, or a batch has fewer
             examples than there are processes.
     """
+    if (before := _prepared.get(trainer)) is not None:
+        return before
     parallel, processes = trainer.config.parallel, world()
     if parallel.activation_checkpointing:
         checkpoint_activations([unit for role in trainer.trainable for unit in sharding_units(trainer.models[role])])
