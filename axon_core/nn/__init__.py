@@ -1,4 +1,4 @@
-"""What modules compute with: linear maps, attention under a scope, dropout by example, 8-bit weights."""
+"""What modules compute with: linear maps, plain and packed; attention; dropout by example; 8-bit weights."""
 
 from axon_core._lazy import attach
 
@@ -6,7 +6,11 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "attention": ["QKV", "attend"],
+        "block_attention": ["attend_blocks", "scores_between"],
         "dropout": ["Dropout", "drop", "dropout_rows", "replayed_dropout"],
         "linear": ["Linear", "StackedLinear", "affine"],
+        "packed": ["PackedLinear", "pack", "pack_weight", "packed_product"],
+        "quantization": ["quantize"],
+        "row_dependence": ["rows_depend"],
     },
 )
