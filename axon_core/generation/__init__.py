@@ -5,7 +5,7 @@ from axon_core._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "api": ["Request", "complete", "decode", "decode_requests", "sample_text"],
+        "api": ["Finish", "Request", "TextStream", "complete", "decode", "decode_requests", "sample_text"],
         "decoder": ["check_prompt", "evaluation_mode"],
         "sampling": ["Sampling", "sample_tokens"],
     },

@@ -1,5 +1,7 @@
 # What `__init__.py` resolves lazily, for type checkers; a test compares the two.
+from axon_core.generation.api import Finish as Finish
 from axon_core.generation.api import Request as Request
+from axon_core.generation.api import TextStream as TextStream
 from axon_core.generation.api import complete as complete
 from axon_core.generation.api import decode as decode
 from axon_core.generation.api import decode_requests as decode_requests

@@ -28,6 +28,7 @@ __all__ = [
     "Completion",
     "Finish",
     "Request",
+    "TextStream",
     "chunks",
     "complete",
     "decode",
@@ -227,7 +228,7 @@ def decode_requests(
     """Yield what `chunks` yields, and raise what it raises, without a warning about long texts."""
     check_vocabulary(tokenizer, model.config.vocab_size)
     prompts = [request.tokens(tokenizer) for request in requests]
-    texts = [_Text(tokenizer, request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+    texts = [TextStream(tokenizer, request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
     decoder = Decoder(
         model,
         prompts,
@@ -282,8 +283,14 @@ def decode(
             yield tokens
 
 
-class _Text:
-    """The text of one row: tokens to characters, up to where the request says it ends."""
+class TextStream:
+    """The text of a request: tokens to characters, up to where the request says it ends.
+
+    `prompt` are the request's tokens, whose text is left out.
+
+    Raises:
+        DataError: the tokenizer has no such token.
+    """
 
     def __init__(self, tokenizer: Tokenizer, request: Request, prompt: Sequence[int]) -> None:
         self._ends = tokenizer.ends

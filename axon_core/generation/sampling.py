@@ -52,7 +52,8 @@ def keep_top_p(logits: Float[Tensor, "b v"], p: float, finite: int | None = None
     always does. Of equally likely ones, those with the lowest index come first. `finite` is an upper bound on the
     number of logits of a row above −∞, if known.
     """
-    total = (logits - logits.amax(-1, keepdim=True)).double().exp().sum(-1, keepdim=True)
+    # In one order: torch divides a sum among threads if it is the only one, which then differs from one among others.
+    total = (logits - logits.amax(-1, keepdim=True)).double().exp().cumsum(-1)[:, -1:]
     enough = logits.shape[-1] if finite is None else min(finite, logits.shape[-1])
     least, count = _nucleus(logits.topk(min(_TOP, enough)).values, total, p)
     if enough > _TOP:

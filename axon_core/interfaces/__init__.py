@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = attach(
         "model": ["CausalLM", "Model"],
         "norm": ["Norm"],
         "rotary_embedding": ["Layout", "RotaryEmbedding", "Rotation"],
-        "scope": ["Scope"],
+        "scope": ["Between", "Kernel", "Scope"],
     },
 )

@@ -10,4 +10,6 @@ from axon_core.interfaces.norm import Norm as Norm
 from axon_core.interfaces.rotary_embedding import Layout as Layout
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding as RotaryEmbedding
 from axon_core.interfaces.rotary_embedding import Rotation as Rotation
+from axon_core.interfaces.scope import Between as Between
+from axon_core.interfaces.scope import Kernel as Kernel
 from axon_core.interfaces.scope import Scope as Scope

@@ -24,6 +24,23 @@ class Between(Protocol):
         ...
 
 
+class Kernel(Protocol):
+    """Computes attention for keys and values that are not stored row by row (`Scope.kernel`)."""
+
+    def __call__(
+        self,
+        q: Float[Tensor, "b n h d"],
+        k: Float[Tensor, "b m k d"],
+        v: Float[Tensor, "b m k e"],
+        *,
+        scale: float | None,
+        narrow: Between | None,
+        bias: Between | None,
+    ) -> Float[Tensor, "b n h e"]:
+        """Return what `attend` returns for these arguments."""
+        ...
+
+
 class Scope:
     """Positions and visibility of the tokens of one forward pass.
 
@@ -40,17 +57,20 @@ class Scope:
         causal: bool,
         padded: bool = False,
         documents: Int[Tensor, "b n"] | None = None,
+        kernel: Kernel | None = None,
     ) -> None:
         """Make a scope; `padded` says whether `positions` or `keys` hold any padding.
 
         `keys` are the positions of everything that can be attended to. The queries are the last of them; by default,
-        they are all of them. `documents` number the documents of a packed row.
+        they are all of them. `documents` number the documents of a packed row. A cache that stores keys and values in
+        another order than one row after the other gives the `kernel` that `attend` calls to read them.
         """
         self.positions = positions
         self.keys = positions if keys is None else keys
         self.causal = causal
         self.padded = padded
         self.documents = documents
+        self.kernel = kernel
         self._cross = False
         self._once: list[tuple[object, Any]] = []
 

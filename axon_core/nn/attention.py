@@ -37,7 +37,11 @@ def attend(
         bias=lambda query, key: gate        # gate `(b h n m)`, computed in this call from this layer's tokens
 
     A method, a module or a dataclass that holds the data may equal an earlier one, whose values would then be reused.
+
+    A scope that has a `kernel` of its own computes all of this with it.
     """
+    if scope.kernel is not None:
+        return scope.kernel(q, k, v, scale=scale, narrow=narrow, bias=bias)
     if narrow is None and bias is None and scope.triangular(k.shape[1]) and is_faster(q, k, v):
         return causal_attention(q, k, v, scale)
     device = q.device.type

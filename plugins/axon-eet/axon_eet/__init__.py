@@ -1,0 +1,17 @@
+"""Easy and Efficient Transformer (arXiv 2104.12470) as an Axon engine: many questions at once, each as if alone."""
+
+from axon_eet.answer import Answer, EngineClosed, ModelFailed, Piece, Question, QueueFull, Scored, Usage
+from axon_eet.engine import Engine, Report
+
+__all__ = [
+    "Answer",
+    "Engine",
+    "EngineClosed",
+    "ModelFailed",
+    "Piece",
+    "Question",
+    "QueueFull",
+    "Report",
+    "Scored",
+    "Usage",
+]

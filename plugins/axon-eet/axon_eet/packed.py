@@ -1,0 +1,127 @@
+"""One forward pass over the tokens of many texts, side by side in a single row, with keys and values in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from axon_core import Cache, LayerCache, Scope, StateSpec
+from axon_core.interfaces import Between, CacheStep
+from axon_eet.blocks import SIZE
+from axon_eet.kernels import block_attention
+
+__all__ = ["Packed", "PackedCache", "block_bytes"]
+
+
+def block_bytes(layers: Sequence[Mapping[str, StateSpec]], dtype: torch.dtype) -> int:
+    """Return the bytes of one block: of `SIZE` tokens' states in all layers."""
+    states = [state for layer in layers for state in layer.values()]
+    return SIZE * sum(torch.Size(state.shape).numel() * (state.dtype or dtype).itemsize for state in states)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The tokens of one pass: those of one text after those of another, without padding."""
+
+    tokens: Int[Tensor, "1 n"]
+    """The tokens."""
+    positions: Int[Tensor, "1 n"]
+    """Each one's position in its own text."""
+    slots: Int[Tensor, " n"]
+    """Where its keys and values go: its block's number times `SIZE`, plus its place in the block."""
+    tables: Int[Tensor, "r t"]
+    """The blocks of each text."""
+    owners: Int[Tensor, " n"]
+    """The row of `tables` that each token reads."""
+
+    @classmethod
+    def of(cls, texts: Sequence[tuple[Sequence[int], int, Sequence[int]]], device: torch.device | str) -> Packed:
+        """Return the pass over these texts, each given as its new tokens, the first one's position, and its blocks."""
+        tokens, positions, slots, owners = list[int](), list[int](), list[int](), list[int]()
+        for row, (new, start, blocks) in enumerate(texts):
+            places = range(start, start + len(new))
+            tokens += new
+            positions += places
+            slots += [blocks[place // SIZE] * SIZE + place % SIZE for place in places]
+            owners += [row] * len(new)
+        longest = max(len(blocks) for _, _, blocks in texts)
+        tables = [[*(max(block, 0) for block in blocks), *[0] * (longest - len(blocks))] for _, _, blocks in texts]
+        made = [torch.tensor(numbers, device=device) for numbers in (tokens, positions, slots, tables, owners)]
+        return cls(made[0].unsqueeze(0), made[1].unsqueeze(0), *made[2:])
+
+
+class _BlockLayer(LayerCache):
+    """The states of one layer in blocks, of which all texts have some."""
+
+    def __init__(
+        self, states: Mapping[str, StateSpec], blocks: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        super().__init__(states, 0, 0, dtype, device)
+        self.buffers = {
+            name: torch.zeros((blocks * SIZE, *state.shape), dtype=state.dtype or dtype, device=device)
+            for name, state in states.items()
+        }
+        self.slots = torch.empty(0, dtype=torch.long, device=device)
+
+    def append(self, **new: Float[Tensor, "1 n ..."]) -> tuple[Tensor, ...]:
+        """Store the new entries, and return the slots of all blocks: which of them a query sees, the scope knows."""
+        stored: list[Tensor] = []
+        for name, entries in new.items():
+            buffer = self.buffers[name]
+            buffer.index_copy_(0, self.slots, entries[0].to(buffer.dtype))
+            stored.append(buffer.unsqueeze(0))
+        return tuple(stored)
+
+
+class PackedCache(Cache):
+    """The states of all texts, in blocks. `extend` runs the pass that `load` has set."""
+
+    def __init__(
+        self, layers: Sequence[Mapping[str, StateSpec]], blocks: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        super().__init__([], 0, 0, dtype=dtype, device=device)
+        self.blocks = [_BlockLayer(states, blocks, dtype, device) for states in layers]
+        self.layers: list[LayerCache] = [*self.blocks]
+        self._pass: Packed | None = None
+        self.calls = 0
+        """How many attentions of the last pass read blocks."""
+
+    def load(self, packed: Packed) -> None:
+        """Set the pass that the next `extend` returns."""
+        self._pass = packed
+
+    def extend(self, tokens: Int[Tensor, "1 n"], valid: Bool[Tensor, "1 n"] | None = None) -> CacheStep:
+        """Return what to run for the pass that was loaded."""
+        packed = self._pass
+        assert packed is not None and valid is None
+        for layer in self.blocks:
+            layer.slots = packed.slots
+        self.calls = 0
+        return CacheStep(tokens, Scope(packed.positions, causal=True, kernel=self._attend), self.layers)
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Write zeros into blocks: after a failure they may hold numbers that are not finite."""
+        for layer in self.blocks:
+            for buffer in layer.buffers.values():
+                buffer.view(-1, SIZE, *buffer.shape[1:])[list(blocks)] = 0
+
+    def _attend(
+        self,
+        q: Float[Tensor, "1 n h d"],
+        k: Float[Tensor, "1 m k d"],
+        v: Float[Tensor, "1 m k e"],
+        *,
+        scale: float | None,
+        narrow: Between | None,
+        bias: Between | None,
+    ) -> Float[Tensor, "1 n h e"]:
+        packed = self._pass
+        assert packed is not None
+        self.calls += 1
+        keys, values = (part[0].unflatten(0, (-1, SIZE)) for part in (k, v))
+        given = packed.tables, packed.owners, packed.positions[0]
+        return block_attention(q[0], keys, values, *given, scale=scale, narrow=narrow, bias=bias).unsqueeze(0)

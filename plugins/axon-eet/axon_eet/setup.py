@@ -1,0 +1,99 @@
+"""How an engine serves a model: what its attentions keep, what memory that takes, and what a trial pass shows."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from axon_core import CausalLM, StateSpec, UsageError
+from axon_eet.blocks import Blocks
+from axon_eet.kernels import pack
+from axon_eet.packed import Packed, PackedCache, block_bytes
+from axon_eet.runners import BlockRunner, CacheRunner, Limits, Runner, state_bytes
+
+__all__ = ["make_runner", "parse_size"]
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def parse_size(size: int | str) -> int:
+    """Return a size in bytes, given as such or as a text.
+
+    >>> parse_size("2GB"), parse_size("512 MiB"), parse_size("1e9")
+    (2000000000, 536870912, 1000000000)
+
+    Raises:
+        UsageError: it is not a positive size.
+    """
+    found = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([KMG]i?B)?\s*", str(size))
+    try:
+        number = float(found[1]) * _UNITS[found[2] or ""] if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < 2**60:
+        raise UsageError(f"memory is a number of bytes such as '2GB', '512MiB' or 1000000000, got {size!r}")
+    return int(number)
+
+
+def make_runner(model: CausalLM, limits: Limits, memory: int | str | None, notes: list[str]) -> Runner:
+    """Return what computes this model's texts, and add to `notes` what users must know.
+
+    Raises:
+        UsageError: the memory is not a size, or holds no block.
+    """
+    probe = model.new_cache(1, 1)
+    layers = [layer.states for layer in probe.layers]
+    device = probe.positions.device
+    dtype = next(model.parameters()).dtype
+    wanted = limits.rows * state_bytes(layers, model.context, dtype)
+    total = min(wanted, _free(device) // 4) if memory is None else parse_size(memory)
+    states = [state for layer in layers for state in layer.values()]
+    model = pack(model).eval()
+    whole = any(not state.per_token for state in states)
+    if not whole and probe.horizon is None:
+        size = block_bytes(layers, dtype)
+        n = total // size if size else 0
+        if n == 0:
+            raise UsageError(f"a block of 16 tokens needs {size:,} bytes, got {total:,} for all; give the engine more")
+        if _packs(model, layers, dtype, device):
+            windows = [state.window for state in states]
+            window = max(w for w in windows if w) if all(windows) else None
+            cache = PackedCache(layers, n, dtype, device)
+            return BlockRunner(model, cache, Blocks(n), size, limits, window)
+        notes.append("its attention is computed for one text at a time, because it does not use the core's kernels")
+    elif probe.horizon is not None:
+        notes.append(
+            f"beyond {probe.horizon} tokens its rotary embedding turns all earlier tokens again, so that each text is "
+            "decoded by itself"
+        )
+    else:
+        notes.append("its attention keeps a state for the whole text, so that each text is computed by itself")
+    return CacheRunner(model, layers, dtype, probe.horizon, total, limits)
+
+
+def _free(device: torch.device) -> int:
+    """Return the bytes of memory that nobody uses."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _packs(
+    model: CausalLM, layers: Sequence[Mapping[str, StateSpec]], dtype: torch.dtype, device: torch.device | str
+) -> bool:
+    """Whether two texts in one pass give what each gives by itself: a trial."""
+    texts = [[1 % model.config.vocab_size, 0, 1 % model.config.vocab_size], [0, 0]]
+    cache = PackedCache(layers, 2, dtype, device)
+    try:
+        with torch.inference_mode():
+            cache.load(Packed.of([(tokens, 0, [row]) for row, tokens in enumerate(texts)], device))
+            beside = model.features(torch.tensor([[*texts[0], *texts[1]]], device=device), cache=cache)[0]
+            alone = [model.features(torch.tensor([t], device=device), cache=model.new_cache(1, 3))[0] for t in texts]
+    except Exception:
+        return False
+    tolerance = 1e-3 if dtype.itemsize >= 4 else 0.1
+    expected = torch.cat(alone).float()
+    return bool((beside.float() - expected).abs().max() <= tolerance * expected.abs().max())
