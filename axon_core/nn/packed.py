@@ -27,24 +27,30 @@ M = TypeVar("M", bound=nn.Module)
 
 _WIDENED = 1 << 18  # numbers of a weight that the plain version widens at once: what a processor's cache holds
 _TILE = 16  # rows of the plain version's products on an accelerator
-_VECTORS = {torch.float32: 3, torch.bfloat16: 3, torch.int8: 2}  # of a panel: as many sums as the registers hold
-_TOGETHER = {torch.bfloat16: 2, torch.int8: 2}  # inputs that lie side by side, since a register is 32 bits wide
+_VECTORS = 2  # registers of a panel
+_TOGETHER = {torch.float32: 1, torch.bfloat16: 2, torch.int8: 4}  # inputs that lie side by side: 32 bits
 
 
 def pack_weight(weight: Shaped[Tensor, "r d"]) -> Shaped[Tensor, "p s w g"]:
     """Return a weight in panels: `packed[p, s, i, j]` is `weight[p · w + i, s · g + j]`, and 0 beyond its ends.
 
-    A panel has w outputs, as many as this processor's registers hold. g is 2 for bfloat16 and int8, and 1 otherwise.
-    float16 becomes float32.
+    A panel has w outputs, two registers of this processor. g is 2 for bfloat16, 4 for int8, and 1 otherwise; the four are
+    in the order 0, 2, 1, 3. float16 becomes float32.
     """
     weight = weight.detach()
     if weight.dtype == torch.float16:
         weight = weight.float()
-    width, group = lanes() * _VECTORS.get(weight.dtype, 1), _TOGETHER.get(weight.dtype, 1)
+    width, group = lanes() * _VECTORS, _TOGETHER.get(weight.dtype, 1)
     r, d = weight.shape
     padded = weight.new_zeros(-(-r // width) * width, -(-d // group) * group)
     padded[:r, :d] = weight
-    return padded.view(-1, width, padded.shape[1] // group, group).transpose(1, 2).contiguous()
+    panels = padded.view(-1, width, padded.shape[1] // group, group).transpose(1, 2)
+    return _crossed(panels).contiguous()
+
+
+def _crossed(panels: Shaped[Tensor, "*any g"]) -> Shaped[Tensor, "*any g"]:
+    """Panels with the middle two of four inputs changed places, so that both pairs are in their order as 16 bits."""
+    return panels[..., [0, 2, 1, 3]] if panels.shape[-1] == 4 else panels
 
 
 def packed_product(
@@ -72,7 +78,7 @@ def packed_product(
         raise UsageError(
             f"the packed weight must have {x.shape[1]} inputs and {outputs} outputs, got panels {tuple(weight.shape)}"
         )
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and weight.dtype in _VECTORS:
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and weight.dtype in _TOGETHER:
         return torch.ops.axon.packed_product(x.contiguous(), weight, scale, bias, outputs)
     return _plain_product(x, weight, scale, bias, outputs)
 
@@ -93,7 +99,7 @@ def _plain_product(
     panels = max(1, _WIDENED // weight[0].numel())
     row = tiles.new_empty(rows, d)  # at one place in memory, since a library also chooses by how the rows are aligned
     for part, out in zip(weight.split(panels), y.split(panels * weight.shape[2], 1), strict=True):
-        w = part.transpose(1, 2).reshape(out.shape[1], -1)[:, :d].to(wide).contiguous()
+        w = _crossed(part).transpose(1, 2).reshape(out.shape[1], -1)[:, :d].to(wide).contiguous()
         for i in range(0, len(tiles), rows):
             row.copy_(tiles[i : i + rows])
             out[i : i + rows] = torch.mv(w, row[0]) if rows == 1 else row @ w.T
