@@ -24,19 +24,26 @@ _SOURCES = Path(__file__).with_name("kernels")
 _WITHOUT = 8  # numbers of a register, where there are no kernels
 
 
-@cache
+@torch.compiler.assume_constant_result  # called while `torch.compile` traces
 def compile_kernels() -> bool:
     """Compile and load the kernels for this processor, once; return whether there are any.
 
     The library stays in the cache of `torch.compile`, whose compiler makes it in some seconds. Without one, a warning
     says so, and the operators run in plain torch.
     """
+    return _loaded()
+
+
+@cache
+def _loaded() -> bool:
     try:
         torch.ops.load_library(_built())
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         told = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
         reason = next((line for line in (told or "").splitlines() if line.strip()), type(error).__name__)
-        warnings.warn(f"packed products are slower because they are not compiled: {reason}", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"packed products are slower because they are not compiled: {reason}", RuntimeWarning, stacklevel=3
+        )
         return False
     return True
 
@@ -67,8 +74,17 @@ def _built() -> str:
 
 
 def _flags() -> list[str]:
-    # No flag that lets a compiler change the order of sums, or fuse a product and a sum in one place and not in another.
-    flags = ["-O3", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"]
+    # None of them lets a compiler reorder sums, or fuse a product and a sum in one place and not in another.
+    flags = [
+        "-O3",
+        "-std=c++20",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-shared",
+        "-fPIC",
+        "-w",
+    ]
     major, minor = torch.__version__.split(".")[:2]
     flags.append(f"-DTORCH_TARGET_VERSION={int(major) << 56 | int(minor) << 48:#x}")
     if sys.platform == "darwin":

@@ -58,7 +58,9 @@ def attend_blocks(
     narrow = (torch.float32, torch.bfloat16)
     tables, rows, seen = (x.to(torch.int32) for x in (tables, rows, seen))
     if q.device.type == "cpu" and q.dtype in narrow and keys.dtype == values.dtype and keys.dtype in narrow:
-        return torch.ops.axon.attend_blocks(q.contiguous(), keys, values, tables, rows, seen, window, factor, bias)
+        index = tables.contiguous(), rows.contiguous(), seen.contiguous()
+        added = None if bias is None else bias.float().contiguous()
+        return torch.ops.axon.attend_blocks(q.contiguous(), keys, values, *index, window, factor, added)
     return _plain_attention(q, keys, values, tables, rows, seen, window, factor, bias)
 
 

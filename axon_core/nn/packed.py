@@ -34,8 +34,8 @@ _TOGETHER = {torch.float32: 1, torch.bfloat16: 2, torch.int8: 4}  # inputs that 
 def pack_weight(weight: Shaped[Tensor, "r d"]) -> Shaped[Tensor, "p s w g"]:
     """Return a weight in panels: `packed[p, s, i, j]` is `weight[p · w + i, s · g + j]`, and 0 beyond its ends.
 
-    A panel has w outputs, two registers of this processor. g is 2 for bfloat16, 4 for int8, and 1 otherwise; the four are
-    in the order 0, 2, 1, 3. float16 becomes float32.
+    A panel has w outputs, two registers of this processor. g is 2 for bfloat16, 4 for int8 (in the order 0, 2, 1, 3)
+    and 1 otherwise. float16 becomes float32.
     """
     weight = weight.detach()
     if weight.dtype == torch.float16:

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <optional>
 
+#include "attention.h"
 #include "product.h"
 
 using torch::headeronly::ScalarType;
@@ -97,9 +98,87 @@ Tensor packed_product(const Tensor& x, const Tensor& weight, const Maybe& scale,
   return y;
 }
 
+// The largest number of keys that a token sees; every block of a table that one sees must exist.
+int64_t check_tables(const Tensor& tables, const int32_t* rows, const int32_t* seen, int64_t n, int64_t blocks, int64_t size) {
+  const int32_t* table = static_cast<const int32_t*>(tables.const_data_ptr());
+  int64_t sequences = tables.size(0), most = tables.size(1), largest = 0;
+  std::vector<int64_t> longest(sequences);
+  for (int64_t i = 0; i < n; i++) {
+    STD_TORCH_CHECK(rows[i] >= 0 && rows[i] < sequences && seen[i] <= most * size,
+                    "a token's row must be one of the tables, and its keys lie in the table's blocks");
+    longest[rows[i]] = std::max<int64_t>(longest[rows[i]], seen[i]);
+    largest = std::max<int64_t>(largest, seen[i]);
+  }
+  for (int64_t row = 0; row < sequences; row++)
+    for (int64_t b = 0; b * size < longest[row]; b++) {
+      int32_t block = table[row * most + b];
+      STD_TORCH_CHECK(block >= 0 && block < blocks, "a table names a block that does not exist");
+    }
+  return largest;
+}
+
+template <typename T, typename Q>
+void attend_all(const Tensor& q, const Tensor& keys, const Tensor& values, const Tensor& tables, const int32_t* rows,
+                const int32_t* seen, int64_t window, float scale, const Maybe& bias, Tensor& out) {
+  int64_t n = q.size(0), h = q.size(1), d = q.size(2), size = keys.size(1), groups = keys.size(2), e = values.size(3);
+  int64_t heads = h / groups, longest = check_tables(tables, rows, seen, n, keys.size(0), size);
+  STD_TORCH_CHECK(!bias || bias->size(2) >= longest, "a bias must reach as many keys as any token sees");
+  Pool<T> k{static_cast<const T*>(keys.const_data_ptr()), size, groups, d};
+  Pool<T> v{static_cast<const T*>(values.const_data_ptr()), size, groups, e};
+  const Q* from = static_cast<const Q*>(q.const_data_ptr());
+  Q* to = static_cast<Q*>(out.mutable_data_ptr());
+  int64_t apart = bias && bias->size(1) > 1 ? bias->size(2) : 0, per_token = bias ? bias->size(1) * bias->size(2) : 0;
+  int64_t each = heads * (d + e) * (longest + 1);
+  in_turns(n * groups, 1 + (1 << 16) / each, [&](auto take) {
+    Buffer<float> room(QUERIES * (padded(d) + padded(longest)));
+    for (int64_t unit; (unit = take()) < n * groups;) {
+      int64_t i = unit / groups, g = unit % groups, last = seen[i];
+      Span span{static_cast<const int32_t*>(tables.const_data_ptr()) + rows[i] * tables.size(1),
+                window ? std::max<int64_t>(0, last - window) : 0, last};
+      for (int64_t head = g * heads; head < (g + 1) * heads;) {
+        auto run = [&]<int R>() {
+          const float* added = bias ? floats(bias) + i * per_token + head * apart : nullptr;
+          attend_heads<R>(from + (i * h + head) * d, k, v, g, span, scale, added, apart, room.data, to + (i * h + head) * e);
+          head += R;
+        };
+        int64_t left = (g + 1) * heads - head;
+        if (last <= span.first)
+          std::fill(to + (i * h + head) * e, to + (i * h + head + left) * e, Q{}), head += left;
+        else if (left >= 3)
+          run.template operator()<3>();
+        else if (left == 2)
+          run.template operator()<2>();
+        else
+          run.template operator()<1>();
+      }
+    }
+  });
+}
+
+Tensor attend_blocks(const Tensor& q, const Tensor& keys, const Tensor& values, const Tensor& tables, const Tensor& rows,
+                     const Tensor& seen, std::optional<int64_t> window, double scale, const Maybe& bias) {
+  for (const Tensor& x : {q, keys, values, tables, rows, seen})
+    STD_TORCH_CHECK(x.is_contiguous(), "attention over blocks reads contiguous tensors");
+  STD_TORCH_CHECK(!bias || bias->is_contiguous(), "attention over blocks reads contiguous tensors");
+  Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), values.size(3)});
+  auto run = [&]<typename T, typename Q>(T, Q) {
+    attend_all<T, Q>(q, keys, values, tables, static_cast<const int32_t*>(rows.const_data_ptr()),
+                     static_cast<const int32_t*>(seen.const_data_ptr()), window.value_or(0), float(scale), bias, out);
+  };
+  bool narrow = keys.scalar_type() == ScalarType::BFloat16;
+  if (q.scalar_type() == ScalarType::Float)
+    narrow ? run(bf16{}, float{}) : run(float{}, float{});
+  else
+    narrow ? run(bf16{}, bf16{}) : run(float{}, bf16{});
+  return out;
+}
+
 }  // namespace
 }  // namespace axon
 
-STABLE_TORCH_LIBRARY_IMPL(axon, CPU, m) { m.impl("packed_product", TORCH_BOX(&axon::packed_product)); }
+STABLE_TORCH_LIBRARY_IMPL(axon, CPU, m) {
+  m.impl("packed_product", TORCH_BOX(&axon::packed_product));
+  m.impl("attend_blocks", TORCH_BOX(&axon::attend_blocks));
+}
 
 extern "C" int axon_lanes() { return axon::LANES; }

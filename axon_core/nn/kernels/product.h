@@ -11,9 +11,6 @@
 
 #include "vectors.h"
 
-// Registers are addressed by constants: without this, GCC keeps arrays of them in memory.
-#define AXON_UNROLL _Pragma("GCC unroll 16")
-
 namespace axon {
 
 constexpr int WIDTH = 2;          // registers of a panel

@@ -4,6 +4,7 @@
 // library is compiled with -ffp-contract=off: a result depends on what is written here, never on the tile it stands in.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -12,6 +13,9 @@
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
+
+// Registers are addressed by constants: without this, GCC keeps arrays of them in memory.
+#define AXON_UNROLL _Pragma("GCC unroll 16")
 
 namespace axon {
 
@@ -136,6 +140,45 @@ inline Floats read_some(const T* from, int64_t n) {
   T whole[LANES] = {};
   std::memcpy(whole, from, n * sizeof(T));
   return read(whole);
+}
+
+// `v` with another value in all lanes but the first n.
+inline Floats first_lanes(Floats v, int64_t n, float otherwise) {
+  float whole[LANES];
+  store(whole, v);
+  std::fill(whole + n, whole + LANES, otherwise);
+  return load<Floats>(whole);
+}
+
+// The sums of the lanes of four registers.
+inline void sum_lanes(Floats a, Floats b, Floats c, Floats d, float* four) {
+#if defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  auto half = [](Floats v) {
+    __m512d both = (__m512d)v;
+    return _mm256_add_ps((__m256)_mm512_castpd512_pd256(both), (__m256)_mm512_extractf64x4_pd(both, 1));
+  };
+#else
+  auto half = [](Floats v) { return (__m256)v; };
+#endif
+  __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(half(a), half(b)), _mm256_hadd_ps(half(c), half(d)));
+  _mm_storeu_ps(four, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+#else
+  Floats all[4] = {a, b, c, d};
+  for (int i = 0; i < 4; i++) four[i] = (all[i][0] + all[i][1]) + (all[i][2] + all[i][3]);
+#endif
+}
+
+// exp x for x ≤ 0, to two units in the last place; below −87, where float32 is about to end, it is 0.
+inline Floats exponential(Floats x) {
+  constexpr float magic = 12582912;  // 1.5 · 2²³: added and taken away, it rounds to whole numbers
+  Floats n = x * all(1.44269504f) + all(magic) - all(magic);  // x = n ln 2 + r, |r| ≤ ½ ln 2
+  Floats r = fma(n, all(-0.693145752f), x);                   // the first 15 bits of ln 2, so that the product is exact
+  r = fma(n, all(-1.42860677e-6f), r);
+  Floats y = all(1.0f / 5040);
+  for (float factorial : {720.0f, 120.0f, 24.0f, 6.0f, 2.0f, 1.0f, 1.0f}) y = fma(y, r, all(1 / factorial));
+  Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return x < all(-87.0f) ? Floats{} : y * (Floats)power;
 }
 
 }  // namespace axon
