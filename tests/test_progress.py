@@ -70,7 +70,7 @@ def test_a_program_without_a_standard_error_trains(
 def test_only_the_first_of_several_processes_shows_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("axon_core.training.callbacks.usual.is_first", lambda: False)
+    monkeypatch.setattr("axon_core.training.hooks.is_first", lambda: False)
     fit(Toy.make())
     assert not capsys.readouterr().err
 
