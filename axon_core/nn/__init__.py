@@ -5,6 +5,7 @@ from axon_core._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "activation": ["GatedSiLU", "gated_silu"],
         "attention": ["QKV", "attend"],
         "block_attention": ["attend_blocks", "scores_between"],
         "dropout": ["Dropout", "drop", "dropout_rows", "replayed_dropout"],

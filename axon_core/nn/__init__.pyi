@@ -1,4 +1,6 @@
 # What `__init__.py` resolves lazily, for type checkers; a test compares the two.
+from axon_core.nn.activation import GatedSiLU as GatedSiLU
+from axon_core.nn.activation import gated_silu as gated_silu
 from axon_core.nn.attention import QKV as QKV
 from axon_core.nn.attention import attend as attend
 from axon_core.nn.block_attention import attend_blocks as attend_blocks

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from axon_core.errors import UsageError
 from axon_core.nn._native import lanes, library
+from axon_core.nn.activation import GatedSiLU, PackedGatedSiLU
 from axon_core.nn.linear import Linear, StackedLinear
 from axon_core.nn.quantization import Int8Linear
 from axon_core.precision import wide_dtype, widen
@@ -169,6 +170,7 @@ class PackedLinear(nn.Module):
 def pack(model: M) -> M:
     """Return a copy of `model` for inference whose linear maps, 8-bit ones included, are `PackedLinear`.
 
+    Gates (`GatedSiLU`) are computed with `gated_silu`.
     Its tokens' features then do not depend on how many tokens are computed beside them, as far as its other parts keep
     that too (`rows_depend`). Everything else shares its memory with `model`; packed weights are copies, also where the
     head shares its weight with the embedding. The copy can be neither trained nor saved. The first call compiles the
@@ -181,7 +183,9 @@ def pack(model: M) -> M:
         for tensor in (*model.parameters(), *model.buffers())
     }
     for module in model.modules():  # subclasses compute in their own way
-        if isinstance(module, nn.Linear | Int8Linear) and type(module) in (
+        if type(module) is GatedSiLU:
+            replaced[id(module)] = PackedGatedSiLU()
+        elif isinstance(module, nn.Linear | Int8Linear) and type(module) in (
             nn.Linear,
             Linear,
             StackedLinear,

@@ -1,4 +1,4 @@
-"""Which parts of a model compute products whose rows may depend on how many rows there are."""
+"""Which parts of a model compute what may depend on how many rows there are."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ _PRODUCTS = (
     "int8_product", "product",
 )  # fmt: skip
 _KINDS = ("convolution", "attention", "rnn", "lstm", "gru")  # parts of operators' names
+_ACTIVATIONS = (
+    "silu", "gelu", "sigmoid", "log_sigmoid_forward", "softplus", "mish", "elu", "celu", "selu", "hardswish",
+)  # fmt: skip
+"""On a CPU these compute the last few numbers of a thread's share in another way than the others."""
 
 
 def rows_depend(model: nn.Module, run: Callable[[], object]) -> list[str]:
-    """Return where `run` calls a product or a convolution of a library: `<module of model>: <operator>`, in order.
+    """Return where `run` calls what may depend on the number of rows: `<module of model>: <operator>`, in order.
 
-    Such an operator chooses the order of its sums by the number of rows. An empty list means that `run` multiplied with
-    `packed_product` and `attend_blocks` alone, whose rows have the same bits in any company; norms, activations and
-    other functions of a single row keep them as well. Give it a pass as it will run, uncompiled:
+    These are the products and convolutions of a library, which chooses the order of its sums by the number of rows,
+    and activations such as torch's silu and gelu, which compute a thread's last numbers in another way than the others.
+    An empty list means that `run` multiplies with `packed_product` and `attend_blocks` alone, whose rows have the same
+    bits in any company; norms, softmax and other functions of a single row keep them. Give it a pass as it will run,
+    uncompiled:
 
         rows_depend(model, lambda: model.features(tokens, cache=cache))
     """
     stack = [""]
-    with _Products(stack) as found:
+    with _Calls(stack) as found:
         handles = [handle for name, module in model.named_modules() for handle in _track(name, module, stack)]
         try:
             run()
@@ -39,8 +45,8 @@ def rows_depend(model: nn.Module, run: Callable[[], object]) -> list[str]:
     return list(found.calls)
 
 
-class _Products(TorchDispatchMode):
-    """Records calls of products; keys of a dictionary stay in their order."""
+class _Calls(TorchDispatchMode):
+    """Records such calls; keys of a dictionary stay in their order."""
 
     def __init__(self, stack: Sequence[str]) -> None:
         super().__init__()
@@ -51,7 +57,7 @@ class _Products(TorchDispatchMode):
         namespace, _, name = func.name().partition("::")
         name = name.split(".")[0]
         ours = namespace == "axon" and name in ("packed_product", "attend_blocks")
-        if not ours and (name in _PRODUCTS or any(kind in name for kind in _KINDS)):
+        if not ours and (name.rstrip("_") in (*_PRODUCTS, *_ACTIVATIONS) or any(kind in name for kind in _KINDS)):
             self.calls[f"{self.stack[-1] or 'the model'}: {namespace}.{name}"] = None
         return func(*args, **(kwargs or {}))
 

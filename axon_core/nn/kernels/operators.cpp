@@ -7,6 +7,7 @@
 #include <atomic>
 #include <optional>
 
+#include "activation.h"
 #include "attention.h"
 #include "product.h"
 
@@ -173,11 +174,30 @@ Tensor attend_blocks(const Tensor& q, const Tensor& keys, const Tensor& values, 
   return out;
 }
 
+template <typename T>
+void gate_rows(const Tensor& gate, const Tensor& up, Tensor& y) {
+  int64_t n = gate.size(0), d = gate.size(1), above = gate.stride(0), below = up.stride(0);
+  const T *a = static_cast<const T*>(gate.const_data_ptr()), *b = static_cast<const T*>(up.const_data_ptr());
+  T* to = static_cast<T*>(y.mutable_data_ptr());
+  in_parts(n, 1 + (1 << 15) / (d + 1), [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) gate_row(a + i * above, b + i * below, d, to + i * d);
+  });
+}
+
+Tensor gated_silu(const Tensor& gate, const Tensor& up) {
+  STD_TORCH_CHECK(gate.size(0) == up.size(0) && gate.size(1) == up.size(1), "a gate and what it opens are of one shape");
+  STD_TORCH_CHECK(gate.stride(1) == 1 && up.stride(1) == 1, "gates are read in contiguous rows");
+  Tensor y = torch::stable::new_empty(gate, {gate.size(0), gate.size(1)});
+  gate.scalar_type() == ScalarType::Float ? gate_rows<float>(gate, up, y) : gate_rows<bf16>(gate, up, y);
+  return y;
+}
+
 }  // namespace
 }  // namespace axon
 
 STABLE_TORCH_LIBRARY_IMPL(axon, CPU, m) {
   m.impl("packed_product", TORCH_BOX(&axon::packed_product));
+  m.impl("gated_silu", TORCH_BOX(&axon::gated_silu));
   m.impl("attend_blocks", TORCH_BOX(&axon::attend_blocks));
 }
 

@@ -8,11 +8,10 @@ from typing import cast
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, Count, UsageError
 from axon_core.interfaces import Attention, Cache, CacheStep, CausalLM, LayerCache, Norm, Scope
-from axon_core.nn import Linear, StackedLinear
+from axon_core.nn import GatedSiLU, Linear, StackedLinear
 from axon_core.registry import Spec, part, part_config
 
 
@@ -22,12 +21,12 @@ class GatedFeedForward(nn.Module):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.gate_up = StackedLinear(dim, (hidden_dim, hidden_dim))
+        self.gate = GatedSiLU()
         self.down = Linear(hidden_dim, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the feed-forward of each token by itself."""
-        gate, up = self.gate_up(x)
-        return self.down(silu(gate) * up)
+        return self.down(self.gate(*self.gate_up(x)))
 
 
 class Block(nn.Module):
