@@ -11,8 +11,8 @@ from torch import Tensor
 
 from axon_core import Cache, LayerCache, Scope, StateSpec
 from axon_core.interfaces import Between, CacheStep
+from axon_core.nn import attend_blocks, scores_between
 from axon_eet.blocks import SIZE
-from axon_eet.kernels import block_attention
 
 __all__ = ["Packed", "PackedCache", "block_bytes"]
 
@@ -37,6 +37,8 @@ class Packed:
     """The blocks of each text."""
     owners: Int[Tensor, " n"]
     """The row of `tables` that each token reads."""
+    seen: Int[Tensor, " n"]
+    """How many keys each token sees: its position + 1."""
 
     @classmethod
     def of(cls, texts: Sequence[tuple[Sequence[int], int, Sequence[int]]], device: torch.device | str) -> Packed:
@@ -50,8 +52,9 @@ class Packed:
             owners += [row] * len(new)
         longest = max(len(blocks) for _, _, blocks in texts)
         tables = [[*(max(block, 0) for block in blocks), *[0] * (longest - len(blocks))] for _, _, blocks in texts]
-        made = [torch.tensor(numbers, device=device) for numbers in (tokens, positions, slots, tables, owners)]
-        return cls(made[0].unsqueeze(0), made[1].unsqueeze(0), *made[2:])
+        long = [torch.tensor(numbers, device=device) for numbers in (tokens, positions, slots)]
+        short = [torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in (tables, owners)]
+        return cls(long[0].unsqueeze(0), long[1].unsqueeze(0), long[2], *short, (long[1] + 1).int())
 
 
 class _BlockLayer(LayerCache):
@@ -87,8 +90,7 @@ class PackedCache(Cache):
         self.blocks = [_BlockLayer(states, blocks, dtype, device) for states in layers]
         self.layers: list[LayerCache] = [*self.blocks]
         self._pass: Packed | None = None
-        self.calls = 0
-        """How many attentions of the last pass read blocks."""
+        self._scope: Scope | None = None
 
     def load(self, packed: Packed) -> None:
         """Set the pass that the next `extend` returns."""
@@ -100,8 +102,8 @@ class PackedCache(Cache):
         assert packed is not None and valid is None
         for layer in self.blocks:
             layer.slots = packed.slots
-        self.calls = 0
-        return CacheStep(tokens, Scope(packed.positions, causal=True, kernel=self._attend), self.layers)
+        self._scope = Scope(packed.positions, causal=True, kernel=self._attend)
+        return CacheStep(tokens, self._scope, self.layers)
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Write zeros into blocks: after a failure they may hold numbers that are not finite."""
@@ -119,9 +121,15 @@ class PackedCache(Cache):
         narrow: Between | None,
         bias: Between | None,
     ) -> Float[Tensor, "1 n h e"]:
-        packed = self._pass
-        assert packed is not None
-        self.calls += 1
+        packed, scope = self._pass, self._scope
+        assert packed is not None and scope is not None
         keys, values = (part[0].unflatten(0, (-1, SIZE)) for part in (k, v))
-        given = packed.tables, packed.owners, packed.positions[0]
-        return block_attention(q[0], keys, values, *given, scale=scale, narrow=narrow, bias=bias).unsqueeze(0)
+        added = None
+        if narrow is not None or bias is not None:
+            m = SIZE * packed.tables.shape[1]
+            added = scope.once(
+                ("between", narrow, bias),
+                lambda: scores_between(packed.seen, m, narrow=narrow, bias=bias, dtype=q.dtype),
+            )
+        given = packed.tables, packed.owners, packed.seen
+        return attend_blocks(q[0], keys, values, *given, scale=scale, bias=added).unsqueeze(0)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from axon_core import CausalLM, StateSpec, UsageError
+from axon_core.nn import pack, rows_depend
 from axon_eet.blocks import Blocks
-from axon_eet.kernels import pack
 from axon_eet.packed import Packed, PackedCache, block_bytes
 from axon_eet.runners import BlockRunner, CacheRunner, Limits, Runner, state_bytes
 
@@ -58,7 +58,13 @@ def make_runner(model: CausalLM, limits: Limits, memory: int | str | None, notes
         n = total // size if size else 0
         if n == 0:
             raise UsageError(f"a block of 16 tokens needs {size:,} bytes, got {total:,} for all; give the engine more")
-        if _packs(model, layers, dtype, device):
+        depending = _try_packed(model, layers, dtype, device)
+        if depending is not None:
+            if depending:
+                notes.append(
+                    "its tokens may depend on the questions beside them, because some of its products do: "
+                    f"{', '.join(depending)}"
+                )
             windows = [state.window for state in states]
             window = max(w for w in windows if w) if all(windows) else None
             cache = PackedCache(layers, n, dtype, device)
@@ -81,19 +87,29 @@ def _free(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _packs(
-    model: CausalLM, layers: Sequence[Mapping[str, StateSpec]], dtype: torch.dtype, device: torch.device | str
-) -> bool:
-    """Whether two texts in one pass give what each gives by itself: a trial."""
-    texts = [[1 % model.config.vocab_size, 0, 1 % model.config.vocab_size], [0, 0]]
+def _try_packed(
+    model: CausalLM, layers: Sequence[Mapping[str, StateSpec]], dtype: torch.dtype, device: torch.device
+) -> list[str] | None:
+    """Run two short texts in one pass, and each by itself.
+
+    Return the products in that pass whose rows may depend on their number (`rows_depend`); None if the results differ,
+    or if the model cannot do it.
+    """
+    one = 1 % model.config.vocab_size
+    texts = [[one, 0, one], [0, 0]]
     cache = PackedCache(layers, 2, dtype, device)
+    row = torch.tensor([[*texts[0], *texts[1]]], device=device)
+    found: list[torch.Tensor] = []
+
+    def beside() -> None:
+        cache.load(Packed.of([(text, 0, [block]) for block, text in enumerate(texts)], device))
+        found.append(model(row, cache=cache)[0])
+
     try:
         with torch.inference_mode():
-            cache.load(Packed.of([(tokens, 0, [row]) for row, tokens in enumerate(texts)], device))
-            beside = model.features(torch.tensor([[*texts[0], *texts[1]]], device=device), cache=cache)[0]
-            alone = [model.features(torch.tensor([t], device=device), cache=model.new_cache(1, 3))[0] for t in texts]
-    except Exception:
-        return False
-    tolerance = 1e-3 if dtype.itemsize >= 4 else 0.1
-    expected = torch.cat(alone).float()
-    return bool((beside.float() - expected).abs().max() <= tolerance * expected.abs().max())
+            depending = rows_depend(model, beside)
+            alone = torch.cat([model(torch.tensor([t], device=device), cache=model.new_cache(1, 3))[0] for t in texts])
+    except Exception:  # whatever an attention does with what it does not expect
+        return None
+    tolerance = (1e-3 if dtype.itemsize >= 4 else 0.1) * alone.abs().max()
+    return depending if bool((found[0] - alone).abs().max() <= tolerance) else None
