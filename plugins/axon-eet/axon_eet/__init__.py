@@ -2,6 +2,7 @@
 
 from axon_eet.answer import Answer, EngineClosed, ModelFailed, Piece, Question, QueueFull, Scored, Usage
 from axon_eet.engine import Engine, Report
+from axon_eet.setup import parse_size
 
 __all__ = [
     "Answer",
@@ -14,4 +15,5 @@ __all__ = [
     "Report",
     "Scored",
     "Usage",
+    "parse_size",
 ]

@@ -40,6 +40,11 @@ class Packed:
     seen: Int[Tensor, " n"]
     """How many keys each token sees: its position + 1."""
 
+    def gathered(self) -> tuple[Int[Tensor, " u"], Int[Tensor, "r t"]]:
+        """Return the blocks that `tables` names, and the tables as they are if only these were there."""
+        used, tables = self.tables.unique(return_inverse=True)
+        return used, tables.int()
+
     @classmethod
     def of(cls, texts: Sequence[tuple[Sequence[int], int, Sequence[int]]], device: torch.device | str) -> Packed:
         """Return the pass over these texts, each given as its new tokens, the first one's position, and its blocks."""
@@ -69,28 +74,47 @@ class _BlockLayer(LayerCache):
             for name, state in states.items()
         }
         self.slots = torch.empty(0, dtype=torch.long, device=device)
+        self.used: Int[Tensor, " u"] | None = None
 
     def append(self, **new: Float[Tensor, "1 n ..."]) -> tuple[Tensor, ...]:
-        """Store the new entries, and return the slots of all blocks: which of them a query sees, the scope knows."""
+        """Store the new entries, and return all blocks, or a copy of those `used`; what a query sees, the scope knows.
+
+        An attention that computes something else of the entries gets a copy: computed of all blocks, it would take as
+        much memory again.
+        """
         stored: list[Tensor] = []
         for name, entries in new.items():
             buffer = self.buffers[name]
             buffer.index_copy_(0, self.slots, entries[0].to(buffer.dtype))
+            if self.used is not None:
+                buffer = buffer.view(-1, SIZE, *buffer.shape[1:])[self.used].flatten(0, 1)
             stored.append(buffer.unsqueeze(0))
         return tuple(stored)
 
 
 class PackedCache(Cache):
-    """The states of all texts, in blocks. `extend` runs the pass that `load` has set."""
+    """The states of all texts, in blocks. `extend` runs the pass that `load` has set.
+
+    With `gathers`, attentions get copies of the blocks in use; without, the blocks themselves. `direct` says whether
+    all attentions so far read blocks themselves.
+    """
 
     def __init__(
-        self, layers: Sequence[Mapping[str, StateSpec]], blocks: int, dtype: torch.dtype, device: torch.device | str
+        self,
+        layers: Sequence[Mapping[str, StateSpec]],
+        blocks: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        *,
+        gathers: bool = False,
     ) -> None:
         super().__init__([], 0, 0, dtype=dtype, device=device)
         self.blocks = [_BlockLayer(states, blocks, dtype, device) for states in layers]
         self.layers: list[LayerCache] = [*self.blocks]
+        self.gathers, self.direct = gathers, True
         self._pass: Packed | None = None
         self._scope: Scope | None = None
+        self._tables = torch.empty(0, 0, dtype=torch.int32, device=device)
 
     def load(self, packed: Packed) -> None:
         """Set the pass that the next `extend` returns."""
@@ -100,8 +124,9 @@ class PackedCache(Cache):
         """Return what to run for the pass that was loaded."""
         packed = self._pass
         assert packed is not None and valid is None
+        used, self._tables = packed.gathered() if self.gathers else (None, packed.tables)
         for layer in self.blocks:
-            layer.slots = packed.slots
+            layer.slots, layer.used = packed.slots, used
         self._scope = Scope(packed.positions, causal=True, kernel=self._attend)
         return CacheStep(tokens, self._scope, self.layers)
 
@@ -123,13 +148,20 @@ class PackedCache(Cache):
     ) -> Float[Tensor, "1 n h e"]:
         packed, scope = self._pass, self._scope
         assert packed is not None and scope is not None
-        keys, values = (part[0].unflatten(0, (-1, SIZE)) for part in (k, v))
+        self.direct = self.direct and self._are_blocks(k) and self._are_blocks(v)
+        keys, values = (part[0].unflatten(0, (-1, SIZE)).contiguous() for part in (k, v))
         added = None
         if narrow is not None or bias is not None:
-            m = SIZE * packed.tables.shape[1]
+            m = SIZE * self._tables.shape[1]
             added = scope.once(
                 ("between", narrow, bias),
                 lambda: scores_between(packed.seen, m, narrow=narrow, bias=bias, dtype=q.dtype),
             )
-        given = packed.tables, packed.owners, packed.seen
+        given = self._tables, packed.owners, packed.seen
         return attend_blocks(q[0], keys, values, *given, scale=scale, bias=added).unsqueeze(0)
+
+    def _are_blocks(self, part: Tensor) -> bool:
+        """Whether this is what `append` returned, and not something computed of it."""
+        return part.is_contiguous() and any(
+            part.data_ptr() == buffer.data_ptr() for layer in self.blocks for buffer in layer.buffers.values()
+        )

@@ -58,8 +58,9 @@ def make_runner(model: CausalLM, limits: Limits, memory: int | str | None, notes
         n = total // size if size else 0
         if n == 0:
             raise UsageError(f"a block of 16 tokens needs {size:,} bytes, got {total:,} for all; give the engine more")
-        depending = _try_packed(model, layers, dtype, device)
-        if depending is not None:
+        trial = _try_packed(model, layers, dtype, device)
+        if trial is not None:
+            depending, direct = trial
             if depending:
                 notes.append(
                     "its tokens may depend on the questions beside them, because some of its products do: "
@@ -67,7 +68,7 @@ def make_runner(model: CausalLM, limits: Limits, memory: int | str | None, notes
                 )
             windows = [state.window for state in states]
             window = max(w for w in windows if w) if all(windows) else None
-            cache = PackedCache(layers, n, dtype, device)
+            cache = PackedCache(layers, n, dtype, device, gathers=not direct)
             return BlockRunner(model, cache, Blocks(n), size, limits, window)
         notes.append("its attention is computed for one text at a time, because it does not use the core's kernels")
     elif probe.horizon is not None:
@@ -89,11 +90,11 @@ def _free(device: torch.device) -> int:
 
 def _try_packed(
     model: CausalLM, layers: Sequence[Mapping[str, StateSpec]], dtype: torch.dtype, device: torch.device
-) -> list[str] | None:
+) -> tuple[list[str], bool] | None:
     """Run two short texts in one pass, and each by itself.
 
-    Return the products in that pass whose rows may depend on their number (`rows_depend`); None if the results differ,
-    or if the model cannot do it.
+    Return the products in that pass whose rows may depend on their number (`rows_depend`), and whether all attentions
+    read the blocks themselves; None if the results differ, or if the model cannot do it.
     """
     one = 1 % model.config.vocab_size
     texts = [[one, 0, one], [0, 0]]
@@ -112,4 +113,6 @@ def _try_packed(
     except Exception:  # whatever an attention does with what it does not expect
         return None
     tolerance = (1e-3 if dtype.itemsize >= 4 else 0.1) * alone.abs().max()
-    return depending if bool((found[0] - alone).abs().max() <= tolerance) else None
+    if not bool((found[0] - alone).abs().max() <= tolerance):
+        return None
+    return depending, cache.direct

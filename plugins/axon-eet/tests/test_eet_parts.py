@@ -148,13 +148,16 @@ def test_every_part_gives_the_same_beside_others_as_alone_and_in_generation(make
     with Engine(model, TOKENIZER, chunk=3) as engine:
         assert isinstance(engine._runner, runner) and notes in "".join(engine.notes)
         assert bool(engine.notes) == bool(notes)
+        assert getattr(engine._runner, "cache", None) is None or engine._runner.cache.gathers == (
+            "joined" in str(parts)
+        )
         for _ in range(2):
             answers = [engine.submit(question) for question in QUESTIONS]
             assert [pieces(answer) for answer in answers] == alone
         assert engine.report().memory.used == 0
     requests = [Request(**{name: getattr(q, name) for name in Request.model_fields}) for q in QUESTIONS]
     with ATTENTIONS.override(**TOYS):
-        expected = complete(model, TOKENIZER, requests)
+        expected = [complete(model, TOKENIZER, [request])[0] for request in requests]
     assert [[piece.token for piece in texts[0]] for texts in alone] == [completion.tokens for completion in expected]
 
 
