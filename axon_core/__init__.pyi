@@ -59,6 +59,8 @@ from axon_core.processes import rank as rank
 from axon_core.processes import restored as restored
 from axon_core.processes import sum_numbers as sum_numbers
 from axon_core.processes import together as together
+from axon_core.processes import worker as worker
+from axon_core.processes import workers as workers
 from axon_core.processes import world as world
 from axon_core.randomness import Key as Key
 from axon_core.randomness import forked as forked

@@ -2,6 +2,8 @@
 
 The processes form PyTorch's default process group. Texts and small numbers travel as JSON over its CPU back end,
 so that nothing is pickled and no device is waited for.
+
+Examples are divided among workers: a worker is a process, or `as_workers` some that compute each example together.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from axon_core.json_text import to_json
 __all__ = [
     "PeerError",
     "agree",
+    "as_workers",
     "assembled",
     "borrowed",
+    "by_mesh",
     "first_does",
     "from_first",
     "gather",
@@ -39,6 +43,8 @@ __all__ = [
     "sum_numbers",
     "sum_tensors",
     "together",
+    "worker",
+    "workers",
     "world",
 ]
 
@@ -46,6 +52,7 @@ T = TypeVar("T")
 
 
 _borrowed: ContextVar[bool] = ContextVar("borrowed", default=False)
+_per_worker: ContextVar[int] = ContextVar("per_worker", default=1)
 
 
 class PeerError(AxonError):
@@ -73,26 +80,51 @@ def is_first() -> bool:
     return rank() == 0
 
 
+@contextmanager
+def as_workers(processes: int) -> Generator[None]:
+    """Within the block, so many processes in a row are one worker: they compute the same examples together."""
+    token = _per_worker.set(processes)
+    try:
+        yield
+    finally:
+        _per_worker.reset(token)
+
+
+def workers() -> int:
+    """Return how many workers there are, among which examples are divided."""
+    return world() // _per_worker.get()
+
+
+def worker() -> int:
+    """Return the number of this process's worker, counted from 0."""
+    return rank() // _per_worker.get()
+
+
+def _counts() -> bool:
+    """Whether this process's numbers count in sums: those of one process of each worker do."""
+    return rank() % _per_worker.get() == 0
+
+
 def share(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return this process's rows of a global batch: the r-th of as many near-equal pieces as there are processes."""
-    return {name: rows.tensor_split(world())[rank()] for name, rows in batch.items()}
+    """Return this worker's rows of a global batch: the r-th of as many near-equal pieces as there are workers."""
+    return {name: rows.tensor_split(workers())[worker()] for name, rows in batch.items()}
 
 
 def own(items: Sequence[T]) -> Sequence[T]:
-    """Return this process's part of what all are to work on: every `world()`-th item, from the `rank()`-th on."""
-    return items[rank() :: world()]
+    """Return this worker's part of what all are to work on: every `workers()`-th item, from the `worker()`-th on."""
+    return items[worker() :: workers()]
 
 
 def restored(mine: Sequence[T]) -> list[T]:
-    """Return what all processes made of their `own` items, in the order of the items; it must be JSON."""
-    parts = gather(list(mine))
+    """Return what all workers made of their `own` items, in the order of the items; it must be JSON."""
+    parts = gather(list(mine))[:: _per_worker.get()]
     total = sum(len(part) for part in parts)
     return [parts[i % len(parts)][i // len(parts)] for i in range(total)]
 
 
 @contextmanager
 def borrowed(whether: bool) -> Generator[None]:
-    """Within the block, this process works on examples that are another's, so its numbers do not count in sums."""
+    """Within the block, this worker works on examples that are another's, so its numbers do not count in sums."""
     token = _borrowed.set(whether)
     try:
         yield
@@ -101,27 +133,29 @@ def borrowed(whether: bool) -> Generator[None]:
 
 
 def sum_tensors(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return tensors without axes, on one device, each summed over all processes in float64 at least."""
+    """Return tensors without axes, on one device, each summed over all workers in float64 at least."""
     if world() == 1 or not tensors:
         return list(tensors)
     total = torch.stack([tensor.detach().double() for tensor in tensors])
+    total = total if _counts() else torch.zeros_like(total)
     dist.all_reduce(total)
     return list(total.unbind())
 
 
 def sum_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Return each number summed over all processes, which must pass the same names in the same order."""
+    """Return each number summed over all workers; all processes must pass the same names in the same order."""
     if world() == 1:
         return dict(numbers)
-    total = torch.tensor([0.0 if _borrowed.get() else value for value in numbers.values()], dtype=torch.float64)
+    counts = _counts() and not _borrowed.get()
+    total = torch.tensor([value if counts else 0.0 for value in numbers.values()], dtype=torch.float64)
     dist.all_reduce(total)
     return dict(zip(numbers, total.tolist(), strict=True))
 
 
 def assembled(rows: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "n ..."]:
-    """Return rows, on the CPU, of which each process filled in its own part and left 0 elsewhere, with all parts."""
+    """Return rows, on the CPU, of which each worker filled in its own part and left 0 elsewhere, with all parts."""
     if world() > 1:
-        dist.all_reduce(rows)
+        dist.all_reduce(rows if _counts() else rows.zero_())
     return rows
 
 
@@ -163,6 +197,14 @@ def agree(flags: int) -> int:
 def local(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
     """Return this process's part of a sharded tensor, in the same memory; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def by_mesh(tensors: Sequence[T]) -> list[list[T]]:
+    """Return tensors grouped by the processes they are spread over: operations on many take no others together."""
+    found: dict[object, list[T]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device_mesh if isinstance(tensor, DTensor) else None, []).append(tensor)
+    return list(found.values())
 
 
 def together(do: Callable[[], T]) -> T:

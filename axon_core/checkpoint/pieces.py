@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import _StridedShard  # pyright: ignore[reportPrivateUsage]
 
+from axon_core.checkpoint.row_order import in_model_order, order_of
 from axon_core.errors import ContractError
 from axon_core.processes import gather, local, rank, world
 
-__all__ = ["Piece", "owned", "piece_of", "whole"]
+__all__ = ["Piece", "held", "owned", "piece_of", "whole"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,37 @@ class Piece:
 
 def whole(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
     """Return the whole tensor, without gradients; of one that is spread, all processes put it together at this call."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+    if not isinstance(tensor, DTensor):
+        return tensor.detach()
+    return in_model_order(_gathered(tensor.detach()), order_of(tensor))
+
+
+def _gathered(tensor: DTensor) -> Tensor:
+    if not any(isinstance(placement, _StridedShard) for placement in tensor.placements):
+        return tensor.full_tensor()
+    # Rows of rows: torch gathers them too, but warns of it each time.
+    within, among = (tensor.device_mesh[name] for name in (tensor.device_mesh.mesh_dim_names or ())[-2:])
+    shape = torch.Size((len(tensor) // among.size(), *tensor.shape[1:]))
+    rows = DTensor.from_local(tensor.to_local(), within, [Shard(0)], shape=shape, stride=tensor.stride())
+    return DTensor.from_local(rows.full_tensor(), among, [Shard(0)]).full_tensor()
 
 
 def piece_of(tensor: Shaped[Tensor, ...]) -> Piece:
-    """Return what this process holds of a tensor."""
+    """Return what this process holds of a tensor.
+
+    If its rows are in another order than the model's, what it holds is no block. Then all processes put the tensor
+    together at this call, and the piece is a copy of an equal part of its rows.
+    """
+    if order_of(tensor) is None:
+        return held(tensor)
+    rows = whole(tensor)
+    first = sum(len(part) for part in rows.tensor_split(world())[: rank()])
+    mine = rows.tensor_split(world())[rank()].clone()
+    return Piece(mine, (first, *(0,) * (tensor.ndim - 1)), tuple(tensor.shape))
+
+
+def held(tensor: Shaped[Tensor, ...]) -> Piece:
+    """Return what this process holds of a tensor, whatever the order of its rows."""
     if not isinstance(tensor, DTensor):
         return Piece(tensor.detach(), (0,) * tensor.ndim, tuple(tensor.shape))
     _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)

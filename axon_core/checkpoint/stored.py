@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from axon_core.checkpoint.atomic import TENSORS
-from axon_core.checkpoint.pieces import Piece, piece_of
+from axon_core.checkpoint.pieces import Piece, held
+from axon_core.checkpoint.row_order import order_of
 from axon_core.checkpoint.shard_names import is_shard, missing_shard, shard_name
 from axon_core.checkpoint.tensor_files import DTYPES, read_header, write_tensors
 from axon_core.errors import CheckpointError
@@ -78,10 +80,24 @@ class StoredTensor:
         """
         if not isinstance(tensor, DTensor):
             return self.read().to(tensor.device)
-        mine = piece_of(tensor)
-        block = self.part(mine.offsets, mine.local.shape).to(mine.local.device)
+        mine = held(tensor)
+        if (order := order_of(tensor)) is None:
+            block = self.part(mine.offsets, mine.local.shape)
+        else:
+            first = mine.offsets[0]
+            block = self._rows(order[first : first + len(mine.local)].tolist(), mine)
+        block = block.to(mine.local.device)
         mesh, placements = tensor.device_mesh, tensor.placements
         return DTensor.from_local(block, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+
+    def _rows(self, rows: Sequence[int], like: Piece) -> Tensor:
+        """Return rows by their numbers, and of each what `like` has of it. Consecutive ones are read at once."""
+        result = torch.empty_like(like.local, dtype=self.dtype, device="cpu")
+        begins = [i for i, row in enumerate(rows) if not i or row != rows[i - 1] + 1]
+        for begin, end in pairwise([*begins, len(rows)]):
+            sizes = (end - begin, *like.local.shape[1:])
+            result[begin:end] = self.part((rows[begin], *like.offsets[1:]), sizes)
+        return result
 
 
 def write_pieces(folder: Path, pieces: Mapping[str, Piece], number: int, of: int) -> tuple[str, str]:

@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = attach(
         "norm": ["Norm"],
         "rotary_embedding": ["Layout", "RotaryEmbedding", "Rotation"],
         "scope": ["Between", "Kernel", "Scope"],
+        "tensor_split": ["TensorSplit"],
     },
 )

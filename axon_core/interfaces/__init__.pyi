@@ -13,3 +13,4 @@ from axon_core.interfaces.rotary_embedding import Rotation as Rotation
 from axon_core.interfaces.scope import Between as Between
 from axon_core.interfaces.scope import Kernel as Kernel
 from axon_core.interfaces.scope import Scope as Scope
+from axon_core.interfaces.tensor_split import TensorSplit as TensorSplit

@@ -14,6 +14,7 @@ from axon_core import config
 from axon_core.interfaces.cache import LayerCache, StateSpec
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
 from axon_core.interfaces.scope import Scope
+from axon_core.interfaces.tensor_split import TensorSplit
 
 
 class Attention(nn.Module, ABC):
@@ -75,3 +76,7 @@ class Attention(nn.Module, ABC):
     def state(self) -> Mapping[str, StateSpec]:
         """The state this attention keeps while decoding, by name; the core allocates it."""
         return {}
+
+    def tensor_split(self) -> TensorSplit | None:
+        """How its heads are divided among processes that compute each example together; by default they are not."""
+        return None

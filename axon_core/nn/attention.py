@@ -97,9 +97,14 @@ class QKV(nn.Module):
 
     def __init__(self, dim: int, n_heads: int, n_kv_heads: int, head_dim: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.heads = (n_heads, n_kv_heads, n_kv_heads)
         self.head_dim = head_dim
-        self.projection = StackedLinear(dim, [heads * head_dim for heads in self.heads], bias=bias)
+        self.projection = StackedLinear(dim, [h * head_dim for h in (n_heads, n_kv_heads, n_kv_heads)], bias=bias)
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """How many heads of queries, keys and values this process computes: all, unless they are divided."""
+        q, k, v = (rows // self.head_dim for rows in self.projection.local_rows)
+        return q, k, v
 
     def forward(
         self, x: Float[Tensor, "b n d"], memory: Float[Tensor, "b m d"] | None = None
@@ -112,12 +117,12 @@ class QKV(nn.Module):
 
     def query(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n h d"]:
         """Return the queries of `x` alone, for cross-attention."""
-        rows = self.projection.rows[0]
+        rows = self.projection.local_rows[0]
         return self._heads(affine(x, *(parameter[:rows] for parameter in self.projection.parameters())), x)
 
     def key_value(self, memory: Float[Tensor, "b m d"]) -> tuple[Float[Tensor, "b m k d"], Float[Tensor, "b m k d"]]:
         """Return the keys and values of a `memory`, which a cache may keep (`LayerCache.once`)."""
-        h, k, _ = self.projection.rows
+        h, k, _ = self.projection.local_rows
         both = affine(memory, *(parameter[h:] for parameter in self.projection.parameters()))
         return self._heads(both[..., :k], memory), self._heads(both[..., k:], memory)
 

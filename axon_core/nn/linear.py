@@ -97,14 +97,24 @@ class StackedLinear(Linear):
 
     `weight` holds the rows of the first matrix, then those of the second, and so on; `rows` says how many each has, for
     code that treats the matrices separately (an optimiser, or a checkpoint of another layout).
+
+    Attributes:
+        rows: how many rows each matrix has.
+        divided_by: how many processes share the rows of each (`TensorSplit`); this one computes `local_rows` of them.
     """
 
     def __init__(self, dim: int, rows: Sequence[int], *, bias: bool = False) -> None:
         super().__init__(dim, sum(rows), bias=bias)
         self.rows = list(rows)
+        self.divided_by = 1
+
+    @property
+    def local_rows(self) -> list[int]:
+        """How many rows of each matrix this process computes."""
+        return [rows // self.divided_by for rows in self.rows]
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - several results, on purpose
         self, input: Float[Tensor, "... d"]
     ) -> tuple[Float[Tensor, "... r"], ...]:
         """Return the outputs of the maps, in their order."""
-        return torch.split(super().forward(input), self.rows, -1)
+        return torch.split(super().forward(input), self.local_rows, -1)

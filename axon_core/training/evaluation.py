@@ -13,7 +13,7 @@ import torch
 
 from axon_core.alignment.logprobs import token_logprobs
 from axon_core.interfaces.model import CausalLM
-from axon_core.processes import rank, sum_numbers, world
+from axon_core.processes import sum_numbers, worker, workers
 from axon_core.text.corpus import TextData, read_text
 from axon_core.text.language_data import LanguageData, piece_lengths
 from axon_core.training.pretrained import load_pretrained
@@ -67,12 +67,12 @@ def track_progress(
 
 
 def track_own(batches: Iterable[T], total: int, size: Callable[[T], int], doing: str = "evaluating") -> Generator[T]:
-    """Yield what `track_progress` does, but of several processes to each its own part: every so many-th batch.
+    """Yield what `track_progress` does, but of several workers to each its own part: every so many-th batch.
 
     What is summed over them is to go through `sum_numbers`. The progress counts all.
     """
     for number, batch in enumerate(track_progress(batches, total, size, doing)):
-        if number % world() == rank():
+        if number % workers() == worker():
             yield batch
 
 

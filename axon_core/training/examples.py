@@ -1,4 +1,4 @@
-"""What one process has of a step: its share of the batch, and what the trainer collects from it."""
+"""What one worker has of a step: its share of the batch, and what the trainer collects from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from axon_core.processes import borrowed, rank, share, together, world
+from axon_core.processes import borrowed, share, together, worker, workers
 from axon_core.randomness import Key
 from axon_core.training.devices import to_device, works_apart
 from axon_core.training.parallel.strategies import Strategy
@@ -20,13 +20,13 @@ __all__ = ["Examples", "Share", "resting", "size"]
 
 @dataclass(frozen=True)
 class Share:
-    """What one process has of a step.
+    """What one worker has of a step: a process, or several that compute each example together.
 
     Attributes:
         rows: its examples, perhaps none.
-        spare: one example, its own or borrowed from another process, for where it has none: the models must run here
+        spare: one example, its own or borrowed from another worker, for where it has none: the models must run here
             all the same, because the other processes wait for this one's part of weights and gradients.
-        first: the number of the first of them among those of all processes.
+        first: the number of the first of them among those of all workers.
     """
 
     rows: dict[str, Tensor]
@@ -35,11 +35,11 @@ class Share:
 
     @classmethod
     def of(cls, batch: Mapping[str, Tensor]) -> Share:
-        """Return this process's share of a batch of all processes."""
+        """Return this worker's share of a batch of all workers."""
         mine = share(batch)
         lender = mine if size(mine) else batch
-        each, more = divmod(size(batch), world())
-        first = rank() * each + min(rank(), more)
+        each, more = divmod(size(batch), workers())
+        first = worker() * each + min(worker(), more)
         return cls(mine, {name: rows[:1] for name, rows in lender.items()}, first)
 
     def to(self, device: str, dtype: torch.dtype | None) -> Share:

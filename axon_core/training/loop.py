@@ -86,15 +86,16 @@ def fit(
     """
     with joined(trainer.config.parallel.timeout):
         given = usual_hooks(hooks, saved=out is not None, progress=progress, logs=trainer.config.log)
-        _place(trainer)
+        strategy_of(trainer).place()
         check_alike(trainer, recipe)
         strategy = prepare(trainer)
         state = TrainState(trainer)
         end = min(stop_at or trainer.config.steps, trainer.config.steps)
-        if out is None:
-            return Fit(trainer, state, None, Hooks(given), strategy).run_to(end)
-        with opened_run(trainer, Path(out), resume, recipe, state) as run:
-            return Fit(trainer, state, run, Hooks(given), strategy).run_to(end)
+        with strategy.as_workers():
+            if out is None:
+                return Fit(trainer, state, None, Hooks(given), strategy).run_to(end)
+            with opened_run(trainer, Path(out), resume, recipe, state) as run:
+                return Fit(trainer, state, run, Hooks(given), strategy).run_to(end)
 
 
 def evaluate(trainer: Trainer) -> dict[str, float]:
@@ -104,10 +105,11 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
 
 def run_evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
     """Return `measure()`, computed in evaluation mode, on the trainer's device, in its precision, without gradients."""
-    _place(trainer)
+    strategy = strategy_of(trainer)
+    strategy.place()
     key = Key((trainer.config.seed, "evaluate"))
-    with resting(trainer), autocast(trainer.config), key.seeded(trainer.config.device):
-        return strategy_of(trainer).whole(measure)
+    with resting(trainer), autocast(trainer.config), key.seeded(trainer.config.device), strategy.as_workers():
+        return strategy.whole(measure)
 
 
 class Fit:
@@ -344,12 +346,6 @@ class Fit:
 
     def _remedy(self, diverged: bool = False) -> str:
         return how_to_resume(self.run, self._config.optimizer.lr, diverged)
-
-
-def _place(trainer: Trainer) -> None:
-    """Move the models to the trainer's device, and to float64 if it computes in that."""
-    for model in trainer.models.values():
-        model.to(trainer.config.device, trainer.config.dtype)
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -15,6 +15,7 @@ from axon_core import config
 from axon_core.config import Count, at, validate
 from axon_core.errors import ConfigError
 from axon_core.nn.linear import StackedLinear
+from axon_core.processes import by_mesh
 from axon_core.registry.spec import Spec
 from axon_core.training.muon import COEFFICIENTS, MuonOptimizer
 
@@ -71,13 +72,13 @@ class AdamW(_Optimizer):
     """Decay of matrices a step, as a fraction of the learning rate."""
 
     def build(self, modules: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
-        """Return one AdamW with two groups."""
+        """Return one AdamW, with the matrices and the vectors in different groups."""
         parameters = _parameters(modules)
         groups = [
-            _group([p for p in parameters if p.ndim > 1], self.lr, weight_decay=self.weight_decay),
-            _group([p for p in parameters if p.ndim <= 1], self.lr, weight_decay=0.0),
+            *_groups([p for p in parameters if p.ndim > 1], self.lr, weight_decay=self.weight_decay),
+            *_groups([p for p in parameters if p.ndim <= 1], self.lr, weight_decay=0.0),
         ]
-        return [torch.optim.AdamW([g for g in groups if g["params"]], betas=self.betas, eps=self.eps, fused=True)]
+        return [torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=True)]
 
 
 class Muon(_Optimizer):
@@ -116,16 +117,16 @@ class Muon(_Optimizer):
         matrices = [p for p in parameters if id(p) in hidden and p.ndim == 2 and id(p) not in embeddings]
         taken = {id(p) for p in matrices} | embeddings
         groups = [
-            _group([p for p in parameters if id(p) in embeddings], self.embedding_lr),
-            _group([p for p in parameters if id(p) not in taken and p.ndim > 1], self.head_lr),
-            _group([p for p in parameters if id(p) not in taken and p.ndim <= 1], self.vector_lr),
+            *_groups([p for p in parameters if id(p) in embeddings], self.embedding_lr),
+            *_groups([p for p in parameters if id(p) not in taken and p.ndim > 1], self.head_lr),
+            *_groups([p for p in parameters if id(p) not in taken and p.ndim <= 1], self.vector_lr),
         ]
         optimizers: list[torch.optim.Optimizer] = []
         if matrices:
             coefficients = tuple(COEFFICIENTS[self.iteration](i) for i in range(self.iterations))
-            group = _group(matrices, self.lr, weight_decay=self.weight_decay, momentum=self.momentum)
-            optimizers.append(MuonOptimizer([group], coefficients, _stacked(modules)))
-        if groups := [group for group in groups if group["params"]]:
+            hidden = _groups(matrices, self.lr, weight_decay=self.weight_decay, momentum=self.momentum)
+            optimizers.append(MuonOptimizer(hidden, coefficients, _stacked(modules)))
+        if groups:
             optimizers.append(torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=0.0, fused=True))
         return optimizers
 
@@ -160,9 +161,9 @@ Optimizer = Annotated[AdamW | Muon, BeforeValidator(_parse)]
 """A config field that takes an optimiser's table, `{"type": "muon", "lr": 0.02}`, or its type alone; or none: AdamW."""
 
 
-def _group(parameters: list[nn.Parameter], lr: float, **options: float) -> dict[str, Any]:
-    """Return a parameter group; `initial_lr` is the peak that the schedule multiplies."""
-    return {"params": parameters, "lr": lr, "initial_lr": lr, **options}
+def _groups(parameters: list[nn.Parameter], lr: float, **options: float) -> list[dict[str, Any]]:
+    """Return a parameter group for each mesh of processes; `initial_lr` is the peak that the schedule multiplies."""
+    return [{"params": those, "lr": lr, "initial_lr": lr, **options} for those in by_mesh(parameters)]
 
 
 def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any, cast
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from axon_core.processes import world
+from axon_core.training.parallel.mesh import assemble, blocks_of, copy_group
 
 __all__ = ["on_owners"]
 
@@ -26,7 +26,7 @@ def on_owners(parameters: Sequence[Tensor], values: Sequence[Tensor], work: Owne
     the same way. Each process sends and receives no value more than once.
 
     Args:
-        parameters: parameters, sharded by rows (a `DTensor`, all of one mesh) or the same in all processes.
+        parameters: parameters, sharded (a `DTensor`) or the same in all processes.
         values: for each parameter, this process's part of a tensor of its shape.
         work: what is done; its results may not depend on what else it is given.
     """
@@ -63,41 +63,33 @@ def _of_replicas(parameters: Sequence[Tensor], values: Sequence[Tensor], work: O
 
 
 def _of_shards(parameters: Sequence[Tensor], values: Sequence[Tensor], work: OwnersWork) -> list[Tensor]:
-    mesh = cast(DTensor, parameters[0]).device_mesh
-    group = mesh.get_group(mesh.ndim - 1)  # of a hybrid mesh, each copy does all the work
+    group = copy_group(cast(DTensor, parameters[0]).device_mesh)  # of a hybrid mesh, each copy does all the work
     size, rank = dist.get_world_size(group), dist.get_rank(group)
     owners = _owners([parameter.numel() for parameter in parameters], size)
-    rows = [_rows(len(parameter), size) for parameter in parameters]
-    width = [prod(parameter.shape[1:]) for parameter in parameters]
+    blocks = [blocks_of(cast(DTensor, parameter)) for parameter in parameters]
     owned = [[i for i, owner in enumerate(owners) if owner == r] for r in range(size)]
-    # Process r sends, to each owner, its rows of all that it owns; from process r, an owner receives r's rows.
-    out = [sum(rows[i][rank] * width[i] for i in those) for those in owned]
-    back = [sum(rows[i][r] * width[i] for i in owned[rank]) for r in range(size)]
+    # Process r sends, to each owner, its block of all that it owns; from process r, an owner receives r's block.
+    out = [sum(blocks[i][rank].numel for i in those) for those in owned]
+    back = [sum(blocks[i][r].numel for i in owned[rank]) for r in range(size)]
     sent = torch.cat([values[i].flatten() for those in owned for i in those])
     received = sent.new_empty(sum(back))
     dist.all_to_all_single(received, sent, back, out, group=group)
-    pieces = _unpacked(received, [[rows[i][r] * width[i] for i in owned[rank]] for r in range(size)])
+    pieces = _unpacked(received, [[blocks[i][r].numel for i in owned[rank]] for r in range(size)])
     whole = [
-        torch.cat([pieces[r][n] for r in range(size)]).view(parameters[i].shape) for n, i in enumerate(owned[rank])
+        assemble(parameters[i].shape, blocks[i], [pieces[r][n] for r in range(size)]) for n, i in enumerate(owned[rank])
     ]
     made = work([parameters[i] for i in owned[rank]], whole) if whole else []
-    parts = [result.split(rows[i]) for i, result in zip(owned[rank], made, strict=True)]
-    answers = [part[r].flatten() for r in range(size) for part in parts]
+    results = dict(zip(owned[rank], made, strict=True))
+    answers = [results[i][blocks[i][r].index].flatten() for r in range(size) for i in owned[rank]]
     answer = torch.cat(answers) if answers else sent.new_empty(0)
     returned = torch.empty_like(sent)
     dist.all_to_all_single(returned, answer, out, back, group=group)
-    mine = _unpacked(returned, [[rows[i][rank] * width[i] for i in those] for those in owned])
-    results: list[Tensor] = list(values)
+    mine = _unpacked(returned, [[blocks[i][rank].numel for i in those] for those in owned])
+    parts: list[Tensor] = list(values)
     for those, found in zip(owned, mine, strict=True):
         for i, piece in zip(those, found, strict=True):
-            results[i] = piece.view_as(values[i])
-    return results
-
-
-def _rows(length: int, size: int) -> list[int]:
-    """Return how many rows each process has of a tensor that is sharded as `torch.chunk` cuts it."""
-    most = -(-length // size)
-    return [max(0, min(most, length - r * most)) for r in range(size)]
+            parts[i] = piece.view_as(values[i])
+    return parts
 
 
 def _unpacked(flat: Tensor, sizes: Sequence[Sequence[int]]) -> list[list[Tensor]]:

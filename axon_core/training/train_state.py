@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from axon_core.checkpoint.digests import digest
 from axon_core.checkpoint.loading import load_module, placed
+from axon_core.checkpoint.row_order import keep_order, order_of
 from axon_core.checkpoint.trees import read_whole
 from axon_core.errors import CheckpointError, ContractError
 from axon_core.processes import agree, gather, local, together
@@ -63,6 +64,8 @@ class TrainState:
         self.average: dict[str, Tensor] | None = None
         if trainer.config.ema is not None:
             self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+            for name, average in self.average.items():
+                keep_order(average, order_of(self.parameters[name]))
 
     def update(self, factor: float) -> None:
         """Make one update of the weights: `factor` times the peak learning rates, then the average."""
@@ -144,6 +147,10 @@ class TrainState:
     def _moments(self) -> dict[str, dict[str, Any]]:
         """Return what the optimisers keep for each parameter, by its name."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
+        for parameter, state in (item for optimizer in self.optimizers for item in optimizer.state.items()):
+            for moment in state.values():
+                if isinstance(moment, Tensor) and moment.shape == parameter.shape:
+                    keep_order(moment, order_of(parameter))
         return {names[id(p)]: state for optimizer in self.optimizers for p, state in optimizer.state.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from axon_core.errors import ContractError
 from axon_core.nn.dropout import dropout_rows
-from axon_core.processes import sum_numbers, sum_tensors, world
+from axon_core.processes import sum_numbers, sum_tensors, workers
 from axon_core.randomness import Key
 from axon_core.training.devices import works_apart
 from axon_core.training.examples import Share, size
-from axon_core.training.parallel.strategies import Strategy, grad_norm
+from axon_core.training.parallel.strategies import Strategy, clip_gradients
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 
@@ -132,8 +132,7 @@ class Updater:
         parameters = list(self._state.parameters.values())
         norm = None
         if config.max_grad_norm is not None:
-            norm = grad_norm(parameters)
-            torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
+            norm = clip_gradients(parameters, config.max_grad_norm)
         update = Update(sums, counts, tuple(minimised), norm)
         if not works_apart(config.device):  # to look costs nothing, and the weights stay as they were
             self._check(fetch([update])[0].metrics)
@@ -143,7 +142,7 @@ class Updater:
     def _terms(self, micro: dict[str, Tensor], spare: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the terms of the loss; a spare example counts as nothing."""
         with autocast(self._trainer.config):
-            if size(micro) or world() == 1:
+            if size(micro) or workers() == 1:
                 return self._strategy.loss(micro)
             return {name: term * 0 for name, term in self._strategy.loss(spare).items()}
 
@@ -167,8 +166,8 @@ def autocast(config: Trainer.Config) -> torch.autocast:
 
 
 def _summed(counts: Mapping[str, float | Tensor]) -> Mapping[str, float | Tensor]:
-    """Return each count summed over all processes; with a single process nothing waits for the device."""
-    if world() == 1:
+    """Return each count summed over all workers; with a single one nothing waits for the device."""
+    if workers() == 1:
         return counts
     tensors = [count for count in counts.values() if isinstance(count, Tensor)]
     device = tensors[0].device if tensors else torch.device("cpu")
@@ -184,10 +183,10 @@ def _numbers(data: Mapping[str, Tensor], first: int) -> Int[Tensor, " b"]:
 
 
 def _cut(data: dict[str, Tensor], pieces: int) -> Generator[dict[str, Tensor]]:
-    """Yield near-equal pieces of `data`: as many in each of several processes; in a single one none is empty."""
+    """Yield near-equal pieces of `data`: as many in each of several workers; in a single one none is empty."""
     if pieces == 1:
         yield data
         return
-    pieces = pieces if world() > 1 else min(pieces, size(data))
+    pieces = pieces if workers() > 1 else min(pieces, size(data))
     for piece in zip(*(rows.tensor_split(pieces) for rows in data.values()), strict=True):
         yield dict(zip(data, piece, strict=True))

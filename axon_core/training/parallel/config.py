@@ -25,7 +25,10 @@ class Parallel(config.Config):
     """With `fsdp`, how many whole copies of the weights there are, each sharded over the processes of one group
     (hybrid sharding); the groups sum gradients among them."""
     shard: Count | None = None
-    """With `fsdp`, how many processes share one copy; left out, all that `replicate` leaves."""
+    """With `fsdp`, how many processes share one copy; left out, all that `replicate` and `tensor` leave."""
+    tensor: Count = 1
+    """With `fsdp`, how many processes compute each example together, every one with a part of each layer's weights, as
+    far as the parts of the models say how they are divided (`TensorSplit`); the others are computed by all of them."""
     param_dtype: Dtype | None = None
     """With `fsdp`, the dtype that weights are gathered and multiplied in; left out, that of the weights."""
     reduce_dtype: Dtype | None = None
@@ -42,24 +45,26 @@ class Parallel(config.Config):
     def _fits_strategy(self) -> Self:
         if self.strategy == "ddp":
             default = type(self).model_fields
-            names = ("replicate", "shard", "param_dtype", "reduce_dtype", "cpu_offload")
+            names = ("replicate", "shard", "tensor", "param_dtype", "reduce_dtype", "cpu_offload")
             for name in (name for name in names if getattr(self, name) != default[name].default):
                 raise ValueError(f"{name} belongs to the strategy 'fsdp', got {getattr(self, name)!r} with 'ddp'")
         return self
 
-    def sizes(self, world: int) -> tuple[int, int]:
-        """Return how many copies of the weights there are, and over how many processes each is sharded.
+    def sizes(self, world: int) -> tuple[int, int, int]:
+        """Return how many copies of the weights there are, over how many workers each is sharded, and their processes.
 
         Raises:
-            UsageError: `replicate` times `shard` are not `world` processes.
+            UsageError: `replicate` times `shard` times `tensor` are not `world` processes.
         """
         if self.strategy == "ddp":
-            return world, 1
-        shard = self.shard or max(1, world // self.replicate)
-        if self.replicate * shard != world:
-            given = f"replicate {self.replicate} × shard {shard}" if self.shard else f"replicate {self.replicate}"
+            return world, 1, 1
+        shard = self.shard or max(1, world // (self.replicate * self.tensor))
+        if self.replicate * shard * self.tensor != world:
+            sizes = {"replicate": self.replicate, "shard": self.shard, "tensor": self.tensor}
+            shown = [name for name in sizes if name in ("replicate", "shard") or self.tensor > 1]
+            given = " × ".join(f"{name} {sizes[name]}" for name in shown if sizes[name] is not None)
             raise UsageError(
                 f"trainer.parallel: {given} must {'be' if self.shard else 'divide'} the number of processes, {world}; "
                 "change it, or start another number of processes"
             )
-        return self.replicate, shard
+        return self.replicate, shard, self.tensor

@@ -9,21 +9,22 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from axon_core.errors import UsageError
 from axon_core.generation.compile import compiled_loss
-from axon_core.processes import agree, world
+from axon_core.processes import agree, as_workers, by_mesh, world
 from axon_core.randomness import forked
 from axon_core.training.parallel.config import Parallel
-from axon_core.training.parallel.group import limit_waiting
+from axon_core.training.parallel.mesh import make_mesh
+from axon_core.training.parallel.tensor import divide, keep_orders
 from axon_core.training.parallel.units import checkpoint_activations, sharding_units
 from axon_core.training.trainer import Trainer
 
-__all__ = ["Strategy", "prepare", "strategy_of"]
+__all__ = ["Strategy", "clip_gradients", "prepare", "strategy_of"]
 
 T = TypeVar("T")
 Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
@@ -45,7 +46,13 @@ class Strategy:
     scale = 1.0
 
     def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
         self._loss: Loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
+
+    def place(self) -> None:
+        """Move the models to the trainer's device, and to float64 if it computes in that."""
+        for model in self._trainer.models.values():
+            model.to(self._trainer.config.device, self._trainer.config.dtype)
 
     def begin(self, data: dict[str, Tensor]) -> None:
         """Get ready for an update, whose loss is like that of these examples."""
@@ -64,6 +71,10 @@ class Strategy:
     def whole(self, do: Callable[[], T]) -> T:
         """Return `do()`, which may use the models in any way: all their weights are there."""
         return do()
+
+    def as_workers(self) -> AbstractContextManager[object]:
+        """Within the block, examples are divided among the processes as the strategy needs it."""
+        return nullcontext()
 
 
 class _Root(nn.Module):
@@ -116,13 +127,9 @@ class _FSDP(Strategy):
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
-        self._trainer, self._depth = trainer, 0
+        self._depth = 0
         parallel = trainer.config.parallel
-        replicate, shard = parallel.sizes(world())
-        kind = torch.device(trainer.config.device).type
-        mesh = init_device_mesh(kind, (replicate, shard), mesh_dim_names=("replicate", "shard"))
-        mesh = mesh if replicate > 1 else mesh["shard"]
-        limit_waiting(parallel.timeout, *mesh.get_all_groups())
+        mesh = self._mesh()
         self._roots: dict[str, FSDPModule] = {}
         self._units: dict[str, list[FSDPModule]] = {}
         trained = {role: trainer.models[role] for role in trainer.trainable}
@@ -132,6 +139,22 @@ class _FSDP(Strategy):
             units = [unit for model in models.values() for unit in sharding_units(model)]
             self._units[name] = [_sharded(unit, mesh, parallel, inputs=True) for unit in _once(units)]
             self._roots[name] = _sharded(root, mesh, parallel, inputs=False)
+        keep_orders(trainer.models.values())
+
+    def _mesh(self) -> DeviceMesh:
+        """Divide the models among the processes of each worker, and return the mesh of the workers."""
+        parallel, kind = self._trainer.config.parallel, torch.device(self._trainer.config.device).type
+        sizes = parallel.sizes(world())
+        mesh = make_mesh(kind, sizes, parallel.timeout)
+        if parallel.tensor > 1:
+            divide(list(self._trainer.models.values()), mesh["tensor"])
+        return mesh["replicate", "shard"] if sizes[0] > 1 else mesh["shard"]
+
+    def place(self) -> None:
+        """Leave the models where they are sharded."""
+
+    def as_workers(self) -> AbstractContextManager[object]:
+        return as_workers(self._trainer.config.parallel.tensor)
 
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
         return self._within(lambda: self._loss(data))
@@ -221,24 +244,26 @@ def prepare(trainer: Trainer) -> Strategy:
     """Divide the models of a trainer among the processes, as its config says, once; they are on their device.
 
     Raises:
-        UsageError: the sizes in `[trainer.parallel]` do not make up the number of processes, or a batch has fewer
-            examples than there are processes.
+        UsageError: the sizes in `[trainer.parallel]` do not make up the number of processes, a batch has fewer examples
+            than workers, or a part of a model cannot be divided as `tensor` says.
+        ContractError: a part does not say rightly how it is divided.
     """
     if (before := _prepared.get(trainer)) is not None:
         return before
     parallel, processes = trainer.config.parallel, world()
-    if parallel.activation_checkpointing:
-        checkpoint_activations([unit for role in trainer.trainable for unit in sharding_units(trainer.models[role])])
     if processes == 1:
         strategy = Strategy(trainer)
     else:
-        parallel.sizes(processes)
-        if trainer.config.batch_size < processes:
+        *_, tensor = parallel.sizes(processes)
+        if (batch := trainer.config.batch_size) < (workers := processes // tensor):
+            what = "processes" if tensor == 1 else f"groups of {tensor} processes"
             raise UsageError(
-                f"trainer.batch_size {trainer.config.batch_size} is less than the number of processes, {processes}, so "
-                "that some would have nothing to do: enlarge it, or start fewer"
+                f"trainer.batch_size {batch} is less than the number of {what}, {workers}, so that some would have "
+                "nothing to do: enlarge it, or start fewer"
             )
         strategy = (_DDP if parallel.strategy == "ddp" else _FSDP)(trainer)
+    if parallel.activation_checkpointing:  # outside of what divides a unit: all of it is to be computed again
+        checkpoint_activations([unit for role in trainer.trainable for unit in sharding_units(trainer.models[role])])
     _prepared[trainer] = strategy
     return strategy
 
@@ -248,11 +273,15 @@ def strategy_of(trainer: Trainer) -> Strategy:
     return _prepared.get(trainer) or Strategy(trainer)
 
 
-def grad_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """Return the norm of all gradients, whole even where they are sharded; see `torch.nn.utils.clip_grad_norm_`."""
-    by_mesh: dict[Any, list[Tensor]] = {}
-    for gradient in (parameter.grad for parameter in parameters if parameter.grad is not None):
-        by_mesh.setdefault(gradient.device_mesh if isinstance(gradient, DTensor) else None, []).append(gradient)
-    norms = [torch.nn.utils.get_total_norm(gradients) for gradients in by_mesh.values()]
+def clip_gradients(parameters: Sequence[Tensor], most: float) -> Tensor:
+    """Scale the gradients so that their norm is at most `most`, and return the norm that they had, of all processes.
+
+    See `torch.nn.utils.clip_grad_norm_`, which does not take gradients of several meshes.
+    """
+    groups = by_mesh([parameter for parameter in parameters if parameter.grad is not None])
+    norms = [torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in group]) for group in groups]
     whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    return whole[0] if len(whole) == 1 else torch.linalg.vector_norm(torch.stack(whole))
+    norm = whole[0] if len(whole) == 1 else torch.linalg.vector_norm(torch.stack(whole))
+    for group in groups:
+        torch.nn.utils.clip_grads_with_norm_(group, most, norm)
+    return norm

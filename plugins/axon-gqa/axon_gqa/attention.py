@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from axon_core import NORMS
-from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec, TensorSplit
 from axon_core.nn import QKV, Linear, attend
 from axon_core.registry import Spec, part
 
@@ -81,8 +81,12 @@ class GroupedQueryAttention(Attention):
 
     def state(self) -> Mapping[str, StateSpec]:
         """Keys and values, one per key/value head: h / k times fewer than multi-head attention keeps."""
-        per_token = StateSpec((self.config.n_kv_heads, self.config.head_dim))
+        per_token = StateSpec((self.qkv.heads[1], self.config.head_dim))
         return {"k": per_token, "v": per_token}
+
+    def tensor_split(self) -> TensorSplit:
+        """Each process has the queries of its key/value heads."""
+        return TensorSplit(columns=["qkv"], rows=["out"], units=self.config.n_kv_heads, unit="key/value heads")
 
 
 class MultiQueryAttention(GroupedQueryAttention):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from axon_core import NORMS
-from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec
+from axon_core.interfaces import Attention, LayerCache, RotaryEmbedding, Scope, StateSpec, TensorSplit
 from axon_core.nn import QKV, Linear, attend
 from axon_core.registry import Spec, part
 
@@ -63,5 +63,9 @@ class MultiHeadAttention(Attention):
 
     def state(self) -> Mapping[str, StateSpec]:
         """Keys and values of every head."""
-        per_token = StateSpec((self.config.n_heads, self.config.head_dim))
+        per_token = StateSpec((self.qkv.heads[1], self.config.head_dim))
         return {"k": per_token, "v": per_token}
+
+    def tensor_split(self) -> TensorSplit:
+        """Each process has some of the heads."""
+        return TensorSplit(columns=["qkv"], rows=["out"], units=self.config.n_heads, unit="heads")

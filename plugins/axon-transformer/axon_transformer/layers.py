@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from axon_core.interfaces import Attention, LayerCache, Norm, Scope
+from axon_core.interfaces import Attention, LayerCache, Norm, Scope, TensorSplit
 from axon_core.nn import Dropout, Linear
 
 Sublayer = Callable[[Tensor], Tensor]
@@ -45,6 +45,10 @@ class FeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the feed-forward of each token."""
         return self.down(self.up(x).relu())
+
+    def tensor_split(self) -> TensorSplit:
+        """Each process has some of the hidden features."""
+        return TensorSplit(columns=["up"], rows=["down"], units=self.up.out_features, unit="hidden features")
 
 
 class Memory:

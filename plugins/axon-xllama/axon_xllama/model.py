@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, Count, UsageError
-from axon_core.interfaces import Attention, Cache, CacheStep, CausalLM, LayerCache, Norm, Scope
+from axon_core.interfaces import Attention, Cache, CacheStep, CausalLM, LayerCache, Norm, Scope, TensorSplit
 from axon_core.nn import GatedSiLU, Linear, StackedLinear
 from axon_core.registry import Spec, part, part_config
 
@@ -27,6 +27,10 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the feed-forward of each token by itself."""
         return self.down(self.gate(*self.gate_up(x)))
+
+    def tensor_split(self) -> TensorSplit:
+        """Each process has some of the hidden features."""
+        return TensorSplit(columns=["gate_up"], rows=["down"], units=self.down.in_features, unit="hidden features")
 
 
 class Block(nn.Module):
