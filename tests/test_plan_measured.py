@@ -13,16 +13,23 @@ import pytest
 
 from axon_core.training.build import build_bare_trainer
 from axon_core.training.capacity.plan import demand_of, layout_of
+from axon_core.training.capacity.tracing import TracedWork
 from axon_core.training.recipe import Recipe
 
 WORKER = Path(__file__).with_name("memory_worker.py")
-SHARED = {"ddp": {"strategy": "ddp"}, "fsdp": {"strategy": "fsdp"}, "hybrid": {"strategy": "fsdp", "replicate": 2}}
+SHARED = {
+    "ddp": {"strategy": "ddp"},
+    "fsdp": {"strategy": "fsdp"},
+    "hybrid": {"strategy": "fsdp", "replicate": 2},
+    "tensor": {"strategy": "fsdp", "tensor": 2},
+}
 
 
 def tables(optimizer: str, parallel: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe of a model whose rows divide neither by 2 nor by 4 everywhere."""
+    sizes = {"dim": 36, "n_layers": 3, "n_heads": 6, "hidden_dim": 90, "context": 16}
     return {
-        "model": {"type": "xllama", "dim": 36, "n_layers": 3, "n_heads": 6, "hidden_dim": 90, "context": 16},
+        "model": {"type": "xllama", **sizes, "attention": {"type": "GQA", "n_kv_heads": 2}},
         "trainer": {
             "type": "causal_lm",
             "batch_size": 4,
@@ -48,7 +55,9 @@ def measured(jobs: list[dict[str, Any]], processes: int, folder: Path) -> list[d
     return [{name: max(of[name] for of in job) for name in job[0]} for job in zip(*ranks, strict=True)]
 
 
-@pytest.mark.parametrize(("processes", "kinds"), [(1, ["ddp"]), (2, ["ddp", "fsdp"]), (4, ["ddp", "fsdp", "hybrid"])])
+@pytest.mark.parametrize(
+    ("processes", "kinds"), [(1, ["ddp"]), (2, ["ddp", "fsdp", "tensor"]), (4, ["ddp", "fsdp", "hybrid", "tensor"])]
+)
 def test_processes_keep_what_was_planned(processes: int, kinds: list[str], tmp_path: Path) -> None:
     jobs = [tables(optimizer, SHARED[kind]) for kind in kinds for optimizer in ("adamw", "muon")]
     for job, found in zip(jobs, measured(jobs, processes, tmp_path), strict=True):
@@ -56,3 +65,20 @@ def test_processes_keep_what_was_planned(processes: int, kinds: list[str], tmp_p
         planned = demand_of(trainer, processes)[0].memory(layout_of(trainer.config, processes, 8).shard)
         for part in ("weights", "gradients", "optimizer"):
             assert getattr(planned, part) == pytest.approx(found[part], rel=0.02), (part, job["trainer"])
+
+
+def test_a_rank_computes_its_part_of_divided_layers():
+    def work(parallel: dict[str, Any]) -> TracedWork:
+        found = demand_of(build_bare_trainer(Recipe.of(tables("adamw", parallel), "small", "small.toml")), 1)[0].work
+        assert found is not None
+        return found
+
+    whole, part = work(SHARED["fsdp"]), work(SHARED["tensor"])
+    features = 4 * 16 * 36  # of all tokens
+    vocabulary = (
+        build_bare_trainer(Recipe.of(tables("adamw", {}), "small", "small.toml")).models["model"].config.vocab_size
+    )
+    head = 2 * features * vocabulary
+    assert part.forward == pytest.approx(head + (whole.forward - head) / 2, rel=1e-6)
+    assert part.results == part.inputs == 3 * 2 * features * 4 and whole.results == 0
+    assert whole.activations / 2 < part.activations < whole.activations

@@ -24,6 +24,7 @@ _RATE = click.FloatRange(min=0, min_open=True)
 )
 @click.option("--strategy", help="ddp or fsdp; by default the recipe's, trainer.parallel.strategy.")
 @click.option("--replicate", type=int, help="With fsdp: how many copies of the weights there are.")
+@click.option("--tensor", type=int, help="With fsdp: how many ranks compute each example together.")
 @click.option("--precision", help="fp32 or bf16; by default the recipe's, where auto is bf16 unless for a cpu.")
 @click.option("--device", help=f"What a rank computes on: {', '.join(ACCELERATORS)}.")
 @click.option(
@@ -47,6 +48,7 @@ def command(
     world: int,
     strategy: str | None,
     replicate: int | None,
+    tensor: int | None,
     precision: str | None,
     device: str | None,
     ranks_per_node: int,
@@ -65,7 +67,13 @@ def command(
     accelerator = find_accelerator(
         device, flops=flops, memory=memory, bandwidth=bandwidth, inter_bandwidth=inter_bandwidth
     )
-    given = {"parallel.strategy": strategy, "parallel.replicate": replicate, "precision": precision, "device": "auto"}
+    given = {
+        "parallel.strategy": strategy,
+        "parallel.replicate": replicate,
+        "parallel.tensor": tensor,
+        "precision": precision,
+        "device": "auto",
+    }
     changes = [*overrides, *(f"trainer.{name}={value}" for name, value in given.items() if value is not None)]
     plan = Recipe.load(recipe, changes)
     if plan.trainer.options.get("precision") == "auto" and device != "cpu":  # of this machine it would be

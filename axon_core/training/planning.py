@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +170,16 @@ def memory_of(trainer: Trainer) -> MemoryPlan:
     )
 
 
-def owned_bytes(trainer: Trainer) -> int:
-    """Return the bytes of the parameters whose updates one of several processes makes whole (`training.owners`)."""
+def owned_bytes(trainer: Trainer, divided: Collection[int] = (), among: int = 1) -> int:
+    """Return the bytes of the parameters whose updates one of several processes makes whole (`training.owners`).
+
+    Of those whose identities are in `divided`, each of `among` processes has a part, and that is counted.
+    """
     optimizers = trainer.config.optimizer.build([trainer.models[role] for role in trainer.trainable])
     muon = [optimizer for optimizer in optimizers if isinstance(optimizer, MuonOptimizer)]
-    return _size(p for optimizer in muon for group in optimizer.param_groups for p in group["params"])
+    owned = [p for optimizer in muon for group in optimizer.param_groups for p in group["params"]]
+    parts = _size(p for p in owned if id(p) in divided)
+    return _size(owned) - parts + parts // among
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -33,7 +33,8 @@ class RankLayout:
     Attributes:
         strategy: `ddp`, every rank has everything; or `fsdp`, `shard` ranks share the weights and what belongs to them.
         replicate: how many groups of ranks have everything among them.
-        shard: how many ranks share one copy; 1 with `ddp`.
+        shard: how many workers share one copy; 1 with `ddp`.
+        tensor: how many ranks are one worker, which compute each example together; 1 with `ddp`.
         activation_checkpointing: whether each unit is run again in the backward pass, instead of kept.
         cpu_offload: whether the shards of `fsdp` lie in the memory of the host.
         micro_batches: into how many micro-batches an update is cut.
@@ -43,6 +44,7 @@ class RankLayout:
     strategy: Literal["ddp", "fsdp"]
     replicate: int
     shard: int = 1
+    tensor: int = 1
     activation_checkpointing: bool = False
     cpu_offload: bool = False
     micro_batches: int = 1
@@ -51,6 +53,11 @@ class RankLayout:
     @property
     def world(self) -> int:
         """How many ranks there are."""
+        return self.workers * self.tensor
+
+    @property
+    def workers(self) -> int:
+        """How many of them, or groups of them, have different examples."""
         return self.replicate * self.shard
 
 
@@ -59,8 +66,8 @@ class Group:
     """Weights that are gathered together: those of a unit, or those of a model that are in no unit.
 
     Attributes:
-        weights: their bytes as they are sent, whole.
-        gradients: the bytes of their gradients as they are sent, whole.
+        weights: their bytes as they are sent, whole; of layers that are divided, a rank's part.
+        gradients: the bytes of their gradients as they are sent, whole; of layers that are divided, a rank's part.
         unit: whether they are a unit's, which are gathered for a while; others are gathered once and stay whole.
         trained: whether a backward pass goes through them, for which units are gathered again.
     """
@@ -76,11 +83,13 @@ class Demand:
     """What a training demands, however it is shared.
 
     Attributes:
-        memory: returns the memory of weights, gradients, optimiser and average of a rank, by how many share a copy.
+        memory: returns the memory of weights, gradients, optimiser and average of a rank, by how many workers share a
+            copy.
         groups: what is gathered together with `fsdp`, in order.
         work: what a rank computed and kept when a step was traced; None if it could not be.
         precision: of matrix products: `fp32`, `bf16` or `fp64`.
-        owned: bytes of the matrices whose updates are made whole by one rank and handed round (`training.owners`).
+        owned: bytes of the matrices whose updates are made whole by one rank and handed round (`training.owners`); of
+            layers that are divided, a rank's part.
     """
 
     memory: Callable[[int], MemoryPlan]
@@ -115,13 +124,15 @@ class Traffic(config.Config):
     """Gradients, summed over the ranks that share a copy."""
     all_reduce: float = 0
     """Gradients, summed over copies."""
+    activations: float = 0
+    """Results of divided layers, and the gradients of their inputs, summed over the ranks of a worker."""
     handed_round: float = 0
     """Updates of matrices that one rank makes whole, and with `fsdp` what it makes them of."""
 
     @property
     def total(self) -> float:
         """Their sum."""
-        return self.all_gather + self.reduce_scatter + self.all_reduce + self.handed_round
+        return self.all_gather + self.reduce_scatter + self.all_reduce + self.activations + self.handed_round
 
 
 class Seconds(config.Config):
@@ -170,9 +181,9 @@ def estimate(demand: Demand, layout: RankLayout, device: Accelerator, utilisatio
     `utilisation` is the fraction of the device's peak that matrix products reach: an assumption.
     """
     work = demand.work
-    share = None if work is None else share_of(work.examples, layout.world)
+    share = None if work is None else share_of(work.examples, layout.workers)
     flops = None if work is None or share is None else _flops(work, layout, share)
-    traffic = _traffic(demand, layout)
+    traffic = _traffic(demand, layout, share)
     return Estimate(
         share=share,
         memory=_memory(demand, layout, share),
@@ -229,7 +240,7 @@ def _temporary(groups: Sequence[Group], layout: RankLayout) -> int:
     return roots + max([sum(pair) for pair in pairwise(units)] or units or [0]) + max(gradients, default=0)
 
 
-def _traffic(demand: Demand, layout: RankLayout) -> Traffic:
+def _traffic(demand: Demand, layout: RankLayout, share: int | None) -> Traffic:
     """Return what a rank sends.
 
     With `ddp` those are gradients, once in an update; with `fsdp`, for each micro-batch, weights, twice if they are
@@ -245,8 +256,17 @@ def _traffic(demand: Demand, layout: RankLayout) -> Traffic:
         all_gather=ring(passes * gathered, layout.shard),
         reduce_scatter=ring(layout.micro_batches * gradients, layout.shard),
         all_reduce=2 * ring(layout.micro_batches * gradients / layout.shard, layout.replicate),
-        handed_round=2 * updates * ring(owned / layout.shard, layout.shard),
+        activations=2 * ring(_summed(demand.work, layout, share), layout.tensor),
+        handed_round=2 * updates * ring(owned / layout.shard, layout.shard * layout.tensor),
     )
+
+
+def _summed(work: TracedWork | None, layout: RankLayout, share: int | None) -> float:
+    """Return the bytes of activations, and of their gradients, that the ranks of a worker sum in a step."""
+    if work is None or share is None:
+        return 0.0
+    results = work.results * (2 if layout.activation_checkpointing else 1)
+    return (results + work.inputs) * work.repeats * share / work.share
 
 
 def _flops(work: TracedWork, layout: RankLayout, share: int) -> int:
@@ -257,7 +277,9 @@ def _flops(work: TracedWork, layout: RankLayout, share: int) -> int:
 
 def _update_flops(work: TracedWork, layout: RankLayout) -> int:
     """Return the operations of a rank's optimisers in a step; ranks divide them, with `fsdp` those of one copy."""
-    return round(work.updates * work.update / (layout.world if layout.strategy == "ddp" else layout.shard))
+    return round(
+        work.updates * work.update / (layout.world if layout.strategy == "ddp" else layout.shard * layout.tensor)
+    )
 
 
 def _seconds(
@@ -267,11 +289,13 @@ def _seconds(
     if flops is None or peak is None or work is None:
         return None
     near, far = device.bandwidth, device.inter_bandwidth
-    within = near if layout.shard <= layout.ranks_per_node else far
+    within = near if layout.shard * layout.tensor <= layout.ranks_per_node else far
+    beside = near if layout.tensor <= layout.ranks_per_node else far
     across = near if layout.world <= layout.ranks_per_node else far
     times = [
         (traffic.all_gather + traffic.reduce_scatter, within),
         (traffic.all_reduce, across),
+        (traffic.activations, beside),
         (traffic.handed_round, across if layout.strategy == "ddp" else within),
     ]
     if any(size and rate is None for size, rate in times):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any, Self
+
+from torch import nn
 
 from axon_core import config
 from axon_core.training.capacity.accelerators import Accelerator
@@ -21,6 +23,7 @@ from axon_core.training.capacity.estimate import (
 from axon_core.training.capacity.remedies import fits, remedies, warnings
 from axon_core.training.capacity.stand_ins import local_shards
 from axon_core.training.capacity.tracing import trace
+from axon_core.training.parallel.tensor import divided_axes, divided_parts
 from axon_core.training.parallel.units import sharding_units
 from axon_core.training.planning import MemoryPlan, ModelPlan, memory_of, models_of, owned_bytes
 from axon_core.training.trainer import Trainer
@@ -77,7 +80,7 @@ class CapacityPlan(config.Config):
     @classmethod
     def of(cls, name: str, trainer: Trainer, layout: RankLayout, device: Accelerator, utilisation: float) -> Self:
         """Return the plan of a trainer, whose models may lack memory (`weightless`)."""
-        demand, unknown = demand_of(trainer, layout.world)
+        demand, unknown = demand_of(trainer, layout.workers)
         work, found = demand.work, estimate(demand, layout, device, utilisation)
         fit = fits(found.memory, device)
         both = [
@@ -121,14 +124,15 @@ def layout_of(settings: Trainer.Config, world: int, ranks_per_node: int) -> Rank
     """Return how so many ranks share a training with these settings.
 
     Raises:
-        UsageError: `replicate` times `shard` are not `world` ranks.
+        UsageError: `replicate` times `shard` times `tensor` are not `world` ranks.
     """
     parallel = settings.parallel
-    replicate, shard = parallel.sizes(world)
+    replicate, shard, tensor = parallel.sizes(world)
     return RankLayout(
         strategy=parallel.strategy,
         replicate=replicate,
         shard=shard,
+        tensor=tensor,
         activation_checkpointing=parallel.activation_checkpointing,
         cpu_offload=parallel.cpu_offload,
         micro_batches=settings.micro_batches,
@@ -136,34 +140,46 @@ def layout_of(settings: Trainer.Config, world: int, ranks_per_node: int) -> Rank
     )
 
 
-def demand_of(trainer: Trainer, world: int) -> tuple[Demand, str]:
-    """Return what a training demands, of which a step is traced for `world` ranks; and if it could not be, why."""
+def demand_of(trainer: Trainer, workers: int) -> tuple[Demand, str]:
+    """Return what a training demands, of which a step is traced for so many workers; and if it could not be, why.
+
+    Raises:
+        UsageError: `tensor` does not divide the units of a part.
+        ContractError: a part does not say rightly how it is divided.
+    """
     settings = trainer.config
+    tensor = settings.parallel.tensor
+    parts = divided_parts(list(trainer.models.values()), tensor) if tensor > 1 else {}
+    axes = divided_axes(parts)
     for model in trainer.models.values():
         model.to(dtype=settings.dtype)
 
     @cache
     def memory(shard: int) -> MemoryPlan:
-        with local_shards(trainer, shard):
+        with local_shards(trainer, shard, axes, tensor):
             return memory_of(trainer)
 
     units = [unit for role in trainer.trainable for unit in sharding_units(trainer.models[role])]
-    groups, owned = list(_groups(trainer)), owned_bytes(trainer)
+    groups, owned = list(_groups(trainer, axes)), owned_bytes(trainer, axes, tensor)
     memory(1)  # before a step is traced, after which a trainer may have dropped a model
     work, unknown = None, ""
     try:
-        work = trace(trainer, units, world)
+        work = trace(trainer, units, workers, parts=list(parts), among=tensor)
     except Exception as error:  # whatever a trainer does with tensors that have no numbers
         unknown = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
     precision = "bf16" if settings.parallel.param_dtype == "bf16" else settings.precision
     return Demand(memory, groups, work, precision, owned), unknown
 
 
-def _groups(trainer: Trainer) -> Iterator[Group]:
+def _groups(trainer: Trainer, axes: Mapping[int, int]) -> Iterator[Group]:
     """Yield what is gathered together: each role's units, then the rest of it."""
     parallel, taken = trainer.config.parallel, set[int]()
     sent = _SIZES[parallel.param_dtype]
     summed = _SIZES[parallel.reduce_dtype] or sent
+
+    def numbers(parameter: nn.Parameter) -> int:
+        return parameter.numel() // (parallel.tensor if id(parameter) in axes else 1)
+
     for role in sorted(trainer.models, key=lambda role: role not in trainer.trainable):
         model, trained = trainer.models[role], role in trainer.trainable
         for module in (*sharding_units(model), model):
@@ -171,8 +187,8 @@ def _groups(trainer: Trainer) -> Iterator[Group]:
             taken.update(map(id, own))
             learning = [parameter for parameter in own if trained and parameter.requires_grad]
             yield Group(
-                weights=sum(parameter.numel() * (sent or parameter.itemsize) for parameter in own),
-                gradients=sum(parameter.numel() * (summed or parameter.itemsize) for parameter in learning),
+                weights=sum(numbers(parameter) * (sent or parameter.itemsize) for parameter in own),
+                gradients=sum(numbers(parameter) * (summed or parameter.itemsize) for parameter in learning),
                 unit=module is not model,
                 trained=trained,
             )

@@ -50,10 +50,10 @@ def remedies(demand: Demand, layout: RankLayout, device: Accelerator) -> Iterato
 
 
 def _shard(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
-    if layout.shard == layout.world:
+    if layout.shard == layout.workers:
         return None
     setting = "strategy=fsdp" if layout.strategy == "ddp" else "replicate=1"
-    return f"trainer.parallel.{setting}", replace(layout, strategy="fsdp", replicate=1, shard=layout.world)
+    return f"trainer.parallel.{setting}", replace(layout, strategy="fsdp", replicate=1, shard=layout.workers)
 
 
 def _checkpoint(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
@@ -66,7 +66,7 @@ def _checkpoint(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
 def _cut(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
     if demand.work is None:
         return None
-    share, changed = share_of(demand.work.examples, layout.world), layout
+    share, changed = share_of(demand.work.examples, layout.workers), layout
     while changed.micro_batches < share and not fit(changed):
         changed = replace(changed, micro_batches=min(share, 2 * changed.micro_batches))
     before, after = (share_of(share, cut.micro_batches) for cut in (layout, changed))
@@ -83,8 +83,7 @@ def _offload(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
 def _add_ranks(demand: Demand, layout: RankLayout, fit: Fits) -> Change:
     changed = layout
     while changed.world < _MOST_RANKS and (changed is layout or not fit(changed)):
-        world = 2 * changed.world
-        changed = replace(layout, strategy="fsdp", replicate=1, shard=world)
+        changed = replace(layout, strategy="fsdp", replicate=1, shard=2 * changed.workers)
     how = "" if layout.strategy == "fsdp" and layout.replicate == 1 else " with trainer.parallel.strategy=fsdp"
     return f"{changed.world:,} ranks{how}", changed
 
@@ -94,9 +93,10 @@ _KINDS = (_shard, _checkpoint, _cut, _offload, _add_ranks)
 
 def warnings(demand: Demand, layout: RankLayout, found: Estimate) -> Iterator[str]:
     """Yield what else would keep a training from running, or from running well."""
-    if demand.work is not None and demand.work.examples < layout.world:
+    if demand.work is not None and demand.work.examples < layout.workers:
+        what = "ranks" if layout.tensor == 1 else f"groups of {layout.tensor:,} ranks"
         yield (
-            f"a step has {demand.work.examples:,} examples, fewer than the {layout.world:,} ranks: raise "
+            f"a step has {demand.work.examples:,} examples, fewer than the {layout.workers:,} {what}: raise "
             "trainer.batch_size, or use fewer ranks"
         )
     if found.seconds is not None and found.seconds.communication > found.seconds.compute:

@@ -18,7 +18,8 @@ def report_lines(plan: CapacityPlan) -> Iterator[str]:
     layout, device = plan.layout, plan.device
     sharded = f", weights sharded over {layout.shard:,}" if layout.strategy == "fsdp" else ""
     copies = f", {layout.replicate:,} copies" if layout.replicate > 1 else ""
-    yield f"{plan.name} on {plan.world:,} × {device.name}: {layout.strategy}{sharded}{copies}"
+    divided = f", layers divided among {layout.tensor:,}" if layout.tensor > 1 else ""
+    yield f"{plan.name} on {plan.world:,} × {device.name}: {layout.strategy}{sharded}{divided}{copies}"
     for role, model in plan.models.items():
         yield f"model {role}: {model.described}"
     if plan.examples is not None:
@@ -64,6 +65,7 @@ def _traffic(plan: CapacityPlan) -> Iterator[str]:
         ("all-gather", traffic.all_gather, "weights"),
         ("reduce-scatter", traffic.reduce_scatter, "gradients, over the ranks of a copy"),
         ("all-reduce", traffic.all_reduce, "gradients, over copies"),
+        ("activations", traffic.activations, "results of divided layers, and their inputs' gradients"),
         ("handed round", traffic.handed_round, "updates of matrices that one rank makes for others"),
     ):
         if size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -51,17 +51,27 @@ def fake_weights(trainer: Trainer) -> Generator[None]:
 
 
 @contextmanager
-def local_shards(trainer: Trainer, ranks: int) -> Generator[None]:
-    """Within the block each parameter has the rows that rank 0 of `ranks` holds, on the meta device.
+def local_shards(
+    trainer: Trainer, workers: int, axes: Mapping[int, int] | None = None, tensor: int = 1
+) -> Generator[None]:
+    """Within the block each parameter has the rows that rank 0 holds, on the meta device.
 
     A parameter without axes is not split, nor is a buffer.
-    """
 
-    def shard(tensor: Tensor, trained: bool) -> Tensor:
-        if not isinstance(tensor, nn.Parameter) or not tensor.ndim:
-            return tensor
-        local = torch.empty(shard_rows(len(tensor), ranks), *tensor.shape[1:], dtype=tensor.dtype, device="meta")
-        return nn.Parameter(local, tensor.requires_grad)
+    Args:
+        trainer: whose models have them.
+        workers: how many share the rows of each parameter.
+        axes: the axis along which a parameter, by its identity, is divided among the ranks of a worker before.
+        tensor: how many ranks those are.
+    """
+    divided = axes or {}
+
+    def shard(whole: Tensor, trained: bool) -> Tensor:
+        if not isinstance(whole, nn.Parameter) or not whole.ndim:
+            return whole
+        shape = [size // tensor if divided.get(id(whole)) == axis else size for axis, size in enumerate(whole.shape)]
+        local = torch.empty(shard_rows(shape[0], workers), *shape[1:], dtype=whole.dtype, device="meta")
+        return nn.Parameter(local, whole.requires_grad)
 
     with _replaced(trainer, shard):
         yield

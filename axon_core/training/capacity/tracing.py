@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from axon_core.nn.dropout import dropout_rows
 from axon_core.nn.linear import product
 from axon_core.randomness import Key
+from axon_core.training.capacity.divided import Divided
 from axon_core.training.capacity.stand_ins import fake_weights
 from axon_core.training.examples import Share, resting, size
 from axon_core.training.trainer import Trainer
@@ -47,6 +48,8 @@ class TracedWork:
         backward: those of its backward pass.
         recomputed: those of the forward pass inside the units, which activation checkpointing does twice.
         update: those of the optimisers in one update of whole weights.
+        results: bytes of the results of parts that ranks compute together, in the forward pass of a micro-batch.
+        inputs: bytes of the inputs of such parts, as far as they have gradients.
         activations: bytes that the forward pass of a micro-batch keeps for the backward pass.
         checkpointed: bytes it keeps, at most, if it keeps only what enters each unit and the inside of one unit.
     """
@@ -61,6 +64,8 @@ class TracedWork:
     backward: int
     recomputed: int
     update: int
+    results: int
+    inputs: int
     activations: int
     checkpointed: int
 
@@ -70,7 +75,9 @@ def first_rows(data: Mapping[str, Tensor], pieces: int) -> dict[str, Tensor]:
     return {name: rows[: -(-len(rows) // min(pieces, len(rows)))] for name, rows in data.items()}
 
 
-def trace(trainer: Trainer, units: Sequence[nn.Module], ranks: int = 1) -> TracedWork:
+def trace(
+    trainer: Trainer, units: Sequence[nn.Module], ranks: int = 1, parts: Sequence[nn.Module] = (), among: int = 1
+) -> TracedWork:
     """Return the work of the first micro-batch of a rank's share of the first step, as the training would cut it.
 
     The data are real; weights, and everything that is computed from them, are fake tensors, which have a shape, a dtype
@@ -80,7 +87,10 @@ def trace(trainer: Trainer, units: Sequence[nn.Module], ranks: int = 1) -> Trace
     Args:
         trainer: its models may be on the meta device.
         units: the modules that activation checkpointing recomputes one by one.
-        ranks: how many ranks share a step's examples.
+        ranks: how many ranks, or groups of them, share a step's examples.
+        parts: the modules that the ranks of such a group compute together; of what they compute and keep, a rank does
+            an equal part. Operations are divided in the same proportion forward and backward.
+        among: how many ranks are in such a group.
 
     Raises:
         RuntimeError: the loss depends on the numbers that models compute, or `collect` does and they have none. Other
@@ -101,7 +111,9 @@ def trace(trainer: Trainer, units: Sequence[nn.Module], ranks: int = 1) -> Trace
         micro = first_rows(minibatches[0], trainer.config.micro_batches)
         stack.enter_context(_as_in_training(trainer))
         counter = stack.enter_context(_Counter())
-        saved, forward, backward = _passes(trainer, units, micro, counter)
+        saved, forward, backward = _passes(trainer, units, micro, counter, Divided(parts, among, lambda: counter.flops))
+        divided = saved.divided
+        undone = divided.flops * (1 - 1 / among) / forward if forward else 0.0  # by this rank
         return TracedWork(
             examples=size(batch),
             share=size(share),
@@ -109,10 +121,12 @@ def trace(trainer: Trainer, units: Sequence[nn.Module], ranks: int = 1) -> Trace
             micro_batches=trainer.config.micro_batches,
             updates=len(minibatches),
             repeats=sum(map(size, minibatches)) / size(micro),
-            forward=forward,
-            backward=backward,
-            recomputed=saved.flops_of_units,
+            forward=round(forward * (1 - undone)),
+            backward=round(backward * (1 - undone)),
+            recomputed=round(saved.flops_of_units * (1 - undone)),
             update=_update(trainer, counter),
+            results=divided.results,
+            inputs=divided.inputs,
             activations=saved.total,
             checkpointed=saved.checkpointed,
         )
@@ -128,12 +142,12 @@ def _collected(trainer: Trainer, rows: dict[str, Tensor], key: Key) -> dict[str,
 
 
 def _passes(
-    trainer: Trainer, units: Sequence[nn.Module], data: dict[str, Tensor], counter: _Counter
+    trainer: Trainer, units: Sequence[nn.Module], data: dict[str, Tensor], counter: _Counter, divided: Divided
 ) -> tuple[KeptForBackward, int, int]:
     """Run the loss and its backward pass; return what was kept, and the operations of either."""
     weight = next(trainer.models[trainer.trainable[0]].parameters())
     numbers = weight.new_empty(size(data), dtype=torch.long)  # without numbers, and so are the masks of dropout
-    with KeptForBackward(trainer.models.values(), units, lambda: counter.flops) as saved:
+    with divided, KeptForBackward(trainer.models.values(), units, lambda: counter.flops, divided) as saved:
         with autocast(trainer.config), dropout_rows(Key(()), numbers):
             terms = trainer.loss(data)
         forward = counter.flops
@@ -158,15 +172,21 @@ class KeptForBackward:
         models: whose parameters and buffers do not count.
         units: modules in whose forward passes storages are counted apart.
         flops: returns the floating-point operations so far.
+        divided: the parts of which this rank keeps an equal part; by default there are none.
 
     Attributes:
         flops_of_units: the operations in the forward passes of the units.
     """
 
     def __init__(
-        self, models: Iterable[nn.Module], units: Sequence[nn.Module] = (), flops: Callable[[], int] = lambda: 0
+        self,
+        models: Iterable[nn.Module],
+        units: Sequence[nn.Module] = (),
+        flops: Callable[[], int] = lambda: 0,
+        divided: Divided | None = None,
     ) -> None:
         self.flops_of_units = 0
+        self.divided = divided or Divided((), 1, flops)
         self._flops, self._units = flops, units
         tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
         self._weights = {StorageWeakRef(tensor.untyped_storage()): tensor.untyped_storage() for tensor in tensors}
@@ -179,20 +199,23 @@ class KeptForBackward:
     @property
     def total(self) -> int:
         """Bytes kept."""
-        return sum(self._met[reference].nbytes() for reference in self._saved)
+        return sum(self._bytes(reference) for reference in self._saved)
 
     @property
     def checkpointed(self) -> int:
         """Bytes kept at most, if the units keep only what enters them and are run again one by one."""
         inside = [0] * max(1, len(self._units))
         outside = 0
-        for reference, storage in self._met.items():
+        for reference in self._met:
             owner = self._owner[reference]
             if owner is None:
-                outside += storage.nbytes()
+                outside += self._bytes(reference)
             else:
-                inside[owner] += storage.nbytes()
+                inside[owner] += self._bytes(reference)
         return outside + max(inside)
+
+    def _bytes(self, reference: StorageWeakRef) -> int:
+        return self._met[reference].nbytes() // self.divided.parts_of(reference)
 
     def __enter__(self) -> KeptForBackward:
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
@@ -222,6 +245,7 @@ class KeptForBackward:
         if reference in self._weights:
             return
         self._met[reference] = storage
+        self.divided.meet(reference)
         self._owner[reference] = owner if self._owner.get(reference, owner) == owner else None
         if saved:
             self._saved.add(reference)
