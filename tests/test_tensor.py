@@ -113,6 +113,14 @@ def test_units_that_cannot_be_divided_are_refused(given: dict[str, Any], message
     assert train(tmp_path, 2, tables(given, {})) == [f"UsageError: {message}"] * 2
 
 
+def test_a_compiled_loss_is_refused(tmp_path: Path):
+    message = (
+        "UsageError: trainer.compile does not work with trainer.parallel.tensor, which is 2: set one of them back to "
+        "its default"
+    )
+    assert train(tmp_path, 2, tables({"model": GROUPED, "trainer": {**CAUSAL, "compile": True}}, {})) == [message] * 2
+
+
 def test_a_batch_has_an_example_for_each_worker(tmp_path: Path):
     recipe = tables({"model": GROUPED, "trainer": {**CAUSAL, "batch_size": 1, "micro_batches": 1}}, {"shard": 2})
     message = (

@@ -28,7 +28,8 @@ class Parallel(config.Config):
     """With `fsdp`, how many processes share one copy; left out, all that `replicate` and `tensor` leave."""
     tensor: Count = 1
     """With `fsdp`, how many processes compute each example together, every one with a part of each layer's weights, as
-    far as the parts of the models say how they are divided (`TensorSplit`); the others are computed by all of them."""
+    far as the parts of the models say how they are divided (`TensorSplit`); the others are computed by all of them. It
+    does not work with `compile`."""
     param_dtype: Dtype | None = None
     """With `fsdp`, the dtype that weights are gathered and multiplied in; left out, that of the weights."""
     reduce_dtype: Dtype | None = None

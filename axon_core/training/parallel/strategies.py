@@ -245,7 +245,7 @@ def prepare(trainer: Trainer) -> Strategy:
 
     Raises:
         UsageError: the sizes in `[trainer.parallel]` do not make up the number of processes, a batch has fewer examples
-            than workers, or a part of a model cannot be divided as `tensor` says.
+            than workers, or a part of a model cannot be divided as `tensor` says, or not if the loss is compiled.
         ContractError: a part does not say rightly how it is divided.
     """
     if (before := _prepared.get(trainer)) is not None:
@@ -255,6 +255,11 @@ def prepare(trainer: Trainer) -> Strategy:
         strategy = Strategy(trainer)
     else:
         *_, tensor = parallel.sizes(processes)
+        if tensor > 1 and trainer.config.compile:
+            raise UsageError(
+                f"trainer.compile does not work with trainer.parallel.tensor, which is {tensor}: set one of them back "
+                "to its default"
+            )
         if (batch := trainer.config.batch_size) < (workers := processes // tensor):
             what = "processes" if tensor == 1 else f"groups of {tensor} processes"
             raise UsageError(

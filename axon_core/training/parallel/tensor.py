@@ -60,10 +60,11 @@ def divided_parts(models: Sequence[nn.Module], n: int) -> dict[nn.Module, Tensor
     Raises:
         UsageError: `n` processes do not divide the units of a part.
     """
-    places = Counter(id(parameter) for module in _once(models) for _, parameter in _parameters(module))
+    places = Counter(id(thing) for module in _once(models) for thing in (*_weights_in(module), *module.children()))
     found: dict[nn.Module, TensorSplit] = {}
     for part, split in _declared(models):
-        if any(places[id(parameter)] > 1 for module in part.modules() for _, parameter in _parameters(module)):
+        inside = [module for module in part.modules() if module is not part and any(True for _ in module.parameters())]
+        if any(places[id(thing)] > 1 for thing in (*inside, *(p for m in part.modules() for p in _weights_in(m)))):
             continue
         if split.units % n:
             raise UsageError(
@@ -81,14 +82,14 @@ def divided_axes(parts: Mapping[nn.Module, TensorSplit]) -> dict[int, int]:
         ContractError: a part's `tensor_split` does not name linear layers that its units divide.
     """
     weights = [weight for part, split in parts.items() for weight in _weights(part, split)]
-    return {id(weight.module._parameters[weight.name]): weight.axis for weight in weights if weight.axis is not None}
+    return {id(weight.parameter): weight.axis for weight in weights if weight.axis is not None}
 
 
 def keep_orders(models: Iterable[nn.Module]) -> None:
     """Note the order of rows in weights of `divide`, whose tensors may have been replaced since."""
     for module in _once(models):
         if isinstance(module, StackedLinear) and module.divided_by > 1:
-            for _, parameter in _parameters(module):
+            for parameter in _weights_in(module):
                 keep_order(parameter, divided_order(module.rows, module.divided_by))
 
 
@@ -103,9 +104,18 @@ class _Weight:
     once: bool
     """Whether the results of all processes must have it in them once: a bias, which is added to a sum."""
 
+    @property
+    def parameter(self) -> Shaped[Tensor, ...]:
+        """What the module has by this name now."""
+        return getattr(self.module, self.name)
+
+    def put(self, tensor: Shaped[Tensor, ...]) -> None:
+        """Let the module have a tensor by this name, which need not be a parameter."""
+        self.module._parameters[self.name] = cast(nn.Parameter, tensor)  # pyright: ignore[reportPrivateUsage]
+
     def local(self) -> Shaped[Tensor, ...]:
         """Return what this process computes with. Every process adds to the gradient of what all have."""
-        spread = cast(DTensor, self.module._parameters[self.name])
+        spread = cast(DTensor, self.parameter)
         found = spread.to_local(grad_placements=[Partial()] if self.axis is None else None)
         return found * 0 if self.once and spread.device_mesh.get_local_rank() else found
 
@@ -119,15 +129,13 @@ class _Divided(ParallelStyle):
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         weights, n = _weights(module, self._split), device_mesh.size()
         for weight in weights:
-            place = weight.module
-            parameter = cast(nn.Parameter, place._parameters[weight.name])
-            given = parameter.detach()
+            place, given = weight.module, weight.parameter.detach()
             if isinstance(place, StackedLinear) and weight.axis == 0:
                 given = given[divided_order(place.rows, n).to(given.device)]
                 place.divided_by = n
             placement = Replicate() if weight.axis is None else Shard(weight.axis)
             part = distribute_tensor(given, device_mesh, [placement], src_data_rank=None)
-            setattr(place, weight.name, nn.Parameter(part, parameter.requires_grad))
+            weight.put(nn.Parameter(part, weight.parameter.requires_grad))
         module.forward = partial(_divided, module.forward, weights, device_mesh)
         return module
 
@@ -137,7 +145,7 @@ def _weights(part: nn.Module, split: TensorSplit) -> list[_Weight]:
     columns, rows = _layers(part, split, split.columns), _layers(part, split, split.rows)
     found: list[_Weight] = []
     for module in part.modules():
-        for name, _ in _parameters(module):
+        for name, _ in module.named_parameters(recurse=False, remove_duplicate=False):
             axis = 0 if module in columns else 1 if module in rows and name == "weight" else None
             found.append(_Weight(module, name, axis, once=module in rows and axis is None))
     return found
@@ -184,14 +192,14 @@ def _divided(
 @contextmanager
 def _local(weights: Sequence[_Weight]) -> Generator[None]:
     """Within the block the modules have what this process has of their parameters."""
-    before = [weight.module._parameters[weight.name] for weight in weights]
+    before = [weight.parameter for weight in weights]
     try:
         for weight in weights:
-            weight.module._parameters[weight.name] = cast(nn.Parameter, weight.local())
+            weight.put(weight.local())
         yield
     finally:
         for weight, parameter in zip(weights, before, strict=True):
-            weight.module._parameters[weight.name] = parameter
+            weight.put(parameter)
 
 
 def _declared(models: Iterable[nn.Module]) -> Generator[tuple[nn.Module, TensorSplit]]:
@@ -210,7 +218,7 @@ def _undivided(models: Iterable[nn.Module], divided: set[nn.Module]) -> Mapping[
     for model in models:
         for part in (part for unit in sharding_units(model) or [model] for part in _parts(unit)):
             modules = [module for module in part.modules() if module not in divided]
-            if matrices := sum(p.ndim > 1 for module in modules for _, p in _parameters(module)):
+            if matrices := sum(weight.ndim > 1 for module in modules for weight in _weights_in(module)):
                 found[_kind(model if _is_torchs(part) else part)] += matrices
     return found
 
@@ -235,8 +243,9 @@ def _kind(part: nn.Module) -> str:
     return f"{cls.__name__} of {registered[0]['distribution'] if registered else cls.__module__.partition('.')[0]}"
 
 
-def _parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return list(module.named_parameters(recurse=False, remove_duplicate=False))
+def _weights_in(module: nn.Module) -> list[nn.Parameter]:
+    """Return a module's own parameters."""
+    return [parameter for _, parameter in module.named_parameters(recurse=False, remove_duplicate=False)]
 
 
 def _once(models: Iterable[nn.Module]) -> list[nn.Module]:
