@@ -30,13 +30,13 @@ def divided_order(rows: Sequence[int], among: int) -> Int[Tensor, " r"]:
     return torch.cat([matrix[process] for process in range(among) for matrix in matrices])
 
 
-def keep_order(tensor: Tensor, order: Int[Tensor, " r"] | None) -> None:
+def keep_order(tensor: Shaped[Tensor, ...], order: Int[Tensor, " r"] | None) -> None:
     """Note the order of a tensor's rows, or of one that belongs to it, such as its momentum; None is the model's."""
     if order is not None:
         _orders[tensor] = order
 
 
-def order_of(tensor: Tensor) -> Int[Tensor, " r"] | None:
+def order_of(tensor: Shaped[Tensor, ...]) -> Int[Tensor, " r"] | None:
     """Return which row of the model each row of a tensor is, or None if they are in the model's order."""
     return _orders.get(tensor)
 

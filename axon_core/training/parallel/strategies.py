@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -278,7 +279,7 @@ def strategy_of(trainer: Trainer) -> Strategy:
     return _prepared.get(trainer) or Strategy(trainer)
 
 
-def clip_gradients(parameters: Sequence[Tensor], most: float) -> Tensor:
+def clip_gradients(parameters: Sequence[Tensor], most: float) -> Float[Tensor, ""]:
     """Scale the gradients so that their norm is at most `most`, and return the norm that they had, of all processes.
 
     See `torch.nn.utils.clip_grad_norm_`, which does not take gradients of several meshes.
