@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -96,3 +97,41 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
             warnings.simplefilter("error")
             monkeypatch.undo()
             assert _native.compile_kernels()
+
+
+@needs_compiler
+def test_several_threads_may_call_at_once():
+    torch.manual_seed(0)
+    product, x = pack(nn.Linear(200, 3000)), torch.randn(8, 200)
+    with torch.inference_mode():
+        expected = product(x)
+
+    def same(_):
+        with torch.inference_mode():
+            return all(torch.equal(product(x), expected) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(same, range(4)))
+
+
+FORKED = """
+    import os
+    import torch
+    from axon_core.nn import pack
+    torch.set_num_threads(2)
+    with torch.inference_mode():
+        product, x = pack(torch.nn.Linear(200, 3000)), torch.randn(8, 200)
+        expected = product(x)
+        child = os.fork()
+        equal = torch.equal(product(x), expected)
+    if not child:
+        os._exit(not equal)
+    assert equal and not os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_has_threads_of_its_own():
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(FORKED)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

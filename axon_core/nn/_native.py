@@ -83,6 +83,7 @@ def _flags() -> list[str]:
         "-fno-trapping-math",
         "-shared",
         "-fPIC",
+        "-pthread",
         "-w",
     ]
     major, minor = torch.__version__.split(".")[:2]

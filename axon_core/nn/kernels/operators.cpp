@@ -1,15 +1,16 @@
-// The operators as torch calls them: sizes and dtypes from tensors, and threads from torch's own pool.
+// The operators as torch calls them: sizes and dtypes from tensors, and as many threads as torch uses.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <atomic>
 #include <optional>
+#include <vector>
 
 #include "activation.h"
 #include "attention.h"
 #include "product.h"
+#include "threads.h"
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -18,20 +19,10 @@ using Maybe = std::optional<Tensor>;
 namespace axon {
 namespace {
 
-// Calls work(first, last) for equal parts of 0 … n − 1 in torch's threads, at least `least` each.
-template <typename Work>
-void in_parts(int64_t n, int64_t least, const Work& work) {
-  torch::stable::parallel_for(0, n, least, [&](int64_t first, int64_t last) { work(first, last); });
-}
-
-// Calls work(take) in torch's threads, where each call of take() returns another of 0 … n − 1, and n when none is left.
+// Calls work(take) in as many threads as torch uses.
 template <typename Work>
 void in_turns(int64_t n, int64_t least, const Work& work) {
-  int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), (n + least - 1) / least);
-  std::atomic<int64_t> next{0};
-  auto take = [&] { return std::min(next.fetch_add(1), n); };
-  if (threads <= 1) return work(take);
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { work(take); });
+  take_turns(n, least, torch::stable::get_num_threads(), work);
 }
 
 const float* floats(const Maybe& x) { return x ? static_cast<const float*>(x->const_data_ptr()) : nullptr; }
@@ -41,8 +32,8 @@ const float* widened_rows(const T* x, int64_t n, int64_t d, int64_t padded, std:
   if constexpr (std::is_same_v<T, float>)
     if (d == padded) return x;
   buffer.emplace(n * padded);
-  in_parts(n, 1 + (1 << 15) / (d + 1), [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++) {
+  in_turns(n, 1 + (1 << 15) / (d + 1), [&](auto take) {
+    for (int64_t i; (i = take()) < n;) {
       float* to = buffer->data + i * padded;
       for (int64_t k = 0; k < padded; k += LANES) {
         Floats v = read_some(x + i * d + k, std::clamp<int64_t>(d - k, 0, LANES));
@@ -81,8 +72,8 @@ void multiply_all(const Tensor& x, const Tensor& weight, const float* scale, con
   Rows<int8_t> rows{whole.data, n, padded};
   Buffer<float> scales(n * rows.pieces());
   rows.scales = scales.data;
-  in_parts(n, 1 + (1 << 14) / (d + 1), [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++)
+  in_turns(n, 1 + (1 << 14) / (d + 1), [&](auto take) {
+    for (int64_t i; (i = take()) < n;)
       round_row(wide + i * padded, padded, whole.data + i * padded, scales.data + i * rows.pieces());
   });
   multiply_rows(static_cast<const int8_t*>(w), panels, rows, scale, bias, y, outputs);
@@ -179,8 +170,8 @@ void gate_rows(const Tensor& gate, const Tensor& up, Tensor& y) {
   int64_t n = gate.size(0), d = gate.size(1), above = gate.stride(0), below = up.stride(0);
   const T *a = static_cast<const T*>(gate.const_data_ptr()), *b = static_cast<const T*>(up.const_data_ptr());
   T* to = static_cast<T*>(y.mutable_data_ptr());
-  in_parts(n, 1 + (1 << 15) / (d + 1), [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++) gate_row(a + i * above, b + i * below, d, to + i * d);
+  in_turns(n, 1 + (1 << 14) / (d + 1), [&](auto take) {
+    for (int64_t i; (i = take()) < n;) gate_row(a + i * above, b + i * below, d, to + i * d);
   });
 }
 
