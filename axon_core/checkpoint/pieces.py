@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import cast
 
 import torch
 from jaxtyping import Shaped
@@ -44,16 +45,16 @@ def whole(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
     """Return the whole tensor, without gradients; of one that is spread, all processes put it together at this call."""
     if not isinstance(tensor, DTensor):
         return tensor.detach()
-    return in_model_order(_gathered(tensor).detach(), order_of(tensor))
+    return in_model_order(_gathered(cast(DTensor, tensor.detach())), order_of(tensor))
 
 
 def _gathered(tensor: DTensor) -> Tensor:
     if not any(isinstance(placement, _StridedShard) for placement in tensor.placements):
-        return tensor.detach().full_tensor()
+        return tensor.full_tensor()
     # Rows of rows: torch gathers them too, but warns of it each time.
     within, among = (tensor.device_mesh[name] for name in (tensor.device_mesh.mesh_dim_names or ())[-2:])
     shape = torch.Size((len(tensor) // among.size(), *tensor.shape[1:]))
-    rows = DTensor.from_local(tensor.detach().to_local(), within, [Shard(0)], shape=shape, stride=tensor.stride())
+    rows = DTensor.from_local(tensor.to_local(), within, [Shard(0)], shape=shape, stride=tensor.stride())
     return DTensor.from_local(rows.full_tensor(), among, [Shard(0)]).full_tensor()
 
 
