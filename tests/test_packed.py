@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from axon_core import MODELS, UsageError
+from axon_core import MODELS, QKV, UsageError
 from axon_core.interfaces import Scope
 from axon_core.nn import Linear, PackedLinear, StackedLinear, attend, pack, pack_weight, packed_product, rows_depend
 from axon_core.nn import packed as packed_module
@@ -173,3 +173,8 @@ def test_products_of_a_third_party_are_named():
     assert len(found) == 1 and "attention" in found[0]
     unpacked = quantize(model())
     assert "head: axon.int8_product" in rows_depend(unpacked, lambda: unpacked(torch.tensor([[1, 2]])))
+
+
+def test_packed_and_8_bit_projections_know_their_heads():
+    qkv = QKV(8, 2, 1, 4)
+    assert pack(qkv).heads == quantize(qkv, "int8").heads == pack(quantize(qkv, "int8")).heads == (2, 1, 1)

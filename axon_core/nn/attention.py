@@ -103,7 +103,8 @@ class QKV(nn.Module):
     @property
     def heads(self) -> tuple[int, int, int]:
         """How many heads of queries, keys and values this process computes: all, unless they are divided."""
-        q, k, v = (rows // self.head_dim for rows in self.projection.local_rows)
+        divided_by = getattr(self.projection, "divided_by", 1)  # an 8-bit or packed projection never is
+        q, k, v = (rows // divided_by // self.head_dim for rows in self.projection.rows)
         return q, k, v
 
     def forward(
