@@ -17,7 +17,8 @@ class ChatTemplate(Protocol):
     """How a dialogue is written for a model: any callable; a registered one is built from its class's `Config`.
 
     A dialogue that ends with the user's message is left open for the model to answer; the tokens of the answered
-    dialogue begin with its tokens.
+    dialogue begin with its tokens. A template may also have `markers`, texts that no message may contain: an answer
+    ends before one, because it could not be part of the next question.
     """
 
     def __call__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:

@@ -21,6 +21,9 @@ class Plain:
     Assistant: 4
     """
 
+    markers = tuple(f"\n{name}:" for name in _NAMES.values())
+    """What no message may contain; nor may one begin with a name and a colon."""
+
     class Config(config.Config):
         """There is nothing to choose."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from axon_core import config
 from axon_core.text import Message as Turn
 from axon_core.text import Tokenizer
-from axon_xllama.chat import ChatMessage, chat_tokens
+from axon_xllama.chat import MARKERS, ChatMessage, chat_tokens
 
 __all__ = ["Llama2"]
 
@@ -17,6 +17,9 @@ class Llama2:
 
     <s>[INST] What is 2 + 2? [/INST] 4 </s>
     """
+
+    markers = MARKERS
+    """What no message may contain."""
 
     class Config(config.Config):
         """There is nothing to choose."""
