@@ -1,6 +1,7 @@
 """What the docstrings of all public names say: the errors they raise, the shapes of tensors, the paper behind them."""
 
 import ast
+import importlib
 import inspect
 import re
 import sys
@@ -212,6 +213,8 @@ def test_parts_cite_the_place_in_the_paper_they_are_from(card):
     cited = {path: source(cls.__doc__ or "") for path, cls in classes.items()}
     assert not [path for path, arxiv in cited.items() if arxiv is None]
     documents = [inspect.getdoc(cls) or "" for cls in classes.values()]
+    if not parts:  # a server or an engine
+        documents.append(inspect.getdoc(importlib.import_module(card.entry.target)) or "")
     assert any(card.paper.arxiv in doc for doc in documents), "none of its parts cites the paper of the card"
 
 

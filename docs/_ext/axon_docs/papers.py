@@ -60,17 +60,20 @@ def page(card: Card, root: Path) -> str:
             "## Equation beside code",
             "",
             *_beside(card),
-            "## What the paper claims",
-            "",
-            f"`axon reproduce {paper.id}` checks these; the measured values are in the plugin's description below.",
-            "",
-            *claims(paper),
-            "",
+            *_claimed(paper),
             "## The plugin",
             "",
             re.sub(r"^(#+ )", r"#\1", readme, flags=re.MULTILINE),
         ]
     )
+
+
+def _claimed(paper: Paper) -> list[str]:
+    """The section of the claims; a paper without any has none."""
+    if not paper.claim:
+        return []
+    about = f"`axon reproduce {paper.id}` checks these; the measured values are in the plugin's description below."
+    return ["## What the paper claims", "", about, "", *claims(paper), ""]
 
 
 def claims(paper: Paper) -> list[str]:
@@ -90,7 +93,7 @@ def table(root: Path) -> str:
         counted = ", ".join(f"{scales[scale]} {scale}" for scale in ("exact", "scaled", "full") if scales[scale])
         rows.append(
             f"| [{name}](plugins/{name}) {card.entry.version} | [{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}) "
-            f"{_cell(paper.title)} | {_offered(name)} | {len(paper.claim)}: {counted} |"
+            f"{_cell(paper.title)} | {_offered(name)} | {f'{len(paper.claim)}: {counted}' if counted else '–'} |"
         )
     return "\n".join(rows)
 

@@ -1,0 +1,43 @@
+"""Which chat template a model's dialogues are written in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from axon_core import CHAT_TEMPLATES, AxonError, ChatTemplate, CheckpointError, Tokenizer, UsageError
+from axon_core.text import Message
+from axon_core.training import RunFolder
+
+__all__ = ["choose_template"]
+
+_USUAL = "llama2"
+
+
+def choose_template(run: Path, tokenizer: Tokenizer, name: str | None) -> tuple[str, ChatTemplate] | None:
+    """Return the chat template of a model by its name, or None if it cannot chat.
+
+    That is the template `name`; or the one that its run learned dialogues in; or, as in `axon chat`, Llama 2's, if the
+    tokenizer has what it needs.
+
+    Raises:
+        UsageError: there is no template `name`, or it does not suit the tokenizer.
+    """
+    chosen = name or _learned(run) or _USUAL
+    try:
+        template = CHAT_TEMPLATES.build(chosen)
+        template(tokenizer, [Message(role="user", content="a")])
+    except AxonError as error:
+        if name is None:
+            return None
+        raise UsageError(f"the chat template {name!r} cannot be used with the model in {run}: {error}") from None
+    return chosen, template
+
+
+def _learned(run: Path) -> str | None:
+    """Return the template in the recipe of a run's folder, if it names one."""
+    try:
+        recipe = RunFolder.open(run).facts.get("recipe", {})
+    except CheckpointError:
+        return None
+    template = recipe.get("data", {}).get("template")
+    return template if isinstance(template, str) else None

@@ -1,0 +1,1 @@
+"""The wire formats: what requests may say, as pydantic models, and what answers look like."""

@@ -1,0 +1,158 @@
+"""A small model, and servers for it: in a thread of the test, or as a command."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from axon_core import CHAT_TEMPLATES, ByteTokenizer
+from axon_eet import Answer, Engine, ModelFailed, Piece, Question, QueueFull, Report
+from axon_eet.runners import Memory
+from axon_llamachat import ServedModel, ServerLimits, make_app
+from axon_llamachat.server import bound, make_server
+from axon_xllama import XLlama
+
+CONTEXT = 256
+
+
+@pytest.fixture(scope="session")
+def model() -> XLlama:
+    """A model with random weights, sharp enough that its texts differ."""
+    torch.manual_seed(0)
+    made = XLlama.build(vocab_size=258, context=CONTEXT, dim=32, n_layers=2, n_heads=2)
+    for parameter in made.parameters():
+        parameter.data *= 3 if parameter.dim() > 1 else 1
+    return made.eval()
+
+
+class Running:
+    """A server that runs in a thread.
+
+    Attributes:
+        port: where it listens.
+        url: the base of OpenAI's endpoints.
+        app: the application.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self._where = bound("127.0.0.1", 0)
+        self.port: int = self._where.getsockname()[1]
+        self.root = f"http://127.0.0.1:{self.port}"
+        self.url = f"{self.root}/v1"
+        self.server = make_server(app)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def _run(self) -> None:
+        self.loop.run_until_complete(self.server.serve(sockets=[self._where]))
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+    def end(self) -> None:
+        self.server.should_exit = True
+        self.server.force_exit = True
+        self._thread.join()
+        self._where.close()
+
+
+@contextmanager
+def running(models: Sequence[ServedModel], **options: Any) -> Iterator[Running]:
+    """Serve `models` in the block."""
+    server = Running(make_app(models, **options))
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+def served(engine: Any, name: str = "tiny", template: str | None = "llama2") -> ServedModel:
+    """The model of an engine under a name."""
+    made = CHAT_TEMPLATES.build(template) if template else None
+    return ServedModel(name, engine, ByteTokenizer(), CONTEXT, made, "tiny-F32")
+
+
+@pytest.fixture(scope="session")
+def engine(model: XLlama) -> Iterator[Engine]:
+    with Engine(model, ByteTokenizer(), memory="8MB", rows=8, waiting=64) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def server(engine: Engine) -> Iterator[Running]:
+    """A server of one model, `tiny`, with Llama 2's template."""
+    with running([served(engine)]) as made:
+        yield made
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., Running]]:
+    """Return a function that starts a server of an engine, or of several models; it ends with the test."""
+    with ExitStack() as stack:
+
+        def start(*engines: Any, **options: Any) -> Running:
+            models = [one if isinstance(one, ServedModel) else served(one) for one in engines]
+            return stack.enter_context(running(models, **options))
+
+        yield start
+
+
+class Scripted:
+    """An engine that writes what it is told to: each answer is left to the test, which puts pieces into it."""
+
+    def __init__(self, *, text: str = "", full: int = 0) -> None:
+        self.notes: list[str] = []
+        self.answers: list[Answer] = []
+        self.asked = threading.Semaphore(0)
+        self.ended = threading.Semaphore(0)
+        self._text, self._full = text, full
+
+    def submit(self, question: Question) -> Answer:
+        if self._full:
+            self._full -= 1
+            raise QueueFull("at most 1 texts may wait, and 1 do; ask again later")
+        answer = Answer(question, len(question.prompt), self.ended.release)
+        self.answers.append(answer)
+        if self._text:
+            self.write(answer, self._text, end=True)
+        self.asked.release()
+        return answer
+
+    def write(self, answer: Answer, text: str, *, end: bool = False) -> None:
+        """Put the bytes of `text` into an answer, one a piece."""
+        for choice in range(answer.question.n):
+            for i, character in enumerate(text, 1):
+                finish = "length" if end and i == len(text) else None
+                answer.put(Piece(choice, character, ord(character), -1.0, (), finish))
+
+    def put(self, answer: Answer, text: str) -> None:
+        """Put one piece into an answer."""
+        answer.put(Piece(0, text, 97, -1.0, (), None))
+
+    def report(self) -> Report:
+        return Report(1, 2, 3, 4, 5, 6, 7, 8, 9, Memory(1000, 500, 250))
+
+
+@pytest.fixture
+def scripted() -> type[Scripted]:
+    return Scripted
+
+
+@pytest.fixture
+def limits() -> type[ServerLimits]:
+    return ServerLimits
+
+
+@pytest.fixture
+def model_failed() -> type[ModelFailed]:
+    return ModelFailed
