@@ -31,10 +31,13 @@ class Chosen(NamedTuple):
     """The likeliest tokens, the likeliest first."""
 
 
-def choose(texts: Sequence[Text], scores: Float[Tensor, "b v"]) -> Iterator[Chosen | CheckpointError]:
-    """Yield the next token of each text, chosen as its question says, or the error that its scores are not finite."""
+def choose(texts: Sequence[Text], scores: Float[Tensor, "b v"], n: int) -> Iterator[Chosen | CheckpointError]:
+    """Yield the next token of each text, chosen as its question says, or the error that its scores are not finite.
+
+    Only the first n tokens are drawn: those that the tokenizer has.
+    """
     scores = widen(scores)
-    logprobs = scores.log_softmax(-1)
+    logprobs, scores = scores.log_softmax(-1)[:, :n], scores[:, :n]
     groups: dict[Sampling, list[int]] = {}
     for i, text in enumerate(texts):
         groups.setdefault(text.answer.question.sampling, []).append(i)
@@ -61,8 +64,11 @@ def choose(texts: Sequence[Text], scores: Float[Tensor, "b v"]) -> Iterator[Chos
         yield Chosen(token, logprob, _top(logprobs[i], text.answer.question.logprobs))
 
 
-def score_prompt(text: Text, start: int, scores: Float[Tensor, "n v"]) -> None:
-    """Append to the answer's prompt the tokens that these scores are of: the one after position `start` first."""
+def score_prompt(text: Text, start: int, scores: Float[Tensor, "s v"], n: int) -> None:
+    """Append to the answer's prompt the tokens that these scores are of: the one after position `start` first.
+
+    The likeliest are among the first n tokens.
+    """
     prompt, k = text.answer.prompt, text.answer.question.logprobs
     for first in range(0, len(scores), _AT_ONCE):
         logprobs = widen(scores[first : first + _AT_ONCE]).log_softmax(-1)
@@ -70,7 +76,7 @@ def score_prompt(text: Text, start: int, scores: Float[Tensor, "n v"]) -> None:
             place = start + first + i + 1
             if place == len(prompt) < text.prompt:
                 token = text.tokens[place]
-                prompt.append(Scored(token, float(row[token]), _top(row, k)))
+                prompt.append(Scored(token, float(row[token]), _top(row[:n], k)))
 
 
 def _top(logprobs: Float[Tensor, " v"], k: int | None) -> tuple[tuple[int, float], ...]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import torch
 
-from axon_core import CausalLM, Tokenizer, validate
+from axon_core import CausalLM, Tokenizer, UsageError, validate
 from axon_core.checkpoint import check_vocabulary
 from axon_core.generation import TextStream, check_prompt
 from axon_eet.answer import Answer, EngineClosed, ModelFailed, Piece, Question, QueueFull, Scored
@@ -70,7 +70,7 @@ class Engine:
         compile: whether passes are compiled (`warm`).
 
     Raises:
-        UsageError: the memory is not a size, or holds no text at all.
+        UsageError: a number is below 1; the memory is not a size, or holds no text at all.
         CheckpointError: the tokenizer has more tokens than the model.
     """
 
@@ -85,6 +85,9 @@ class Engine:
         waiting: int = 1024,
         compile: bool = False,
     ) -> None:
+        for name, value in (("rows", rows), ("chunk", chunk), ("waiting", waiting)):
+            if value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
         check_vocabulary(tokenizer, model.config.vocab_size)
         self.model, self.tokenizer = model, tokenizer
         self.notes: list[str] = []
@@ -184,6 +187,8 @@ class Engine:
         while self._next():
             try:
                 work = self._runner.schedule(self._texts)
+                if not work:
+                    raise RuntimeError("no text can advance")
             except Exception as error:  # a bug
                 self._fail(self._texts, error)
                 continue
@@ -225,14 +230,13 @@ class Engine:
         last = list[torch.Tensor]()
         for (text, n, scored), start, own in zip(work, starts, scores, strict=True):
             if scored > 1 or (scored and text.pending):
-                score_prompt(text, start + n - scored, own)
+                score_prompt(text, start + n - scored, own, self.tokenizer.vocab_size)
             if scored and not text.pending:
                 grown.append(text)
                 last.append(own[-1:])
         if not grown:
             return
-        kept = min(self.tokenizer.vocab_size, self.model.config.vocab_size)
-        chosen = choose(grown, torch.cat(last)[:, :kept])
+        chosen = choose(grown, torch.cat(last), self.tokenizer.vocab_size)
         for text, choice in zip(grown, chosen, strict=True):
             if isinstance(choice, Exception):
                 text.answer.fail(choice)

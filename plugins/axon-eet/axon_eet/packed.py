@@ -57,9 +57,13 @@ class Packed:
             owners += [row] * len(new)
         longest = max(len(blocks) for _, _, blocks in texts)
         tables = [[*(max(block, 0) for block in blocks), *[0] * (longest - len(blocks))] for _, _, blocks in texts]
-        long = [torch.tensor(numbers, device=device) for numbers in (tokens, positions, slots)]
-        short = [torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in (tables, owners)]
-        return cls(long[0].unsqueeze(0), long[1].unsqueeze(0), long[2], *short, (long[1] + 1).int())
+        made = {"tokens": [tokens], "positions": [positions], "slots": slots, "tables": tables, "owners": owners}
+        narrow = {"tables", "owners"}
+        tensors = {
+            name: torch.tensor(numbers, dtype=torch.int32 if name in narrow else torch.long, device=device)
+            for name, numbers in made.items()
+        }
+        return cls(**tensors, seen=(tensors["positions"][0] + 1).int())
 
 
 class _BlockLayer(LayerCache):
@@ -95,8 +99,7 @@ class _BlockLayer(LayerCache):
 class PackedCache(Cache):
     """The states of all texts, in blocks. `extend` runs the pass that `load` has set.
 
-    With `gathers`, attentions get copies of the blocks in use; without, the blocks themselves. `direct` says whether
-    all attentions so far read blocks themselves.
+    With `gathers`, attentions get copies of the blocks in use; without, the blocks themselves.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class PackedCache(Cache):
         super().__init__([], 0, 0, dtype=dtype, device=device)
         self.blocks = [_BlockLayer(states, blocks, dtype, device) for states in layers]
         self.layers: list[LayerCache] = [*self.blocks]
-        self.gathers, self.direct = gathers, True
+        self.gathers = gathers
         self._pass: Packed | None = None
         self._scope: Scope | None = None
         self._tables = torch.empty(0, 0, dtype=torch.int32, device=device)
@@ -127,7 +130,7 @@ class PackedCache(Cache):
         used, self._tables = packed.gathered() if self.gathers else (None, packed.tables)
         for layer in self.blocks:
             layer.slots, layer.used = packed.slots, used
-        self._scope = Scope(packed.positions, causal=True, kernel=self._attend)
+        self._scope = Scope(packed.positions, causal=True, kernel=self.attend)
         return CacheStep(tokens, self._scope, self.layers)
 
     def clear(self, blocks: Sequence[int]) -> None:
@@ -136,7 +139,7 @@ class PackedCache(Cache):
             for buffer in layer.buffers.values():
                 buffer.view(-1, SIZE, *buffer.shape[1:])[list(blocks)] = 0
 
-    def _attend(
+    def attend(
         self,
         q: Float[Tensor, "1 n h d"],
         k: Float[Tensor, "1 m k d"],
@@ -146,9 +149,9 @@ class PackedCache(Cache):
         narrow: Between | None,
         bias: Between | None,
     ) -> Float[Tensor, "1 n h e"]:
+        """Return the attention of the pass over blocks: the scope's kernel."""
         packed, scope = self._pass, self._scope
         assert packed is not None and scope is not None
-        self.direct = self.direct and self._are_blocks(k) and self._are_blocks(v)
         keys, values = (part[0].unflatten(0, (-1, SIZE)).contiguous() for part in (k, v))
         added = None
         if narrow is not None or bias is not None:
@@ -159,9 +162,3 @@ class PackedCache(Cache):
             )
         given = self._tables, packed.owners, packed.seen
         return attend_blocks(q[0], keys, values, *given, scale=scale, bias=added).unsqueeze(0)
-
-    def _are_blocks(self, part: Tensor) -> bool:
-        """Whether this is what `append` returned, and not something computed of it."""
-        return part.is_contiguous() and any(
-            part.data_ptr() == buffer.data_ptr() for layer in self.blocks for buffer in layer.buffers.values()
-        )

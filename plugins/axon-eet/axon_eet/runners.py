@@ -174,7 +174,7 @@ class BlockRunner:
     def _load(self, text: Text) -> Load:
         table, reserve = text.table, text.pending
         if self.window is not None:
-            reserve = min(reserve, self.window + self.limits.alone)
+            reserve = min(reserve, self.limits.alone)
         return Load(text.computed, text.pending, reserve, len(table.blocks), table.held(), self._filling(text))
 
     def _filling(self, text: Text) -> Prefix | None:
@@ -242,24 +242,25 @@ class CacheRunner:
     def schedule(self, texts: Sequence[Text]) -> list[Work]:
         """Return the next token of each text that grows, and the next piece of one prompt."""
         work: list[Work] = []
-        prompts = 0
-        for text in texts[: self.limits.rows]:
+        prompts, full = 0, False
+        for text in texts:
             if len(text.tokens) - text.first > self.model.context:
                 self.release(text)
                 text.first = len(text.tokens) - (self.model.context + 1) // 2
-            n = text.pending
             if text.cache is None:
-                capacity = self._capacity(n, text.prompt + text.answer.question.max_new_tokens - len(text.tokens))
-                if self.used + self._bytes(capacity) > self.total:
-                    break  # those after it wait too, or they would overtake it for ever
-                text.cache = self.model.new_cache(1, capacity)
-                self.used += text.cache.nbytes
+                full = full or not self._start(text)
+                if full:  # those after it do not start either, or they would overtake it for ever
+                    continue
+            assert text.cache is not None
+            n = text.pending
             if n > 1:
                 if prompts:
                     continue
                 prompts += 1
                 n = n if text.cache.horizon is not None else min(n, _PIECE)
             work.append(Work(text, n, _scored(text, n)))
+            if len(work) == self.limits.rows:
+                break
         return work
 
     def run(self, work: Sequence[Work]) -> list[Float[Tensor, "s v"]]:
@@ -283,6 +284,16 @@ class CacheRunner:
     def memory(self) -> Memory:
         """How much memory the caches take."""
         return Memory(self.total, self.used, 0)
+
+    def _start(self, text: Text) -> bool:
+        """Give the text a cache for all it will hold, and return whether there is memory for it."""
+        new = text.prompt + text.answer.question.max_new_tokens - len(text.tokens)
+        capacity = self._capacity(text.pending, new)
+        if self.used + self._bytes(capacity) > self.total:
+            return False
+        text.cache = self.model.new_cache(1, capacity)
+        self.used += text.cache.nbytes
+        return True
 
     def _capacity(self, known: int, new: int) -> int:
         return known + min(new, max(0, self.model.context - known))

@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from axon_core import CausalLM, StateSpec, UsageError
+from axon_core.interfaces import Between
 from axon_core.nn import pack, rows_depend
 from axon_eet.blocks import Blocks
 from axon_eet.packed import Packed, PackedCache, block_bytes
@@ -88,6 +90,27 @@ def _free(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+class _Watched(PackedCache):
+    """Blocks that notice whether attentions read them, or something computed of them."""
+
+    direct = True
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None,
+        narrow: Between | None,
+        bias: Between | None,
+    ) -> Tensor:
+        """Return what it returns."""
+        known = {buffer.data_ptr() for layer in self.blocks for buffer in layer.buffers.values()}
+        self.direct = self.direct and all(part.is_contiguous() and part.data_ptr() in known for part in (k, v))
+        return super().attend(q, k, v, scale=scale, narrow=narrow, bias=bias)
+
+
 def _try_packed(
     model: CausalLM, layers: Sequence[Mapping[str, StateSpec]], dtype: torch.dtype, device: torch.device
 ) -> tuple[list[str], bool] | None:
@@ -98,7 +121,7 @@ def _try_packed(
     """
     one = 1 % model.config.vocab_size
     texts = [[one, 0, one], [0, 0]]
-    cache = PackedCache(layers, 2, dtype, device)
+    cache = _Watched(layers, 2, dtype, device)
     row = torch.tensor([[*texts[0], *texts[1]]], device=device)
     found: list[torch.Tensor] = []
 

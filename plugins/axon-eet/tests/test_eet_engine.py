@@ -85,6 +85,19 @@ def test_scores_of_prompts_and_tokens_are_those_of_one_pass(build):
         assert [token for token, _ in found.top] == expected[i].topk(4).indices.tolist()
 
 
+def test_tokens_that_the_tokenizer_lacks_count_in_probabilities_and_are_never_drawn(build):
+    model = build(vocab_size=300)
+    with torch.no_grad():
+        model.head.weight[258:] *= 20
+    with Engine(model, TOKENIZER) as engine:
+        answer = engine.submit(prompt="abc", echo=True, logprobs=20, max_new_tokens=15)
+        pieces = list(answer)
+    expected = complete(model, TOKENIZER, [Request(prompt="abc", max_new_tokens=15)])[0]
+    assert [piece.token for piece in pieces] == expected.tokens
+    assert [piece.logprob for piece in pieces] == pytest.approx(expected.logprobs, abs=1e-4)
+    assert all(token < 258 for found in (*answer.prompt, *pieces) for token, _ in found.top)
+
+
 def test_the_likeliest_token_has_the_largest_logprob(build):
     with Engine(build(torch.bfloat16), TOKENIZER) as engine:
         for piece in engine.submit(prompt="a", sampling=Sampling(temperature=0), logprobs=1, max_new_tokens=20):
@@ -213,6 +226,8 @@ def test_wrong_questions_are_refused_where_they_are_asked(build):
         pytest.raises(ContextError, match="memory is 12,288"),
     ):
         engine.submit(prompt="a" * 60, max_new_tokens=4)
+    with pytest.raises(UsageError, match="rows must be at least 1, got 0"):
+        Engine(build(), TOKENIZER, rows=0)
     with pytest.raises(UsageError, match="memory is a number of bytes"):
         Engine(build(), TOKENIZER, memory="much")
     with pytest.raises(UsageError, match="a block of 16 tokens needs 4,096 bytes"):

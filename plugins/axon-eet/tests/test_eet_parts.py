@@ -177,3 +177,12 @@ def test_caches_share_the_memory_and_the_last_text_waits(make):
         assert engine.report().memory.used <= 2 * each
         for answer in answers:
             assert len(list(answer)) in (29, 30)
+
+
+def test_a_text_of_higher_priority_does_not_lock_out_those_that_hold_the_memory(make):
+    each = 2 * 4 * 8 * 8 * 4
+    with Engine(make("recurrent"), TOKENIZER, memory=each, rows=1) as engine:
+        low = engine.submit(prompt="a", max_new_tokens=20)
+        next(low)
+        high = engine.submit(prompt="b", max_new_tokens=3, priority=1)
+        assert len(list(high)) == 3 and len(list(low)) == 19
