@@ -146,6 +146,11 @@ class PackedLinear(nn.Module):
         bias: Tensor | None = original.bias
         self.register_buffer("bias", None if bias is None else widen(bias.detach()))
 
+    @property
+    def local_rows(self) -> list[int] | None:
+        """How many outputs each of a `StackedLinear`'s maps has; None for a single map."""
+        return self.rows
+
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... r"] | tuple[Float[Tensor, "... _"], ...]:
         """Return the outputs, in x's dtype."""
         flat = x.reshape(-1, self.inputs)

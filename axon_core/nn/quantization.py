@@ -105,6 +105,11 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if original.bias is None else original.bias.detach())  # pyright: ignore[reportUnnecessaryComparison]
 
+    @property
+    def local_rows(self) -> list[int] | None:
+        """How many outputs each of a `StackedLinear`'s maps has; None for a single map."""
+        return self.rows
+
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... o"] | tuple[Float[Tensor, "... _"], ...]:
         """Return the outputs. On a CPU the weight is never widened as a whole."""
         # Sums of whole numbers are up to 127 / max|w| times the outputs, more than float16 can hold.
