@@ -67,7 +67,7 @@ class Engine:
         rows: how many texts run at once.
         chunk: the most prompt tokens in a step in which texts grow: more finish prompts sooner, fewer keep the pace.
         waiting: how many texts may wait before `submit` raises `QueueFull`.
-        compile: whether passes are compiled (`warm`).
+        compile: asks for compiled passes, which this version does not have; a note then says that they run eagerly.
 
     Raises:
         UsageError: a number is below 1; the memory is not a size, or holds no text at all.
@@ -94,6 +94,8 @@ class Engine:
         """What a user must know: how the model is served, and whether its tokens may depend on other questions."""
         limits = Limits(rows, chunk, max(chunk, _ALONE))
         self._runner: Runner = make_runner(model, limits, memory, self.notes)
+        if compile:
+            self.notes.append("its passes run eagerly, because this version of axon-eet does not compile them")
         self._most_waiting = waiting
         self._changed = threading.Condition()
         self._texts: list[Text] = []  # in their order; the engine's thread changes it
