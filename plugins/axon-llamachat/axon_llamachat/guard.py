@@ -76,7 +76,7 @@ class Guard:
         raw: list[tuple[bytes, bytes]] = scope["headers"]
         names = [name for name, _ in raw]
         if scope["http_version"] not in ("1.0", "1.1"):
-            raise ApiError(400, "the server speaks HTTP/1.1", headers=_CLOSE)
+            raise ApiError(400, "the version of HTTP must be 1.1 or 1.0", headers=_CLOSE)
         if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] == "1.0"):
             raise ApiError(400, "a request must not state the length of its body in two ways", headers=_CLOSE)
         size = sum(len(name) + len(value) for name, value in raw)

@@ -141,7 +141,7 @@ def test_a_second_signal_ends_at_once(command, folder):
         (["--api-key", ""], "printable ASCII"),
         (["--memory", "much"], "a number of bytes"),
         (["--host", "127.0.0.1", "--port", "70000"], "70000"),
-        (["--template", "other"], "there is no chat template 'other'"),
+        (["--template", "other"], "no chat template 'other' is installed"),
     ],
 )
 def test_wrong_usage_is_told_before_weights_are_read(folder, capsys, arguments, message):

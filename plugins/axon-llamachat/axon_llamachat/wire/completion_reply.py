@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from axon_core import DecodeStream
@@ -79,7 +80,14 @@ class _Text:
         return {"text": text, "logprobs": logprobs, "finish_reason": finish}
 
     def _advance(self, token: int) -> int:
-        """Return where a token's text begins, and move to its end."""
-        begin = self._end
-        self._end += len(self._decoding.push(token))
+        """Return where a token's text begins, and move to its end.
+
+        What was left of a character that a token before it began, and it does not continue, is not its own.
+        """
+        begin, added = self._end, self._decoding.push(token)
+        self._end += len(added)
+        with suppress(UnicodeDecodeError):
+            own = self._tokenizer.piece(token).decode()
+            if own and added.endswith(own):
+                return self._end - len(own)
         return begin
