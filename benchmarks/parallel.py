@@ -1,11 +1,13 @@
-"""Training on two processes side by side: Axon with DDP and FSDP2, Accelerate with both, and Axon in one process.
+"""Training on two processes side by side: Axon with DDP and FSDP2, others with both, and Axon in one process.
 
     pip install -c constraints.txt -e ".[bench]"    # transformers and accelerate
     python benchmarks/parallel.py
 
 - axon: one process with two threads;
 - axon ddp, axon fsdp: two processes of one thread each, `trainer.parallel.strategy`;
-- accelerate ddp, accelerate fsdp: `LlamaForCausalLM` under Accelerate's DDP and its FSDP version 2, in a plain loop.
+- accelerate ddp: `LlamaForCausalLM` under Accelerate's DDP, in a plain loop;
+- transformers fsdp: the same under PyTorch's `fully_shard`, layer by layer, as Accelerate's FSDP version 2 has it on
+  GPUs; on CPUs that is DDP, whatever is asked for (`findings/accelerate-fsdp-on-cpus-is-ddp.sh`).
 
 All start from the same weights, and make updates with torch's fused AdamW, gradients limited to a norm of 1, on the
 same batches, of which each process has half. The losses of the first updates must agree: that is checked. Then the
@@ -22,10 +24,12 @@ import statistics
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from support.machine import Others
 from support.record import facts, save, say
 from support.shapes import transformers_like
@@ -33,9 +37,10 @@ from support.workers import Worker
 from train import CHECKED, SHAPES, AxonTraining, trainer_for
 
 Train = Callable[[int], "list[float]"]
-SIDES = {"axon": 1, "axon ddp": 2, "axon fsdp": 2, "accelerate ddp": 2, "accelerate fsdp": 2}
+SIDES = {"axon": 1, "axon ddp": 2, "axon fsdp": 2, "accelerate ddp": 2, "transformers fsdp": 2}
 """Each with the number of its processes, which share two threads."""
 TOLERANCE = 1e-4
+_held = ExitStack()
 
 
 def make(side: str, shape_name: str, rank: int, port: int) -> Train:
@@ -45,7 +50,7 @@ def make(side: str, shape_name: str, rank: int, port: int) -> Train:
 
     def train(updates: int) -> list[float]:
         if not started:
-            started.append((_axon if side.startswith("axon") else _accelerate)(side, shape_name, rank, port))
+            started.append(MAKERS[side.split()[0]](side, shape_name, rank, port))
         return started[0](updates)
 
     return train
@@ -66,7 +71,7 @@ def _axon(side: str, shape_name: str, rank: int, port: int) -> Train:
     trainer = trainer_for(shape, batch_size, "fp32", "cpu", compile=False)
     if SIDES[side] > 1:
         _join(side, rank, port)
-        joined().__enter__()  # until the process ends
+        _held.enter_context(joined())  # until the process ends
         strategy = side.removeprefix("axon ")
         trainer.config = trainer.config.model_copy(update={"parallel": Parallel(strategy=strategy)})  # pyright: ignore[reportArgumentType]
         prepare(trainer)
@@ -81,42 +86,72 @@ def _axon(side: str, shape_name: str, rank: int, port: int) -> Train:
 
 def _accelerate(side: str, shape_name: str, rank: int, port: int) -> Train:
     from accelerate import Accelerator
-    from accelerate.utils import FullyShardedDataParallelPlugin
 
     _join(side, rank, port)
     os.environ["ACCELERATE_USE_CPU"] = "true"
-    plugin = None
-    if side.endswith("fsdp"):
-        os.environ["ACCELERATE_USE_FSDP"] = "true"
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
-        )
-    accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
-    shape, batch_size = SHAPES[shape_name]
-    trainer = trainer_for(shape, batch_size, "fp32", "cpu", compile=False)
-    model: Any = transformers_like(trainer.model)
-    model.train()
+    accelerator = Accelerator(cpu=True)
+
+    def prepare(model: Any) -> Peer:
+        model, optimizer = accelerator.prepare(model, _optimizer(model))
+        return Peer(model, optimizer, accelerator.backward, accelerator.clip_grad_norm_)
+
+    return _plain(prepare, shape_name, rank)
+
+
+def _fully_shard(side: str, shape_name: str, rank: int, port: int) -> Train:
+    from torch.distributed.fsdp import fully_shard
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    _join(side, rank, port)
+    dist.init_process_group("gloo")
+
+    def prepare(model: Any) -> Peer:
+        for layer in [module for module in model.modules() if isinstance(module, LlamaDecoderLayer)]:
+            fully_shard(layer)
+        fully_shard(model)
+        return Peer(model, _optimizer(model), torch.Tensor.backward, torch.nn.utils.clip_grad_norm_)
+
+    return _plain(prepare, shape_name, rank)
+
+
+class Peer(NamedTuple):
+    """Another library's model, made ready for two processes."""
+
+    model: Any
+    optimizer: Any
+    backward: Callable[[Any], object]
+    clip: Callable[[Any, float], object]
+
+
+def _optimizer(model: Any) -> torch.optim.Optimizer:
     matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer: Any = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
+
+
+def _plain(prepare: Callable[[Any], Peer], shape_name: str, rank: int) -> Train:
+    trainer = trainer_for(*SHAPES[shape_name], "fp32", "cpu", compile=False)
+    peer = prepare(transformers_like(trainer.model).train())
     losses: list[float] = []
 
     def train(updates: int) -> list[float]:
         for _ in range(updates):
-            tokens = trainer.batch(len(losses))["tokens"].tensor_split(SIDES[side])[rank]
+            tokens = trainer.batch(len(losses))["tokens"].tensor_split(2)[rank]
             targets = tokens[:, 1:].contiguous()
-            loss = model(tokens[:, :-1], labels=targets, shift_labels=targets, use_cache=False).loss
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(accelerator.reduce(loss.detach(), reduction="mean").item())
+            loss = peer.model(tokens[:, :-1], labels=targets, shift_labels=targets, use_cache=False).loss
+            peer.backward(loss)
+            peer.clip(peer.model.parameters(), 1.0)
+            peer.optimizer.step()
+            peer.optimizer.zero_grad(set_to_none=True)
+            mean = loss.detach() / 2
+            dist.all_reduce(mean)
+            losses.append(mean.item())
         return losses
 
     return train
+
+
+MAKERS = {"axon": _axon, "accelerate": _accelerate, "transformers": _fully_shard}
 
 
 class Side:

@@ -44,6 +44,7 @@ from axon_core.text.tokenizer import ByteTokenizer, SentencePieceTokenizer, trai
 from axon_xllama.checkpoints.tokenizer_files import tokenizer_files
 
 AXON = [sys.executable, "-c", "from axon_core.cli import main; raise SystemExit(main())"]
+PEERS = ("tokenizers", "tokenizers words", "sentencepiece")
 LOADED = """
 import sys, numpy
 from axon_core.text.tokenizer import Tokenizer
@@ -96,11 +97,8 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     (folder / "whole.json").write_text(json.dumps(pipeline))
     (folder / "words.json").write_text(json.dumps({**pipeline, "pre_tokenizer": split}))
-    models = {
-        "tokenizers": folder / "whole.json",
-        "tokenizers words": folder / "words.json",
-        "sentencepiece": folder / "tokenizer" / "tokenizer.model",
-    }
+    files = (folder / "whole.json", folder / "words.json", folder / "tokenizer" / "tokenizer.model")
+    models = {name: file for name, file in zip(PEERS, files, strict=True) if name in options.only}
     file = folder / "text.jsonl"
     write_documents(file, text, options.megabytes * 1_000_000)
     alone = run_measured([sys.executable, "-c", LOADED, str(folder / "tokenizer")])[2]
@@ -154,6 +152,7 @@ def start(folder: Path, tokens: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=50, help="of JSON lines")
+    parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS), help="the peers that take part")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--start", type=int, default=10**9, help="tokens in shards that are opened; 0 leaves it out")

@@ -170,8 +170,10 @@ class _TokenLogprobs(Function):
         for out, z, token, norm, g in zip(
             *(tensor.split(size) for tensor in (gradient, logits, tokens, norms, gradients[0])), strict=True
         ):
-            part = (widen(z) - norm[:, None]).exp_().mul_(-g[:, None])
-            out.copy_(part.scatter_add_(-1, token[:, None], g[:, None]))
+            part = torch.sub(widen(z), norm[:, None], out=out if out.dtype == norm.dtype else None)
+            part.exp_().mul_(-g[:, None]).scatter_add_(-1, token[:, None], g[:, None])
+            if part is not out:
+                out.copy_(part)
         return gradient, None
 
 

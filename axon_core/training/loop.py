@@ -13,7 +13,9 @@ from typing import Any, Literal, TypeVar
 from axon_core.errors import AxonError, CheckpointError, Interrupted, TrainingError
 from axon_core.processes import PeerError, agree, first_does, is_lost, world
 from axon_core.randomness import Key, forked
+from axon_core.training.allocator import keep_freed_memory
 from axon_core.training.callbacks.usual import usual_hooks
+from axon_core.training.devices import works_apart
 from axon_core.training.evaluation import report_progress_to
 from axon_core.training.examples import Examples, resting
 from axon_core.training.hooks import Hooks
@@ -149,6 +151,8 @@ class Fit:
             Interrupted: by Ctrl-C or a request to terminate; all is saved.
         """
         config, state = self._config, self.state
+        if not works_apart(config.device):
+            keep_freed_memory()
         self._examples = Examples(self.trainer, self._strategy, end)
         self._updater = Updater(self.trainer, state, self._strategy, self._check_measured)
         for role, model in self.trainer.models.items():

@@ -125,7 +125,7 @@ class Updater:
                     terms = self._terms(micro, spare)
                 first += size(micro)
                 losses = self._losses(terms, counts)
-                (sum(losses.values(), torch.zeros(())) * self._strategy.scale).backward()
+                sum(losses.values(), torch.zeros(())).backward()
             minimised |= dict.fromkeys(losses)
             for name, term in terms.items():
                 sums[name] = sums[name] + term.detach() if name in sums else term.detach()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -39,12 +40,7 @@ class Strategy:
 
     Args:
         trainer: what is trained; its models are on their device.
-
-    Attributes:
-        scale: what a loss is multiplied by, so that the gradients are the sum over all processes.
     """
-
-    scale = 1.0
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -94,7 +90,6 @@ class _DDP(Strategy):
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
-        self.scale = float(world())  # DDP divides by it
         self._models = _Root({role: trainer.models[role] for role in trainer.trainable})
         self._device = trainer.config.device
         self._root: DistributedDataParallel
@@ -117,6 +112,16 @@ class _DDP(Strategy):
             find_unused_parameters=bool(agree(mine)),  # to look each time costs time
             gradient_as_bucket_view=True,
         )
+        self._root.register_comm_hook(None, _summed)
+
+
+def _summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Sum a bucket of gradients over all processes; DDP by itself averages, which takes another pass."""
+    summing = dist.all_reduce(bucket.buffer(), async_op=True)
+    return summing.get_future().then(lambda done: done.value()[0])
+
+
+_summed.__annotations__.clear()  # DDP refuses those that are still text, as in this file
 
 
 class _FSDP(Strategy):
