@@ -11,9 +11,11 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from axon_core.errors import UsageError
@@ -115,10 +117,14 @@ class _DDP(Strategy):
         self._root.register_comm_hook(None, _summed)
 
 
-def _summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _summed(_: None, bucket: GradBucket) -> Future[Tensor]:
     """Sum a bucket of gradients over all processes; DDP by itself averages, which takes another pass."""
-    summing = dist.all_reduce(bucket.buffer(), async_op=True)
-    return summing.get_future().then(lambda done: done.value()[0])
+    summing = cast(dist.Work, dist.all_reduce(bucket.buffer(), async_op=True))
+    return cast("Future[list[Tensor]]", summing.get_future()).then(_first)
+
+
+def _first(done: Future[list[Tensor]]) -> Tensor:
+    return done.value()[0]
 
 
 _summed.__annotations__.clear()  # DDP refuses those that are still text, as in this file
