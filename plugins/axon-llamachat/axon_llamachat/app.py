@@ -23,7 +23,7 @@ from axon_llamachat.limits import ServerLimits
 from axon_llamachat.metrics import Metrics
 from axon_llamachat.reading import read_object
 from axon_llamachat.served import ServedModel, ServedModels
-from axon_llamachat.wire.body import checked
+from axon_llamachat.wire.body import parse_body
 from axon_llamachat.wire.chat_body import ChatBody
 from axon_llamachat.wire.chat_reply import ChatReply
 from axon_llamachat.wire.completion_body import CompletionBody
@@ -81,7 +81,7 @@ def make_app(
 
 
 async def _completions(request: HttpRequest) -> Response:
-    body = checked(CompletionBody, await read_object(request, request.app.state.limits))
+    body = parse_body(CompletionBody, await read_object(request, request.app.state.limits))
     model: ServedModel = request.app.state.models.find(body.model)
     limits: ServerLimits = request.app.state.limits
     if len(body.prompts) * body.n > limits.choices:
@@ -94,7 +94,7 @@ async def _completions(request: HttpRequest) -> Response:
 
 
 async def _chat(request: HttpRequest) -> Response:
-    body = checked(ChatBody, await read_object(request, request.app.state.limits))
+    body = parse_body(ChatBody, await read_object(request, request.app.state.limits))
     model: ServedModel = request.app.state.models.find(body.model)
     question = await asyncio.to_thread(model.chat_question, body)
     answers = ask(model.engine, [question])
@@ -122,7 +122,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
 
 
 async def _tokenize(request: HttpRequest) -> Response:
-    body = checked(TokenizeBody, await read_object(request, request.app.state.limits))
+    body = parse_body(TokenizeBody, await read_object(request, request.app.state.limits))
     model: ServedModel = request.app.state.models.find(body.model)
     tokenizer = model.tokenizer
     encode = tokenizer.encode_prompt if body.add_special_tokens else tokenizer.encode
@@ -131,7 +131,7 @@ async def _tokenize(request: HttpRequest) -> Response:
 
 
 async def _detokenize(request: HttpRequest) -> Response:
-    body = checked(DetokenizeBody, await read_object(request, request.app.state.limits))
+    body = parse_body(DetokenizeBody, await read_object(request, request.app.state.limits))
     model: ServedModel = request.app.state.models.find(body.model)
     return JSONResponse({"prompt": model.tokenizer.decode(body.tokens)})
 

@@ -43,7 +43,11 @@ class Guard:
         self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it."""
+        """Answer a request, or refuse it.
+
+        Raises:
+            ApiError: an error, this or another, occurs when the answer has begun: the connection is closed.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from axon_core import ConfigError, validate
 from axon_llamachat.api_error import invalid
 
-__all__ = ["Body", "checked"]
+__all__ = ["Body", "parse_body"]
 
 B = TypeVar("B", bound="Body")
 
@@ -46,7 +46,7 @@ class Body(BaseModel):
         return self
 
 
-def checked(kind: type[B], values: Mapping[str, Any]) -> B:
+def parse_body(kind: type[B], values: Mapping[str, Any]) -> B:
     """Return the body of this kind. Raises `ApiError` if a parameter breaks a rule or is not supported."""
     present = {name: value for name, value in values.items() if value is not None or name not in kind.model_fields}
     try:

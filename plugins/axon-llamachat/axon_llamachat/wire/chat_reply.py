@@ -9,7 +9,7 @@ from axon_eet import Answer, Piece, Scored
 from axon_llamachat.served import ServedModel
 from axon_llamachat.wire.chat_body import ChatBody
 from axon_llamachat.wire.reply import FINISH, Reply
-from axon_llamachat.wire.scores import chat_logprobs
+from axon_llamachat.wire.scores import chat_scores
 
 __all__ = ["ChatReply"]
 
@@ -35,7 +35,7 @@ class ChatReply(Reply):
         logprobs, added = None, list[dict[str, Any]]()
         if self._top is not None:
             scores = [Scored(piece.token, piece.logprob, piece.top)]
-            logprobs = chat_logprobs(self.model.tokenizer, scores, self._top)
+            logprobs = chat_scores(self.model.tokenizer, scores, self._top)
         if text or logprobs is not None:
             added.append(_choice(index, {"content": text}, logprobs, None))
         if piece.finish is not None:

@@ -11,7 +11,7 @@ from axon_eet import Answer, Piece, Question, Scored
 from axon_llamachat.served import ServedModel
 from axon_llamachat.wire.completion_body import CompletionBody
 from axon_llamachat.wire.reply import FINISH, Reply
-from axon_llamachat.wire.scores import completion_logprobs
+from axon_llamachat.wire.scores import completion_scores
 
 __all__ = ["CompletionReply"]
 
@@ -27,7 +27,7 @@ class CompletionReply(Reply):
     def __init__(self, model: ServedModel, body: CompletionBody, questions: Sequence[Question]) -> None:
         super().__init__(model, body, len(questions))
         self._texts = [
-            _Text(model, body, body.prompts[i // body.n], list(questions[i // body.n].prompt))
+            _Text(model, body, body.prompts[i // body.n], questions[i // body.n].tokens(model.tokenizer))
             for i in range(self.choices)
         ]
 
@@ -74,7 +74,7 @@ class _Text:
             offsets.append(self._advance(piece.token))
         logprobs = None
         if self._top is not None:
-            logprobs = completion_logprobs(self._tokenizer, scores, offsets, self._top)
+            logprobs = completion_scores(self._tokenizer, scores, offsets, self._top)
         if not text and logprobs is None and finish is None:
             return None
         return {"text": text, "logprobs": logprobs, "finish_reason": finish}

@@ -8,7 +8,7 @@ from typing import Any
 from axon_core import Tokenizer
 from axon_eet import Scored
 
-__all__ = ["chat_logprobs", "completion_logprobs", "token_text"]
+__all__ = ["chat_scores", "completion_scores", "token_text"]
 
 _LEAST = -9999.0  # JSON has no −∞
 
@@ -29,7 +29,7 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
-def completion_logprobs(
+def completion_scores(
     tokenizer: Tokenizer, scores: Sequence[Scored], offsets: Sequence[int], top: int
 ) -> dict[str, list[Any]]:
     """Return the `logprobs` of a completion, or of a piece of one; `offsets` say where each token's text begins.
@@ -51,7 +51,7 @@ def completion_logprobs(
     }
 
 
-def chat_logprobs(tokenizer: Tokenizer, scores: Sequence[Scored], top: int) -> dict[str, Any]:
+def chat_scores(tokenizer: Tokenizer, scores: Sequence[Scored], top: int) -> dict[str, Any]:
     """Return the `logprobs` of a chat completion, or of a piece of one, with the `top` likeliest tokens at a place."""
     content = [
         _entry(tokenizer, token, logprob) | {"top_logprobs": [_entry(tokenizer, *other) for other in likeliest[:top]]}
