@@ -31,7 +31,7 @@ from support.shapes import SHAPES, Shape
 from support.workers import Worker
 from torch import nn
 
-from axon_core.nn import pack
+from axon_core.nn import pack_products
 from axon_core.nn.quantization import Int8Linear
 
 PEERS = {"fp32": "fp32", "bf16": "bf16", "int8": "q8_0"}
@@ -65,7 +65,7 @@ def products(options: argparse.Namespace) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for precision in options.precision:
         maps = linear_maps(shape, precision)
-        packed = [pack(Int8Linear(one) if precision == "int8" else one) for one in maps]
+        packed = [pack_products(Int8Linear(one) if precision == "int8" else one) for one in maps]
         for rows in options.rows or [1, 2, 4, 8, 16, 64, 256]:
             inputs = {d: torch.randn(rows, d).to(DTYPES[precision]) for d in {one.in_features for one in maps}}
             seconds = {"packed": float("inf"), "torch": float("inf")}

@@ -276,7 +276,8 @@ def test_every_paper_has_a_page_with_its_claims(made):
     for card in papers.installed(ROOT):
         page = made[f"papers/{card.entry.distribution}.md"]
         assert all(papers._cell(claim.text) in page for claim in card.paper.claim)
-        assert "## Equation beside code" in page and ":::{container} beside" in page
+        offers_parts = any(entry.group != "command" for entry in papers.offers(card.entry.distribution))
+        assert ("## Equation beside code" in page) == (":::{container} beside" in page) == offers_parts
 
 
 @pytest.mark.parametrize("card", papers.installed(ROOT), ids=lambda card: card.entry.key)

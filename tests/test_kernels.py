@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from axon_core.nn import _native, attend_blocks, pack
+from axon_core.nn import _native, attend_blocks, pack_products
 from axon_core.nn.quantization import Int8Linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # inductor's own
@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no
 def test_compiled_products_have_the_same_bits(kind):
     torch.manual_seed(0)
     linear = nn.Linear(48, 33).to(torch.bfloat16 if kind == "bfloat16" else torch.float32)
-    layer = pack(Int8Linear(linear) if kind == "int8" else linear)
+    layer = pack_products(Int8Linear(linear) if kind == "int8" else linear)
     run = torch.compile(layer, fullgraph=True, dynamic=True)
     with torch.no_grad():
         for n in (2, 3, 17):
@@ -54,10 +54,10 @@ def test_a_compiler_makes_them_once(monkeypatch):
 WITHOUT = """
     import warnings
     import torch
-    from axon_core.nn import attend_blocks, pack
+    from axon_core.nn import attend_blocks, pack_products
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        first, second = pack(torch.nn.Linear(20, 30)), pack(torch.nn.Linear(20, 30))
+        first, second = pack_products(torch.nn.Linear(20, 30)), pack_products(torch.nn.Linear(20, 30))
     print(*(warning.message for warning in told))
     x = torch.randn(9, 20)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
 @needs_compiler
 def test_several_threads_may_call_at_once():
     torch.manual_seed(0)
-    product, x = pack(nn.Linear(200, 3000)), torch.randn(8, 200)
+    product, x = pack_products(nn.Linear(200, 3000)), torch.randn(8, 200)
     with torch.inference_mode():
         expected = product(x)
 
@@ -117,10 +117,10 @@ def test_several_threads_may_call_at_once():
 FORKED = """
     import os
     import torch
-    from axon_core.nn import pack
+    from axon_core.nn import pack_products
     torch.set_num_threads(2)
     with torch.inference_mode():
-        product, x = pack(torch.nn.Linear(200, 3000)), torch.randn(8, 200)
+        product, x = pack_products(torch.nn.Linear(200, 3000)), torch.randn(8, 200)
         expected = product(x)
         child = os.fork()
         equal = torch.equal(product(x), expected)

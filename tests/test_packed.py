@@ -6,7 +6,16 @@ from torch import nn
 
 from axon_core import MODELS, QKV, UsageError
 from axon_core.interfaces import Scope
-from axon_core.nn import Linear, PackedLinear, StackedLinear, attend, pack, pack_weight, packed_product, rows_depend
+from axon_core.nn import (
+    Linear,
+    PackedLinear,
+    StackedLinear,
+    attend,
+    pack_products,
+    pack_weight,
+    packed_product,
+    rows_depend,
+)
 from axon_core.nn import packed as packed_module
 from axon_core.nn.quantization import Int8Linear, quantize
 
@@ -33,7 +42,7 @@ def version(request, monkeypatch):
 def test_a_row_has_the_same_bits_in_any_company(kind, d, r, version):
     torch.manual_seed(0)
     original, dtype = layer(kind, d, r)
-    product, x = pack(original), torch.randn(300, d).to(dtype)
+    product, x = pack_products(original), torch.randn(300, d).to(dtype)
     with torch.no_grad():
         expected = torch.cat([product(x[i : i + 1]) for i in range(300)])
         for n in NUMBERS if version == "compiled" else (2, 17, 300):
@@ -51,7 +60,7 @@ def test_values_are_those_of_the_product(kind, d, r, version):
     weight = original.weight.double() * (original.scale.double().unsqueeze(-1) if "int8" in kind else 1)
     expected = x.double() @ weight.T + original.bias.double()
     with torch.no_grad():
-        y = pack(original)(x)
+        y = pack_products(original)(x)
     assert y.dtype == dtype
     size = x.double().abs() @ weight.abs().T + original.bias.double().abs()  # what rounding is relative to
     unit = {torch.float64: 1e-15, torch.float32: 1e-6}.get(dtype, 1e-6) + ("int8" in kind) * 1e-4
@@ -63,7 +72,7 @@ def test_values_are_those_of_the_product(kind, d, r, version):
 def test_threads_change_no_bit(kind):
     torch.manual_seed(2)
     original, dtype = layer(kind, 96, 5000)
-    product, x, threads = pack(original), torch.randn(21, 96).to(dtype), torch.get_num_threads()
+    product, x, threads = pack_products(original), torch.randn(21, 96).to(dtype), torch.get_num_threads()
     found = []
     try:
         for number in (1, 2, 3):
@@ -87,14 +96,14 @@ def test_a_panel_holds_outputs_side_by_side(kind):
 
 
 def test_no_rows():
-    assert pack(nn.Linear(3, 4))(torch.empty(0, 3)).shape == (0, 4)
+    assert pack_products(nn.Linear(3, 4))(torch.empty(0, 3)).shape == (0, 4)
 
 
 def test_infinities_and_nans_stay_in_their_row():
     x = torch.randn(3, 8)
     x[1, 2] = float("nan")
     with torch.no_grad():
-        for product in (pack(nn.Linear(8, 5)), pack(Int8Linear(nn.Linear(8, 5)))):
+        for product in (pack_products(nn.Linear(8, 5)), pack_products(Int8Linear(nn.Linear(8, 5)))):
             finite = product(x).isfinite()
             assert finite[[0, 2]].all() and not finite[1].any()
 
@@ -102,18 +111,18 @@ def test_infinities_and_nans_stay_in_their_row():
 def test_stacked_maps_stay_apart():
     original, x = StackedLinear(8, (3, 5)), torch.randn(2, 8)
     with torch.no_grad():
-        for one, expected in zip(pack(original)(x), original(x), strict=True):
+        for one, expected in zip(pack_products(original)(x), original(x), strict=True):
             torch.testing.assert_close(one, expected)
-        assert [one.shape[-1] for one in pack(Int8Linear(original))(x)] == [3, 5]
+        assert [one.shape[-1] for one in pack_products(Int8Linear(original))(x)] == [3, 5]
 
 
 def test_a_gradient_is_refused():
     with pytest.raises(UsageError, match="packed weights have no gradients"):
-        pack(nn.Linear(3, 4))(torch.randn(2, 3, requires_grad=True))
+        pack_products(nn.Linear(3, 4))(torch.randn(2, 3, requires_grad=True))
 
 
 def test_it_can_be_neither_cast_nor_saved():
-    product = pack(nn.Linear(3, 4))
+    product = pack_products(nn.Linear(3, 4))
     with pytest.raises(UsageError, match="cannot be cast; cast the original model"):
         product.bfloat16()
     with pytest.raises(UsageError, match="cannot be saved; save the original model"):
@@ -137,7 +146,7 @@ def model(**options):
 def test_a_packed_model_computes_what_the_model_does(kind, tie_embeddings):
     original = model(tie_embeddings=tie_embeddings)
     original = original.bfloat16() if kind == "bfloat16" else quantize(original) if kind == "int8" else original
-    copy, tokens = pack(original), torch.randint(258, (2, 9))
+    copy, tokens = pack_products(original), torch.randint(258, (2, 9))
     assert not any(isinstance(module, nn.Linear | Int8Linear) for module in copy.modules())
     assert any(isinstance(module, nn.Linear | Int8Linear) for module in original.modules())
     assert copy.embedding.weight.data_ptr() == original.embedding.weight.data_ptr()
@@ -152,7 +161,7 @@ def test_a_layer_of_a_third_party_stays():
         def forward(self, x):
             return 2 * super().forward(x)
 
-    both = pack(nn.Sequential(Linear(3, 3), Doubled(3, 3)))
+    both = pack_products(nn.Sequential(Linear(3, 3), Doubled(3, 3)))
     assert [type(module) for module in both] == [PackedLinear, Doubled]
 
 
@@ -165,7 +174,7 @@ def test_products_of_a_third_party_are_named():
         def forward(self, x):
             return self.second((self.first(x) @ torch.eye(4)).T)
 
-    mixed, x = pack(Mixed()), torch.randn(3, 4)
+    mixed, x = pack_products(Mixed()), torch.randn(3, 4)
     assert rows_depend(mixed, lambda: mixed(x)) == ["the model: aten.mm", "second.0: aten.convolution"]
     assert rows_depend(mixed.first, lambda: mixed.first(x)) == []
     assert not mixed.first._forward_hooks and not mixed.first._forward_pre_hooks
@@ -177,4 +186,9 @@ def test_products_of_a_third_party_are_named():
 
 def test_packed_and_8_bit_projections_know_their_heads():
     qkv = QKV(8, 2, 1, 4)
-    assert pack(qkv).heads == quantize(qkv, "int8").heads == pack(quantize(qkv, "int8")).heads == (2, 1, 1)
+    assert (
+        pack_products(qkv).heads
+        == quantize(qkv, "int8").heads
+        == pack_products(quantize(qkv, "int8")).heads
+        == (2, 1, 1)
+    )

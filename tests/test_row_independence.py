@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from axon_core import MODELS, NORMS, ROTARY_EMBEDDINGS
-from axon_core.nn import GatedSiLU, gated_silu, pack, rows_depend
+from axon_core.nn import GatedSiLU, gated_silu, pack_products, rows_depend
 from axon_core.nn import activation as activation_module
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -78,14 +78,14 @@ def test_a_gate_of_large_numbers(version):
 def test_a_gate_is_what_torch_computes():
     x, y = torch.randn(2, 3, 5, 16).unbind()
     assert torch.equal(GatedSiLU()(x, y), nn.functional.silu(x) * y)
-    torch.testing.assert_close(pack(GatedSiLU())(x, y), GatedSiLU()(x, y), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(pack_products(GatedSiLU())(x, y), GatedSiLU()(x, y), atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(gated_silu(x.double(), y.double()), GatedSiLU()(x.double(), y.double()))
 
 
 def test_a_packed_llama_has_nothing_else_that_depends_on_its_rows():
     torch.manual_seed(0)
     sizes = {"vocab_size": 258, "context": 64, "dim": 48, "n_layers": 2, "n_heads": 4}
-    model, tokens = pack(MODELS["xllama"].build(**sizes).eval()), torch.tensor([[1, 2, 3]])
+    model, tokens = pack_products(MODELS["xllama"].build(**sizes).eval()), torch.tensor([[1, 2, 3]])
     found = rows_depend(model, lambda: model(tokens))
     assert {call.split(": ")[0] for call in found} == {"blocks.0.attention", "blocks.1.attention"}  # `attend`
 

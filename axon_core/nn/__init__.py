@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "block_attention": ["attend_blocks", "scores_between"],
         "dropout": ["Dropout", "drop", "dropout_rows", "replayed_dropout"],
         "linear": ["Linear", "StackedLinear", "affine"],
-        "packed": ["PackedLinear", "pack", "pack_weight", "packed_product"],
+        "packed": ["PackedLinear", "pack_products", "pack_weight", "packed_product"],
         "quantization": ["quantize"],
         "row_dependence": ["rows_depend"],
     },

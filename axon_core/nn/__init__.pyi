@@ -13,7 +13,7 @@ from axon_core.nn.linear import Linear as Linear
 from axon_core.nn.linear import StackedLinear as StackedLinear
 from axon_core.nn.linear import affine as affine
 from axon_core.nn.packed import PackedLinear as PackedLinear
-from axon_core.nn.packed import pack as pack
+from axon_core.nn.packed import pack_products as pack_products
 from axon_core.nn.packed import pack_weight as pack_weight
 from axon_core.nn.packed import packed_product as packed_product
 from axon_core.nn.quantization import quantize as quantize

@@ -22,7 +22,7 @@ from axon_core.nn.linear import Linear, StackedLinear
 from axon_core.nn.quantization import Int8Linear
 from axon_core.precision import wide_dtype, widen
 
-__all__ = ["PackedLinear", "pack", "pack_weight", "packed_product"]
+__all__ = ["PackedLinear", "pack_products", "pack_weight", "packed_product"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -172,7 +172,7 @@ class PackedLinear(nn.Module):
         raise UsageError("a packed model cannot be saved; save the original model, and pack it after loading")
 
 
-def pack(model: M) -> M:
+def pack_products(model: M) -> M:
     """Return a copy of `model` for inference whose linear maps, 8-bit ones included, are `PackedLinear`.
 
     Gates (`GatedSiLU`) are computed with `gated_silu`.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from axon_core.interfaces import Scope
-from axon_core.nn import attend_blocks, pack, quantize
+from axon_core.nn import attend_blocks, pack_products, quantize
 from axon_xllama import XLlama
 from support.shapes import Shape
 
@@ -27,7 +27,7 @@ def packed_steps(shape: Shape, precision: str, compiled: bool, threads: int, mos
     """Return the steps of a packed X-Llama with keys and values in blocks, for up to `most` tokens a row."""
     torch.set_num_threads(threads)
     model = shape.axon().to(torch.float32 if precision == "fp32" else torch.bfloat16).eval()
-    model = pack(quantize(model) if precision == "int8" else model)
+    model = pack_products(quantize(model) if precision == "int8" else model)
     run = torch.compile(step, dynamic=True) if compiled else step
 
     def steps(rows: int, number: int) -> list[float]:

@@ -19,14 +19,14 @@ from torch.distributed.tensor import DTensor, Replicate
 from axon_core.checkpoint.row_order import order_of
 from axon_core.training.parallel.group import limit_waiting
 
-__all__ = ["Block", "assemble", "blocks_of", "copy_group", "make_mesh"]
+__all__ = ["ShardBlock", "assemble", "blocks_of", "copy_group", "make_mesh"]
 
 _AXES = ("replicate", "shard", "tensor")
 _COPY = "copy"
 
 
 @dataclass(frozen=True)
-class Block:
+class ShardBlock:
     """What one process has of a tensor."""
 
     index: tuple[slice | Tensor, ...]
@@ -55,7 +55,7 @@ def copy_group(mesh: DeviceMesh) -> dist.ProcessGroup:
     return mesh.get_group(_COPY if "tensor" in _names(mesh) else "shard")
 
 
-def blocks_of(tensor: DTensor) -> list[Block]:
+def blocks_of(tensor: DTensor) -> list[ShardBlock]:
     """Return what each process of its `copy_group` has of a tensor, in the order of their numbers there."""
     names = _names(tensor.device_mesh)
     workers = tensor.device_mesh.size(names.index("shard"))
@@ -66,7 +66,7 @@ def blocks_of(tensor: DTensor) -> list[Block]:
     for axis in (axis for axis in range(min(2, tensor.ndim)) if divided.is_shard(axis)):
         shape[axis] //= among
     most = -(-shape[0] // workers)  # rows, as `torch.chunk` cuts them
-    blocks: list[Block] = []
+    blocks: list[ShardBlock] = []
     for number in range(workers * among):
         worker, process = divmod(number, among)
         rows = max(0, min(most, shape[0] - worker * most))
@@ -74,11 +74,11 @@ def blocks_of(tensor: DTensor) -> list[Block]:
         index: tuple[slice | Tensor, ...] = (slice(first, first + rows) if order is None else order[first:][:rows],)
         if divided.is_shard(1):
             index = (*index, slice(process * shape[1], (process + 1) * shape[1]))
-        blocks.append(Block(index, (rows, *shape[1:])))
+        blocks.append(ShardBlock(index, (rows, *shape[1:])))
     return blocks
 
 
-def assemble(shape: Sequence[int], blocks: Sequence[Block], pieces: Sequence[Tensor]) -> Shaped[Tensor, ...]:
+def assemble(shape: Sequence[int], blocks: Sequence[ShardBlock], pieces: Sequence[Tensor]) -> Shaped[Tensor, ...]:
     """Return the tensor of this shape that has these pieces, flattened, as its blocks."""
     whole = pieces[0].new_empty(tuple(shape))
     for block, piece in zip(blocks, pieces, strict=True):

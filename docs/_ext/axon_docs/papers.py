@@ -57,8 +57,6 @@ def page(card: Card, root: Path) -> str:
             "",
             *_swap(name),
             *_by_name(name),
-            "## Equation beside code",
-            "",
             *_beside(card),
             *_claimed(paper),
             "## The plugin",
@@ -153,7 +151,7 @@ def _trainer(entry: Entry) -> list[str]:
 
 
 def _beside(card: Card) -> list[str]:
-    """What says an equation or is a registered part: its docstring, and the code that computes it, side by side."""
+    """The section of what says an equation or is a registered part, if any: docstring and code side by side."""
     package = card.entry.target.split(".")[0]
     shown: dict[str, tuple[object, object]] = {}
     for entry in offers(card.entry.distribution):
@@ -172,7 +170,7 @@ def _beside(card: Card) -> list[str]:
         about = markdown(inspect.getdoc(documented) or "")
         lines += ["::::{container} beside", f":::{{container}}\n**{name}**\n\n{about}\n:::", ""]
         lines += [":::{container}", "```python", source, "```", ":::", "::::", ""]
-    return lines
+    return ["## Equation beside code", "", *lines] if lines else []
 
 
 def _step(cls: type) -> object | None:

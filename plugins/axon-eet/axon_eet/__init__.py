@@ -1,18 +1,18 @@
 """Easy and Efficient Transformer (arXiv 2104.12470) as an Axon engine: many questions at once, each as if alone."""
 
-from axon_eet.answer import Answer, EngineClosed, ModelFailed, Piece, Question, QueueFull, Scored, Usage
-from axon_eet.engine import Engine, Report
+from axon_eet.answer import Answer, AnswerPiece, EngineClosed, ModelFailed, Question, QueueFull, Scored, Usage
+from axon_eet.engine import Engine, EngineReport
 from axon_eet.setup import parse_size
 
 __all__ = [
     "Answer",
+    "AnswerPiece",
     "Engine",
     "EngineClosed",
+    "EngineReport",
     "ModelFailed",
-    "Piece",
     "Question",
     "QueueFull",
-    "Report",
     "Scored",
     "Usage",
     "parse_size",

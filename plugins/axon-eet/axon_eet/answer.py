@@ -32,7 +32,7 @@ class Question(Request):
     """A text to continue, how, and what to tell about it."""
 
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    """How many of the likeliest tokens come with each token (`Piece.top`); None and 0 mean none."""
+    """How many of the likeliest tokens come with each token (`AnswerPiece.top`); None and 0 mean none."""
     echo: bool = False
     """Whether the prompt's tokens are scored too (`Answer.prompt`)."""
     n: int = Field(default=1, ge=1, le=128)
@@ -52,7 +52,7 @@ class Scored(NamedTuple):
     """The likeliest tokens in its place and their log-probabilities, the likeliest first."""
 
 
-class Piece(NamedTuple):
+class AnswerPiece(NamedTuple):
     """What one token adds to one text of an answer."""
 
     choice: int
@@ -98,7 +98,7 @@ class Answer:
         """The prompt's tokens and their scores, complete before the first piece; empty unless `echo` is set."""
         self._on_cancel = on_cancel
         self._changed = threading.Condition()
-        self._pieces: deque[Piece] = deque()
+        self._pieces: deque[AnswerPiece] = deque()
         self._open = question.n  # texts that have not ended
         self._error: BaseException | None = None
         self._cancelled = False
@@ -124,7 +124,7 @@ class Answer:
             self._notify()
         self._on_cancel()
 
-    def put(self, piece: Piece) -> None:
+    def put(self, piece: AnswerPiece) -> None:
         """Deliver a piece; for the engine."""
         with self._changed:
             if not self._done():
@@ -146,10 +146,10 @@ class Answer:
     def __exit__(self, *_: object) -> None:
         self.cancel()
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[AnswerPiece]:
         return self
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> AnswerPiece:
         with self._changed:
             while not self._ready():
                 self._changed.wait()
@@ -158,10 +158,10 @@ class Answer:
             raise StopIteration
         return piece
 
-    def __aiter__(self) -> AsyncIterator[Piece]:
+    def __aiter__(self) -> AsyncIterator[AnswerPiece]:
         return self
 
-    async def __anext__(self) -> Piece:
+    async def __anext__(self) -> AnswerPiece:
         while True:
             with self._changed:
                 if self._ready():
@@ -181,7 +181,7 @@ class Answer:
     def _ready(self) -> bool:
         return bool(self._pieces) or self._done()
 
-    def _take(self) -> Piece | None:
+    def _take(self) -> AnswerPiece | None:
         if self._pieces:
             return self._pieces.popleft()
         if self._error is not None:

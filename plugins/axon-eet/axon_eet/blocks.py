@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-__all__ = ["GONE", "SIZE", "Blocks", "Prefix", "Table", "blocks_for"]
+__all__ = ["GONE", "SIZE", "BlockTable", "Blocks", "Prefix", "blocks_for"]
 
 SIZE = 16
 """Tokens of a block."""
@@ -33,7 +33,7 @@ def blocks_for(tokens: int) -> int:
 
 
 @dataclass
-class Table:
+class BlockTable:
     """The blocks of one text, in its order."""
 
     blocks: list[int] = field(default_factory=list[int])
@@ -77,7 +77,7 @@ class Blocks:
         """How many blocks nobody holds, and are kept for their prefix."""
         return len(self._kept)
 
-    def take(self, table: Table, tokens: int) -> None:
+    def take(self, table: BlockTable, tokens: int) -> None:
         """Add free blocks to `table` until it has room for `tokens` tokens; there must be enough (`available`)."""
         while len(table.blocks) < blocks_for(tokens):
             if self._free:
@@ -92,7 +92,7 @@ class Blocks:
         """Whether some block holds this."""
         return prefix in self._holding
 
-    def adopt(self, table: Table, prefix: Prefix) -> None:
+    def adopt(self, table: BlockTable, prefix: Prefix) -> None:
         """Add the block that holds `prefix` (`find`) to `table`, all of whose blocks are full."""
         block, number = self._holding[prefix]
         self._kept.pop(block, None)
@@ -100,7 +100,7 @@ class Blocks:
         table.blocks.append(block)
         table.prefix, table.full = number, table.full + 1
 
-    def fill(self, table: Table, tokens: Sequence[int]) -> None:
+    def fill(self, table: BlockTable, tokens: Sequence[int]) -> None:
         """Note that the first block of `table` that was not full holds these tokens now, and can be shared."""
         prefix, block = (table.prefix, tuple(tokens)), table.blocks[table.full]
         if prefix not in self._holding:
@@ -108,7 +108,7 @@ class Blocks:
             self._held[block] = prefix
         table.prefix, table.full = self._holding[prefix][1], table.full + 1  # another's number if that was first
 
-    def release(self, table: Table, before: int | None = None) -> None:
+    def release(self, table: BlockTable, before: int | None = None) -> None:
         """Give back the blocks of `table`, or the first `before` alone, which leave `GONE` in their places."""
         for block in reversed(table.blocks[:before]):
             if block != GONE:
@@ -120,7 +120,7 @@ class Blocks:
         else:
             table.blocks[:before] = [GONE] * min(before, len(table.blocks))
 
-    def forget(self, table: Table) -> list[int]:
+    def forget(self, table: BlockTable) -> list[int]:
         """Give back the blocks of `table`, keep none for its prefix, and return those that nobody holds now."""
         held = table.held()
         self.release(table)

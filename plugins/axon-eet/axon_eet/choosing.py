@@ -13,14 +13,14 @@ from torch import Tensor
 from axon_core import CheckpointError, Sampling, widen
 from axon_core.generation import sample_tokens
 from axon_eet.answer import Scored
-from axon_eet.text import Text
+from axon_eet.text import RunningText
 
-__all__ = ["Chosen", "choose", "score_prompt"]
+__all__ = ["ChosenToken", "choose", "score_prompt"]
 
 _AT_ONCE = 64  # positions of a prompt that are scored at once
 
 
-class Chosen(NamedTuple):
+class ChosenToken(NamedTuple):
     """The next token of a text."""
 
     token: int
@@ -31,7 +31,9 @@ class Chosen(NamedTuple):
     """The likeliest tokens, the likeliest first."""
 
 
-def choose(texts: Sequence[Text], scores: Float[Tensor, "b v"], n: int) -> Iterator[Chosen | CheckpointError]:
+def choose(
+    texts: Sequence[RunningText], scores: Float[Tensor, "b v"], n: int
+) -> Iterator[ChosenToken | CheckpointError]:
     """Yield the next token of each text, chosen as its question says, or the error that its scores are not finite.
 
     Only the first n tokens are drawn: those that the tokenizer has.
@@ -61,10 +63,10 @@ def choose(texts: Sequence[Text], scores: Float[Tensor, "b v"], n: int) -> Itera
             continue
         if text.seen is not None:
             text.seen[token] = True
-        yield Chosen(token, logprob, _top(logprobs[i], text.answer.question.logprobs))
+        yield ChosenToken(token, logprob, _top(logprobs[i], text.answer.question.logprobs))
 
 
-def score_prompt(text: Text, start: int, scores: Float[Tensor, "s v"], n: int) -> None:
+def score_prompt(text: RunningText, start: int, scores: Float[Tensor, "s v"], n: int) -> None:
     """Append to the answer's prompt the tokens that these scores are of: the one after position `start` first.
 
     The likeliest are among the first n tokens.
@@ -86,7 +88,7 @@ def _top(logprobs: Float[Tensor, " v"], k: int | None) -> tuple[tuple[int, float
     return tuple(zip(tokens.tolist(), values.tolist(), strict=True))
 
 
-def _seen(text: Text, scores: Float[Tensor, "b v"]) -> Tensor:
+def _seen(text: RunningText, scores: Float[Tensor, "b v"]) -> Tensor:
     if text.seen is None:
         text.seen = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
         text.seen[[token for token in text.tokens if token < len(text.seen)]] = True

@@ -13,17 +13,17 @@ import torch
 from axon_core import CausalLM, Tokenizer, UsageError, validate
 from axon_core.checkpoint import check_vocabulary
 from axon_core.generation import TextStream, check_prompt
-from axon_eet.answer import Answer, EngineClosed, ModelFailed, Piece, Question, QueueFull, Scored
+from axon_eet.answer import Answer, AnswerPiece, EngineClosed, ModelFailed, Question, QueueFull, Scored
 from axon_eet.choosing import choose, score_prompt
-from axon_eet.runners import Limits, Memory, Runner, Work
+from axon_eet.runners import EngineMemory, Limits, Runner, Work
 from axon_eet.setup import make_runner
-from axon_eet.text import Text
+from axon_eet.text import RunningText
 
-__all__ = ["Engine", "Report"]
+__all__ = ["Engine", "EngineReport"]
 
 
 @dataclass(frozen=True)
-class Report:
+class EngineReport:
     """What an engine does, and has done so far."""
 
     running: int
@@ -44,7 +44,7 @@ class Report:
     """How often a text gave its memory back to another."""
     steps: int
     """Passes of the model."""
-    memory: Memory
+    memory: EngineMemory
     """Bytes of keys, values and other states."""
 
 
@@ -98,8 +98,8 @@ class Engine:
             self.notes.append("its passes run eagerly, because this version of axon-eet does not compile them")
         self._most_waiting = waiting
         self._changed = threading.Condition()
-        self._texts: list[Text] = []  # in their order; the engine's thread changes it
-        self._new: list[Text] = []
+        self._texts: list[RunningText] = []  # in their order; the engine's thread changes it
+        self._new: list[RunningText] = []
         self._arrivals = count()
         self._closing = self._closed = False
         self._computed = self._completed = self._steps = 0
@@ -138,16 +138,16 @@ class Engine:
             self._asked += 1
             self._prompts += len(prompt)
             for choice, stream in enumerate(streams):
-                text = Text(answer, choice, next(self._arrivals), len(prompt), list(prompt), stream)
+                text = RunningText(answer, choice, next(self._arrivals), len(prompt), list(prompt), stream)
                 self._new.append(text)
             self._changed.notify_all()
         return answer
 
-    def report(self) -> Report:
+    def report(self) -> EngineReport:
         """Return what the engine does now, and has done so far."""
         with self._changed:
             waiting = self._waiting()
-            return Report(
+            return EngineReport(
                 running=len(self._texts) + len(self._new) - waiting,
                 waiting=waiting,
                 questions=self._asked,
@@ -228,7 +228,7 @@ class Engine:
         scores = self._runner.run(work)
         self._steps += 1
         self._computed += sum(n for _, n, _ in work)
-        grown = list[Text]()
+        grown = list[RunningText]()
         last = list[torch.Tensor]()
         for (text, n, scored), start, own in zip(work, starts, scores, strict=True):
             if scored > 1 or (scored and text.pending):
@@ -249,9 +249,9 @@ class Engine:
             self._completed += 1
             if finish:
                 self._drop([text])
-            text.answer.put(Piece(text.choice, added, choice.token, choice.logprob, choice.top, finish))
+            text.answer.put(AnswerPiece(text.choice, added, choice.token, choice.logprob, choice.top, finish))
 
-    def _fail(self, texts: Sequence[Text], error: Exception) -> None:
+    def _fail(self, texts: Sequence[RunningText], error: Exception) -> None:
         """End the answers of texts whose step failed."""
         for answer in {id(text.answer): text.answer for text in texts}.values():
             failure = ModelFailed(f"the model failed in a step of this answer: {type(error).__name__}: {error}")
@@ -262,7 +262,7 @@ class Engine:
     def _end(self, answer: Answer, *, failed: bool) -> None:
         self._drop([text for text in self._texts if text.answer is answer], failed=failed)
 
-    def _drop(self, texts: Sequence[Text], *, failed: bool = False) -> None:
+    def _drop(self, texts: Sequence[RunningText], *, failed: bool = False) -> None:
         with self._changed:
             for text in texts:
                 self._runner.release(text, failed=failed)

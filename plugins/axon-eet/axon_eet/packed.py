@@ -149,7 +149,7 @@ class PackedCache(Cache):
         narrow: Between | None,
         bias: Between | None,
     ) -> Float[Tensor, "1 n h e"]:
-        """Return the attention of the pass over blocks: the scope's kernel."""
+        """Return the attention of the pass over blocks: the scope's kernel (arXiv 1706.03762, Section 3.2.1)."""
         packed, scope = self._pass, self._scope
         assert packed is not None and scope is not None
         keys, values = (part[0].unflatten(0, (-1, SIZE)).contiguous() for part in (k, v))

@@ -13,10 +13,10 @@ from torch import Tensor
 from axon_core import CausalLM, ContextError, StateSpec
 from axon_eet.blocks import GONE, SIZE, Blocks, Prefix, blocks_for
 from axon_eet.packed import Packed, PackedCache
-from axon_eet.schedule import Load, plan
-from axon_eet.text import Text
+from axon_eet.schedule import Load, plan_step
+from axon_eet.text import RunningText
 
-__all__ = ["BlockRunner", "CacheRunner", "Limits", "Memory", "Runner", "Work", "state_bytes"]
+__all__ = ["BlockRunner", "CacheRunner", "EngineMemory", "Limits", "Runner", "Work", "state_bytes"]
 
 
 class Limits(NamedTuple):
@@ -30,7 +30,7 @@ class Limits(NamedTuple):
     """Tokens of prompts in a step in which none does."""
 
 
-class Memory(NamedTuple):
+class EngineMemory(NamedTuple):
     """The memory for what the model keeps between tokens."""
 
     total: int
@@ -44,7 +44,7 @@ class Memory(NamedTuple):
 class Work(NamedTuple):
     """What a step computes of one text."""
 
-    text: Text
+    text: RunningText
     """The text."""
     n: int
     """How many of its pending tokens."""
@@ -64,7 +64,7 @@ class Runner(Protocol):
         """Raise `ContextError` if a text of that many tokens does not fit into all the memory."""
         ...
 
-    def schedule(self, texts: Sequence[Text]) -> list[Work]:
+    def schedule(self, texts: Sequence[RunningText]) -> list[Work]:
         """Return the work of the next step for `texts`, which stand in their order."""
         ...
 
@@ -72,17 +72,17 @@ class Runner(Protocol):
         """Compute it, and return the scores that are wanted of each text."""
         ...
 
-    def release(self, text: Text, *, failed: bool = False) -> None:
+    def release(self, text: RunningText, *, failed: bool = False) -> None:
         """Give the memory of a text back; it may have been in a step that `failed`."""
         ...
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> EngineMemory:
         """How the memory is used."""
         ...
 
 
-def _scored(text: Text, n: int) -> int:
+def _scored(text: RunningText, n: int) -> int:
     """After how many of the next n tokens scores are wanted."""
     left = text.pending - n
     if text.answer.question.echo and text.choice == 0 and len(text.answer.prompt) < text.prompt:
@@ -121,7 +121,7 @@ class BlockRunner:
                 f"memory is {self.blocks.total * self.block_bytes:,}; ask for fewer tokens, or give the engine more"
             )
 
-    def schedule(self, texts: Sequence[Text]) -> list[Work]:
+    def schedule(self, texts: Sequence[RunningText]) -> list[Work]:
         """Return the next step's work, after giving texts the blocks they share and taking those of others."""
         for text in texts[: self.limits.rows]:
             if len(text.tokens) - text.first > self.model.context:  # as `Decoder` continues it
@@ -130,7 +130,7 @@ class BlockRunner:
             self._adopt(text)
         loads = [self._load(text) for text in texts]
         rows, chunk, alone = self.limits
-        found = plan(loads, rows=rows, chunk=chunk, alone=alone, uses=self.blocks.uses, free=self.blocks.available)
+        found = plan_step(loads, rows=rows, chunk=chunk, alone=alone, uses=self.blocks.uses, free=self.blocks.available)
         for i in found.preempted:
             self.release(texts[i])
         self.preempted += len(found.preempted)
@@ -157,7 +157,7 @@ class BlockRunner:
         logits = self.model.logits(features[torch.tensor(wanted, device=device)].unsqueeze(0))[0]
         return list(logits.split(counts))
 
-    def release(self, text: Text, *, failed: bool = False) -> None:
+    def release(self, text: RunningText, *, failed: bool = False) -> None:
         """Give the blocks of a text back; those of a failed step are cleared."""
         if failed:
             self.cache.clear(self.blocks.forget(text.table))
@@ -166,24 +166,24 @@ class BlockRunner:
         text.computed = 0
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> EngineMemory:
         """How the blocks are used."""
         total, available, kept = self.blocks.total, self.blocks.available, self.blocks.kept
-        return Memory(*(n * self.block_bytes for n in (total, total - available, kept)))
+        return EngineMemory(*(n * self.block_bytes for n in (total, total - available, kept)))
 
-    def _load(self, text: Text) -> Load:
+    def _load(self, text: RunningText) -> Load:
         table, reserve = text.table, text.pending
         if self.window is not None:
             reserve = min(reserve, self.limits.alone)
         return Load(text.computed, text.pending, reserve, len(table.blocks), table.held(), self._filling(text))
 
-    def _filling(self, text: Text) -> Prefix | None:
+    def _filling(self, text: RunningText) -> Prefix | None:
         """What the text's first block that is not full will hold; None if its tokens do not fill it."""
         start = text.first + SIZE * text.table.full
         tokens = text.tokens[start : start + SIZE]
         return (text.table.prefix, tuple(tokens)) if len(tokens) == SIZE else None
 
-    def _adopt(self, text: Text) -> None:
+    def _adopt(self, text: RunningText) -> None:
         """Give the text the blocks that hold its next tokens already; its last token is always computed."""
         if text.answer.question.echo and text.choice == 0 and len(text.answer.prompt) < text.prompt:
             return
@@ -198,7 +198,7 @@ class BlockRunner:
                 self.cached += SIZE
             text.reached = max(text.reached, text.computed)
 
-    def _fill(self, text: Text) -> None:
+    def _fill(self, text: RunningText) -> None:
         table = text.table
         while (table.full + 1) * SIZE <= text.computed:
             start = text.first + SIZE * table.full
@@ -239,7 +239,7 @@ class CacheRunner:
                 f"is {self.total:,}; ask for fewer tokens, or give the engine more"
             )
 
-    def schedule(self, texts: Sequence[Text]) -> list[Work]:
+    def schedule(self, texts: Sequence[RunningText]) -> list[Work]:
         """Return the next token of each text that grows, and the next piece of one prompt."""
         work: list[Work] = []
         prompts, full = 0, False
@@ -274,18 +274,18 @@ class CacheRunner:
             found.append(self.model.logits(features[:, n - scored :])[0] if scored else features.new_empty(0, 1))
         return found
 
-    def release(self, text: Text, *, failed: bool = False) -> None:
+    def release(self, text: RunningText, *, failed: bool = False) -> None:
         """Give the cache of a text back."""
         if text.cache is not None:
             self.used -= text.cache.nbytes
         text.cache, text.computed = None, 0
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> EngineMemory:
         """How much memory the caches take."""
-        return Memory(self.total, self.used, 0)
+        return EngineMemory(self.total, self.used, 0)
 
-    def _start(self, text: Text) -> bool:
+    def _start(self, text: RunningText) -> bool:
         """Give the text a cache for all it will hold, and return whether there is memory for it."""
         new = text.prompt + text.answer.question.max_new_tokens - len(text.tokens)
         capacity = self._capacity(text.pending, new)

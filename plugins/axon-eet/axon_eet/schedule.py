@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from axon_eet.blocks import Prefix, blocks_for
 
-__all__ = ["Load", "Plan", "plan"]
+__all__ = ["Load", "StepPlan", "plan_step"]
 
 
 class Load(NamedTuple):
@@ -27,7 +27,7 @@ class Load(NamedTuple):
     """What its next block will hold when it is full; None if its tokens do not fill it."""
 
 
-class Plan(NamedTuple):
+class StepPlan(NamedTuple):
     """The work of one step."""
 
     counts: list[int]
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     """Texts that give all their blocks back first: they are computed again later."""
 
 
-def plan(loads: Sequence[Load], *, rows: int, chunk: int, alone: int, uses: Sequence[int], free: int) -> Plan:
+def plan_step(loads: Sequence[Load], *, rows: int, chunk: int, alone: int, uses: Sequence[int], free: int) -> StepPlan:
     """Return what to compute next for `loads`, which stand in the order of their precedence.
 
     The first `rows` texts run. Each that grows gets its token; prompts get up to `chunk` tokens in all, or `alone`
@@ -76,7 +76,7 @@ def plan(loads: Sequence[Load], *, rows: int, chunk: int, alone: int, uses: Sequ
         left -= n * (load.pending > 1)
         if load.filling is not None:
             computing.add(load.filling)
-    return Plan(counts, preempted)
+    return StepPlan(counts, preempted)
 
 
 def _give_back(blocks: Sequence[int], uses: list[int]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from axon_core import CausalLM, StateSpec, UsageError
 from axon_core.interfaces import Between
-from axon_core.nn import pack, rows_depend
+from axon_core.nn import pack_products, rows_depend
 from axon_eet.blocks import Blocks
 from axon_eet.packed import Packed, PackedCache, block_bytes
 from axon_eet.runners import BlockRunner, CacheRunner, Limits, Runner, state_bytes
@@ -53,7 +53,7 @@ def make_runner(model: CausalLM, limits: Limits, memory: int | str | None, notes
     wanted = limits.rows * state_bytes(layers, model.context, dtype)
     total = min(wanted, _free(device) // 4) if memory is None else parse_size(memory)
     states = [state for layer in layers for state in layer.values()]
-    model = pack(model).eval()
+    model = pack_products(model).eval()
     whole = any(not state.per_token for state in states)
     if not whole and probe.horizon is None:
         size = block_bytes(layers, dtype)

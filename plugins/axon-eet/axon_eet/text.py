@@ -11,15 +11,15 @@ from torch import Tensor
 from axon_core import Cache, Key
 from axon_core.generation import TextStream
 from axon_eet.answer import Answer
-from axon_eet.blocks import Table
+from axon_eet.blocks import BlockTable
 
-__all__ = ["Text"]
+__all__ = ["RunningText"]
 
 _DRAWN = 256  # random numbers drawn at a time
 
 
 @dataclass(eq=False)
-class Text:
+class RunningText:
     """One text of an answer, while it is written."""
 
     answer: Answer
@@ -40,7 +40,7 @@ class Text:
     """How many tokens of that part have their keys and values stored."""
     reached: int = 0
     """The most tokens that were ever stored."""
-    table: Table = field(default_factory=Table)
+    table: BlockTable = field(default_factory=BlockTable)
     """The blocks in which they are stored."""
     cache: Cache | None = None
     """What they are stored in, if not in blocks."""

@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axon_eet.blocks import GONE, SIZE, Blocks, Table, blocks_for
-from axon_eet.schedule import Load, plan
+from axon_eet.blocks import GONE, SIZE, Blocks, BlockTable, blocks_for
+from axon_eet.schedule import Load, plan_step
 
 
 def fill(blocks, table, tokens):
@@ -41,7 +41,7 @@ def test_no_block_is_lost_or_written_while_it_is_shared(actions):
     for action, number in actions:
         if action == "ask":
             tokens = [number % 2] * (number % 3 * SIZE) + [number % 5] * (number % 40)
-            table = Table()
+            table = BlockTable()
             if tokens and fill(blocks, table, tokens):
                 tables.append(table)
                 contents[id(table)] = tokens
@@ -69,24 +69,24 @@ def test_the_least_recently_used_beginning_goes_first_and_its_last_block_before_
     blocks = Blocks(4)
     texts = [[i] * (2 * SIZE) for i in range(2)]
     for tokens in texts:
-        table = Table()
+        table = BlockTable()
         fill(blocks, table, tokens)
         blocks.release(table)
     assert (blocks.kept, blocks.available) == (4, 4)
-    again = Table()
+    again = BlockTable()
     fill(blocks, again, texts[0])
     blocks.release(again)
-    other = Table()
+    other = BlockTable()
     fill(blocks, other, [9] * (2 * SIZE))  # takes the two blocks of the second text
     assert blocks.find((0, tuple(texts[0][:SIZE]))) and not blocks.find((0, tuple(texts[1][:SIZE])))
-    one_more = Table()
+    one_more = BlockTable()
     fill(blocks, one_more, [8])
     assert blocks.find((0, tuple(texts[0][:SIZE]))) and blocks.kept == 1
 
 
 def test_equal_blocks_after_different_beginnings_are_not_confused():
     blocks = Blocks(8)
-    first, second = Table(), Table()
+    first, second = BlockTable(), BlockTable()
     fill(blocks, first, [1] * SIZE + [7] * SIZE)
     fill(blocks, second, [2] * SIZE + [7] * SIZE)
     assert not set(first.blocks) & set(second.blocks)
@@ -101,7 +101,7 @@ def counts(loads, *, rows=16, chunk=8, alone=100, n=50):
     for item in loads:
         for block in item.held:
             uses[block] += 1
-    return plan(loads, rows=rows, chunk=chunk, alone=alone, uses=uses, free=uses.count(0))
+    return plan_step(loads, rows=rows, chunk=chunk, alone=alone, uses=uses, free=uses.count(0))
 
 
 def test_prompts_share_what_is_left_beside_texts_that_grow():

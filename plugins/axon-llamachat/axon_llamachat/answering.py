@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from axon_eet import Answer, Engine, Piece, Question
+from axon_eet import Answer, AnswerPiece, Engine, Question
 from axon_llamachat.api_error import ApiError, as_api_error, stopping
 from axon_llamachat.door import Door
 from axon_llamachat.metrics import Timer
@@ -19,7 +19,7 @@ from axon_llamachat.wire.reply import Reply, usage_json
 
 __all__ = ["ask", "respond"]
 
-_Take = Callable[[int, Answer, Piece], Awaitable[None]]
+_Take = Callable[[int, Answer, AnswerPiece], Awaitable[None]]
 
 
 class _Gone(Exception):
@@ -55,7 +55,7 @@ async def respond(
         return _EventStream(reply, answers, door, timer, seconds)
     choices: list[list[dict[str, Any]]] = [[] for _ in range(reply.choices)]
 
-    async def take(index: int, answer: Answer, piece: Piece) -> None:
+    async def take(index: int, answer: Answer, piece: AnswerPiece) -> None:
         choices[index] += reply.push(index, answer, piece)
 
     try:
@@ -98,7 +98,7 @@ class _EventStream(Response):
     async def _events(self, event: Callable[[dict[str, Any] | str], Awaitable[None]]) -> None:
         reply = self._reply
 
-        async def take(index: int, answer: Answer, piece: Piece) -> None:
+        async def take(index: int, answer: Answer, piece: AnswerPiece) -> None:
             for choice in reply.push(index, answer, piece):
                 await event(reply.event(choice))
 

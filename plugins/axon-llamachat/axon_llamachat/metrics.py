@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from axon_eet import Answer, Report
+from axon_eet import Answer, EngineReport
 from axon_llamachat.served import ServedModels
 
 __all__ = ["Metrics", "Timer"]
@@ -107,7 +107,7 @@ class _Engines(Collector):
         yield preempted
 
 
-_GAUGES: tuple[tuple[str, str, Callable[[Report], float]], ...] = (
+_GAUGES: tuple[tuple[str, str, Callable[[EngineReport], float]], ...] = (
     ("running", "Texts that are being written.", lambda report: report.running),
     ("waiting", "Texts that wait.", lambda report: report.waiting),
     ("memory_total_bytes", "Memory for keys and values.", lambda report: report.memory.total),

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from axon_core import CHAT_TEMPLATES, ByteTokenizer
-from axon_eet import Answer, Engine, ModelFailed, Piece, Question, QueueFull, Report
-from axon_eet.runners import Memory
+from axon_eet import Answer, AnswerPiece, Engine, EngineReport, ModelFailed, Question, QueueFull
+from axon_eet.runners import EngineMemory
 from axon_llamachat import ServedModel, ServerLimits, make_app
 from axon_llamachat.server import bound, make_server
 from axon_xllama import XLlama
@@ -133,14 +133,14 @@ class Scripted:
         for choice in range(answer.question.n):
             for i, character in enumerate(text, 1):
                 finish = "length" if end and i == len(text) else None
-                answer.put(Piece(choice, character, ord(character), -1.0, (), finish))
+                answer.put(AnswerPiece(choice, character, ord(character), -1.0, (), finish))
 
     def put(self, answer: Answer, text: str) -> None:
         """Put one piece into an answer."""
-        answer.put(Piece(0, text, 97, -1.0, (), None))
+        answer.put(AnswerPiece(0, text, 97, -1.0, (), None))
 
-    def report(self) -> Report:
-        return Report(1, 2, 3, 4, 5, 6, 7, 8, 9, Memory(1000, 500, 250))
+    def report(self) -> EngineReport:
+        return EngineReport(1, 2, 3, 4, 5, 6, 7, 8, 9, EngineMemory(1000, 500, 250))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from axon_eet import Answer, Piece, Scored
+from axon_eet import Answer, AnswerPiece, Scored
 from axon_llamachat.served import ServedModel
 from axon_llamachat.wire.chat_body import ChatBody
 from axon_llamachat.wire.reply import FINISH, Reply
@@ -28,7 +28,7 @@ class ChatReply(Reply):
         """Return the choices that say who speaks."""
         return [_choice(i, {"role": "assistant", "content": ""}, None, None) for i in range(self.choices)]
 
-    def push(self, index: int, answer: Answer, piece: Piece) -> list[dict[str, Any]]:
+    def push(self, index: int, answer: Answer, piece: AnswerPiece) -> list[dict[str, Any]]:
         """Return what a piece adds to choice `index`; see `Reply.push`."""
         text = piece.text if self._begun[index] else piece.text.lstrip()
         self._begun[index] |= bool(text)

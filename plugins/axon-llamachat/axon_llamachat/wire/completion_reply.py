@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from axon_core import DecodeStream
-from axon_eet import Answer, Piece, Question, Scored
+from axon_eet import Answer, AnswerPiece, Question, Scored
 from axon_llamachat.served import ServedModel
 from axon_llamachat.wire.completion_body import CompletionBody
 from axon_llamachat.wire.reply import FINISH, Reply
@@ -31,7 +31,7 @@ class CompletionReply(Reply):
             for i in range(self.choices)
         ]
 
-    def push(self, index: int, answer: Answer, piece: Piece) -> list[dict[str, Any]]:
+    def push(self, index: int, answer: Answer, piece: AnswerPiece) -> list[dict[str, Any]]:
         """Return what a piece adds to choice `index`; see `Reply.push`."""
         added = self._texts[index].push(answer, piece)
         return [] if added is None else [{"index": index, **added}]
@@ -58,7 +58,7 @@ class _Text:
         self._decoding = DecodeStream(model.tokenizer, () if body.echo else tokens)
         self._end = 0  # of the text so far
 
-    def push(self, answer: Answer, piece: Piece) -> dict[str, Any] | None:
+    def push(self, answer: Answer, piece: AnswerPiece) -> dict[str, Any] | None:
         text, scores, offsets = "", list[Scored](), list[int]()
         if self._echoes:  # the first piece comes with the prompt
             self._echoes = False

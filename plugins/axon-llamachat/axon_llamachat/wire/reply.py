@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from axon_eet import Answer, Piece, Usage
+from axon_eet import Answer, AnswerPiece, Usage
 from axon_llamachat.served import ServedModel
 from axon_llamachat.wire.sampled import SampledBody
 
@@ -42,7 +42,7 @@ class Reply(ABC):
         self._facts = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model.name}
 
     @abstractmethod
-    def push(self, index: int, answer: Answer, piece: Piece) -> list[dict[str, Any]]:
+    def push(self, index: int, answer: Answer, piece: AnswerPiece) -> list[dict[str, Any]]:
         """Return what a piece adds to choice `index`, each for an event of its own."""
 
     @abstractmethod
