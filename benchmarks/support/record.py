@@ -19,7 +19,16 @@ RESULTS = Path(__file__).parent.parent / "results"
 def facts(device: str, threads: int) -> dict[str, Any]:
     """Return the date, the hardware and the versions of everything that is measured."""
     versions = {"python": platform.python_version()}
-    for name in ("torch", "axon-core", "axon-xllama", "transformers", "llama-cpp-python", "gguf"):
+    for name in (
+        "torch",
+        "axon-core",
+        "axon-xllama",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "llama-cpp-python",
+        "gguf",
+    ):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
