@@ -7,7 +7,6 @@ panels of outputs that lie side by side for each input.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,11 +18,12 @@ from axon_core.errors import UsageError
 from axon_core.nn._native import lanes, library
 from axon_core.nn.activation import GatedSiLU, PackedGatedSiLU
 from axon_core.nn.linear import Linear, StackedLinear
-from axon_core.nn.quantization import Int8Linear
+from axon_core.nn.quantization import Int8Linear, copy_replacing
 from axon_core.precision import wide_dtype, widen
 
 __all__ = ["PackedLinear", "pack_products", "pack_weight", "packed_product"]
 
+_LINEAR = (nn.Linear, Linear, StackedLinear, Int8Linear)
 M = TypeVar("M", bound=nn.Module)
 
 _WIDENED = 1 << 18  # numbers of a weight that the plain version widens at once: what a processor's cache holds
@@ -181,20 +181,8 @@ def pack_products(model: M) -> M:
     head shares its weight with the embedding. The copy can be neither trained nor saved. The first call compiles the
     kernels, in some seconds; without a C++ compiler, a warning says that a slower version runs.
     """
-    replaced: dict[int, object] = {
-        id(tensor): nn.Parameter(tensor.detach(), requires_grad=False)
-        if isinstance(tensor, nn.Parameter)
-        else tensor.detach()
-        for tensor in (*model.parameters(), *model.buffers())
-    }
+    parts: dict[nn.Module, nn.Module] = {m: PackedGatedSiLU() for m in model.modules() if type(m) is GatedSiLU}
     for module in model.modules():  # subclasses compute in their own way
-        if type(module) is GatedSiLU:
-            replaced[id(module)] = PackedGatedSiLU()
-        elif isinstance(module, nn.Linear | Int8Linear) and type(module) in (
-            nn.Linear,
-            Linear,
-            StackedLinear,
-            Int8Linear,
-        ):
-            replaced[id(module)] = PackedLinear(module)
-    return copy.deepcopy(model, replaced)
+        if isinstance(module, nn.Linear | Int8Linear) and type(module) in _LINEAR:
+            parts[module] = PackedLinear(module)
+    return copy_replacing(model, parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -14,9 +14,10 @@ from axon_core.errors import UsageError
 from axon_core.interfaces.model import CausalLM
 from axon_core.nn.linear import Linear, StackedLinear, affine
 
-__all__ = ["QUANTIZATIONS", "Int8Linear", "int8_product", "quantize", "to_int8"]
+__all__ = ["QUANTIZATIONS", "Int8Linear", "copy_replacing", "int8_product", "quantize", "to_int8"]
 
 M = TypeVar("M", bound=CausalLM)
+_Module = TypeVar("_Module", bound=nn.Module)
 
 _AT_ONCE = 1 << 18  # numbers of a weight that are rounded at once
 _WIDENED = 1 << 20  # numbers of a weight that are widened at once: what a processor's cache holds
@@ -160,14 +161,22 @@ def quantize(model: M, name: str = "int8") -> M:
     """
     if name not in QUANTIZATIONS:
         raise UsageError(f"there is no quantisation {name!r}; choose among: {', '.join(QUANTIZATIONS)}")
-    # The same memory in tensors of the copy's own, so that casting or moving it leaves `model` alone.
+    linear = (nn.Linear, Linear, StackedLinear)  # subclasses compute in their own way
+    return copy_replacing(
+        model, {m: QUANTIZATIONS[name](m) for m in model.modules() if isinstance(m, nn.Linear) and type(m) in linear}
+    )
+
+
+def copy_replacing(model: _Module, parts: Mapping[nn.Module, nn.Module]) -> _Module:
+    """Return a copy of `model` for inference with these parts in the place of its own.
+
+    Its tensors share the memory of the model's, but are the copy's own: to cast or move it leaves `model` alone.
+    """
     replaced: dict[int, object] = {
         id(tensor): nn.Parameter(tensor.detach(), requires_grad=False)
         if isinstance(tensor, nn.Parameter)
         else tensor.detach()
         for tensor in (*model.parameters(), *model.buffers())
     }
-    for module in model.modules():  # subclasses compute in their own way
-        if isinstance(module, nn.Linear) and type(module) in (nn.Linear, Linear, StackedLinear):
-            replaced[id(module)] = QUANTIZATIONS[name](module)
+    replaced |= {id(part): other for part, other in parts.items()}
     return copy.deepcopy(model, replaced)

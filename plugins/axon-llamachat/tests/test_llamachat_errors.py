@@ -111,7 +111,7 @@ def test_parameters_that_change_nothing_are_accepted(client):
     # a message of an answer, as the client gives it back, is a message of the next question
     said = answer.choices[0].message.to_dict(exclude_unset=False) | {"content": "a"}
     more = [*MESSAGES, said, {"role": "user", "content": [{"type": "text", "text": "b"}]}]
-    client.chat.completions.create(model="tiny", messages=more, max_tokens=1)
+    assert client.chat.completions.create(model="tiny", messages=more, max_tokens=1).usage.completion_tokens == 1
 
 
 def test_what_is_not_there_is_a_404(client, server):

@@ -185,6 +185,7 @@ def test_slow_bodies_are_told(serving, engine, limits):
 def test_an_incomplete_body_harms_nobody(server):
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head(LENGTH) + BODY[:5])
+    assert exchange(server, head(LENGTH, b"Connection: close\r\n") + BODY).startswith(b"HTTP/1.1 200")
 
 
 def test_a_client_that_does_not_read_is_cut_off(serving, scripted, limits):
