@@ -43,14 +43,14 @@ TOLERANCE = 1e-4
 _held = ExitStack()
 
 
-def make(side: str, shape_name: str, rank: int, port: int) -> Train:
+def make(side: str, shape_name: str, batch_size: int, rank: int, port: int) -> Train:
     """Return a function that makes so many updates and returns all losses so far; a side's processes call it alike."""
     torch.set_num_threads(2 // SIDES[side])
     started: list[Train] = []
 
     def train(updates: int) -> list[float]:
         if not started:
-            started.append(MAKERS[side.split()[0]](side, shape_name, rank, port))
+            started.append(MAKERS[side.split()[0]](side, shape_name, batch_size, rank, port))
         return started[0](updates)
 
     return train
@@ -62,13 +62,12 @@ def _join(side: str, rank: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def _axon(side: str, shape_name: str, rank: int, port: int) -> Train:
+def _axon(side: str, shape_name: str, batch_size: int, rank: int, port: int) -> Train:
     from axon_core.training.parallel.config import Parallel
     from axon_core.training.parallel.group import joined
     from axon_core.training.parallel.strategies import prepare
 
-    shape, batch_size = SHAPES[shape_name]
-    trainer = trainer_for(shape, batch_size, "fp32", "cpu", compile=False)
+    trainer = trainer_for(SHAPES[shape_name][0], batch_size, "fp32", "cpu", compile=False)
     if SIDES[side] > 1:
         _join(side, rank, port)
         _held.enter_context(joined())  # until the process ends
@@ -84,7 +83,7 @@ def _axon(side: str, shape_name: str, rank: int, port: int) -> Train:
     return train
 
 
-def _accelerate(side: str, shape_name: str, rank: int, port: int) -> Train:
+def _accelerate(side: str, shape_name: str, batch_size: int, rank: int, port: int) -> Train:
     from accelerate import Accelerator
 
     _join(side, rank, port)
@@ -95,10 +94,10 @@ def _accelerate(side: str, shape_name: str, rank: int, port: int) -> Train:
         model, optimizer = accelerator.prepare(model, _optimizer(model))
         return Peer(model, optimizer, accelerator.backward, accelerator.clip_grad_norm_)
 
-    return _plain(prepare, shape_name, rank)
+    return _plain(prepare, shape_name, batch_size, rank)
 
 
-def _fully_shard(side: str, shape_name: str, rank: int, port: int) -> Train:
+def _fully_shard(side: str, shape_name: str, batch_size: int, rank: int, port: int) -> Train:
     from torch.distributed.fsdp import fully_shard
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -111,7 +110,7 @@ def _fully_shard(side: str, shape_name: str, rank: int, port: int) -> Train:
         fully_shard(model)
         return Peer(model, _optimizer(model), torch.Tensor.backward, torch.nn.utils.clip_grad_norm_)
 
-    return _plain(prepare, shape_name, rank)
+    return _plain(prepare, shape_name, batch_size, rank)
 
 
 class Peer(NamedTuple):
@@ -129,8 +128,8 @@ def _optimizer(model: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
 
 
-def _plain(prepare: Callable[[Any], Peer], shape_name: str, rank: int) -> Train:
-    trainer = trainer_for(*SHAPES[shape_name], "fp32", "cpu", compile=False)
+def _plain(prepare: Callable[[Any], Peer], shape_name: str, batch_size: int, rank: int) -> Train:
+    trainer = trainer_for(SHAPES[shape_name][0], batch_size, "fp32", "cpu", compile=False)
     peer = prepare(transformers_like(trainer.model).train())
     losses: list[float] = []
 
@@ -157,11 +156,11 @@ MAKERS = {"axon": _axon, "accelerate": _accelerate, "transformers": _fully_shard
 class Side:
     """The processes of one side, which do everything together."""
 
-    def __init__(self, name: str, shape: str) -> None:
+    def __init__(self, name: str, shape: str, batch_size: int) -> None:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
-        self._workers = [Worker(make, name, shape, rank, port) for rank in range(SIDES[name])]
+        self._workers = [Worker(make, name, shape, batch_size, rank, port) for rank in range(SIDES[name])]
         self._pool = ThreadPoolExecutor(len(self._workers))
 
     def train(self, updates: int) -> list[float]:
@@ -172,18 +171,20 @@ class Side:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="17m")
+    parser.add_argument("--batch-size", type=int, help="windows in each update (default: the shape's)")
     parser.add_argument("--only", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--updates", type=int, default=2, help="updates in each turn")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--save", action="store_true", help="write the JSON into benchmarks/results")
     options = parser.parse_args()
-    shape, batch_size = SHAPES[options.shape]
+    shape, usual = SHAPES[options.shape]
+    batch_size = options.batch_size or usual
     sides: dict[str, Side] = {}
     losses: dict[str, list[float]] = {}
     for name in options.only:
         try:
-            side = Side(name, options.shape)
+            side = Side(name, options.shape, batch_size)
             losses[name], sides[name] = side.train(CHECKED), side
         except ModuleNotFoundError as error:
             say(f"{name} is left out: {error}")
@@ -206,7 +207,7 @@ def main() -> None:
     }
     print(json.dumps(results, indent=2) if options.json else table(results))
     if options.save:
-        say(f"saved as {save(f'parallel-{options.shape}-cpu', results)}")
+        say(f"saved as {save(f'parallel-{options.shape}-{batch_size}-windows-cpu', results)}")
 
 
 def table(results: dict[str, Any]) -> str:

@@ -205,11 +205,15 @@ def weights(run: Path) -> bytes:
     return (run / "model/model.safetensors").read_bytes()
 
 
-def test_killed_at_any_moment_and_started_again_it_ends_at_the_same_weights(server: Ask, folder: Path):
-    longer = ["tiny.toml", "--set", "trainer.steps=40", "--set", "trainer.save_every=5", "--set", "trainer.ema=0.9"]
+@pytest.mark.parametrize(("strategy", "precision"), [("ddp", "fp32"), ("fsdp", "fp64")])
+def test_killed_at_any_moment_and_started_again_it_ends_at_the_same_weights(
+    strategy: str, precision: str, server: Ask, folder: Path
+):
+    options = [f"parallel.strategy={strategy}", f"precision={precision}", "steps=40", "save_every=5", "ema=0.9"]
+    longer = ["tiny.toml", *(word for option in options for word in ("--set", f"trainer.{option}"))]
     whole = server(folder, *longer, "--out", "whole")
     assert whole["codes"] == [0, 0], errors(whole)
-    kills, number = int(os.environ.get("AXON_KILLS", "3")), 0
+    kills, number = int(os.environ.get("AXON_KILLS", "2")), 0
     while kills > 0:
         number += 1
         found = server(folder, *longer, restarts=kills, kills=kills, span=whole["seconds"], seed=number)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_native_id
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,9 @@ import sharded_workers as workers
 from damage import cut, flip
 from toy_trainer import Toy
 
+from axon_core.checkpoint import saving
 from axon_core.checkpoint.checkpoint import Checkpoints
+from axon_core.checkpoint.stored import write_pieces
 from axon_core.training.loop import fit
 
 GROUPS = {1: ["plain"], 2: ["plain", "fsdp"], 4: ["fsdp", "hsdp"]}
@@ -162,3 +167,18 @@ def test_a_training_with_checkpoints_in_the_background_leaves_what_any_other_doe
     for file in (file for file in (tmp_path / "a/checkpoints").rglob("*.*") if file.suffix != ".pt" and file.is_file()):
         assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes(), file
     assert trainers["a"].digest() == trainers["b"].digest()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives each thread a priority")
+def test_writing_in_the_background_gives_way_to_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found: list[int] = []
+
+    def noting(*parts: Any) -> tuple[str, str]:
+        found.append(os.getpriority(os.PRIO_PROCESS, get_native_id()))
+        return write_pieces(*parts)
+
+    monkeypatch.setattr(saving, "write_pieces", noting)
+    before = os.getpriority(os.PRIO_PROCESS, get_native_id())
+    fit(Toy.make(save_every=3, checkpoint_in_background=True), tmp_path)
+    assert found[0] > before  # the last one is waited for, and written at once
+    assert os.getpriority(os.PRIO_PROCESS, get_native_id()) == before

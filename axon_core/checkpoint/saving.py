@@ -8,6 +8,8 @@ needs no space on a full disk, and no collective operation meets those of the tr
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -15,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Any
 
 from axon_core.checkpoint.atomic import TREE, writing
@@ -40,6 +42,7 @@ _MODEL = "model"
 _WRITING, _WRITTEN, _FAILED = ".writing-", ".written-", ".failed-"
 _PATIENCE = 1800.0  # seconds that the first process waits for the parts of the others
 _PAUSE = 0.05
+_NICENESS = 15  # of the writing in the background
 
 
 class Saving:
@@ -171,7 +174,8 @@ class Saving:
             (self._draft / f"{_WRITING}{self._rank}").touch()
 
     def _finish(self, draft: ExitStack) -> None:
-        """Do the rest, in the thread."""
+        """Do the rest, in the thread, in the time that training leaves."""
+        _give_way()
         try:
             self._sums.update(self._write())
             self._mine = {}
@@ -216,6 +220,13 @@ class Saving:
             number, _, checksum = report.name.removeprefix(_WRITTEN).partition("-")
             self._sums[shard_name(int(number), self._world)] = checksum
             report.unlink()
+
+
+def _give_way() -> None:
+    """Lower this thread's priority, where threads have their own, so that no process waits for one that writes."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICENESS)
 
 
 def _raise(error: BaseException | None) -> None:
