@@ -24,7 +24,7 @@ class Rotation:
 
     Feature pairs (x, y) become (x cos θ − y sin θ, y cos θ + x sin θ) (arXiv 2104.09864, Section 3.2.2). Both tables
     hold one entry per feature, the sine with the sign its feature needs, so that a rotation is
-    `x · cos + swap(x) · sin`.
+    `x · cos + swap(x) · sin`. A rotary embedding with a `scale` has it in both tables.
     """
 
     cos: Float[Tensor, "b n r"]
@@ -35,10 +35,12 @@ class Rotation:
     """`half` pairs features (i, i + r/2); `interleaved` pairs (2i, 2i + 1)."""
 
     @classmethod
-    def of(cls, angles: Float[Tensor, "b n r2"], layout: Layout) -> Self:
-        """Return the rotation by `angles`, one per feature pair; the tables are float32 at least."""
+    def of(cls, angles: Float[Tensor, "b n r2"], layout: Layout, scale: float = 1.0) -> Self:
+        """Return the rotation by `angles`, one per feature pair, times `scale`; the tables are float32 at least."""
         angles = widen(angles)
         cos, sin = angles.cos(), angles.sin()
+        if scale != 1:
+            cos, sin = cos * scale, sin * scale
         if layout == "half":
             return cls(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1), layout)
         return cls(torch.stack((cos, cos), -1).flatten(-2), torch.stack((-sin, sin), -1).flatten(-2), layout)
@@ -99,6 +101,11 @@ class RotaryEmbedding(nn.Module, ABC):
     def context(self) -> int:
         """The longest sequence this embedding is meant for; a method that extends the context returns more."""
         return self.config.context
+
+    @property
+    def scale(self) -> float:
+        """What it multiplies the rotated features by: 1 for a rotation alone; a temperature of the attention else."""
+        return 1.0
 
     @property
     def constant_until(self) -> int | None:

@@ -62,13 +62,13 @@ def shape(part: PartUnderTest) -> None:
     same(out[..., DIM:].float(), x[..., DIM:].float(), "features beyond the rotated ones", tolerance=0)
 
 
-@SUITE.check("cos and sin of different angles, or a scale applied to the tables")
+@SUITE.check("cos and sin of different angles, or a factor in the tables that is not `scale`")
 def norm_preserving(part: PartUnderTest) -> None:
-    """A rotation does not change the length of a vector."""
+    """A rotation does not change the length of a vector, but for the factor `scale`."""
     rotary = build(part)
     n = length(rotary)
     x = normal(1, n, 1, DIM)
-    same(rotation(rotary, range(n))(x).norm(dim=-1), x.norm(dim=-1), f"positions 0 to {n - 1}")
+    same(rotation(rotary, range(n))(x).norm(dim=-1), rotary.scale * x.norm(dim=-1), f"positions 0 to {n - 1}")
 
 
 @SUITE.check("angles that are not proportional to positions")
