@@ -297,7 +297,7 @@ def test_the_command_says_it_in_words_and_in_json(capsys: pytest.CaptureFixture[
         (["--device", "h100", "--memory", "nan"], "memory"),
         (["--device", "h100", "--world", "6", "--strategy", "fsdp", "--replicate", "4"], "must divide the number"),
         (["--device", "h100", "--replicate", "2"], "replicate belongs to the strategy 'fsdp'"),
-        (["--device", "h100", "--strategy", "zero"], "strategy"),
+        (["--device", "h100", "--strategy", "zero"], "'zero' is not one of 'ddp', 'fsdp'"),
         (["--device", "h100", "--world", "0"], "--world"),
     ],
 )

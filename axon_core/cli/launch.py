@@ -55,6 +55,11 @@ def processes_options(command: C) -> C:
     return wrapped  # pyright: ignore[reportReturnType]
 
 
+def _cores() -> int:
+    """Return how many cores this process may use: of a shared machine perhaps a few."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _words(context: click.Context) -> list[str]:
     """Return the command line again, without the options that are the launcher's."""
     words = ["--debug"] * bool((context.obj or {}).get("debug")) + [context.command.name or ""]
@@ -86,7 +91,7 @@ def _launch(words: list[str], nproc: int, max_restarts: int, port: int | None) -
 
     logging.disable()  # the processes say what happened
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // nproc)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

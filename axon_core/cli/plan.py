@@ -22,9 +22,11 @@ _RATE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--world", type=click.IntRange(min=1), default=1, show_default=True, help="How many ranks train together."
 )
-@click.option("--strategy", help="ddp or fsdp; by default the recipe's, trainer.parallel.strategy.")
-@click.option("--replicate", type=int, help="With fsdp: how many copies of the weights there are.")
-@click.option("--tensor", type=int, help="With fsdp: how many ranks compute each example together.")
+@click.option(
+    "--strategy", type=click.Choice(["ddp", "fsdp"]), help="By default the recipe's, trainer.parallel.strategy."
+)
+@click.option("--replicate", type=click.IntRange(min=1), help="With fsdp: how many copies of the weights there are.")
+@click.option("--tensor", type=click.IntRange(min=1), help="With fsdp: how many ranks compute each example together.")
 @click.option("--precision", help="fp32 or bf16; by default the recipe's, where auto is bf16 unless for a cpu.")
 @click.option("--device", help=f"What a rank computes on: {', '.join(ACCELERATORS)}.")
 @click.option(

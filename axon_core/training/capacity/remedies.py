@@ -99,6 +99,8 @@ def warnings(demand: Demand, layout: RankLayout, found: Estimate) -> Iterator[st
             f"a step has {demand.work.examples:,} examples, fewer than the {layout.workers:,} {what}: raise "
             "trainer.batch_size, or use fewer ranks"
         )
+    if found.seconds is not None and layout.cpu_offload and layout.strategy == "fsdp":
+        yield "copies between devices and their hosts, and updates on the hosts, take time that is not counted"
     if found.seconds is not None and found.seconds.communication > found.seconds.compute:
         yield (
             "communication takes longer than the passes: give each rank more examples, use fewer ranks, or shard over "
