@@ -15,7 +15,9 @@ from axon_core.interfaces.attention import Attention
 from axon_core.interfaces.cache import LayerCache
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding
 from axon_core.interfaces.scope import Scope
+from axon_core.interfaces.tensor_split import TensorSplit
 from axon_core.nn.attention import attend
+from axon_core.testing import examine
 
 
 class SeesTheFuture(Healthy):
@@ -135,6 +137,31 @@ class DetachesItsMemory(Healthy):
         return super().forward(x, scope, memory=None if memory is None else memory.detach(), cache=cache)
 
 
+class NormalisesOverHeads(Healthy):
+    """What a head computes depends on the other heads, which another process has."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, scope: Scope) -> Tensor:
+        out = super().mix(q, k, v, scope)
+        return out * (out.square().mean((-2, -1), keepdim=True) + 1).rsqrt()
+
+    def tensor_split(self) -> TensorSplit:
+        return TensorSplit(columns=["qkv"], rows=["out"], units=self.config.n_heads, unit="heads")
+
+
+class ForgetsALayer(NormalisesOverHeads):
+    """Its values are whole in each process."""
+
+    def tensor_split(self) -> TensorSplit:
+        return TensorSplit(columns=["qkv"], rows=[], units=self.config.n_heads, unit="heads")
+
+
+class Divides(Healthy):
+    """Without a mistake."""
+
+    def tensor_split(self) -> TensorSplit:
+        return TensorSplit(columns=["qkv"], rows=["out"], units=self.config.n_heads, unit="heads")
+
+
 CACHED = {"cached_steps", "cached_chunks", "cached_ragged", "caches_apart", "cache_reused"}
 
 ROWS: list[Row] = [
@@ -156,9 +183,15 @@ ROWS: list[Row] = [
     (IsRandomInEvaluation, "deterministic", {"state_dict", "caches_apart"}),
     (IgnoresRotary, "rotary", set()),
     (IgnoresMemory, "cross", {"cached_cross"}),
+    (NormalisesOverHeads, "divided", set()),
+    (ForgetsALayer, "divided", set()),
 ]
 
 
 @pytest.mark.parametrize(("broken", "caught_by", "also"), ROWS)
 def test_broken_attention_is_caught(broken: type[Any], caught_by: str, also: Set[str]) -> None:
     assert_caught(broken, caught_by, also)
+
+
+def test_an_attention_that_can_be_divided_has_no_mistake() -> None:
+    assert examine(Divides) == {}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from axon_core.interfaces.cache import Cache
 from axon_core.interfaces.model import Model
 from axon_core.interfaces.scope import Scope
+from axon_core.interfaces.tensor_split import TensorSplit
 from axon_core.testing.model import CAUSAL_LM
 
 
@@ -172,7 +173,33 @@ class DetachesItsFirstToken(Tiny):
         return torch.cat((x[:, :1].detach(), x[:, 1:]), 1)
 
 
+class Halved(nn.Module):
+    """A feed-forward whose second half of hidden features gates the first: they are in no process together."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.up(x).chunk(2, -1)
+        return self.down(value * torch.tanh(gate))
+
+    def tensor_split(self) -> TensorSplit:
+        return TensorSplit(columns=["up"], rows=["down"], units=self.down.in_features, unit="hidden features")
+
+
+class DividesHalves(Tiny):
+    def __init__(self, config: Tiny.Config) -> None:
+        super().__init__(config)
+        self.feed_forward = Halved(config.dim)
+
+    def features(self, tokens: Tensor, **more: Any) -> Tensor:
+        x = super().features(tokens, **more)
+        return x + self.feed_forward(x)
+
+
 ROWS: list[Row] = [
+    (DividesHalves, "divided_parts", set()),
     (ScoresTheLastPosition, "shape", {c.name for c in CAUSAL_LM.checks}),
     (ScalesLogitsInForward, "shape", {"padding", "bfloat16", "cached", "cached_ragged", "caches_apart"}),
     (AddsAFloat32Table, "bfloat16", set()),

@@ -10,7 +10,7 @@ from axon_core.errors import AxonError, ContractError, UsageError
 from axon_core.registry import discovery
 from axon_core.registry.discovery import Entry
 from axon_core.registry.registry import registry_of
-from axon_core.testing import attention_cache, model, norm, rotary_embedding, trainer
+from axon_core.testing import division, norm, rotary_embedding, trainer
 from axon_core.testing.kit import Broken, Case, Check, PartUnderTest, Suite
 
 __all__ = ["cases", "cases_of", "suites"]
@@ -18,7 +18,7 @@ __all__ = ["cases", "cases_of", "suites"]
 
 def suites() -> list[Suite]:
     """Return the suite of every interface."""
-    return [attention_cache.SUITE, rotary_embedding.SUITE, norm.SUITE, *model.SUITES, trainer.SUITE]
+    return [*division.SUITES, rotary_embedding.SUITE, norm.SUITE, trainer.SUITE]
 
 
 def cases(distribution: str | None = None) -> Iterator[Case]:

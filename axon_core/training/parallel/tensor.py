@@ -6,6 +6,7 @@ everything else alike. While a divided part computes, its parameters are plain t
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -28,7 +30,7 @@ from axon_core.nn.linear import StackedLinear
 from axon_core.registry import provenance
 from axon_core.training.parallel.units import sharding_units
 
-__all__ = ["divide", "divided_axes", "divided_parts", "keep_orders"]
+__all__ = ["declared_parts", "divide", "divided_alone", "divided_axes", "divided_parts", "keep_orders"]
 
 _log = logging.getLogger("axon")
 
@@ -62,7 +64,7 @@ def divided_parts(models: Sequence[nn.Module], n: int) -> dict[nn.Module, Tensor
     """
     places = Counter(id(thing) for module in _once(models) for thing in (*_weights_in(module), *module.children()))
     found: dict[nn.Module, TensorSplit] = {}
-    for part, split in _declared(models):
+    for part, split in declared_parts(models):
         inside = [module for module in part.modules() if module is not part and any(True for _ in module.parameters())]
         if any(places[id(thing)] > 1 for thing in (*inside, *(p for m in part.modules() for p in _weights_in(m)))):
             continue
@@ -73,6 +75,24 @@ def divided_parts(models: Sequence[nn.Module], n: int) -> dict[nn.Module, Tensor
             )
         found[part] = split
     return found
+
+
+def divided_alone(part: nn.Module, split: TensorSplit, n: int) -> list[nn.Module]:
+    """Return what each of `n` processes computes of a part, as copies of it; their results add up to that of the part.
+
+    Raises:
+        ContractError: `split` does not name linear layers that its units divide.
+    """
+    copies = [copy.deepcopy(part) for _ in range(n)]
+    for process, alone in enumerate(copies):
+        for weight in _weights(alone, split):
+            given = weight.ordered(n)
+            if weight.axis is not None:
+                given = given.chunk(n, weight.axis)[process]
+            elif weight.once and process:
+                given = torch.zeros_like(given)
+            weight.put(nn.Parameter(given, weight.parameter.requires_grad))
+    return copies
 
 
 def divided_axes(parts: Mapping[nn.Module, TensorSplit]) -> dict[int, int]:
@@ -113,6 +133,14 @@ class _Weight:
         """Let the module have a tensor by this name, which need not be a parameter."""
         self.module._parameters[self.name] = cast(nn.Parameter, tensor)  # pyright: ignore[reportPrivateUsage]
 
+    def ordered(self, n: int) -> Shaped[Tensor, ...]:
+        """Return it with the rows of each of `n` processes together, and let its layer know that it is divided."""
+        place, given = self.module, self.parameter.detach()
+        if isinstance(place, StackedLinear) and self.axis == 0:
+            place.divided_by = n
+            given = given[divided_order(place.rows, n).to(given.device)]
+        return given
+
     def local(self) -> Shaped[Tensor, ...]:
         """Return what this process computes with. Every process adds to the gradient of what all have."""
         spread = cast(DTensor, self.parameter)
@@ -129,12 +157,8 @@ class _Divided(ParallelStyle):
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         weights, n = _weights(module, self._split), device_mesh.size()
         for weight in weights:
-            place, given = weight.module, weight.parameter.detach()
-            if isinstance(place, StackedLinear) and weight.axis == 0:
-                given = given[divided_order(place.rows, n).to(given.device)]
-                place.divided_by = n
             placement = Replicate() if weight.axis is None else Shard(weight.axis)
-            part = distribute_tensor(given, device_mesh, [placement], src_data_rank=None)
+            part = distribute_tensor(weight.ordered(n), device_mesh, [placement], src_data_rank=None)
             weight.put(nn.Parameter(part, weight.parameter.requires_grad))
         module.forward = partial(_divided, module.forward, weights, device_mesh)
         return module
@@ -202,7 +226,7 @@ def _local(weights: Sequence[_Weight]) -> Generator[None]:
             weight.put(parameter)
 
 
-def _declared(models: Iterable[nn.Module]) -> Generator[tuple[nn.Module, TensorSplit]]:
+def declared_parts(models: Iterable[nn.Module]) -> Generator[tuple[nn.Module, TensorSplit]]:
     """Yield the parts that say how they are divided, without those that are inside another."""
     inside: set[nn.Module] = set()
     for module in _once(models):  # outer modules come first
