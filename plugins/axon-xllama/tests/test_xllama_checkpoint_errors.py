@@ -36,12 +36,20 @@ def edit(file: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "'yarn' is not supported"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 2.0}}, "'llama3' is not supported"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn' must have a factor"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": None}},
+            "'yarn' must have a factor, or max_position_embeddings and original_max_position_embeddings",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 2.0}},
+            "'llama3' must have the setting low_freq_factor",
+        ),
+        ({"rope_scaling": {"type": ["yarn"], "factor": 2.0}}, r"\['yarn'\] is not supported"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": "so"}}, "are inconsistent.*truncate"),
         ({"rope_parameters": ..., "rope_scaling": LONGROPE}, "'longrope' is not supported"),
         ({"rope_parameters": LONGROPE}, "'longrope' is not supported"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}, "'mrope' is not supported"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn' is not supported"),
         (
             {"rope_parameters": {"rope_type": "linear", "factor": [2.0]}},
             "rope_parameters must be one object of numbers",
@@ -389,10 +397,10 @@ def test_llama2c(llama, llama2c_file):
 
 def test_what_the_command_line_says(llama, hf_folder, tmp_path, capsys):
     source = hf_folder(llama())
-    edit(source / "config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4})
+    edit(source / "config.json", rope_parameters={"rope_type": "longrope", "rope_theta": 1e4})
     assert main(["import", str(source), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert "Error: rope scaling 'yarn' is not supported; known: default, linear, dynamic" in error
+    assert "Error: rope scaling 'longrope' is not supported; known: default, linear, dynamic, yarn, llama3" in error
     assert main(["import", str(source)]) == 2
     assert "--out" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "none"), "--format", "hf", "--out", str(tmp_path / "out")]) == 1

@@ -124,16 +124,25 @@ def test_settings_far_from_the_usual_travel_both_ways(llama, hf_folder, meta_fol
     assert (params["rope_theta"], params["norm_eps"]) == (1e6, 1e-3)
 
 
-@pytest.mark.parametrize("kind", ["linear", "dynamic"])
+BY_PARTS = {"original_max_position_embeddings": 16}
+SCALINGS = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 2.0, **BY_PARTS, "attention_factor": 1.2, "beta_fast": 16.0, "beta_slow": 1.5},
+    "llama3": {"factor": 2.0, **BY_PARTS, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
 @pytest.mark.parametrize("legacy", [False, True], ids=["rope_parameters", "rope_scaling"])
 def test_rope_scaling_both_ways(llama, hf_folder, tmp_path, kind, legacy):
-    rope = {"rope_type": kind, "rope_theta": 50000.0, "factor": 4.0}
+    rope = {"rope_type": kind, "rope_theta": 50000.0, **SCALINGS[kind]}
     theirs = llama(max_position_embeddings=32, rope_parameters=rope)
     source = hf_folder(theirs)
     if legacy:  # what transformers 4 wrote
         config = json.loads((source / "config.json").read_text())
         del config["rope_parameters"]
-        config |= {"rope_theta": 50000.0, "rope_scaling": {"type": kind, "factor": 4.0}}
+        config |= {"rope_theta": 50000.0, "rope_scaling": {"type": kind, **SCALINGS[kind]}}
         (source / "config.json").write_text(json.dumps(config))
     import_checkpoint(source, tmp_path / "ours")
     same_logits(XLlama.load(tmp_path / "ours").eval(), theirs, n=50)
@@ -156,6 +165,11 @@ def test_rope_scaling_both_ways(llama, hf_folder, tmp_path, kind, legacy):
         {"rope_scaling": None, "rope_theta": 70000.0},
         {"rope_parameters": {"rope_type": "linear", "factor": 4.0}, "rope_theta": 70000.0},
         {"rope_parameters": None},
+        {"rope_scaling": {"type": "yarn", "factor": 2.0}},  # the trained context is then max_position_embeddings
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, **BY_PARTS, "mscale": 0.7, "mscale_all_dim": 0.5}},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, **BY_PARTS, "mscale": 0.7}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": None, **BY_PARTS}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, **BY_PARTS, "beta_fast": 0, "truncate": False}},
     ],
     ids=str,
 )

@@ -63,6 +63,9 @@ def options(seed: int) -> dict:
                 {"type": "rotary", "base": draw.choice([100.0, 10000.0, 1e6])},
                 {"type": "linear", "factor": 4.0},
                 {"type": "dynamic", "factor": 2.0},
+                {"type": "yarn", "factor": 4.0, "beta_fast": 8.0},
+                {"type": "yarn", "factor": 4.0, "original_context": 12, "attention_factor": 0.9, "truncate": False},
+                {"type": "llama3", "factor": 8.0, "original_context": 8},
             ]
         )
         | layout,

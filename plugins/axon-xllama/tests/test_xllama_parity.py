@@ -16,6 +16,15 @@ ROPE = {
     "plain": {"rope_type": "default", "rope_theta": 10000.0},
     "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
     "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
 }
 GRID = list(itertools.product(KV_HEADS, ROPE, (False, True)))
 
@@ -53,7 +62,7 @@ def test_logits_equal(heads, rope, tied, length):
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("heads", "rope"), [("MHA", "plain"), ("GQA", "plain"), ("MQA", "linear")])
+@pytest.mark.parametrize(("heads", "rope"), [("MHA", "plain"), ("GQA", "llama3"), ("MQA", "linear"), ("GQA", "yarn")])
 @torch.no_grad()
 def test_greedy_tokens_equal(heads, rope):
     theirs, ours = pair(heads, rope, False)

@@ -20,18 +20,18 @@ from axon_core.training import pinned_model_folder
 from axon_xllama.checkpoints import hugging_face, meta
 from axon_xllama.checkpoints.importing import ProgressCallback
 from axon_xllama.checkpoints.layout import Notice, Settings, Stored, TensorPart, checkpoint_tensors, relayout
+from axon_xllama.checkpoints.rope import SCALINGS
 from axon_xllama.checkpoints.safetensors_files import nbytes, stored_in, write_safetensors
 from axon_xllama.checkpoints.tokenizer_files import InexpressibleError, tokenizer_files
 from axon_xllama.model import XLlama
 
 Format = Literal["hf", "meta"]
 
-_ROTARY = "axon-roformer:rotary"
 _RMS_NORM = "axon-rmsnorm:rmsnorm"
 _ATTENTIONS = ("axon-gqa:GQA", "axon-gqa:MQA", "axon-transformer:MHA")
 _FORMATS: dict[str, tuple[Layout, tuple[str, ...]]] = {
-    "hf": ("half", (_ROTARY, "axon-roformer:linear", "axon-roformer:dynamic")),
-    "meta": ("interleaved", (_ROTARY,)),
+    "hf": ("half", tuple(scaling.rotary for scaling in SCALINGS.values())),
+    "meta": ("interleaved", (SCALINGS["default"].rotary,)),
 }
 
 

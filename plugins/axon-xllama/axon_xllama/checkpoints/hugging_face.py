@@ -26,6 +26,7 @@ from axon_xllama.checkpoints.layout import (
     real,
     skeleton,
 )
+from axon_xllama.checkpoints.rope import rotary_from, rotary_to
 from axon_xllama.checkpoints.safetensors_files import stored_in
 from axon_xllama.model import XLlama
 
@@ -183,7 +184,7 @@ def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
         "config.json",
         **sizes,
         attention=attention,
-        rotary=_rotary(values),
+        rotary=rotary_from(values),
         norm={"type": "rmsnorm", "eps": eps},
         tie_embeddings=values.get("tie_word_embeddings", False),
     )
@@ -220,8 +221,6 @@ def family_of(model: XLlama) -> Family:
 def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Return the `config.json` of `family_of(model)`."""
     c, settings, family = model.config, Settings.of(model), family_of(model)
-    kind = c.rotary.type.rpartition(":")[2]
-    scaling = None if kind == "rotary" else {"rope_type": kind, "type": kind, "factor": settings.factor}
     dtype_name = str(dtype).removeprefix("torch.")
     return {
         "architectures": [family.architecture],
@@ -233,10 +232,8 @@ def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokeniz
         **dict.fromkeys(family.off or (), False),
         "rms_norm_eps": settings.eps,
         "tie_word_embeddings": c.tie_embeddings,
-        # transformers 5 reads `rope_parameters` and `dtype`; earlier ones, and other programs, read what follows.
-        "rope_parameters": {"rope_theta": settings.base, **(scaling or {"rope_type": "default"})},
-        "rope_theta": settings.base,
-        "rope_scaling": scaling,
+        **rotary_to(model),
+        # transformers 5 reads `dtype`; earlier ones, and other programs, read what follows.
         "dtype": dtype_name,
         "torch_dtype": dtype_name,
         **marker_ids(tokenizer),
@@ -292,29 +289,3 @@ def _known(tensors: dict[str, Stored], config: XLlama.Config) -> dict[str, Store
         for name, tensor in tensors.items()
         if not (name.endswith("rotary_emb.inv_freq") or (name == _HEAD and config.tie_embeddings))
     }
-
-
-def _rotary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary spec, by the rules of transformers 5 (`RotaryEmbeddingConfigMixin`).
-
-    `rope_scaling`, which earlier versions wrote, takes precedence over `rope_parameters` if there are both. What
-    neither says is read from beside them.
-    """
-    name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
-    rope: Any = values.get(name) or {}
-    malformed = CheckpointError(f"{name} must be one object of numbers and texts, for all layers, got {rope!r}")
-    if not isinstance(rope, dict):
-        raise malformed
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "linear", "dynamic"):
-        raise CheckpointError(f"rope scaling {kind!r} is not supported; known: default, linear, dynamic")
-    if any(isinstance(value, dict | list) for value in rope.values()):
-        raise malformed
-    if (part := rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1))) != 1:
-        raise CheckpointError(f"partial_rotary_factor must be 1, got {part}")
-    base = real(rope.get("rope_theta", values.get("rope_theta", 10000.0)))
-    if kind == "default":
-        return {"type": "rotary", "base": base}
-    if "factor" not in rope:
-        raise CheckpointError(f"rope scaling {kind!r} must have a factor")
-    return {"type": kind, "base": base, "factor": real(rope["factor"])}

@@ -76,7 +76,6 @@ class Settings:
     head_dim: int
     eps: float
     base: float
-    factor: float
     layout: Layout
     qk_eps: float | None
     """ε of the norm of query and key heads, where there is one."""
@@ -92,7 +91,6 @@ class Settings:
             head_dim=attention.head_dim,
             eps=norm.eps,
             base=rotary.base,
-            factor=getattr(rotary, "factor", 1.0),
             layout=rotary.layout,
             qk_eps=cast(Any, model.get_submodule("blocks.0.attention.q_norm")).config.eps
             if attention.qk_norm
