@@ -39,6 +39,7 @@ _find, __dir__, __all__ = attach(
         "precision": ["wide_dtype", "widen"],
         "processes": [
             "assembled",
+            "from_first",
             "is_first",
             "own",
             "rank",
@@ -58,6 +59,7 @@ _find, __dir__, __all__ = attach(
         "text.tokenizer": ["ByteTokenizer", "CharTokenizer", "DecodeStream", "SentencePieceTokenizer", "Tokenizer"],
         "training.build": ["build_trainer"],
         "training.loop": ["evaluate", "fit"],
+        "training.parallel.group": ["joined"],
         "training.recipe": ["Recipe"],
         "training.trainer": ["Trainer"],
         "training.trainers": ["TRAINERS"],

@@ -53,6 +53,7 @@ from axon_core.paths import expanded as expanded
 from axon_core.precision import wide_dtype as wide_dtype
 from axon_core.precision import widen as widen
 from axon_core.processes import assembled as assembled
+from axon_core.processes import from_first as from_first
 from axon_core.processes import is_first as is_first
 from axon_core.processes import own as own
 from axon_core.processes import rank as rank
@@ -84,6 +85,7 @@ from axon_core.text.tokenizer import Tokenizer as Tokenizer
 from axon_core.training.build import build_trainer as build_trainer
 from axon_core.training.loop import evaluate as evaluate
 from axon_core.training.loop import fit as fit
+from axon_core.training.parallel.group import joined as joined
 from axon_core.training.recipe import Recipe as Recipe
 from axon_core.training.trainer import Trainer as Trainer
 from axon_core.training.trainers import TRAINERS as TRAINERS

@@ -20,7 +20,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from axon_core.errors import AxonError
+from axon_core.errors import AxonError, UsageError
 from axon_core.json_text import to_json
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "is_lost",
     "local",
     "own",
+    "parted",
     "rank",
     "restored",
     "share",
@@ -253,6 +254,14 @@ def is_lost(error: BaseException) -> bool:
     return any(
         isinstance(found, dist.DistError) or (isinstance(found, RuntimeError) and any(t in str(found) for t in texts))
         for found in seen
+    )
+
+
+def parted() -> UsageError:
+    """Return the error of using what is spread over processes after they have left their group."""
+    return UsageError(
+        "the processes have parted, and each has only its part of the weights: in a script, train and use the model "
+        "within one `with axon_core.joined():`"
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from axon_core import TRAINERS, Recipe, build_trainer, fit
 from axon_core.cli import main
@@ -184,3 +185,19 @@ def test_models_are_prepared_once():
     once = unit.forward
     fit(trainer, progress=False)
     assert unit.forward is once
+
+
+def test_a_model_names_its_units_of_sharding():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleDict({name: nn.Linear(2, 2) for name in "ab"})
+            self.empty = nn.ModuleList([nn.ReLU(), nn.Linear(2, 2)])
+
+    class Naming(Named):
+        def sharding_units(self) -> list[nn.Module]:
+            return [*self.layers.values(), self.layers["a"]]
+
+    named, naming = Named(), Naming()
+    assert sharding_units(named) == [named.empty[1]]
+    assert sharding_units(naming) == [*naming.layers.values()]

@@ -19,7 +19,7 @@ from torch.distributed.tensor.placement_types import _StridedShard  # pyright: i
 
 from axon_core.checkpoint.row_order import in_model_order, order_of
 from axon_core.errors import ContractError
-from axon_core.processes import gather, local, rank, world
+from axon_core.processes import gather, local, parted, rank, world
 
 __all__ = ["Piece", "held", "owned", "piece_of", "whole"]
 
@@ -42,9 +42,15 @@ class Piece:
 
 
 def whole(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
-    """Return the whole tensor, without gradients; of one that is spread, all processes put it together at this call."""
+    """Return the whole tensor, without gradients; of one that is spread, all processes put it together at this call.
+
+    Raises:
+        UsageError: it is spread over processes that have parted.
+    """
     if not isinstance(tensor, DTensor):
         return tensor.detach()
+    if world() < tensor.device_mesh.size():
+        raise parted()
     return in_model_order(_gathered(cast(DTensor, tensor.detach())), order_of(tensor))
 
 

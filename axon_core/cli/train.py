@@ -79,7 +79,8 @@ def command(
     out = _place(recipe, overrides, out)
     if was_opened(out):  # torchrun has started this again
         resume, checkpoint = True, None
-    plan, saved = together(lambda: _planned(recipe, overrides, out, resume, checkpoint))
+    there = from_first(is_first() and resume and (out / "run.json").exists())
+    plan, saved = together(lambda: _planned(recipe, overrides, out, there if resume else None, checkpoint))
     trainer = together(lambda: build_trainer(plan, saved))
     if dry_run:
         if is_first():
@@ -120,11 +121,11 @@ def _place(recipe: str | None, overrides: Sequence[str], out: Path | None) -> Pa
 
 
 def _planned(
-    recipe: str | None, overrides: Sequence[str], out: Path, resume: bool, checkpoint: str | None
+    recipe: str | None, overrides: Sequence[str], out: Path, there: bool | None, checkpoint: str | None
 ) -> tuple[Recipe, Path | None]:
-    """Return the recipe of a training, and the model that it exported if it is to continue."""
-    if resume or recipe is None:
-        return _continued(recipe, overrides, out, checkpoint)
+    """Return the recipe of a training, and the model that it exported if it is to continue what is `there`, or not."""
+    if recipe is None or there is not None:
+        return _continued(recipe, overrides, out, bool(there), checkpoint)
     plan = Recipe.load(recipe, overrides)
     if is_first():
         RunFolder.check_free(out)
@@ -132,10 +133,10 @@ def _planned(
 
 
 def _continued(
-    recipe: str | None, overrides: Sequence[str], out: Path, checkpoint: str | None
+    recipe: str | None, overrides: Sequence[str], out: Path, there: bool, checkpoint: str | None
 ) -> tuple[Recipe, Path | None]:
-    """Return the recipe of a run to continue, and the model it exported last."""
-    if recipe and not (out / "run.json").exists():  # killed before it started
+    """Return the recipe of a run to continue, and the model it exported last, if there is a run."""
+    if recipe and not there:  # killed before it started
         if is_first():
             RunFolder.check_free(out)
             echo(f"{out} has no run to resume; starting a new one", err=True)

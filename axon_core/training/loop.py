@@ -79,7 +79,7 @@ def fit(
 
     Raises:
         UsageError: `out` is not empty and not to be resumed, a package for `log` is not installed, or the processes
-            differ in recipe, versions or data.
+            differ in recipe, versions, data, models or these arguments.
         CheckpointError: the checkpoint is damaged or does not fit, or the folder cannot be written to.
         TrainingError: the loss is no longer finite; on a GPU the models then hold what the failed step made of them.
         ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
@@ -88,8 +88,7 @@ def fit(
     """
     with joined(trainer.config.parallel.timeout):
         given = usual_hooks(hooks, saved=out is not None, progress=progress, logs=trainer.config.log)
-        strategy_of(trainer).place()
-        check_alike(trainer, recipe)
+        check_alike(trainer, recipe, out="none" if out is None else "a folder", resume=resume, stop_at=stop_at)
         strategy = prepare(trainer)
         state = TrainState(trainer)
         end = min(stop_at or trainer.config.steps, trainer.config.steps)
@@ -101,12 +100,16 @@ def fit(
 
 
 def evaluate(trainer: Trainer) -> dict[str, float]:
-    """Return the trainer's own evaluation, see `run_evaluation`."""
+    """Return the trainer's own evaluation, see `run_evaluation`. Raises `UsageError` as that does."""
     return run_evaluation(trainer, trainer.evaluate)
 
 
 def run_evaluation(trainer: Trainer, measure: Callable[[], T]) -> T:
-    """Return `measure()`, computed in evaluation mode, on the trainer's device, in its precision, without gradients."""
+    """Return `measure()`, computed in evaluation mode, on the trainer's device, in its precision, without gradients.
+
+    Raises:
+        UsageError: the models are sharded over processes that have parted.
+    """
     strategy = strategy_of(trainer)
     strategy.place()
     key = Key((trainer.config.seed, "evaluate"))

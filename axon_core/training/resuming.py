@@ -58,7 +58,8 @@ def opened_run(
     keep = trainer.config.keep_checkpoints
     if was_opened(out):
         resume = True
-    new = from_first(resume is False or (resume is True and not (out / "run.json").exists()))
+    # Only the first looks: what another machine did not find on a shared disk, it may not find for a while.
+    new = from_first(is_first() and (resume is False or (resume is True and not (out / "run.json").exists())))
 
     def opened() -> RunFolder:
         return stack.enter_context(RunFolder.created(out, facts, keep) if new else RunFolder.open(out, keep).locked())

@@ -18,9 +18,11 @@ from axon_core.training.trainer import Trainer
 
 __all__ = ["check_alike", "describe_processes"]
 
+_DATA, _SHAPES = "the data", "the shapes of the model"  # which are compared by digests that say nothing to people
 
-def check_alike(trainer: Trainer, recipe: Mapping[str, Any] | None) -> None:
-    """Check that all processes have the same recipe, versions and data.
+
+def check_alike(trainer: Trainer, recipe: Mapping[str, Any] | None, **options: Any) -> None:
+    """Check that all processes have the same recipe, versions, data, kinds of models and options of the call.
 
     Raises:
         UsageError: they differ; the message names the processes and what differs.
@@ -28,8 +30,9 @@ def check_alike(trainer: Trainer, recipe: Mapping[str, Any] | None) -> None:
     """
     if world() == 1:
         return
-    settings = {**(recipe or {}), "trainer": trainer.config.model_dump(mode="json", exclude={"device"})}
-    facts = {**dict(_flat(settings)), **_versions(trainer), "the data": together(lambda: _data(trainer))}
+    settings = {**(recipe or {}), "trainer": trainer.config.model_dump(mode="json", exclude={"device"}), **options}
+    facts = {**dict(_flat(settings)), **_versions(trainer), **_shapes(trainer)}
+    facts[_DATA] = together(lambda: _data(trainer))
     # A digest of each, because the texts of a thousand processes would be long.
     first, *others = gather({name: digest(str(value)) for name, value in facts.items()})
     found: dict[str, list[int]] = {}
@@ -39,7 +42,7 @@ def check_alike(trainer: Trainer, recipe: Mapping[str, Any] | None) -> None:
                 found.setdefault(name, []).append(number)
     if not found:
         return
-    shown = gather({name: str(facts.get(name, "none")) for name in found if name != "the data"})
+    shown = gather({name: str(facts.get(name, "none")) for name in found if not name.startswith((_DATA, _SHAPES))})
     problems = [
         f"{name}, which is {shown[0][name]} in process 0 and {shown[numbers[0]][name]} in {_list(numbers)}"
         if name in shown[0]
@@ -48,7 +51,7 @@ def check_alike(trainer: Trainer, recipe: Mapping[str, Any] | None) -> None:
     ]
     raise UsageError(
         f"the processes of a training must be alike, but they differ in {'; in '.join(problems)}. Give all the same "
-        "recipe, the same installed versions and the same data"
+        "recipe, arguments, installed versions, models and data"
     )
 
 
@@ -68,6 +71,15 @@ def _versions(trainer: Trainer) -> dict[str, str]:
 
 def _data(trainer: Trainer) -> str:
     return digest(trainer.data_digest(), trainer.batch(0))
+
+
+def _shapes(trainer: Trainer) -> dict[str, str]:
+    """Return a digest of the names, shapes and dtypes of the tensors of each model."""
+    found: dict[str, str] = {}
+    for role, model in trainer.models.items():
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        found[f"{_SHAPES} {role}"] = digest(str([(n, tuple(t.shape), t.dtype) for n, t in tensors]))
+    return found
 
 
 def _list(numbers: list[int]) -> str:

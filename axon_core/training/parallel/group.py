@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from itertools import count
 from types import FrameType
 
 import torch
@@ -29,6 +30,7 @@ __all__ = ["joined", "limit_waiting", "local_rank", "note_step", "recall", "reme
 _GRACE = 60.0  # seconds in which processes that torchrun has left alone may save
 _PATIENCE = 5.0  # seconds for a process to notice that the others have ended
 _log = logging.getLogger("axon")
+_meetings = count()  # of these processes, which may join several times: all of them alike
 _peers: list[Peers] = []  # of the group that `joined` made, while there is one: at most one
 
 
@@ -44,6 +46,9 @@ def joined(timeout: float = 600.0) -> Generator[None]:
     The group is nccl on GPUs, one device for each process, and gloo on CPUs; small messages take gloo on both. Inside
     an outer `joined`, only the time-out changes; in a group that the caller made, nothing happens. If the block fails
     in one process, all of them end, and one has the first cause. Warnings are those of the first process.
+
+    `fit` does this by itself. A script that uses what is sharded afterwards, to evaluate or to save a model, does it
+    within a `joined` of its own.
 
     Args:
         timeout: seconds after which a process that waits for another gives up.
@@ -61,8 +66,9 @@ def joined(timeout: float = 600.0) -> Generator[None]:
     with ExitStack() as stack:
         stack.enter_context(_watched())
         store, rank, world = _met(timeout)
-        sockets, attempt = _sockets(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        peers = Peers(store, rank, world, int(attempt))
+        sockets = _sockets()
+        meeting = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_meetings)}"
+        peers = Peers(store, rank, world, meeting)
         _peers.append(peers)
         stack.callback(_peers.clear)
         stack.enter_context(_told_to_end())
@@ -75,7 +81,7 @@ def joined(timeout: float = 600.0) -> Generator[None]:
                 raise PeerError("the training has ended")
             dist.init_process_group(
                 _backend(),
-                store=PrefixStore(attempt, store),  # those of an earlier attempt had other addresses
+                store=PrefixStore(meeting, store),  # those of an earlier one had other addresses
                 rank=rank,
                 world_size=world,
                 timeout=timedelta(seconds=timeout),

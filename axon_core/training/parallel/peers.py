@@ -65,13 +65,14 @@ class Peers:
         store: where they met.
         rank: this process's number.
         world: how many they are.
-        attempt: how often torchrun has started them again.
+        meeting: tells this group apart from those before: how often torchrun has started the processes again, and how
+            often they have joined since.
     """
 
-    def __init__(self, store: Store, rank: int, world: int, attempt: int) -> None:
+    def __init__(self, store: Store, rank: int, world: int, meeting: str) -> None:
         self._rank, self._world = rank, world
         self._lasting = PrefixStore("axon", store)
-        self._notes = PrefixStore(f"axon/{attempt}", store)
+        self._notes = PrefixStore(f"axon/{meeting}", store)
         self._notes.set(f"process/{rank}", to_json([platform.node(), os.getppid(), os.getpid()]))
 
     def note_step(self, step: int) -> None:

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from axon_core.errors import UsageError
 from axon_core.generation.compile import compiled_loss
-from axon_core.processes import agree, as_workers, by_mesh, world
+from axon_core.processes import agree, as_workers, by_mesh, parted, world
 from axon_core.randomness import forked
 from axon_core.training.parallel.config import Parallel
 from axon_core.training.parallel.mesh import make_mesh
@@ -41,7 +41,7 @@ class Strategy:
     """One process: the models as they are.
 
     Args:
-        trainer: what is trained; its models are on their device.
+        trainer: what is trained.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -92,6 +92,8 @@ class _DDP(Strategy):
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
+        self.place()
+        _take_first(trainer.models.values())
         self._models = _Root({role: trainer.models[role] for role in trainer.trainable})
         self._device = trainer.config.device
         self._root: DistributedDataParallel
@@ -103,13 +105,14 @@ class _DDP(Strategy):
         return self._root.no_sync()
 
     def begin(self, data: dict[str, Tensor]) -> None:
-        if hasattr(self, "_root"):
+        if hasattr(self, "_root") and self._root.process_group is dist.group.WORLD:  # else that has ended
             return
         with forked(self._device):
-            used = _leaves(self._loss(data).values())
+            used = _leaves(self._trainer.loss(data).values())  # compiling it for one example would take a minute
         mine = any(parameter.requires_grad and id(parameter) not in used for parameter in self._models.parameters())
         self._root = DistributedDataParallel(
             self._models,
+            init_sync=False,  # they are those of the first process
             forward_sync_buffers=False,
             find_unused_parameters=bool(agree(mine)),  # to look each time costs time
             gradient_as_bucket_view=True,
@@ -139,7 +142,11 @@ class _FSDP(Strategy):
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
-        self._depth = 0
+        self._depth, self._group = 0, dist.group.WORLD
+        # Sharding moves them to the device unit by unit, which therefore need not hold a whole model.
+        for model in trainer.models.values():
+            model.to(dtype=trainer.config.dtype)
+        _take_first(trainer.models.values())
         parallel = trainer.config.parallel
         mesh = self._mesh()
         self._roots: dict[str, FSDPModule] = {}
@@ -163,7 +170,9 @@ class _FSDP(Strategy):
         return mesh["replicate", "shard"] if sizes[0] > 1 else mesh["shard"]
 
     def place(self) -> None:
-        """Leave the models where they are sharded."""
+        """Leave the models where they are sharded. Raises `UsageError` if the processes have parted since."""
+        if self._group is not dist.group.WORLD:
+            raise parted()
 
     def as_workers(self) -> AbstractContextManager[object]:
         return as_workers(self._trainer.config.parallel.tensor)
@@ -253,7 +262,10 @@ def _sharded(module: nn.Module, mesh: Any, parallel: Parallel, *, inputs: bool) 
 
 
 def prepare(trainer: Trainer) -> Strategy:
-    """Divide the models of a trainer among the processes, as its config says, once; they are on their device.
+    """Bring the models of a trainer to its device, divided among the processes as its config says.
+
+    All processes get the weights of the first: those that a script has drawn may differ. What has been divided once
+    stays so.
 
     Raises:
         UsageError: the sizes in `[trainer.parallel]` do not make up the number of processes, a batch has fewer examples
@@ -261,10 +273,12 @@ def prepare(trainer: Trainer) -> Strategy:
         ContractError: a part does not say rightly how it is divided.
     """
     if (before := _prepared.get(trainer)) is not None:
+        before.place()
         return before
     parallel, processes = trainer.config.parallel, world()
     if processes == 1:
         strategy = Strategy(trainer)
+        strategy.place()
     else:
         *_, tensor = parallel.sizes(processes)
         if tensor > 1 and trainer.config.compile:
@@ -283,6 +297,16 @@ def prepare(trainer: Trainer) -> Strategy:
         checkpoint_activations([unit for role in trainer.trainable for unit in sharding_units(trainer.models[role])])
     _prepared[trainer] = strategy
     return strategy
+
+
+@torch.no_grad()
+def _take_first(models: Iterable[nn.Module]) -> None:
+    """Give the models the numbers that they have in the first process, bit for bit."""
+    for tensor in {id(t): t for model in models for t in (*model.parameters(), *model.buffers())}.values():
+        numbers = tensor.detach().flatten()
+        if numbers.numel():
+            dist.broadcast(numbers.view(torch.uint8), 0)
+            tensor.copy_(numbers.view_as(tensor))
 
 
 def strategy_of(trainer: Trainer) -> Strategy:

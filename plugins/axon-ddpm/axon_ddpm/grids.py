@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from axon_core import is_first
+from axon_core import from_first, is_first
 from axon_core.training import hook
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Grids:
     @hook
     def fit_end(self, fit: Fit) -> None:
         """Write the last grid, if the last step has none yet."""
-        if (found := _found(fit)) and not (found[1] / f"step-{fit.state.step}.png").exists():
+        found = _found(fit)
+        if found and from_first(is_first() and not (found[1] / f"step-{fit.state.step}.png").exists()):
             _paint(fit, *found)
 
 
