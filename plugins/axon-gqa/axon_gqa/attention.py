@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from jaxtyping import Float
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
@@ -29,8 +30,8 @@ class GroupedQueryAttention(Attention):
         n_kv_heads: PositiveInt = Field(default_factory=lambda given: _largest_proper_divisor(given["n_heads"]))
         """Key/value heads k, the groups G of Section 2.2; by default the fewest groups short of multi-head attention
         that divide the heads: h / 2 for an even h."""
-        bias: bool = False
-        """Whether the four projections add a bias."""
+        bias: bool | Literal["qkv"] = False
+        """Whether the four projections add a bias, or those of queries, keys and values alone, as in Qwen2."""
         qk_norm: Spec | None = None
         """Norm of every query and key head before the rotation, after arXiv 2010.04245, which normalises them to length
         1 and learns the scale; by default none, as in Llama."""
@@ -47,15 +48,15 @@ class GroupedQueryAttention(Attention):
             return n_kv_heads
 
     config: Config
-    examples = ({}, {"n_kv_heads": 1, "bias": True})
+    examples = ({}, {"n_kv_heads": 1, "bias": True}, {"bias": "qkv"})
 
     def __init__(self, config: Config, rotary: RotaryEmbedding | None = None) -> None:
         super().__init__(config, rotary)
         c = config
-        self.qkv = QKV(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, bias=c.bias)
+        self.qkv = QKV(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, bias=bool(c.bias))
         self.q_norm = part(c, "qk_norm", NORMS, dim=c.head_dim) if c.qk_norm else nn.Identity()
         self.k_norm = part(c, "qk_norm", NORMS, dim=c.head_dim) if c.qk_norm else nn.Identity()
-        self.out = Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias)
+        self.out = Linear(c.n_heads * c.head_dim, c.dim, bias=c.bias is True)
 
     def forward(
         self,

@@ -13,8 +13,13 @@ from axon_xllama.checkpoints import export_checkpoint
     [
         ({"norm": "layernorm"}, "hf", "norm must be axon-rmsnorm:rmsnorm .* axon-transformer:layernorm"),
         ({"norm": {"type": "rmsnorm", "partial": 0.5}}, "hf", "partial must be 1"),
-        ({"attention": {"type": "MHA", "bias": True}}, "hf", "qkv.projection.bias', which a Llama .* cannot store"),
-        ({"attention": {"type": "GQA", "bias": True}}, "hf", "qkv.projection.bias', which a Llama .* cannot store"),
+        ({"attention": {"type": "MHA", "bias": True}}, "meta", "qkv.projection.bias', which a Llama .* cannot store"),
+        ({"attention": {"type": "GQA", "bias": "qkv"}}, "meta", "qkv.projection.bias', which a Llama .* cannot store"),
+        (
+            {"attention": {"type": "GQA", "bias": "qkv", "qk_norm": "rmsnorm"}},
+            "hf",
+            "no family has a norm of query and key heads and biases of q, k and v",
+        ),
         ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "meta", "q_norm.weight', which a Llama .* cannot store"),
         ({"attention": {"type": "MHA", "qk_norm": "layernorm"}}, "hf", "norm must be axon-rmsnorm:rmsnorm .*layernorm"),
         ({"attention": {"type": "GQA", "qk_norm": {"type": "rmsnorm", "partial": 0.5}}}, "hf", "partial must be 1"),

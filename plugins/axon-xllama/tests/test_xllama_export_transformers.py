@@ -49,6 +49,9 @@ def options(seed: int) -> dict:
     eps = draw.choice([1e-6, 1e-5, 1e-2])
     if seed % 2:
         attention["qk_norm"] = {"type": "rmsnorm", "eps": eps}
+    attention["bias"] = draw.choice([False, True])
+    if draw.random() < 0.3 and attention["type"] != "MHA" and not seed % 2:
+        attention["bias"] = "qkv"
     layout = {"layout": draw.choice(["half", "interleaved"])}
     return {
         "vocab_size": draw.choice([258, 259, 320]),
@@ -85,7 +88,9 @@ def test_the_demo_recipes_model(tmp_path):
 def test_random_models(tmp_path, seed):
     model = saved(XLlama.build(**options(seed)), ByteTokenizer(), tmp_path / "run")
     export_checkpoint(tmp_path / "run", tmp_path / "hf", format="hf")
-    check_equal(model, tmp_path / "hf", "Qwen3ForCausalLM" if seed % 2 else "LlamaForCausalLM")
+    attention = model.config.attention.options
+    name = "Qwen3" if "qk_norm" in attention else "Qwen2" if attention["bias"] == "qkv" else "Llama"
+    check_equal(model, tmp_path / "hf", f"{name}ForCausalLM")
 
 
 @pytest.mark.parametrize("qk_norm", [None, "rmsnorm"], ids=["Llama", "Qwen3"])

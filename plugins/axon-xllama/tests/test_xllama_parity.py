@@ -4,7 +4,14 @@ import itertools
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from axon_core import UsageError
 from axon_core.generation import Sampling, decode
@@ -94,3 +101,34 @@ def test_documents_cannot_be_cached():
     tokens = torch.randint(97, (1, 6))
     with pytest.raises(UsageError, match="a cache holds one document per row"):
         ours(tokens, documents=torch.tensor([[0, 0, 0, 1, 1, 1]]), cache=ours.new_cache(1, 6))
+
+
+FAMILIES = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"use_sliding_window": False, "sliding_window": 4}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 24, "attention_bias": True}),
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_families_with_biases_equal_transformers(family, tied):
+    """Qwen2 sees the whole text whatever `sliding_window` says, unless `use_sliding_window` is true."""
+    kind, model, options = FAMILIES[family]
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    theirs = model(kind(**sizes, **heads, **options, tie_word_embeddings=tied, initializer_range=0.1)).eval()
+    for name, parameter in theirs.named_parameters():
+        if name.endswith("bias"):  # which begin at zero
+            parameter.normal_(std=0.5)
+    config = config_from_hugging_face(theirs.config.to_dict())
+    ours = XLlama(config).eval()
+    ours.load_state_dict(from_hugging_face(theirs.state_dict(), config))
+    tokens = torch.randint(97, (2, 50))
+    expected = theirs(tokens).logits
+    assert (ours(tokens) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    back = to_hugging_face(ours.state_dict(), config)
+    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in back.items())
+    assert len(back) == len(dict(theirs.named_parameters()))

@@ -72,7 +72,7 @@ def _export(folder: Path, out: Path, format: Format, progress: ProgressCallback,
     layout, rotaries = _FORMATS[format]
     model = load_config(folder, XLlama)
     _check_parts(model, format, rotaries)
-    names = meta.NAMES if format == "meta" else hugging_face.family_of(model).names
+    names = meta.NAMES if format == "meta" else hugging_face.names_of(model)
     stored = stored_in(folder / WEIGHTS)
     permuted = layout if Settings.of(model).layout != layout else None
     parts = {part.theirs: _piece(folder / WEIGHTS, part, stored, permuted) for part in checkpoint_tensors(model, names)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from axon_xllama.checkpoints.layout import Names
+from axon_xllama.checkpoints.layout import Bias, Names
 
 _LAYER = "model.layers.{}."
 _LLAMA: Names = {
@@ -22,7 +22,11 @@ _LLAMA: Names = {
     "norm": ["model.norm.weight"],
     "head": ["lm_head.weight"],
 }
-_NO_BIAS = "X-Llama's projections have no bias"
+_QKV_BIAS: Names = {"attention.qkv.projection.bias": [f"{_LAYER}self_attn.{part}_proj.bias" for part in "qkv"]}
+_OUT_BIAS: Names = {"attention.out.bias": [f"{_LAYER}self_attn.o_proj.bias"]}
+_BIASES: Mapping[Bias, Names] = {False: {}, "qkv": _QKV_BIAS, True: {**_QKV_BIAS, **_OUT_BIAS}}
+_NO_BIAS = "X-Llama's feed-forward has no bias"
+_WHOLE_TEXT = "X-Llama's attention sees the whole text"
 
 
 @dataclass(frozen=True)
@@ -33,27 +37,34 @@ class Family:
     """Its name in `config.json`."""
     architecture: str
     """The class of transformers that computes it."""
-    names: Names
-    """Its tensors."""
+    weights: Names
+    """Its tensors, biases aside."""
     qk_norm: bool = False
     """Whether every query and key head is normalised, with the ε of the other norms."""
+    bias: Bias | None = None
+    """Which projections of attention have a bias; None where `attention_bias` says it."""
     head_dim: int | None = None
     """Features of a head if `config.json` does not say; None for dim / n_heads."""
     off: Mapping[str, str] | None = None
     """Settings that must be false, each with the reason."""
 
+    def names(self, bias: Bias) -> Names:
+        """Return its tensors, those of biases too, for an attention with `bias`."""
+        return {**self.weights, **_BIASES[bias]}
+
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
     for family in (
-        Family("llama", "LlamaForCausalLM", _LLAMA, off={"attention_bias": _NO_BIAS, "mlp_bias": _NO_BIAS}),
+        Family("llama", "LlamaForCausalLM", _LLAMA, off={"mlp_bias": _NO_BIAS}),
+        Family("qwen2", "Qwen2ForCausalLM", _LLAMA, bias="qkv", off={"use_sliding_window": _WHOLE_TEXT}),
         Family(
             "qwen3",
             "Qwen3ForCausalLM",
             {**_LLAMA, **{f"attention.{part}_norm": [f"{_LAYER}self_attn.{part}_norm.weight"] for part in "qk"}},
             qk_norm=True,
             head_dim=128,
-            off={"attention_bias": _NO_BIAS, "use_sliding_window": "X-Llama's attention sees the whole text"},
+            off={"use_sliding_window": _WHOLE_TEXT},
         ),
     )
 }

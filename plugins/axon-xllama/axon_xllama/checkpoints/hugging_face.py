@@ -16,6 +16,7 @@ from axon_core import CheckpointError, parse_json
 from axon_core.text import Tokenizer
 from axon_xllama.checkpoints.families import FAMILIES, SIZES, Family
 from axon_xllama.checkpoints.layout import (
+    Bias,
     Names,
     Notice,
     Settings,
@@ -59,7 +60,7 @@ def open_hugging_face(
             "kept, as transformers does"
         )
         config = config.model_copy(update={"tie_embeddings": False})
-    return config, _known(tensors, config), FAMILIES[values["model_type"]].names
+    return config, _known(tensors, config), FAMILIES[values["model_type"]].names(_bias(config))
 
 
 def _tensors(folder: Path) -> dict[str, Stored]:
@@ -169,7 +170,8 @@ def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
     """
     family = FAMILIES.get(str(values.get("model_type")))
     if family is None:
-        known = " or ".join(map(repr, FAMILIES))
+        *others, last = map(repr, FAMILIES)
+        known = f"{', '.join(others)} or {last}"
         raise CheckpointError(f"model_type must be {known} to become an X-Llama, got {values.get('model_type')!r}")
     _check_computes(values, family)
     sizes = {ours: _size(values, names) for ours, names in SIZES.items()}
@@ -178,6 +180,11 @@ def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
     attention: dict[str, Any] = {"type": "GQA", "n_kv_heads": sizes["n_heads"] if given is None else given}
     if head_dim := values.get("head_dim") or family.head_dim:
         attention["head_dim"] = head_dim
+    given_bias = values.get("attention_bias", False)
+    if not isinstance(given_bias, bool):
+        raise CheckpointError(f"attention_bias must be true or false in config.json, got {given_bias!r:.60}")
+    if bias := family.bias or given_bias:
+        attention["bias"] = bias
     if family.qk_norm:
         attention["qk_norm"] = {"type": "rmsnorm", "eps": eps}
     return configured(
@@ -204,6 +211,10 @@ def _check_computes(values: Mapping[str, Any], family: Family) -> None:
         raise CheckpointError("quantization_config must be absent; use the checkpoint before quantisation")
 
 
+def _bias(config: XLlama.Config) -> Bias:
+    return config.attention.options.get("bias", False)
+
+
 def _size(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     """Return the first of the settings `names` that is present."""
     for name in names:
@@ -214,8 +225,22 @@ def _size(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def family_of(model: XLlama) -> Family:
-    """Return the family that computes what `model` does, with the parts that `Settings.of` knows."""
-    return next(family for family in FAMILIES.values() if family.qk_norm == (Settings.of(model).qk_eps is not None))
+    """Return the family that computes what `model` does, with the parts that `Settings.of` knows.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    settings = Settings.of(model)
+    qk_norm = settings.qk_eps is not None
+    for family in FAMILIES.values():
+        if family.qk_norm == qk_norm and (settings.bias == "qkv") == (family.bias == "qkv"):
+            return family
+    raise CheckpointError("no family has a norm of query and key heads and biases of q, k and v, but not of the output")
+
+
+def names_of(model: XLlama) -> Names:
+    """Return the names of the tensors of `family_of(model)`."""
+    return family_of(model).names(Settings.of(model).bias)
 
 
 def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -229,6 +254,7 @@ def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokeniz
         "num_key_value_heads": settings.n_kv_heads,
         "head_dim": settings.head_dim,
         "hidden_act": "silu",
+        **({"attention_bias": settings.bias} if family.bias is None else {}),
         **dict.fromkeys(family.off or (), False),
         "rms_norm_eps": settings.eps,
         "tie_word_embeddings": c.tie_embeddings,
@@ -255,7 +281,7 @@ def from_hugging_face(tensors: Mapping[str, Tensor], config: XLlama.Config) -> d
         CheckpointError: a tensor is missing, or does not fit the config.
     """
     known = _known({name: Stored.of(tensor) for name, tensor in tensors.items()}, config)
-    _, stacks = checked(known, config, family_of(skeleton(config)).names)
+    _, stacks = checked(known, config, names_of(skeleton(config)))
     state = {name: torch.cat([part.read() for part in parts]) for name, parts in stacks.items()}
     if config.tie_embeddings:
         state["head.weight"] = state["embedding.weight"]
@@ -265,7 +291,7 @@ def from_hugging_face(tensors: Mapping[str, Tensor], config: XLlama.Config) -> d
 def to_hugging_face(state: Mapping[str, Tensor], config: XLlama.Config) -> dict[str, Tensor]:
     """Return the tensors of `family_of` the model for X-Llama's state dict: the inverse of `from_hugging_face`."""
     model = skeleton(config)
-    return {part.theirs: state[part.ours][part.rows] for part in checkpoint_tensors(model, family_of(model).names)}
+    return {part.theirs: state[part.ours][part.rows] for part in checkpoint_tensors(model, names_of(model))}
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -30,9 +30,12 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Notice = Callable[[str], object]
 """Called with a sentence that says what a checkpoint holds that is not imported as it stands."""
 
+Bias = bool | Literal["qkv"]
+"""Which projections of an attention add a bias: all, those of queries, keys and values, or none."""
+
 Names = Mapping[str, Sequence[str]]
 """X-Llama's modules, those of a block without `blocks.<i>.`, and the tensors that their weight consists of in another
-format; `{}` stands for the layer."""
+format, or their bias, by the module's name with `.bias`; `{}` stands for the layer."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Settings:
     layout: Layout
     qk_eps: float | None
     """ε of the norm of query and key heads, where there is one."""
+    bias: Bias
 
     @classmethod
     def of(cls, model: XLlama) -> Settings:
@@ -95,6 +99,7 @@ class Settings:
             qk_eps=cast(Any, model.get_submodule("blocks.0.attention.q_norm")).config.eps
             if attention.qk_norm
             else None,
+            bias=getattr(attention, "bias", False),
         )
 
 
@@ -139,11 +144,12 @@ def checkpoint_tensors(model: XLlama, names: Names) -> Iterator[TensorPart]:
     stacks = {name: module.rows for name, module in modules.items() if isinstance(module, StackedLinear)}
     heads = {f"{name}.projection": module.heads for name, module in modules.items() if isinstance(module, QKV)}
     for name, tensor in model.state_dict().items():
-        module = name.removesuffix(".weight")
+        key = name.removesuffix(".weight")
+        module = key.removesuffix(".bias")
         if module == "head" and model.config.tie_embeddings:
             continue
-        in_block = re.fullmatch(r"blocks\.(\d+)\.(.*)", module)
-        layer, inner = in_block.groups() if in_block else ("", module)
+        in_block = re.fullmatch(r"blocks\.(\d+)\.(.*)", key)
+        layer, inner = in_block.groups() if in_block else ("", key)
         if inner not in names:
             raise CheckpointError(f"the model has a tensor {name!r}, which a Llama checkpoint cannot store")
         theirs, start = [pattern.format(layer) for pattern in names[inner]], 0
