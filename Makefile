@@ -3,7 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
 SOURCES := pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
-# Build environments must see the pins too, or a plugin's could pull another torch.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -49,13 +48,10 @@ help:  ## print this list
 	$(PYTHON) -m venv .venv
 
 .venv/demo: .venv/bin/python $(SOURCES)
-	$(BIN)/python -m pip install -q -e ".[plot]" $(addprefix -e ,$(PLUGINS))
+	$(BIN)/python -m pip install -q "hatchling>=1.27" "editables>=0.5"  # here, and not in an environment for each project
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[plot]" $(addprefix -e ,$(PLUGINS))
 	touch $@
 
-.venv/test: .venv/bin/python $(SOURCES)
-	$(BIN)/python -m pip install -q -e ".[plot,test]" $(addprefix -e ,$(PLUGINS))
-	touch $@
-
-.venv/docs: .venv/bin/python $(SOURCES)
-	$(BIN)/python -m pip install -q -e ".[plot,docs]" $(addprefix -e ,$(PLUGINS))
+.venv/test .venv/docs: .venv/%: .venv/demo
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[plot,$*]"
 	touch $@
