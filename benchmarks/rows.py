@@ -7,9 +7,10 @@
 - products: all linear maps of the shape, one after the other, with packed weights and with torch; milliseconds, and the
   share of the bound: the longer of reading the weights (`support/bandwidth.py`) and of the multiplications (torch's
   float32 product of 1,024 rows, which is nearly all that the processor multiplies).
-- steps: one decoding step of so many sequences, 64 tokens after their beginning, from tokens to scores: Axon's packed
-  model, uncompiled and compiled, and llama.cpp through `llama_decode`. Each has a process of its own, and all take
-  turns; figures are medians over steps and rounds, and the quotients are of Axon's faster way.
+- steps: one decoding step of so many sequences, 64 tokens after their beginning, from tokens to scores: the pass that
+  axon-eet's engine runs, eager and compiled, and llama.cpp through `llama_decode`. Each has a process of its own, and
+  all take turns; figures are medians over steps and rounds. A change of the number of rows costs what the first step
+  after it takes longer. With `--neighbour`, another process keeps one processor half busy meanwhile.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
+from itertools import product
 from typing import Any
 
 import torch
@@ -37,6 +42,8 @@ from axon_core.nn.quantization import Int8Linear
 PEERS = {"fp32": "fp32", "bf16": "bf16", "int8": "q8_0"}
 """What llama.cpp calls a precision."""
 
+CONTENDERS = ("eager", "compiled", "llama.cpp")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,6 +54,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=24, help="steps of a round that are timed")
+    parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="whose steps are timed")
+    parser.add_argument("--neighbour", action="store_true", help="keep one processor half busy beside the steps")
     parser.add_argument("--save", action="store_true", help="keep the figures in results/")
     options = parser.parse_args()
     others = Others()
@@ -55,7 +64,7 @@ def main() -> None:
     print(json.dumps(found, indent=2))
     say(f"others took {results['others']:.0%} of the processors")
     if options.save:
-        say(f"saved as {save(f'rows-{options.what}-{options.shape}', results)}")
+        say(f"saved as {save(_file(options), results)}")
 
 
 def products(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -122,40 +131,73 @@ def fastest(run: Callable[[], object]) -> float:
 def steps(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the median time of a step, for each precision, number of rows and contender."""
     numbers: list[int] = options.rows or [1, 2, 4, 8, 16]
-    shape, most = SHAPES[options.shape], PAST + options.steps
     found: list[dict[str, Any]] = []
     for precision in options.precision:
-        common = (options.threads, most)
-        makers: dict[str, tuple[Callable[..., Steps], tuple[object, ...]]] = {
-            "packed": (packed_steps, (shape, precision, False, *common)),
-            "compiled": (packed_steps, (shape, precision, True, *common)),
-            "llama.cpp": (llama_steps, (shape, PEERS[precision], *common, max(numbers))),
-        }
-        workers: dict[str, Worker] = {}
-        for name, (make, arguments) in makers.items():
-            try:
-                workers[name] = Worker(make, *arguments)
-            except (ModuleNotFoundError, RuntimeError) as error:
-                say(f"{name} is left out: {error}")
-        for rows in numbers:
-            for worker in workers.values():
-                worker(rows, 2)
+        workers = _start(options, precision, max(numbers))
         times: dict[tuple[int, str], list[float]] = {}
-        for _ in range(options.rounds):
-            for rows in numbers:
-                for name, worker in workers.items():
-                    times.setdefault((rows, name), []).extend(worker(rows, options.steps))
+        changes: dict[str, list[float]] = {}
+        with neighbour() if options.neighbour else nullcontext():
+            for turn, rows, (name, worker) in product(range(options.rounds + 1), numbers, workers.items()):
+                first, *others = worker(rows, options.steps)
+                if turn:  # the first warms up
+                    times.setdefault((rows, name), []).extend(others)
+                    changes.setdefault(name, []).append(first - statistics.median(others))
         for worker in workers.values():
             worker.close()
         for rows in numbers:
             median = {name: statistics.median(times[rows, name]) for name in workers}
             one: dict[str, Any] = {"precision": precision, "rows": rows, "ms": {n: 1e3 * s for n, s in median.items()}}
             one["tokens_per_s"] = {name: rows / seconds for name, seconds in median.items()}
+            one["change_of_rows_ms"] = {name: 1e3 * statistics.median(changes[name]) for name in workers}
             if "llama.cpp" in median:
-                one["of_llama_cpp"] = median["llama.cpp"] / min(median["packed"], median["compiled"])
+                one["of_llama_cpp"] = {n: median["llama.cpp"] / s for n, s in median.items() if n != "llama.cpp"}
             found.append(one)
             say(f"{precision} {rows:4} rows: " + ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in median.items()))
     return found
+
+
+def _start(options: argparse.Namespace, precision: str, rows: int) -> dict[str, Worker]:
+    """Start the contenders; who is not installed is named and left out."""
+    common = (options.threads, PAST + options.steps, rows)
+    makers: dict[str, tuple[Callable[..., Steps], tuple[object, ...]]] = {
+        "eager": (packed_steps, (SHAPES[options.shape], precision, *common, False)),
+        "compiled": (packed_steps, (SHAPES[options.shape], precision, *common, True)),
+        "llama.cpp": (llama_steps, (SHAPES[options.shape], PEERS[precision], *common)),
+    }
+    workers: dict[str, Worker] = {}
+    for name, (make, arguments) in ((name, makers[name]) for name in options.only):
+        try:
+            workers[name] = Worker(make, *arguments)
+        except (ModuleNotFoundError, RuntimeError) as error:
+            say(f"{name} is left out: {error}")
+    return workers
+
+
+@contextmanager
+def neighbour() -> Generator[None]:
+    """Keep one processor half busy inside the block, with a process that computes 10 ms of every 20."""
+    busy = subprocess.Popen([sys.executable, "-c", _HALF_BUSY])
+    try:
+        yield
+    finally:
+        busy.terminate()
+        busy.wait()
+
+
+_HALF_BUSY = """
+import os, time
+os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+while True:
+    until = time.perf_counter() + 0.01
+    while time.perf_counter() < until:
+        pass
+    time.sleep(0.01)
+"""
+
+
+def _file(options: argparse.Namespace) -> str:
+    """The name of the file in results/."""
+    return f"rows-{options.what}-{options.shape}{'-neighbour' * options.neighbour}"
 
 
 if __name__ == "__main__":

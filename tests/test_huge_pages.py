@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from axon_core.generation._huge_pages import use_huge_pages
+from axon_core.nn._huge_pages import use_huge_pages
 
 HUGE = 2 << 20
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from axon_core.generation._huge_pages import use_huge_pages
 from axon_core.interfaces.cache import Cache, LayerCache
 from axon_core.interfaces.model import CausalLM
+from axon_core.nn._huge_pages import use_huge_pages
 from axon_core.precision import wide_dtype, widen
 
 __all__ = [

@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from axon_core.errors import UsageError
+from axon_core.nn._huge_pages import use_huge_pages
 from axon_core.nn._native import lanes, library
 from axon_core.nn.activation import GatedSiLU, PackedGatedSiLU
 from axon_core.nn.linear import Linear, StackedLinear
@@ -28,6 +29,7 @@ M = TypeVar("M", bound=nn.Module)
 
 _WIDENED = 1 << 18  # numbers of a weight that the plain version widens at once: what a processor's cache holds
 _TILE = 16  # rows of the plain version's products on an accelerator
+_LARGE = 1 << 21  # bytes of a weight that is worth huge pages
 _VECTORS = 2  # registers of a panel
 _TOGETHER = {torch.float32: 1, torch.bfloat16: 2, torch.int8: 4}  # inputs that lie side by side: 32 bits
 
@@ -185,4 +187,7 @@ def pack_products(model: M) -> M:
     for module in model.modules():  # subclasses compute in their own way
         if isinstance(module, nn.Linear | Int8Linear) and type(module) in _LINEAR:
             parts[module] = PackedLinear(module)
-    return copy_replacing(model, parts)
+    packed = copy_replacing(model, parts)
+    weights = (m.weight for m in packed.modules() if isinstance(m, PackedLinear))
+    use_huge_pages(weight for weight in weights if weight.nbytes >= _LARGE)
+    return packed

@@ -17,6 +17,7 @@ from torch import Tensor
 from axon_core.generation.api import decode
 from axon_core.generation.sampling import Sampling
 from axon_core.nn.quantization import quantize
+from support.llama_cpp_batch import LlamaBatch, Token
 from support.machine import available_memory, peak_memory, reset_peak_memory
 from support.record import say
 from support.shapes import SHAPES, Shape, transformers_like
@@ -205,36 +206,21 @@ def _transformers(contender: Contender, shape: Shape, device: str, threads: int,
 
 
 def _llama_cpp(contender: Contender, shape: Shape, device: str, threads: int, longest: int) -> Generate:
-    """llama.cpp through llama-cpp-python's `Llama`, from a GGUF file that is written here."""
-    import tempfile
-    from pathlib import Path
-
-    from llama_cpp import Llama
-
-    from support.gguf_file import write_gguf
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.gguf"
-        write_gguf(file, shape.axon(), contender.precision)
-        model = Llama(
-            str(file),
-            n_ctx=longest,
-            n_batch=512,
-            n_ubatch=512,
-            n_threads=threads,
-            n_threads_batch=threads,
-            verbose=False,
-        )
+    """llama.cpp through `llama_decode`, from a GGUF file that is written here."""
+    llama = LlamaBatch(shape, contender.precision, threads, longest)
 
     def generate(prompts: Sequence[Tokens], new: int, step: Callable[[], None]) -> list[Tokens]:
         (prompt,) = prompts
-        model.reset()  # or it would keep what the last prompt has in common with this one
+        llama.clear()
         tokens: Tokens = []
-        for token in model.generate(prompt, temp=0.0):
-            tokens.append(token)
+        given, at = prompt, 0
+        while len(tokens) < new:
+            last = len(given) - 1
+            llama.load([Token(token, at + i, 0, i == last) for i, token in enumerate(given)])
+            llama.decode()
+            tokens.append(llama.likeliest(last))
             step()
-            if len(tokens) == new:
-                break
+            given, at = tokens[-1:], at + len(given)
         return [tokens]
 
     return generate

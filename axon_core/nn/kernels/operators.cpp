@@ -46,14 +46,19 @@ const float* widened_rows(const T* x, int64_t n, int64_t d, int64_t padded, std:
 
 template <typename W, typename T>
 void multiply_rows(const W* w, int64_t panels, const Rows<W>& rows, const float* scale, const float* bias, T* y, int64_t outputs) {
-  int64_t size = rows.d * OUTPUTS;
-  in_turns(panels, 1 + (1 << 16) / (rows.n * size + 1), [&](auto take) {
-    Buffer<float> sums(rows.n * OUTPUTS);
-    for (int64_t p = take(), following; p < panels; p = following) {
+  int64_t size = rows.d * OUTPUTS, at_once = panels_at_once<W>(rows.n), turns = (panels + at_once - 1) / at_once;
+  in_turns(turns, 1 + (1 << 16) / (rows.n * size * at_once + 1), [&](auto take) {
+    Buffer<float> sums(at_once * rows.n * OUTPUTS);
+    for (int64_t turn = take(), following; turn < turns; turn = following) {
       following = take();
-      multiply_panel(w + p * size, rows, sums.data, w + following * size);
-      int64_t o = p * OUTPUTS;
-      finish(sums.data, rows.n, scale ? scale + o : scale, bias ? bias + o : bias, y + o, outputs, outputs - o);
+      int64_t p = turn * at_once, some = std::min(at_once, panels - p);
+      const W* next = w + following * at_once * size;
+      some == 2 ? multiply_panels<2>(w + p * size, rows, sums.data, next) : multiply_panels<1>(w + p * size, rows, sums.data, next);
+      for (int64_t own = 0; own < some; own++) {
+        int64_t o = (p + own) * OUTPUTS;
+        finish(sums.data + own * rows.n * OUTPUTS, rows.n, scale ? scale + o : scale, bias ? bias + o : bias, y + o, outputs,
+               outputs - o);
+      }
     }
   });
 }

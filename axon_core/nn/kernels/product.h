@@ -116,30 +116,44 @@ struct Rows {
   int64_t pieces() const { return (d + Kind<W>::INPUTS - 1) / Kind<W>::INPUTS; }
 };
 
-// Multiplies R rows, from row i on, with one piece of a panel, and fetches `ahead` at so many bytes a step meanwhile.
-template <int R, typename W>
-[[gnu::noinline]] void multiply(const W* w, const Rows<W>& rows, int64_t i, int64_t piece, float* kept,
+// Multiplies R rows, from row i on, with one piece of P panels that are `apart` weights apart, and fetches `ahead` at so
+// many bytes a step meanwhile. What is kept of a panel lies `rows.n` rows after what is kept of the one before.
+template <int R, int P, typename W>
+[[gnu::noinline]] void multiply(const W* w, int64_t apart, const Rows<W>& rows, int64_t i, int64_t piece, float* kept,
                                 const char* ahead, int64_t pace) {
   int64_t first = piece * Kind<W>::INPUTS, last = std::min(first + Kind<W>::INPUTS, rows.d);
   const auto* x = rows.inputs + i * rows.d;
-  typename Kind<W>::Sum sums[R][WIDTH];
+  typename Kind<W>::Sum sums[P][R][WIDTH];
+  auto place = [&](int a) { return kept + (a / (R * WIDTH) * rows.n * WIDTH + a % (R * WIDTH)) * LANES; };
+  auto sum = [&](int a) -> auto& { return sums[a / (R * WIDTH)][a / WIDTH % R][a % WIDTH]; };
   AXON_UNROLL
-  for (int a = 0; a < R * WIDTH; a++) begin(sums[a / WIDTH][a % WIDTH], piece ? kept + a * LANES : nullptr);
+  for (int a = 0; a < P * R * WIDTH; a++) begin(sum(a), piece ? place(a) : nullptr);
   for (int64_t k = first; k < last; k += TOGETHER<W>, w += STEP<W>, ahead += pace) {
-    __builtin_prefetch(ahead, 0, 2);
-    if constexpr (STEP<W> * sizeof(W) > 64) __builtin_prefetch(ahead + 64, 0, 2);
-    add<R>(sums, w, x + k, rows.d);
+    AXON_UNROLL
+    for (int p = 0; p < P; p++) {
+      const char* line = ahead + p * apart * int64_t(sizeof(W));
+      __builtin_prefetch(line, 0, 2);
+      if constexpr (STEP<W> * sizeof(W) > 64) __builtin_prefetch(line + 64, 0, 2);
+      add<R>(sums[p], w + p * apart, x + k, rows.d);
+    }
   }
   AXON_UNROLL
-  for (int a = 0; a < R * WIDTH; a++) {
-    float scale = rows.scales ? rows.scales[(i + a / WIDTH) * rows.pieces() + piece] : 1;
-    keep(sums[a / WIDTH][a % WIDTH], kept + a * LANES, piece == 0, scale);
+  for (int a = 0; a < P * R * WIDTH; a++) {
+    float scale = rows.scales ? rows.scales[(i + a / WIDTH % R) * rows.pieces() + piece] : 1;
+    keep(sum(a), place(a), piece == 0, scale);
   }
 }
 
-// The sums of all rows with one panel; `following` comes next, and is fetched meanwhile.
+// How many panels are multiplied at a time: one or two rows have too few sums in one to keep the processor busy.
 template <typename W>
-void multiply_panel(const W* w, const Rows<W>& rows, float* sums, const W* following) {
+int panels_at_once(int64_t n) {
+  return n <= 2 && sizeof(W) > 1 ? 2 : 1;
+}
+
+// The sums of all rows with P panels; `following` comes next, and is fetched meanwhile.
+template <int P, typename W>
+void multiply_panels(const W* w, const Rows<W>& rows, float* sums, const W* following) {
+  int64_t apart = rows.d * OUTPUTS;
   for (int64_t piece = 0; piece < rows.pieces(); piece++) {
     int64_t inputs = std::min(Kind<W>::INPUTS, rows.d - piece * Kind<W>::INPUTS), passes = (rows.n + 3) / 4;
     const W* next = piece + 1 < rows.pieces() ? w + inputs * OUTPUTS : following;
@@ -147,16 +161,20 @@ void multiply_panel(const W* w, const Rows<W>& rows, float* sums, const W* follo
     int64_t pace = STEP<W> * sizeof(W) / passes;
     for (int64_t i = 0; i < rows.n;) {
       auto run = [&]<int R>() {
-        multiply<R>(w, rows, i, piece, sums + i * OUTPUTS, ahead, pace);
+        multiply<R, P>(w, apart, rows, i, piece, sums + i * OUTPUTS, ahead, pace);
         i += R;
       };
-      switch (rows.n - i) {  // fewer than 4 rows have too few sums to keep the processor busy
-        case 1: run.template operator()<1>(); break;
-        case 2: run.template operator()<2>(); break;
-        case 3: run.template operator()<3>(); break;
-        case 5: run.template operator()<5>(); break;
-        case 6: run.template operator()<6>(); break;
-        default: run.template operator()<4>();
+      if constexpr (P > 1) {
+        rows.n - i == 1 ? run.template operator()<1>() : run.template operator()<2>();
+      } else {
+        switch (rows.n - i) {  // fewer than 4 rows have too few sums to keep the processor busy
+          case 1: run.template operator()<1>(); break;
+          case 2: run.template operator()<2>(); break;
+          case 3: run.template operator()<3>(); break;
+          case 5: run.template operator()<5>(); break;
+          case 6: run.template operator()<6>(); break;
+          default: run.template operator()<4>();
+        }
       }
       ahead += pace * (inputs / TOGETHER<W>);
     }

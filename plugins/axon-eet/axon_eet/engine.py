@@ -67,7 +67,8 @@ class Engine:
         rows: how many texts run at once.
         chunk: the most prompt tokens in a step in which texts grow: more finish prompts sooner, fewer keep the pace.
         waiting: how many texts may wait before `submit` raises `QueueFull`.
-        compile: asks for compiled passes, which this version does not have; a note then says that they run eagerly.
+        compile: whether passes are compiled, now and in about a minute: they are faster then. Models that are computed
+            text by text are not; a note says so.
 
     Raises:
         UsageError: a number is below 1; the memory is not a size, or holds no text at all.
@@ -93,9 +94,7 @@ class Engine:
         self.notes: list[str] = []
         """What a user must know: how the model is served, and whether its tokens may depend on other questions."""
         limits = Limits(rows, chunk, max(chunk, _ALONE))
-        self._runner: Runner = make_runner(model, limits, memory, self.notes)
-        if compile:
-            self.notes.append("its passes run eagerly, because this version of axon-eet does not compile them")
+        self._runner: Runner = make_runner(model, limits, memory, self.notes, compile=compile)
         self._most_waiting = waiting
         self._changed = threading.Condition()
         self._texts: list[RunningText] = []  # in their order; the engine's thread changes it

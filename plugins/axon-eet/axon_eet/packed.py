@@ -14,7 +14,10 @@ from axon_core.interfaces import Between, CacheStep
 from axon_core.nn import attend_blocks, scores_between
 from axon_eet.blocks import SIZE
 
-__all__ = ["Packed", "PackedCache", "block_bytes"]
+__all__ = ["NewTokens", "Packed", "PackedCache", "block_bytes"]
+
+NewTokens = tuple[Sequence[int], int, Sequence[int]]
+"""What a pass computes of one text: its new tokens, the first one's position, and the text's blocks."""
 
 
 def block_bytes(layers: Sequence[Mapping[str, StateSpec]], dtype: torch.dtype) -> int:
@@ -46,8 +49,8 @@ class Packed:
         return used, tables.int()
 
     @classmethod
-    def of(cls, texts: Sequence[tuple[Sequence[int], int, Sequence[int]]], device: torch.device | str) -> Packed:
-        """Return the pass over these texts, each given as its new tokens, the first one's position, and its blocks."""
+    def of(cls, texts: Sequence[NewTokens], device: torch.device | str) -> Packed:
+        """Return the pass over these texts."""
         tokens, positions, slots, owners = list[int](), list[int](), list[int](), list[int]()
         for row, (new, start, blocks) in enumerate(texts):
             places = range(start, start + len(new))
@@ -114,7 +117,7 @@ class PackedCache(Cache):
         super().__init__([], 0, 0, dtype=dtype, device=device)
         self.blocks = [_BlockLayer(states, blocks, dtype, device) for states in layers]
         self.layers: list[LayerCache] = [*self.blocks]
-        self.gathers = gathers
+        self.gathers, self.device = gathers, device
         self._pass: Packed | None = None
         self._scope: Scope | None = None
         self._tables = torch.empty(0, 0, dtype=torch.int32, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from axon_core import CausalLM, ContextError, StateSpec
 from axon_eet.blocks import GONE, SIZE, Blocks, Prefix, blocks_for
-from axon_eet.packed import Packed, PackedCache
+from axon_eet.packed import PackedCache
+from axon_eet.passes import Pass
 from axon_eet.schedule import Load, plan_step
 from axon_eet.text import RunningText
 
@@ -95,13 +97,17 @@ class BlockRunner:
     """Computes all texts in one pass. Their keys and values are stored in blocks, which texts that begin alike share.
 
     Args:
-        model: its attentions must call `attend` on what their cache returns.
+        context: how many tokens the model sees.
+        scores: runs the model.
         cache: the blocks' memory.
+        blocks: which of them are free.
+        block_bytes: the bytes of one.
         limits: how much is computed in one step.
         window: how many tokens back any attention sees, if all of them are so limited.
     """
 
-    model: CausalLM
+    context: int
+    scores: Pass
     cache: PackedCache
     blocks: Blocks
     block_bytes: int
@@ -112,7 +118,7 @@ class BlockRunner:
 
     def check(self, prompt: int, new: int) -> None:
         """Raise `ContextError` if a text of that many tokens does not fit into all blocks."""
-        tokens = min(prompt + new - 1, self.model.context)  # the last one is never read
+        tokens = min(prompt + new - 1, self.context)  # the last one is never read
         if self.window is not None:
             tokens = min(tokens, self.window + self.limits.alone + SIZE)
         if blocks_for(tokens) > self.blocks.total:
@@ -124,9 +130,9 @@ class BlockRunner:
     def schedule(self, texts: Sequence[RunningText]) -> list[Work]:
         """Return the next step's work, after giving texts the blocks they share and taking those of others."""
         for text in texts[: self.limits.rows]:
-            if len(text.tokens) - text.first > self.model.context:  # as `Decoder` continues it
+            if len(text.tokens) - text.first > self.context:  # as `Decoder` continues it
                 self.release(text)
-                text.first = len(text.tokens) - (self.model.context + 1) // 2
+                text.first = len(text.tokens) - (self.context + 1) // 2
             self._adopt(text)
         loads = [self._load(text) for text in texts]
         rows, chunk, alone = self.limits
@@ -141,21 +147,14 @@ class BlockRunner:
 
     def run(self, work: Sequence[Work]) -> list[Float[Tensor, "s v"]]:
         """Compute it in one pass, and return the scores that are wanted of each text."""
-        device = self.cache.positions.device
-        packed = Packed.of([(text.next_tokens(n), text.computed, text.table.blocks) for text, n, _ in work], device)
-        self.cache.load(packed)
-        features = self.model.features(packed.tokens, cache=self.cache)[0]
-        ends = torch.tensor([n for _, n, _ in work]).cumsum(0).tolist()
+        ends = accumulate(n for _, n, _ in work)
         wanted = [place for (_, _, scored), end in zip(work, ends, strict=True) for place in range(end - scored, end)]
-        counts = [scored for _, _, scored in work]
+        found = self.scores([(text.next_tokens(n), text.computed, text.table.blocks) for text, n, _ in work], wanted)
         for text, n, _ in work:
             text.computed += n
             text.reached = max(text.reached, text.computed)
             self._fill(text)
-        if not wanted:
-            return [features.new_empty(0, self.model.config.vocab_size)] * len(work)
-        logits = self.model.logits(features[torch.tensor(wanted, device=device)].unsqueeze(0))[0]
-        return list(logits.split(counts))
+        return list(found.split([scored for _, _, scored in work]))
 
     def release(self, text: RunningText, *, failed: bool = False) -> None:
         """Give the blocks of a text back; those of a failed step are cleared."""

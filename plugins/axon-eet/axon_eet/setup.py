@@ -14,6 +14,7 @@ from axon_core.interfaces import Between
 from axon_core.nn import pack_products, rows_depend
 from axon_eet.blocks import Blocks
 from axon_eet.packed import Packed, PackedCache, block_bytes
+from axon_eet.passes import Pass, compiled_pass, eager_pass
 from axon_eet.runners import BlockRunner, CacheRunner, Limits, Runner, state_bytes
 
 __all__ = ["make_runner", "parse_size"]
@@ -40,7 +41,9 @@ def parse_size(size: int | str) -> int:
     return int(number)
 
 
-def make_runner(model: CausalLM, limits: Limits, memory: int | str | None, notes: list[str]) -> Runner:
+def make_runner(
+    model: CausalLM, limits: Limits, memory: int | str | None, notes: list[str], *, compile: bool = False
+) -> Runner:
     """Return what computes this model's texts, and add to `notes` what users must know.
 
     Raises:
@@ -57,8 +60,9 @@ def make_runner(model: CausalLM, limits: Limits, memory: int | str | None, notes
     whole = any(not state.per_token for state in states)
     if not whole and probe.horizon is None:
         size = block_bytes(layers, dtype)
-        n = total // size if size else 0
-        if n == 0:
+        spare = int(compile)  # a block for tokens of no text
+        n = total // size - spare if size else 0
+        if n < 1:
             raise UsageError(f"a block of 16 tokens needs {size:,} bytes, got {total:,} for all; give the engine more")
         trial = _try_packed(model, layers, dtype, device)
         if trial is not None:
@@ -70,8 +74,9 @@ def make_runner(model: CausalLM, limits: Limits, memory: int | str | None, notes
                 )
             windows = [state.window for state in states]
             window = max(w for w in windows if w) if all(windows) else None
-            cache = PackedCache(layers, n, dtype, device, gathers=not direct)
-            return BlockRunner(model, cache, Blocks(n), size, limits, window)
+            cache = PackedCache(layers, n + spare, dtype, device, gathers=not direct)
+            scores = _compile_or_note(model, cache, n, notes) if compile else eager_pass(model, cache)
+            return BlockRunner(model.context, scores, cache, Blocks(n), size, limits, window)
         notes.append("its attention is computed for one text at a time, because it does not use the core's kernels")
     elif probe.horizon is not None:
         notes.append(
@@ -80,6 +85,8 @@ def make_runner(model: CausalLM, limits: Limits, memory: int | str | None, notes
         )
     else:
         notes.append("its attention keeps a state for the whole text, so that each text is computed by itself")
+    if compile:
+        notes.append("its passes run uncompiled, because only passes over many texts are compiled")
     return CacheRunner(model, layers, dtype, probe.horizon, total, limits)
 
 
@@ -139,3 +146,13 @@ def _try_packed(
     if not bool((found[0] - alone).abs().max() <= tolerance):
         return None
     return depending, cache.direct
+
+
+def _compile_or_note(model: CausalLM, cache: PackedCache, spare: int, notes: list[str]) -> Pass:
+    """Return the compiled pass, or the eager one and the reason in `notes` where it cannot be compiled."""
+    try:
+        return compiled_pass(model, cache, spare)
+    except Exception as error:  # PyTorch's compiler raises errors of many kinds
+        reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])  # the second has the cause
+        notes.append(f"its passes run uncompiled, and slower: {reason}")
+        return eager_pass(model, cache)

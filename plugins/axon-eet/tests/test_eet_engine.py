@@ -125,6 +125,20 @@ def test_a_shared_beginning_is_computed_once(build):
         assert report.computed_tokens == 32 + 10 * 2 + 10 and report.cached_tokens == 9 * 32
 
 
+def test_a_beginning_of_512_tokens_shared_by_16_questions_is_computed_once(build):
+    model, prompt = build(context=1024), [i % 200 for i in range(512)]
+    questions = [Question(prompt=[*prompt, 200 + i], max_new_tokens=4, seed=i) for i in range(16)]
+    with Engine(model, TOKENIZER) as engine:
+        answers = [engine.submit(question) for question in questions]
+        found = [list(answer) for answer in answers]
+        report = engine.report()
+    assert [answer.usage.cached_tokens for answer in answers] == [0] + [512] * 15
+    assert report.cached_tokens == 15 * 512
+    assert report.computed_tokens == 512 + 16 + sum(len(pieces) - 1 for pieces in found)
+    with Engine(model, TOKENIZER) as engine:
+        assert list(engine.submit(questions[9])) == found[9]
+
+
 def test_higher_priorities_run_first(build):
     with Engine(build(), TOKENIZER, rows=1) as engine:
         first = engine.submit(prompt="a", max_new_tokens=50)

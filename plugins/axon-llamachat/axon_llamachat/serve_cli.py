@@ -71,6 +71,8 @@ def command(
         for name, run in names.items():
             found = open_run(run)
             chosen = choose_template(run, found.tokenizer, template)
+            if compile:
+                echo(f"{name}: compiling its passes, about a minute")
             engine = Engine(
                 found.load(), found.tokenizer, memory=share, rows=rows, waiting=max_waiting, compile=compile
             )
