@@ -67,8 +67,8 @@ class Engine:
         rows: how many texts run at once.
         chunk: the most prompt tokens in a step in which texts grow: more finish prompts sooner, fewer keep the pace.
         waiting: how many texts may wait before `submit` raises `QueueFull`.
-        compile: whether passes are compiled, now and in about a minute: they are faster then. Models that are computed
-            text by text are not; a note says so.
+        compile: whether the pass is compiled, once and before this returns, which takes a minute or more. A model that
+            is computed text by text is not compiled; a note says so.
 
     Raises:
         UsageError: a number is below 1; the memory is not a size, or holds no text at all.

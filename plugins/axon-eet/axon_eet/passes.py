@@ -40,7 +40,7 @@ def eager_pass(model: CausalLM, cache: PackedCache) -> Pass:
 
 
 def compiled_pass(model: CausalLM, cache: PackedCache, spare: int) -> Pass:
-    """Return the same pass as one piece of compiled code for all sizes; it is compiled here, in a minute.
+    """Return the same pass as one piece of code for all sizes, compiled here, which takes a minute or more.
 
     The sizes are variables of the code, except for sizes of 1, for which PyTorch would compile other code with other
     rounding. A pass with a single text therefore gets a token of no text beside it, stored in block `spare`.

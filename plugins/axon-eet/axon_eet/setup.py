@@ -154,5 +154,5 @@ def _compile_or_note(model: CausalLM, cache: PackedCache, spare: int, notes: lis
         return compiled_pass(model, cache, spare)
     except Exception as error:  # PyTorch's compiler raises errors of many kinds
         reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2])  # the second has the cause
-        notes.append(f"its passes run uncompiled, and slower: {reason}")
+        notes.append(f"its passes run uncompiled: {reason}")
         return eager_pass(model, cache)

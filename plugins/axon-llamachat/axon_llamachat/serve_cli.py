@@ -72,7 +72,7 @@ def command(
             found = open_run(run)
             chosen = choose_template(run, found.tokenizer, template)
             if compile:
-                echo(f"{name}: compiling its passes, about a minute")
+                echo(f"{name}: compiling its pass, which takes a minute or more")
             engine = Engine(
                 found.load(), found.tokenizer, memory=share, rows=rows, waiting=max_waiting, compile=compile
             )
