@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from axon_core import to_json
 from axon_eet import Answer, AnswerPiece, Engine, Question
-from axon_llamachat.api_error import ApiError, as_api_error, stopping
+from axon_llamachat.api_error import ApiError, as_api_error
 from axon_llamachat.door import Door
 from axon_llamachat.metrics import Timer
 from axon_llamachat.wire.reply import Reply, usage_json
@@ -59,7 +59,7 @@ async def respond(
         choices[index] += reply.push(index, answer, piece)
 
     try:
-        await _while_connected(_follow(answers, reply.n, take, timer, seconds), request.receive, door)
+        await _while_connected(_follow(answers, reply.n, take, timer, seconds), answers, request.receive, door)
     except _Gone:
         return Response(status_code=499)  # nobody reads it
     finally:
@@ -84,7 +84,7 @@ class _EventStream(Response):
 
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await _while_connected(self._events(event), receive, self._door)
+            await _while_connected(self._events(event), self._answers, receive, self._door)
         except _Gone:
             return
         except Exception as error:
@@ -131,8 +131,10 @@ async def _follow(answers: Sequence[Answer], n: int, take: _Take, timer: Timer, 
             answer.cancel()
 
 
-async def _while_connected(work: Awaitable[None], receive: Receive, door: Door) -> None:
+async def _while_connected(work: Awaitable[None], answers: Sequence[Answer], receive: Receive, door: Door) -> None:
     """Await `work`, but not beyond the client's disconnect or the closing of the door.
+
+    Answers that are complete when the door closes are still sent.
 
     Raises:
         _Gone: the client has closed the connection.
@@ -146,12 +148,14 @@ async def _while_connected(work: Awaitable[None], receive: Receive, door: Door) 
     tasks = [asyncio.ensure_future(each) for each in (work, disconnected(), door.until_cut())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if all(answer.done for answer in answers):
+            await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
         if tasks[0].done():
             await tasks[0]
         elif tasks[1].done():
             raise _Gone
         else:
-            raise stopping()
+            raise door.turn_out()
     finally:
         for task in tasks:
             task.cancel()

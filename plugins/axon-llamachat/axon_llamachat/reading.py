@@ -23,14 +23,15 @@ async def read_object(request: HttpRequest, limits: ServerLimits) -> dict[str, A
     Other media types are refused: a page in a browser could send those without being asked for by this server.
 
     Raises:
-        ApiError: the media type is not JSON, the body is too large or too slow, or it is not a JSON object.
+        ApiError: the media type is not JSON, the body is too large or too slow, it is not a JSON object, or the
+            server stops.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"the body must be JSON; send Content-Type: application/json, not {kind[:100]!r}")
     try:
         async with asyncio.timeout(limits.body_seconds):
-            raw = await _body(request, limits)
+            raw = await request.app.state.door.before_cut(_body(request, limits))
     except TimeoutError:
         message = f"the body did not arrive within {limits.body_seconds:g} seconds"
         raise ApiError(408, message, code="timeout", headers=_CLOSE) from None

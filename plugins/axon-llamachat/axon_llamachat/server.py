@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
 
 import uvicorn
@@ -22,6 +23,8 @@ from axon_llamachat.limits import ServerLimits
 __all__ = ["bound", "check_exposure", "make_server", "serve"]
 
 _CLOSING = 5  # seconds for connections to close after the last answer
+_BACKLOG = 100  # connections that asyncio takes at once, before it looks whether one is too many
+_FILES = 200 + 3 * _BACKLOG  # that a server has open besides the connections that it keeps
 
 
 def check_exposure(host: str, key: str | None) -> None:
@@ -101,7 +104,7 @@ async def _serve(
     await asyncio.wait([closing, hurried], return_when=asyncio.FIRST_COMPLETED)
     hurried.cancel()
     door.cut()
-    await closing
+    await asyncio.wait([closing], timeout=_CLOSING)  # some clients do not read what is sent to them
     server.should_exit = True
     await running
     return door.cut_off
@@ -110,6 +113,8 @@ async def _serve(
 def make_server(app: Starlette) -> uvicorn.Server:
     """Return a server for what `make_app` returned, with its limits, and without uvicorn's signals and logs."""
     limits: ServerLimits = app.state.limits
+    room = _allow_files(limits.connections + _FILES) - _FILES
+    limits = replace(limits, connections=max(1, min(limits.connections, room)))
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # clients must not fill the log
     return _Server(
         uvicorn.Config(
@@ -122,6 +127,7 @@ def make_server(app: Starlette) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            backlog=_BACKLOG,
             timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=_CLOSING,
             h11_max_incomplete_event_size=limits.header_bytes,
@@ -135,6 +141,23 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+
+def _allow_files(n: int) -> int:
+    """Let this process open `n` files, or as many as the system permits, and return how many.
+
+    Each connection is one. Where there are too few, asyncio writes an error for every connection that it cannot take.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return n
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= n:
+        return n
+    allowed = n if hard == resource.RLIM_INFINITY else min(n, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
 
 
 def _is_local(host: str) -> bool:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,6 +147,57 @@ class Scripted:
 
     def report(self) -> EngineReport:
         return EngineReport(1, 2, 3, 4, 5, 6, 7, 8, 9, EngineMemory(1000, 500, 250))
+
+
+@pytest.fixture(scope="session")
+def folder(model, tmp_path_factory) -> Path:
+    """A model folder called `little`."""
+    path = tmp_path_factory.mktemp("models") / "little"
+    model.save(path, ByteTokenizer())
+    return path
+
+
+class Command:
+    """`axon serve` as a process."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "axon_core", "serve", *arguments, "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        )
+        self.lines: list[str] = []
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if match := re.search(r"at (http://\S+)/v1", line):
+                self.root = match[1]
+                return
+        raise AssertionError(self.process.communicate()[1])
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        self.process.send_signal(number)
+        return self.end()
+
+    def end(self) -> tuple[int, str]:
+        output = self.process.communicate(timeout=60)
+        return self.process.returncode, "".join(output)
+
+
+@pytest.fixture
+def command() -> Iterator[Callable[..., Command]]:
+    made: list[Command] = []
+
+    def start(*arguments: str) -> Command:
+        made.append(Command(*arguments))
+        return made[-1]
+
+    yield start
+    for each in made:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.communicate()
 
 
 @pytest.fixture

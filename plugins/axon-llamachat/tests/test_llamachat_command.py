@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import openai
@@ -22,57 +18,6 @@ from axon_core import ByteTokenizer
 from axon_core.cli import main
 from axon_llamachat.server import check_exposure
 from axon_llamachat.templates import choose_template
-
-
-@pytest.fixture(scope="session")
-def folder(model, tmp_path_factory) -> Path:
-    """A model folder called `little`."""
-    path = tmp_path_factory.mktemp("models") / "little"
-    model.save(path, ByteTokenizer())
-    return path
-
-
-class Command:
-    """`axon serve` as a process."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "axon_core", "serve", *arguments, "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        )
-        self.lines: list[str] = []
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if match := re.search(r"at (http://\S+)/v1", line):
-                self.root = match[1]
-                return
-        raise AssertionError(self.process.communicate()[1])
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        self.process.send_signal(number)
-        return self.end()
-
-    def end(self) -> tuple[int, str]:
-        output = self.process.communicate(timeout=20)
-        return self.process.returncode, "".join(output)
-
-
-@pytest.fixture
-def command() -> Iterator[Callable[..., Command]]:
-    made: list[Command] = []
-
-    def start(*arguments: str) -> Command:
-        made.append(Command(*arguments))
-        return made[-1]
-
-    yield start
-    for each in made:
-        if each.process.poll() is None:
-            each.process.kill()
-            each.process.communicate()
 
 
 def test_it_says_what_it_serves_and_curl_reads_a_stream(command, folder):

@@ -274,6 +274,24 @@ def test_no_text_becomes_a_control_marker(serving, scripted):
         assert "[INST]" in engine.answers[1].question.stop  # nor does an answer have one
 
 
+def test_markup_in_a_text_is_never_a_page(serving, scripted):
+    """No browser shows it as HTML: answers and errors are JSON or events, and say that nobody may guess otherwise."""
+    page = "<script>alert(1)</script>"
+    server = serving(scripted(text=page))
+    asked = {"prompt": page, "model": "tiny"}
+    for answer, kind in (
+        (httpx.post(f"{server.url}/completions", json=asked), "application/json"),
+        (httpx.post(f"{server.url}/completions", json=asked | {"stream": True}), "text/event-stream; charset=utf-8"),
+        (httpx.post(f"{server.url}/completions", json=asked | {"model": page}), "application/json"),
+        (httpx.post(f"{server.url}/completions", json=asked | {page: 1}), "application/json"),
+        (httpx.get(f"{server.url}/models/{page}"), "application/json"),
+        (httpx.get(f"{server.root}/{page}"), "application/json"),
+        (httpx.get(f"{server.root}/metrics"), "text/plain; version=0.0.4; charset=utf-8"),
+    ):
+        assert answer.headers["content-type"] == kind
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 def test_nobody_gets_anothers_text(server, model):
     """Sixteen streams at once, each of which is what the model writes for its prompt alone."""
     prompts = [f"{'abcdefgh'[i % 8] * (1 + 5 * i)} {i}" for i in range(16)]
