@@ -20,7 +20,7 @@ def run_measured(command: list[str], **options: object) -> tuple[float, int, str
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
     )
     while process.poll() is None:
-        peak = max(peak, _held(process.pid))
+        peak = max(peak, held(process.pid))
         time.sleep(0.05)
     seconds = time.perf_counter() - begun
     out, err = process.communicate()
@@ -29,7 +29,7 @@ def run_measured(command: list[str], **options: object) -> tuple[float, int, str
     return seconds, peak, out
 
 
-def _held(group: int) -> int:
+def held(group: int) -> int:
     """Return the bytes of all processes of a group."""
     total = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
