@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,10 +21,10 @@ TYPES = {
 }
 
 
-def write_gguf(file: Path, model: XLlama, precision: str) -> None:
+def write_gguf(file: Path, model: XLlama, precision: str, pieces: Sequence[str] | None = None) -> None:
     """Write a float32 model; matrices in the given precision, vectors in float32, as llama.cpp's converter does.
 
-    The vocabulary is there because llama.cpp wants one: nameless pieces after the usual three.
+    llama.cpp wants a vocabulary: that of `pieces`, or nameless ones; the first three are the usual markers.
     """
     kind, file_type = TYPES[precision]
     c, settings = model.config, Settings.of(model)
@@ -42,21 +43,24 @@ def write_gguf(file: Path, model: XLlama, precision: str) -> None:
 
     writer.add_tokenizer_model("llama")
     markers = [("<unk>", gguf.TokenType.UNKNOWN), ("<s>", gguf.TokenType.CONTROL), ("</s>", gguf.TokenType.CONTROL)]
-    pieces = markers + [(f"<{i}>", gguf.TokenType.NORMAL) for i in range(len(markers), c.vocab_size)]
-    writer.add_token_list([piece for piece, _ in pieces])
-    writer.add_token_scores([0.0] * len(pieces))
-    writer.add_token_types([int(type_) for _, type_ in pieces])
+    names = pieces or [f"<{i}>" for i in range(c.vocab_size)]
+    tokens = markers + [(name, gguf.TokenType.NORMAL) for name in names[len(markers) :]]
+    writer.add_token_list([token for token, _ in tokens])
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([int(type_) for _, type_ in tokens])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)
 
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layers)
+    tensor_names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layers)
     tensors = to_hugging_face(model.state_dict(), c)
     for part in checkpoint_tensors(model, FAMILIES["llama"].names):
         tensor = tensors[part.theirs]
         if part.heads is not None:  # llama.cpp rotates feature pairs (2i, 2i + 1)
             tensor = relayout(tensor, part.heads, "interleaved")
         stored = kind if tensor.ndim > 1 else GGMLQuantizationType.F32
-        name = cast(str, names.get_name(part.theirs, (".weight",)))
+        name = cast(str, tensor_names.get_name(part.theirs, (".weight",)))
         writer.add_tensor(name, gguf.quantize(tensor.detach().numpy(), stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -10,9 +10,14 @@ import torch
 
 
 class Others:
-    """How much of the processors' time programs outside this one's process group take: what disturbs a measurement."""
+    """How much of the processors' time programs outside this one's process group take: what disturbs a measurement.
 
-    def __init__(self) -> None:
+    Args:
+        groups: further process groups that do not count as others.
+    """
+
+    def __init__(self, *groups: int) -> None:
+        self._groups = {os.getpgrp(), *groups}
         self._begun = self._seconds()
 
     def share(self) -> float:
@@ -20,9 +25,8 @@ class Others:
         passed, busy, own = (now - then for now, then in zip(self._seconds(), self._begun, strict=True))
         return max(0.0, busy - own) / (passed * (os.cpu_count() or 1))
 
-    @staticmethod
-    def _seconds() -> tuple[float, float, float]:
-        """Return the time, and how long the processors have worked in all, and for this process group."""
+    def _seconds(self) -> tuple[float, float, float]:
+        """Return the time, and how long the processors have worked in all, and for the process groups."""
         user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
         own = 0
         for process in Path("/proc").glob("[0-9]*/stat"):
@@ -30,7 +34,7 @@ class Others:
                 fields = process.read_text().rpartition(")")[2].split()
             except OSError:  # it has ended
                 continue
-            if int(fields[2]) == os.getpgrp():
+            if int(fields[2]) in self._groups:
                 own += sum(map(int, fields[11:15]))  # its own time, and that of its children who have ended
         ticks = os.sysconf("SC_CLK_TCK")
         return time.perf_counter(), (user + nice + system + sum(interrupts)) / ticks, own / ticks
