@@ -10,6 +10,7 @@ from axon_core.nn import (
     Linear,
     PackedLinear,
     StackedLinear,
+    TiedLinear,
     attend,
     pack_products,
     pack_weight,
@@ -192,3 +193,37 @@ def test_packed_and_8_bit_projections_know_their_heads():
         == pack_products(quantize(qkv, "int8")).heads
         == (2, 1, 1)
     )
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("make", [quantize, pack_products, lambda qkv: pack_products(quantize(qkv))])
+def test_projections_for_cross_attention_are_parts_of_the_whole(make, bias):
+    """Also where heads do not end at a panel's edge."""
+    torch.manual_seed(0)
+    qkv = QKV(24, 5, 5, 7, bias=bias)
+    other, x = make(qkv), torch.randn(2, 3, 24)
+    with torch.no_grad():
+        whole = other(x)
+        for part, expected in zip((other.query(x), *other.key_value(x)), whole, strict=True):
+            torch.testing.assert_close(part, expected, rtol=0, atol=1e-6)
+        for part, expected in zip(whole, qkv(x), strict=True):
+            torch.testing.assert_close(part, expected, rtol=0, atol=0.05)
+        if make is not quantize:
+            assert all(torch.equal(a, b) for a, b in zip(whole, (other.query(x), *other.key_value(x)), strict=True))
+
+
+@pytest.mark.parametrize("make", [quantize, pack_products])
+def test_a_tied_head_is_a_map_of_its_own_and_the_embedding_stays(make):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(40, 24)
+            self.head = TiedLinear(self.embedding)
+
+    model, x = Tied(), torch.randn(3, 24)
+    assert list(model.state_dict()) == ["embedding.weight"]
+    assert torch.equal(model.head(x), x @ model.embedding.weight.T)
+    other = make(model)
+    assert type(other.head) is (Int8Linear if make is quantize else PackedLinear)
+    assert torch.equal(other.embedding.weight, model.embedding.weight)
+    torch.testing.assert_close(other.head(x), model.head(x).detach(), rtol=0, atol=0.1 if make is quantize else 1e-5)

@@ -53,9 +53,9 @@ class LayerCache:
         return tuple(self._append(name, entries) for name, entries in new.items())
 
     def once(self, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Return what `make` returned the first time: what cross-attention computes from a fixed memory."""
+        """Return what `make` returned the first time, contiguous: what cross-attention computes from a fixed memory."""
         if self._memory is None:
-            self._memory = make()
+            self._memory = tuple(part.contiguous() for part in make())
         return self._memory
 
     def reset(self) -> None:

@@ -5,11 +5,13 @@ from axon_core._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "_native": ["compile_kernels"],
         "activation": ["GatedSiLU", "gated_silu"],
         "attention": ["QKV", "attend"],
         "block_attention": ["attend_blocks", "scores_between"],
+        "choice": ["best_tokens"],
         "dropout": ["Dropout", "drop", "dropout_rows", "replayed_dropout"],
-        "linear": ["Linear", "StackedLinear", "affine"],
+        "linear": ["Linear", "StackedLinear", "TiedLinear", "affine"],
         "packed": ["PackedLinear", "pack_products", "pack_weight", "packed_product"],
         "quantization": ["quantize"],
         "row_dependence": ["rows_depend"],

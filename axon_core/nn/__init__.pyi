@@ -1,16 +1,19 @@
 # What `__init__.py` resolves lazily, for type checkers; a test compares the two.
+from axon_core.nn._native import compile_kernels as compile_kernels
 from axon_core.nn.activation import GatedSiLU as GatedSiLU
 from axon_core.nn.activation import gated_silu as gated_silu
 from axon_core.nn.attention import QKV as QKV
 from axon_core.nn.attention import attend as attend
 from axon_core.nn.block_attention import attend_blocks as attend_blocks
 from axon_core.nn.block_attention import scores_between as scores_between
+from axon_core.nn.choice import best_tokens as best_tokens
 from axon_core.nn.dropout import Dropout as Dropout
 from axon_core.nn.dropout import drop as drop
 from axon_core.nn.dropout import dropout_rows as dropout_rows
 from axon_core.nn.dropout import replayed_dropout as replayed_dropout
 from axon_core.nn.linear import Linear as Linear
 from axon_core.nn.linear import StackedLinear as StackedLinear
+from axon_core.nn.linear import TiedLinear as TiedLinear
 from axon_core.nn.linear import affine as affine
 from axon_core.nn.packed import PackedLinear as PackedLinear
 from axon_core.nn.packed import pack_products as pack_products

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from axon_core.interfaces.scope import Between, Scope
 from axon_core.nn._causal_cpu import causal_attention, is_faster
-from axon_core.nn.linear import StackedLinear, affine
+from axon_core.nn.linear import StackedLinear
 from axon_core.precision import wide_dtype
 
 
@@ -118,14 +118,12 @@ class QKV(nn.Module):
 
     def query(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n h d"]:
         """Return the queries of `x` alone, for cross-attention."""
-        rows = self.projection.local_rows[0]
-        return self._heads(affine(x, *(parameter[:rows] for parameter in self.projection.parameters())), x)
+        return self._heads(self.projection.compute_maps(x, 0, 1), x)
 
     def key_value(self, memory: Float[Tensor, "b m d"]) -> tuple[Float[Tensor, "b m k d"], Float[Tensor, "b m k d"]]:
         """Return the keys and values of a `memory`, which a cache may keep (`LayerCache.once`)."""
-        h, k, _ = self.projection.local_rows
-        both = affine(memory, *(parameter[h:] for parameter in self.projection.parameters()))
-        return self._heads(both[..., :k], memory), self._heads(both[..., k:], memory)
+        keys, values = self.projection.compute_maps(memory, 1, 3).chunk(2, -1)
+        return self._heads(keys, memory), self._heads(values, memory)
 
     def _heads(self, part: Float[Tensor, "b n hd"], x: Tensor) -> Float[Tensor, "b n h d"]:
         if x.device.type == "cpu":  # `attend` needs that dtype here: cast once, if autocast narrowed them

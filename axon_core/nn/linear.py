@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Linear", "StackedLinear", "affine", "product"]
+__all__ = ["Linear", "StackedLinear", "TiedLinear", "affine", "product", "rows_of"]
 
 
 def _mkl_falls_behind() -> bool:
@@ -92,6 +92,28 @@ class Linear(nn.Linear):
         return affine(input, self.weight, self.bias)
 
 
+class TiedLinear(nn.Module):
+    """A linear map whose weight is an embedding's, `(... d) -> (... r)`: y = x Wᵀ. It has no tensors of its own.
+
+    An output head is one, so that it can be replaced by a map of 8-bit or packed weights; the embedding then stays.
+    """
+
+    bias: None = None
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self._embedding = (embedding,)  # in a tuple, it is not a part of this module
+
+    @property
+    def weight(self) -> Tensor:
+        """The embedding's weight, `(r d)`."""
+        return self._embedding[0].weight
+
+    def forward(self, input: Float[Tensor, "... d"]) -> Float[Tensor, "... r"]:
+        """Return the outputs."""
+        return affine(input, self.weight)
+
+
 class StackedLinear(Linear):
     """Linear maps of the same input, computed as one: `(... d) -> (... r₁), (... r₂), …`.
 
@@ -118,3 +140,13 @@ class StackedLinear(Linear):
     ) -> tuple[Float[Tensor, "... r"], ...]:
         """Return the outputs of the maps, in their order."""
         return torch.split(super().forward(input), self.local_rows, -1)
+
+    def compute_maps(self, input: Float[Tensor, "... d"], first: int, last: int) -> Float[Tensor, "... r"]:
+        """Return the outputs of the maps from `first` to before `last` alone, side by side."""
+        rows = rows_of(self.local_rows, first, last)
+        return affine(input, self.weight[rows], None if self.bias is None else self.bias[rows])  # pyright: ignore[reportUnnecessaryComparison]
+
+
+def rows_of(rows: Sequence[int], first: int, last: int) -> slice:
+    """Return where the rows of the maps from `first` to before `last` lie, of maps that have so many `rows` each."""
+    return slice(sum(rows[:first]), sum(rows[:last]))

@@ -18,13 +18,13 @@ from axon_core.errors import UsageError
 from axon_core.nn._huge_pages import use_huge_pages
 from axon_core.nn._native import lanes, library
 from axon_core.nn.activation import GatedSiLU, PackedGatedSiLU
-from axon_core.nn.linear import Linear, StackedLinear
+from axon_core.nn.linear import Linear, StackedLinear, TiedLinear, rows_of
 from axon_core.nn.quantization import Int8Linear, copy_replacing
 from axon_core.precision import wide_dtype, widen
 
 __all__ = ["PackedLinear", "pack_products", "pack_weight", "packed_product"]
 
-_LINEAR = (nn.Linear, Linear, StackedLinear, Int8Linear)
+_LINEAR = (nn.Linear, Linear, StackedLinear, TiedLinear, Int8Linear)
 M = TypeVar("M", bound=nn.Module)
 
 _WIDENED = 1 << 18  # numbers of a weight that the plain version widens at once: what a processor's cache holds
@@ -139,7 +139,7 @@ class PackedLinear(nn.Module):
     scale: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, original: nn.Linear | Int8Linear) -> None:
+    def __init__(self, original: nn.Linear | TiedLinear | Int8Linear) -> None:
         super().__init__()
         self.rows = original.rows if isinstance(original, StackedLinear | Int8Linear) else None
         self.outputs, self.inputs = original.weight.shape
@@ -155,10 +155,23 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... r"] | tuple[Float[Tensor, "... _"], ...]:
         """Return the outputs, in x's dtype."""
-        flat = x.reshape(-1, self.inputs)
-        y = packed_product(flat, self.weight, self.outputs, scale=self.scale, bias=self.bias)
-        y = y.view(*x.shape[:-1], self.outputs)
+        y = self._compute(x, slice(0, self.outputs))
         return y if self.rows is None else torch.split(y, self.rows, -1)
+
+    def compute_maps(self, x: Float[Tensor, "... d"], first: int, last: int) -> Float[Tensor, "... r"]:
+        """Return the outputs of a `StackedLinear`'s maps from `first` to before `last` alone, side by side."""
+        assert self.rows is not None, "a single map has no others beside it"
+        return self._compute(x, rows_of(self.rows, first, last))
+
+    def _compute(self, x: Float[Tensor, "... d"], rows: slice) -> Float[Tensor, "... r"]:
+        """The outputs of `rows`, from the whole panels that hold them."""
+        width = self.weight.shape[2]
+        panels = slice(rows.start // width, -(-rows.stop // width))
+        begin, end = panels.start * width, min(panels.stop * width, self.outputs)
+        scale, bias = (None if each is None else each[begin:end] for each in (self.scale, self.bias))
+        flat = x.reshape(-1, self.inputs)
+        y = packed_product(flat, self.weight[panels], end - begin, scale=scale, bias=bias)
+        return y[:, rows.start - begin : rows.stop - begin].view(*x.shape[:-1], rows.stop - rows.start)
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""
@@ -185,7 +198,7 @@ def pack_products(model: M) -> M:
     """
     parts: dict[nn.Module, nn.Module] = {m: PackedGatedSiLU() for m in model.modules() if type(m) is GatedSiLU}
     for module in model.modules():  # subclasses compute in their own way
-        if isinstance(module, nn.Linear | Int8Linear) and type(module) in _LINEAR:
+        if isinstance(module, nn.Linear | TiedLinear | Int8Linear) and type(module) in _LINEAR:
             parts[module] = PackedLinear(module)
     packed = copy_replacing(model, parts)
     weights = (m.weight for m in packed.modules() if isinstance(m, PackedLinear))

@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from axon_core.errors import UsageError
-from axon_core.interfaces.model import CausalLM
-from axon_core.nn.linear import Linear, StackedLinear, affine
+from axon_core.interfaces.model import Model
+from axon_core.nn.linear import Linear, StackedLinear, TiedLinear, affine, rows_of
 
 __all__ = ["QUANTIZATIONS", "Int8Linear", "copy_replacing", "int8_product", "quantize", "to_int8"]
 
-M = TypeVar("M", bound=CausalLM)
+M = TypeVar("M", bound=Model)
 _Module = TypeVar("_Module", bound=nn.Module)
 
 _AT_ONCE = 1 << 18  # numbers of a weight that are rounded at once
@@ -98,7 +98,7 @@ class Int8Linear(nn.Module):
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, original: nn.Linear) -> None:
+    def __init__(self, original: nn.Linear | TiedLinear) -> None:
         super().__init__()
         self.rows = original.rows if isinstance(original, StackedLinear) else None
         weight, scale = to_int8(original.weight)
@@ -113,17 +113,25 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... o"] | tuple[Float[Tensor, "... _"], ...]:
         """Return the outputs. On a CPU the weight is never widened as a whole."""
+        y = self._compute(x, slice(None))
+        return y if self.rows is None else torch.split(y, self.rows, -1)
+
+    def compute_maps(self, x: Float[Tensor, "... d"], first: int, last: int) -> Float[Tensor, "... r"]:
+        """Return the outputs of a `StackedLinear`'s maps from `first` to before `last` alone, side by side."""
+        assert self.rows is not None, "a single map has no others beside it"
+        return self._compute(x, rows_of(self.rows, first, last))
+
+    def _compute(self, x: Float[Tensor, "... d"], rows: slice) -> Float[Tensor, "... r"]:
+        weight, scale = self.weight[rows], self.scale[rows]
         # Sums of whole numbers are up to 127 / max|w| times the outputs, more than float16 can hold.
         wide = x.to(torch.float32 if x.dtype == torch.float16 else x.dtype)
         n = x.shape[:-1].numel()
         if x.device.type == "cpu" and not (n == 1 and torch.compiler.is_compiling()):
-            y = int8_product(wide.reshape(n, x.shape[-1]), self.weight, self.scale).view(*x.shape[:-1], -1)
+            y = int8_product(wide.reshape(n, x.shape[-1]), weight, scale).view(*x.shape[:-1], -1)
         else:  # compiled, a loop that widens each number as it multiplies it
-            y = affine(wide, self.weight.to(wide.dtype)) * self.scale
+            y = affine(wide, weight.to(wide.dtype)) * scale
         y = y.to(x.dtype)
-        if self.bias is not None:
-            y = y + self.bias
-        return y if self.rows is None else torch.split(y, self.rows, -1)
+        return y if self.bias is None else y + self.bias[rows]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
         """Follow the module to another device; the scale stays float32."""
@@ -145,7 +153,7 @@ class Int8Linear(nn.Module):
         )
 
 
-QUANTIZATIONS: dict[str, Callable[[nn.Linear], nn.Module]] = {"int8": Int8Linear}
+QUANTIZATIONS: dict[str, Callable[[nn.Linear | TiedLinear], nn.Module]] = {"int8": Int8Linear}
 """What a linear layer may be replaced by, by name."""
 
 
@@ -161,10 +169,9 @@ def quantize(model: M, name: str = "int8") -> M:
     """
     if name not in QUANTIZATIONS:
         raise UsageError(f"there is no quantisation {name!r}; choose among: {', '.join(QUANTIZATIONS)}")
-    linear = (nn.Linear, Linear, StackedLinear)  # subclasses compute in their own way
-    return copy_replacing(
-        model, {m: QUANTIZATIONS[name](m) for m in model.modules() if isinstance(m, nn.Linear) and type(m) in linear}
-    )
+    linear = (nn.Linear, Linear, StackedLinear, TiedLinear)  # subclasses compute in their own way
+    maps = [m for m in model.modules() if isinstance(m, nn.Linear | TiedLinear) and type(m) in linear]
+    return copy_replacing(model, {m: QUANTIZATIONS[name](m) for m in maps})
 
 
 def copy_replacing(model: _Module, parts: Mapping[nn.Module, nn.Module]) -> _Module:

@@ -25,15 +25,29 @@ struct Span {
   int64_t first, last;
 };
 
-// Calls run(j, block, slot, some) for the parts of a span in each of its blocks, of `some` keys from key j on.
-template <typename Run>
-inline void in_blocks(const Span& span, int64_t size, const Run& run) {
-  for (int64_t j = span.first; j < span.last;) {
-    int64_t slot = j % size, some = std::min(size - slot, span.last - j);
-    run(j, int64_t(span.table[j / size]), slot, some);
-    j += some;
+// Goes through the keys or values of a span, one after the other, from block to block.
+template <typename T>
+class Walk {
+ public:
+  Walk(const Pool<T>& pool, const Span& span, int64_t g)
+      : pool_(pool), table_(span.table + span.first / pool.size), slot_(span.first % pool.size), g_(g) {
+    enter();
   }
-}
+  const T* next() {
+    if (slot_ == pool_.size) slot_ = 0, table_++, enter();
+    slot_++;
+    const T* found = at_;
+    at_ += pool_.groups * pool_.d;
+    return found;
+  }
+
+ private:
+  void enter() { at_ = pool_.at(*table_, slot_, g_); }
+  const Pool<T>& pool_;
+  const int32_t* table_;
+  int64_t slot_, g_;
+  const T* at_;
+};
 
 constexpr int QUERIES = 3, KEYS = 4, COLUMNS = 4;  // 12 sums at once
 
@@ -42,33 +56,33 @@ inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 // Scores of R queries, each of `padded(d)` numbers, and the keys of a span: scores[r · stride + j − first].
 template <int R, typename T>
 void multiply_keys(const float* q, const Pool<T>& keys, int64_t g, const Span& span, float* scores, int64_t stride) {
-  int64_t d = keys.d, wide = padded(d);
-  in_blocks(span, keys.size, [&](int64_t j, int64_t block, int64_t slot, int64_t some) {
-    for (int64_t i = 0; i < some; i += KEYS) {
-      const T* key[KEYS];  // the last one again where there are fewer
-      for (int a = 0; a < KEYS; a++) key[a] = keys.at(block, slot + std::min(i + a, some - 1), g);
-      Floats sums[R][KEYS];
+  int64_t d = keys.d, wide = padded(d), n = span.last - span.first;
+  Walk<T> walk(keys, span, g);
+  for (int64_t j = 0; j < n; j += KEYS) {
+    int64_t some = std::min<int64_t>(n - j, KEYS);
+    const T* key[KEYS];  // the last one again where there are fewer
+    for (int a = 0; a < KEYS; a++) key[a] = a < some ? walk.next() : key[a - 1];
+    Floats sums[R][KEYS];
+    AXON_UNROLL
+    for (int a = 0; a < R * KEYS; a++) sums[a / KEYS][a % KEYS] = Floats{};
+    for (int64_t c = 0; c < wide; c += LANES) {
+      Floats row[R];
       AXON_UNROLL
-      for (int a = 0; a < R * KEYS; a++) sums[a / KEYS][a % KEYS] = Floats{};
-      for (int64_t c = 0; c < wide; c += LANES) {
-        Floats row[R];
-        AXON_UNROLL
-        for (int r = 0; r < R; r++) row[r] = load<Floats>(q + r * wide + c);
-        AXON_UNROLL
-        for (int a = 0; a < KEYS; a++) {
-          Floats k = read_some(key[a] + c, std::min<int64_t>(d - c, LANES));
-          AXON_UNROLL
-          for (int r = 0; r < R; r++) sums[r][a] = fma(row[r], k, sums[r][a]);
-        }
-      }
+      for (int r = 0; r < R; r++) row[r] = load<Floats>(q + r * wide + c);
       AXON_UNROLL
-      for (int r = 0; r < R; r++) {
-        float four[KEYS];
-        sum_lanes(sums[r][0], sums[r][1], sums[r][2], sums[r][3], four);
-        std::memcpy(scores + r * stride + j - span.first + i, four, std::min<int64_t>(some - i, KEYS) * sizeof(float));
+      for (int a = 0; a < KEYS; a++) {
+        Floats k = read_some(key[a] + c, std::min<int64_t>(d - c, LANES));
+        AXON_UNROLL
+        for (int r = 0; r < R; r++) sums[r][a] = fma(row[r], k, sums[r][a]);
       }
     }
-  });
+    AXON_UNROLL
+    for (int r = 0; r < R; r++) {
+      float four[KEYS];
+      sum_lanes(sums[r][0], sums[r][1], sums[r][2], sums[r][3], four);
+      std::memcpy(scores + r * stride + j, four, some * sizeof(float));
+    }
+  }
 }
 
 // Turns n scores into exp(score · scale + bias − largest), in place, and returns their sum.
@@ -103,21 +117,19 @@ void add_values(const float* weights, int64_t stride, const Pool<T>& values, int
   Floats sums[R][C];
   AXON_UNROLL
   for (int a = 0; a < R * C; a++) sums[a / C][a % C] = Floats{};
-  in_blocks(span, values.size, [&](int64_t j, int64_t block, int64_t slot, int64_t count) {
-    const T* v = values.at(block, slot, g) + column;
-    const float* w = weights + j - span.first;
-    for (int64_t i = 0; i < count; i++, v += values.groups * values.d) {
-      Floats row[C];
+  Walk<T> walk(values, span, g);
+  for (int64_t j = 0; j < span.last - span.first; j++) {
+    const T* v = walk.next() + column;
+    Floats row[C];
+    AXON_UNROLL
+    for (int c = 0; c < C; c++) row[c] = c < C - 1 ? read(v + c * LANES) : read_some(v + c * LANES, some);
+    AXON_UNROLL
+    for (int r = 0; r < R; r++) {
+      Floats weight = all(weights[r * stride + j]);
       AXON_UNROLL
-      for (int c = 0; c < C; c++) row[c] = c < C - 1 ? read(v + c * LANES) : read_some(v + c * LANES, some);
-      AXON_UNROLL
-      for (int r = 0; r < R; r++) {
-        Floats weight = all(w[r * stride + i]);
-        AXON_UNROLL
-        for (int c = 0; c < C; c++) sums[r][c] = fma(weight, row[c], sums[r][c]);
-      }
+      for (int c = 0; c < C; c++) sums[r][c] = fma(weight, row[c], sums[r][c]);
     }
-  });
+  }
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) {
       Floats v = sums[r][c] / all(totals[r]);

@@ -9,6 +9,7 @@
 
 #include "activation.h"
 #include "attention.h"
+#include "choice.h"
 #include "product.h"
 #include "threads.h"
 
@@ -188,12 +189,34 @@ Tensor gated_silu(const Tensor& gate, const Tensor& up) {
   return y;
 }
 
+template <typename T>
+void best_rows(const Tensor& logits, int64_t k, int64_t limit, int64_t except, float* logprobs, int64_t* ids) {
+  int64_t n = logits.size(0), v = logits.size(1);
+  const T* x = static_cast<const T*>(logits.const_data_ptr());
+  in_turns(n, 1 + (1 << 14) / (v + 1), [&](auto take) {
+    Best best(k);
+    for (int64_t i; (i = take()) < n;) best_of_row(x + i * v, v, limit, except, k, best, logprobs + i * k, ids + i * k);
+  });
+}
+
+std::tuple<Tensor, Tensor> best_tokens(const Tensor& logits, int64_t k, int64_t limit, int64_t except) {
+  STD_TORCH_CHECK(logits.is_contiguous() && k > 0 && limit <= logits.size(1), "the best of contiguous rows are chosen");
+  Tensor logprobs = torch::stable::new_empty(logits, {logits.size(0), k}, ScalarType::Float);
+  Tensor ids = torch::stable::new_empty(logits, {logits.size(0), k}, ScalarType::Long);
+  auto *scores = static_cast<float*>(logprobs.mutable_data_ptr());
+  auto *chosen = static_cast<int64_t*>(ids.mutable_data_ptr());
+  logits.scalar_type() == ScalarType::Float ? best_rows<float>(logits, k, limit, except, scores, chosen)
+                                            : best_rows<bf16>(logits, k, limit, except, scores, chosen);
+  return {logprobs, ids};
+}
+
 }  // namespace
 }  // namespace axon
 
 STABLE_TORCH_LIBRARY_IMPL(axon, CPU, m) {
   m.impl("packed_product", TORCH_BOX(&axon::packed_product));
   m.impl("gated_silu", TORCH_BOX(&axon::gated_silu));
+  m.impl("best_tokens", TORCH_BOX(&axon::best_tokens));
   m.impl("attend_blocks", TORCH_BOX(&axon::attend_blocks));
 }
 

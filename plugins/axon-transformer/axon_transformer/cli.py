@@ -37,6 +37,7 @@ from axon_transformer.translate import Translation, Translator
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each sentence, with every detail.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Sentences per batch.")
 @click.option("--average", default=1, show_default=True, type=click.IntRange(1), help="Average the last checkpoints.")
+@click.option("--quantize", "quantization", type=click.Choice(["int8"]), help="Store the weights in 8 bits.")
 @device_option
 @click.option(
     "--attention", type=click.Path(path_type=Path), help="With one TEXT: draw what each layer and head attends to."
@@ -52,6 +53,7 @@ def command(
     as_json: bool,
     batch_size: int,
     average: int,
+    quantization: str | None,
     device: str,
     attention: Path | None,
 ) -> None:
@@ -79,7 +81,7 @@ def command(
     show = _as_json if as_json else _texts if n_best == 1 else _numbered
     folders = _models(run, average, context)
     report_device(device)
-    translator = Translator.load(*folders, device=device)
+    translator = Translator.load(*folders, device=device, quantization=quantization)
     if not lines:
         _converse(translator, search, show)
         return

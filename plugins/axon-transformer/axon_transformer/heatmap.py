@@ -17,7 +17,7 @@ from axon_core import UsageError
 from axon_core.checkpoint import atomic_file
 from axon_core.generation import evaluation_mode
 from axon_core.registry import install_line, new_figure
-from axon_transformer.layers import DecoderLayer
+from axon_transformer.layers import DecoderLayer, Memory
 from axon_transformer.model import Transformer
 
 _PIXELS = 20_000  # along the longer side of a picture, at most
@@ -80,7 +80,9 @@ def cross_attention(
     handles += [layer.cross.register_forward_hook(switch(False)) for layer in layers]
     try:
         with evaluation_mode(model), recorder:
-            model.decode(target.unsqueeze(0), model.encode(source.unsqueeze(0)))
+            memory = model.encode(source.unsqueeze(0))
+            plain = Memory(memory.features, memory.valid, len(layers))  # a packed model's has a kernel of its own
+            model.decode(target.unsqueeze(0), plain)
     finally:
         for handle in handles:
             handle.remove()

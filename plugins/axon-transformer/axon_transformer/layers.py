@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from axon_core.interfaces import Attention, LayerCache, Norm, Scope, TensorSplit
 from axon_core.nn import Dropout, Linear
+from axon_transformer.rows import SourceKernel
 
 Sublayer = Callable[[Tensor], Tensor]
 
@@ -57,25 +58,43 @@ class Memory:
     The decoder may have several rows for each sentence, one after another, as beam search does: cross-attention takes
     all of them as queries of one memory. So a memory is neither copied nor reordered, and what the attention of layer i
     computes from it (keys and values, say) is kept once, in `caches[i]`.
+
+    With a `kernel`, which computes the attention to it, dropped sentences stay in its memory.
     """
 
-    def __init__(self, features: Float[Tensor, "s m d"], valid: Bool[Tensor, "s m"], layers: int) -> None:
+    def __init__(
+        self,
+        features: Float[Tensor, "s m d"],
+        valid: Bool[Tensor, "s m"],
+        layers: int,
+        kernel: SourceKernel | None = None,
+    ) -> None:
         self.features = features
         self.valid = valid
+        self.kernel = kernel
         self.caches = [LayerCache({}, len(features), 0, features.dtype, features.device) for _ in range(layers)]
         self._scopes: dict[int, Scope] = {}
+
+    def __len__(self) -> int:
+        """How many sentences there are."""
+        return len(self.valid)
 
     def scope(self, queries: Float[Tensor, "s q d"]) -> Scope:
         """Return the scope of cross-attention from `queries`, made once for all layers."""
         n = queries.shape[1]
         if n not in self._scopes:
             self._scopes[n] = Scope.across(queries, self.valid)
+            self._scopes[n].kernel = self.kernel
         return self._scopes[n]
 
     def keep(self, sentences: Int[Tensor, " r"]) -> None:
         """Keep only these sentences, in this order."""
-        self.features, self.valid = self.features[sentences], self.valid[sentences]
+        self.valid = self.valid[sentences]
         self._scopes.clear()
+        if self.kernel is not None:
+            self.kernel = self.kernel.keep(sentences)
+            return
+        self.features = self.features[sentences]
         for cache in self.caches:
             cache.keep(sentences)
 
@@ -118,6 +137,6 @@ class DecoderLayer(nn.Module):
         return fed(x, self.feed_forward)
 
     def _across(self, x: Float[Tensor, "b n d"], memory: Memory) -> Float[Tensor, "b n d"]:
-        queries = x.reshape(len(memory.features), -1, x.shape[-1])
+        queries = x.reshape(len(memory), -1, x.shape[-1])
         cache = memory.caches[self.cross.config.layer]
         return self.cross(queries, memory.scope(queries), memory=memory.features, cache=cache).view_as(x)

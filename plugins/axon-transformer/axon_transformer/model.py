@@ -12,10 +12,11 @@ from torch import Tensor, arange, nn
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ConfigError, Count, UsageError, wide_dtype
 from axon_core.interfaces import Attention, Cache, CacheStep, Model, Norm, RotaryEmbedding, Scope
-from axon_core.nn import Dropout, affine
+from axon_core.nn import Dropout, PackedLinear, TiedLinear
 from axon_core.registry import Spec, part, part_config
 from axon_transformer.layers import DecoderLayer, EncoderLayer, FeedForward, Memory, PostNorm, PreNorm
 from axon_transformer.positions import sinusoids
+from axon_transformer.rows import BeamCache, SourceKernel
 
 _RESIDUALS: dict[str, type[PostNorm]] = {"pre": PreNorm, "post": PostNorm}
 
@@ -91,6 +92,7 @@ class Transformer(Model):
         self.encoder_norm, self.decoder_norm = (
             part(c, "norm", NORMS, dim=c.dim) if c.norm_position == "pre" else nn.Identity() for _ in range(2)
         )
+        self.head = TiedLinear(self.embedding)
 
     def forward(
         self,
@@ -110,10 +112,11 @@ class Transformer(Model):
         else:
             source = source.masked_fill(~valid, 0)  # a padding id such as −1 has no embedding
             scope = Scope.over(source, causal=False, valid=valid)
+        scope.kernel = kernel = self._kernel(valid)
         x = self._embed(source, scope)
         for layer in cast("Iterable[EncoderLayer]", self.encoder):
             x = layer(x, scope)
-        return Memory(self.encoder_norm(x), valid, len(self.decoder))
+        return Memory(self.encoder_norm(x), valid, len(self.decoder), kernel)
 
     def decode(
         self, target: Int[Tensor, "b n"], memory: Memory, *, cache: Cache | None = None
@@ -145,7 +148,21 @@ class Transformer(Model):
 
     def logits(self, features: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
         """Return the scores of the next token."""
-        return affine(features, self.embedding.weight)
+        return self.head(features)
+
+    def new_beam_cache(self, rows: int, capacity: int) -> Cache:
+        """Return an empty cache as `new_cache` does, for rows that are reordered and dropped all the time.
+
+        A packed model (`pack_products`) gets a `BeamCache`, if the states of its attentions allow it.
+        """
+        cache = self.new_cache(1, 1)
+        states = [state for layer in cache.layers for state in layer.states.values()]
+        if cache.horizon is None and isinstance(self.head, PackedLinear):
+            if all(state.per_token and state.window is None for state in states):
+                weight = self.embedding.weight
+                layers = [layer.states for layer in cache.layers]
+                return BeamCache(layers, rows, capacity, weight.dtype, weight.device)
+        return self.new_cache(rows, capacity)
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
         """Return an empty cache of the decoder for `rows` rows of up to `capacity` tokens."""
@@ -163,6 +180,14 @@ class Transformer(Model):
         """The weights of all linear layers; the embedding, which is also the output head, is not one of them."""
         layers = (*self.encoder.modules(), *self.decoder.modules())
         return [module.weight for module in layers if isinstance(module, nn.Linear)]
+
+    def _kernel(self, valid: Bool[Tensor, "s m"]) -> SourceKernel | None:
+        """What computes the attention to sources, of a packed model (`pack_products`) whose padding is at the end."""
+        if not isinstance(self.head, PackedLinear):
+            return None
+        lengths = valid.sum(1)
+        at_end = bool((valid == (arange(valid.shape[1], device=valid.device) < lengths.unsqueeze(1))).all())
+        return SourceKernel(lengths) if at_end else None
 
     def _embed(self, tokens: Int[Tensor, "b n"], scope: Scope) -> Float[Tensor, "b n d"]:
         x = self.embedding(tokens) * math.sqrt(self.config.dim)

@@ -11,8 +11,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from axon_core import CheckpointError, config
+from axon_core.nn import best_tokens
 from axon_transformer.layers import Memory
 from axon_transformer.model import Transformer
+from axon_transformer.rows import BeamCache
 
 Beam = Annotated[int, Field(ge=1, le=1000)]  # more is a typo, and no memory holds a batch of them
 Alpha = Annotated[float, Field(ge=0, le=10)]  # powers of more overflow
@@ -76,12 +78,19 @@ class CachedScorer:
         self._model = model
         self._memory = memory
         self._device = memory.features.device
-        self._cache = model.new_cache(len(memory.features) * beam, longest)
+        self._size = len(memory) * beam, longest
+        self._cache = model.new_beam_cache(*self._size)
 
     def __call__(self, rows: Int[Tensor, "r n"]) -> Float[Tensor, "r v"]:
         """Return the logits of the token that follows each row."""
-        features = self._model.decode(rows[:, -1:].to(self._device), self._memory, cache=self._cache)
+        features = self._decode(rows)
+        if rows.shape[1] == 1 and isinstance(self._cache, BeamCache) and self._cache.reads < len(self._cache.layers):
+            self._cache = self._model.new_cache(*self._size)  # an attention does not use the core's kernels
+            features = self._decode(rows)
         return self._model.logits(features[:, -1])
+
+    def _decode(self, rows: Int[Tensor, "r n"]) -> Float[Tensor, "r 1 d"]:
+        return self._model.decode(rows[:, -1:].to(self._device), self._memory, cache=self._cache)
 
     def reorder(self, rows: Int[Tensor, " r"]) -> None:
         """Reorder the cache."""
@@ -123,7 +132,6 @@ def beam_search(
     k, alpha = search.beam, search.length_penalty
     found: list[list[Hypothesis]] = [[] for _ in limits]
     going = list(range(len(limits)))  # the sentences that the scorer has rows for
-    done = [False] * len(limits)
     rows = torch.full((len(going) * k, 1), bos)
     alive = torch.full((len(going), k), -torch.inf, dtype=torch.float64)  # log-probabilities of the candidates
     alive[:, 0] = 0.0
@@ -139,25 +147,26 @@ def beam_search(
         for i, j in ended.nonzero().tolist():
             _add(found[going[i]], rows[i * k + j, 1:-1], alive[i, j].item(), length, alpha, ended=True)
         alive = alive.masked_fill(ended, -torch.inf)
+        left: list[int] = []
         for i, (sentence, total) in enumerate(zip(going, alive.max(-1).values.tolist(), strict=True)):
             bound = total / length_penalty(limits[sentence], alpha)
-            over = done[sentence] or total == -torch.inf or _is_beaten(bound, found[sentence], search.n_best)
-            if not over and length == limits[sentence]:
-                for j, logprob in enumerate(alive[i].tolist()):
-                    if logprob > -torch.inf:
-                        _add(found[sentence], rows[i * k + j, 1:], logprob, length, alpha, ended=False)
-            done[sentence] = over or length == limits[sentence]
-        left = [i for i, sentence in enumerate(going) if not done[sentence]]
+            if total == -torch.inf or _is_beaten(bound, found[sentence], search.n_best):
+                continue
+            if length < limits[sentence]:
+                left.append(i)
+                continue
+            for j, logprob in enumerate(alive[i].tolist()):
+                if logprob > -torch.inf:
+                    _add(found[sentence], rows[i * k + j, 1:], logprob, length, alpha, ended=False)
         if not left:
             break
-        if len(left) <= 3 / 4 * len(going):  # finished sentences leave the batch now and then
+        if len(left) < len(going):
             sentences = torch.tensor(left)
             kept = (k * sentences.unsqueeze(1) + torch.arange(k)).flatten()
             rows, alive, going = rows[kept], alive[sentences], [going[i] for i in left]
             scorer.keep(parents[kept], sentences)
         elif k > 1:
             scorer.reorder(parents)
-        alive = alive.masked_fill(torch.tensor([done[sentence] for sentence in going]).unsqueeze(1), -torch.inf)
     return [sorted(each, key=lambda one: (not one.ended, -one.score))[: search.n_best] for each in found]
 
 
@@ -173,11 +182,9 @@ def _best(
 
     `bos` is never one of them: a translation begins only once. Nor are rows of the model that stand for no token.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    total = logits.logsumexp(-1, keepdim=True)
-    logits = logits[:, :vocab_size].index_fill(-1, torch.tensor(bos, device=logits.device), -torch.inf)
-    scores, tokens = logits.topk(min(k, logits.shape[-1]))
-    return (scores - total).cpu(), tokens.cpu()
+    limit = logits.shape[-1] if vocab_size is None else vocab_size
+    scores, tokens = best_tokens(logits, min(k, limit), limit=limit, without=bos)
+    return scores.cpu(), tokens.cpu()
 
 
 def _add(

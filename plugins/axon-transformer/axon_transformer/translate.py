@@ -11,6 +11,7 @@ import torch
 from axon_core import ContextError, DataError
 from axon_core.checkpoint import check_vocabulary
 from axon_core.generation import evaluation_mode
+from axon_core.nn import compile_kernels, pack_products, quantize
 from axon_core.text import Tokenizer
 from axon_transformer.averaging import average
 from axon_transformer.batches import pad
@@ -40,8 +41,9 @@ class Translation(NamedTuple):
 class Translator:
     """A model and the tokenizer it was trained with.
 
-    A sentence's translation does not depend on the others, up to the rounding of a matrix product, which may depend on
-    the number of rows.
+    A sentence's translation does not depend on the others: not a bit of it with a packed model (`pack_products`), whose
+    parts use the core's linear maps, norms and attention, and otherwise up to the rounding of a matrix product, which
+    may depend on the number of rows.
 
     Args:
         model: any Transformer.
@@ -58,13 +60,26 @@ class Translator:
         self.bos, self.eos = markers(tokenizer)
 
     @classmethod
-    def load(cls, *folders: Path | str, device: str = "cpu") -> Self:
+    def load(cls, *folders: Path | str, device: str = "cpu", quantization: str | None = None) -> Self:
         """Load model and tokenizer from a folder; from several, the mean of the models. It computes on `device`.
+
+        With `quantization` "int8" the weights of all linear maps, the output's included, have 8 bits. On a CPU the
+        model is packed (`pack_products`): it translates faster, and cannot be trained or saved. The first call ever
+        compiles the core's kernels, in some seconds; without a C++ compiler, a warning says that it stays as it is.
 
         Raises:
             CheckpointError: a folder has no model or tokenizer, it is damaged, or the models are not of one size.
+            UsageError: there is no such quantisation.
         """
-        return cls(average([Transformer.load(folder) for folder in folders]).to(device), Tokenizer.load(folders[0]))
+        model = average([Transformer.load(folder) for folder in folders]).to(device)
+        tokenizer = Tokenizer.load(folders[0])
+        check_vocabulary(tokenizer, model.config.vocab_size)
+        if quantization is not None:
+            model = quantize(model, quantization)
+        weight = model.embedding.weight
+        if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and compile_kernels():
+            model = pack_products(model)
+        return cls(model, tokenizer)
 
     def encode(self, texts: Sequence[str], place: Callable[[int], str] = "sentence {}".format) -> list[list[int]]:
         """Return the source tokens of each text; for an empty one, none.
@@ -135,7 +150,7 @@ class Translator:
         """Return the text of a translation, white space as in the targets of training: no line breaks or tabs."""
         return normalised(self.tokenizer.decode(tokens))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _search(self, sources: Sequence[list[int]], search: Search) -> list[list[Hypothesis]]:
         model = self.model
         rows = pad(sources).to(model.embedding.weight.device)

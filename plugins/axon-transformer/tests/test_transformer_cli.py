@@ -12,11 +12,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from axon_core import CheckpointError, validate
+from axon_core import CheckpointError, UsageError, validate
+from axon_core.nn import PackedLinear
 from axon_core.text import CharTokenizer
 from axon_core.training import Recipe, build_trainer, fit, report_progress_to
 from axon_transformer import Search, Transformer, TranslationTrainer, Translator, bleu
+from axon_transformer import translate as translate_module
 
 SOURCES = ["a b c", "", "  ", "x\u00a0y  z ", "日本 🦄", "e d c b a f", "q w e"]
 
@@ -136,7 +139,6 @@ def test_an_average_is_translated_with(small_run: Path, said: Any) -> None:
 
 def test_a_batch_brings_what_its_sentences_bring_alone(small_run: Path, translated: list[str]) -> None:
     translator = Translator.load(small_run / "model")
-    translator.model.double()  # so that rounding, which may depend on the number of rows, decides nothing
     together = translator.translate(SOURCES, Search(n_best=4), batch_size=3)
     for source, found in zip(SOURCES, together, strict=True):
         (alone,) = translator.translate([source], Search(n_best=4))
@@ -238,7 +240,7 @@ def test_evaluation_on_files_is_bleu_with_its_signature_and_counts(
     reference.write_text("\n".join([*references[:-1], ""]) + "\n", encoding="utf-8")
     loaded, load = [], Translator.load
     monkeypatch.setattr(
-        Translator, "load", lambda *folders, device: loaded.append(folders) or load(*folders, device=device)
+        Translator, "load", lambda *folders, **options: loaded.append(folders) or load(*folders, **options)
     )
     given = ("--src", source, "--ref", reference, "--average", 2)
     assert json.loads(said("evaluate", small_run, *given, "--json")[0])["empty_references"] == 1
@@ -280,3 +282,27 @@ def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
 
 def test_search_settings_are_checked() -> None:
     assert validate(Search, {}) == Search(beam=4, length_penalty=0.6, longer=50, n_best=1)
+
+
+def test_a_loaded_translator_is_packed_and_8_bits_are_asked_for(small_run: Path, said: Callable[..., Any]) -> None:
+    model = small_run / "model"
+    loaded, rounded = Translator.load(model), Translator.load(model, quantization="int8")
+    assert isinstance(loaded.model.head, PackedLinear) and loaded.model.head.weight.dtype == torch.float32
+    assert isinstance(rounded.model.head, PackedLinear) and rounded.model.head.weight.dtype == torch.int8
+    plain = Translator(Transformer.load(model), loaded.tokenizer)
+    for found, expected in zip(loaded.translate(SOURCES), plain.translate(SOURCES), strict=True):
+        assert found[0].tokens == expected[0].tokens
+        assert found[0].logprob == pytest.approx(expected[0].logprob, abs=1e-3)
+    out, _ = said("translate", small_run, "--quantize", "int8", *SOURCES[:2])
+    assert out.splitlines() == [best.text for best, *_ in rounded.translate(SOURCES[:2])]
+    with pytest.raises(UsageError, match="there is no quantisation 'int3'"):
+        Translator.load(model, quantization="int3")
+
+
+def test_without_a_compiler_a_loaded_translator_stays_as_it_is(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translate_module, "compile_kernels", lambda: False)
+    translator = Translator.load(small_run / "model")
+    assert not isinstance(translator.model.head, PackedLinear)
+    assert translator.translate(SOURCES[:1])
