@@ -64,7 +64,7 @@ class Translator:
         """Load model and tokenizer from a folder; from several, the mean of the models. It computes on `device`.
 
         With `quantization` "int8" the weights of all linear maps, the output's included, have 8 bits. On a CPU the
-        model is packed (`pack_products`): it translates faster, and cannot be trained or saved. The first call ever
+        model is packed (`pack_products`) and can be neither trained nor saved. The first call ever
         compiles the core's kernels, in some seconds; without a C++ compiler, a warning says that it stays as it is.
 
         Raises:
