@@ -67,6 +67,7 @@ def ctranslate2(folder: Path, precision: str, threads: int) -> Translate:
             max_batch_size=BATCH,
             beam_size=beam,
             length_penalty=alpha,
+            min_decoding_length=0,
             max_decoding_length=model.config.context,
             suppress_sequences=[[_BEGIN]],
         )
