@@ -105,8 +105,8 @@ class TiedLinear(nn.Module):
         self._embedding = (embedding,)  # in a tuple, it is not a part of this module
 
     @property
-    def weight(self) -> Tensor:
-        """The embedding's weight, `(r d)`."""
+    def weight(self) -> Float[Tensor, "r d"]:
+        """The embedding's weight."""
         return self._embedding[0].weight
 
     def forward(self, input: Float[Tensor, "... d"]) -> Float[Tensor, "... r"]:

@@ -150,7 +150,10 @@ class BeamCache(Cache):
         narrow: Between | None,
         bias: Between | None,
     ) -> Float[Tensor, "r 1 h e"]:
-        """Return the attention of each row's token to the row's own: the scope's kernel (arXiv 1706.03762, 3.2.1)."""
+        """Return the attention of each row's token to the row's own: the scope's kernel.
+
+        Source: arXiv 1706.03762, Section 3.2.1.
+        """
         assert self._pass is not None
         rows, seen, scope = self._pass
         self.reads += 1
