@@ -54,6 +54,7 @@ def write(out: Path) -> None:
     for card in papers.installed(ROOT):
         for name, source in papers.pictures(card.entry.distribution, ROOT).items():
             shutil.copy(source, out / "papers" / name)
+    shutil.copytree(DOCS / "pictures", out / "pictures")
     drawn = out / "figures"
     drawn.mkdir()
     figures.visibility(drawn / "visibility.svg")

@@ -58,8 +58,9 @@ class Site:
         *,
         version: str = "1.0",
         metadata: bool = True,
+        extra: str = "",
     ) -> Path:
-        """Install distribution `name`: its entry points, by group or as raw text, and its files by path."""
+        """Install distribution `name`: its entry points, by group or as raw text, its files by path, and an extra."""
         info = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
         if isinstance(entry_points, Mapping):
@@ -73,7 +74,8 @@ class Site:
             "RECORD": "".join(f"{path},,\n" for path in files or {}),
         }
         if metadata:
-            content["METADATA"] = f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n\nA description.\n"
+            extras = f"Provides-Extra: {extra}\n" if extra else ""
+            content["METADATA"] = f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n{extras}\nA description.\n"
         for file, text in content.items():
             (info / file).write_text(text, "utf-8")
         raw = entry_points if isinstance(entry_points, bytes) else entry_points.encode()

@@ -170,10 +170,17 @@ MALFORMED = {
     "unknown group": (
         "[axon.v1.nrom]\nBad = axon_bad:Bad\n",
         "'Bad' is in group axon.v1.nrom, which nothing reads. Use one of attention, auxiliary_loss, chat_template, "
-        "command, environment, hooks, model, noise_schedule, norm, paper, preference_loss, registry, reward, "
+        "command, environment, hooks, model, noise_schedule, norm, page, paper, preference_loss, registry, reward, "
         "rotary_embedding, sampler, stage, trainer, or install the plugin that defines that group.",
     ),
 }
+
+
+def test_a_group_that_an_extra_of_its_name_would_have_read_is_no_problem(site) -> None:
+    site.install("axon-shy", "[axon.v1.dance_hall]\nWaltz = axon_shy:Waltz\n", extra="dance-hall")
+    site.install("axon-bold", "[axon.v1.dance_hall]\nTango = axon_bold:Tango\n", extra="other")
+    assert problems("axon-shy") == []
+    assert "which nothing reads" in problems("axon-bold")[0]
 
 
 @pytest.mark.parametrize("kind", MALFORMED)

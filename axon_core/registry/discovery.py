@@ -323,10 +323,23 @@ def _sorted_out(entries: list[Entry], problems: list[Problem]) -> Discovered:
     found = Discovered({g: tuple(e) for g, e in groups.items()}, tuple(disabled), tuple(problems))
     for group in sorted(groups.keys() - found.served):
         for entry in groups[group]:
+            if _is_optional(entry):
+                continue
             what = f"{entry.key!r} is in group {API}.{group}, which nothing reads"
             remedy = f"Use one of {', '.join(sorted(found.served))}, or install the plugin that defines that group"
             problems.append(Problem(entry.distribution, what, remedy))
     return replace(found, problems=tuple(problems))
+
+
+def _is_optional(entry: Entry) -> bool:
+    """Whether the distribution has an extra of the group's name, which installs what reads the group."""
+    from importlib.metadata import metadata
+
+    try:
+        extras = metadata(entry.distribution).get_all("Provides-Extra") or []
+    except Exception:  # damaged metadata, which is told elsewhere
+        return False
+    return normalised_name(entry.group) in map(normalised_name, extras)
 
 
 def _names(variable: str) -> set[str]:

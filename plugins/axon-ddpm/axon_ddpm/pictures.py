@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from axon_core import DataError, UsageError
 from axon_core.checkpoint import atomic_file, writing
 
-__all__ = ["fitted", "grid", "read_picture", "save_gif", "save_png", "to_bytes", "to_unit"]
+__all__ = ["encoded", "encoded_gif", "fitted", "grid", "read_picture", "save_gif", "save_png", "to_bytes", "to_unit"]
 
 _CAPTION = 14  # height of a line of text, in pixels
 _MODES = {1: "L", 3: "RGB"}
@@ -102,17 +103,31 @@ def save_png(picture: UInt8[Tensor, "c h w"], path: Path) -> None:
     with writing(path):
         path.parent.mkdir(exist_ok=True)  # not those above: a run that was moved is not made again
     with atomic_file(path) as draft:
-        _image(picture).save(draft, format="PNG")
+        draft.write_bytes(encoded(picture))
 
 
 def save_gif(frames: Sequence[UInt8[Tensor, "c h w"]], path: Path, *, milliseconds: int = 80) -> None:
     """Write an animation that rests on its last frame. Raises `CheckpointError` if it cannot be written."""
-    first, *rest = map(_image, frames)
-    durations = [milliseconds] * len(rest) + [2000]
+    data = encoded_gif(frames, milliseconds=milliseconds)
     with writing(path):
         path.parent.mkdir(exist_ok=True)  # not those above: a run that was moved is not made again
     with atomic_file(path) as draft:
-        first.save(draft, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+        draft.write_bytes(data)
+
+
+def encoded(picture: UInt8[Tensor, "c h w"]) -> bytes:
+    """Return the bytes of a PNG."""
+    data = io.BytesIO()
+    _image(picture).save(data, format="PNG")
+    return data.getvalue()
+
+
+def encoded_gif(frames: Sequence[UInt8[Tensor, "c h w"]], *, milliseconds: int = 80) -> bytes:
+    """Return the bytes of an animation that rests on its last frame."""
+    first, *rest = map(_image, frames)
+    durations, data = [milliseconds] * len(rest) + [2000], io.BytesIO()
+    first.save(data, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    return data.getvalue()
 
 
 def read_picture(path: Path, channels: int | None = None, size: int | None = None) -> UInt8[Tensor, "c h w"]:

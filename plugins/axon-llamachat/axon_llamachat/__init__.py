@@ -2,6 +2,7 @@
 
 from axon_llamachat.app import make_app
 from axon_llamachat.limits import ServerLimits
+from axon_llamachat.pages import PAGES, Page, picture
 from axon_llamachat.served import ServedModel
 
-__all__ = ["ServedModel", "ServerLimits", "make_app"]
+__all__ = ["PAGES", "Page", "ServedModel", "ServerLimits", "make_app", "picture"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,15 +13,16 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
-from axon_core import AxonError
+from axon_core import AxonError, UsageError
 from axon_llamachat.answering import ask, respond
 from axon_llamachat.api_error import ApiError, as_api_error
 from axon_llamachat.door import Door
 from axon_llamachat.guard import Guard, error_response
 from axon_llamachat.limits import ServerLimits
 from axon_llamachat.metrics import Metrics
+from axon_llamachat.pages import Page
 from axon_llamachat.reading import read_object
 from axon_llamachat.served import ServedModel, ServedModels
 from axon_llamachat.wire.body import parse_body
@@ -29,6 +31,9 @@ from axon_llamachat.wire.chat_reply import ChatReply
 from axon_llamachat.wire.completion_body import CompletionBody
 from axon_llamachat.wire.completion_reply import CompletionReply
 from axon_llamachat.wire.token_bodies import DetokenizeBody, TokenizeBody
+
+if TYPE_CHECKING:
+    from axon_llamachat.page.gate import Gate
 
 __all__ = ["make_app"]
 
@@ -39,6 +44,7 @@ def make_app(
     key: str | None = None,
     limits: ServerLimits | None = None,
     cors: Sequence[str] = (),
+    pages: Mapping[str, Page] | None = None,
 ) -> Starlette:
     """Return the application that serves `models`.
 
@@ -48,6 +54,8 @@ def make_app(
             answered.
         limits: how much a client may ask.
         cors: the origins whose pages may call the server from a browser.
+        pages: the pages of other models, by name. If it is given, and be it empty, the language models have pages too,
+            at `/page/NAME/`; that needs the extra `page`. They run in the application's lifespan.
 
     Raises:
         UsageError: two models have one name.
@@ -55,7 +63,7 @@ def make_app(
     limits = limits or ServerLimits()
     served, door = ServedModels(models), Door()
     metrics = Metrics(served)
-    routes = [
+    routes: list[Route | Mount] = [
         Route("/v1/models", _models),
         Route("/v1/models/{name:path}", _model),
         Route("/v1/completions", _completions, methods=["POST"]),
@@ -67,6 +75,9 @@ def make_app(
         Route("/health", _health),
         Route("/metrics", _metrics),
     ]
+    gate = None if pages is None else _gate(served, pages, limits, door, metrics)
+    if gate is not None:
+        routes += [Route("/", gate.index), Mount("/page", gate)]
     paths = [route.path for route in routes]
     layers = [Middleware(Guard, key=key, door=door, metrics=metrics, limits=limits, paths=paths)]
     if cors:
@@ -74,10 +85,24 @@ def make_app(
             0, Middleware(CORSMiddleware, allow_origins=list(cors), allow_methods=["GET", "POST"], allow_headers=["*"])
         )
     handlers: Any = {ApiError: _told, AxonError: _told, HTTPException: _told_by_starlette}
-    app = Starlette(routes=routes, middleware=layers, exception_handlers=handlers)
+    lifespan = None if gate is None else lambda app: gate.running()
+    app = Starlette(routes=routes, middleware=layers, exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
     app.state.models, app.state.limits, app.state.door, app.state.metrics = served, limits, door, metrics
     return app
+
+
+def _gate(served: ServedModels, pages: Mapping[str, Page], limits: ServerLimits, door: Door, metrics: Metrics) -> Gate:
+    """Return the gate to all pages. Raises `UsageError` if a page and a model have one name."""
+    from axon_llamachat.page.gate import Gate  # gradio takes seconds to import
+    from axon_llamachat.page.language_model import LanguageModelPage
+    from axon_llamachat.page.writer import Writer
+
+    if both := sorted(served.keys() & pages.keys()):
+        raise UsageError(f"the models must have different names, got {both[0]} twice; rename a folder")
+    writers = {name: Writer(one, limits, partial(metrics.timer, name)) for name, one in served.items()}
+    own = {name: LanguageModelPage(writer) for name, writer in writers.items()}
+    return Gate({**own, **pages}, limits, door)
 
 
 async def _completions(request: HttpRequest) -> Response:

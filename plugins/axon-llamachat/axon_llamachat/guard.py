@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Sequence
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -20,6 +22,9 @@ _CLOSE = {"Connection": "close"}
 _LOCAL = {"localhost", "127.0.0.1", "[::1]"}
 _OPEN = {"/health", "/metrics"}
 """Paths that are answered while the server stops."""
+_PAGES = "/page/"
+_BELOW = {"/v1/models/": "/v1/models/{name}", _PAGES: "/page/{name}"}
+"""What paths that begin so are counted as."""
 
 
 class Guard:
@@ -27,8 +32,9 @@ class Guard:
 
     Args:
         app: the layers within.
-        key: what clients must send as `Authorization: Bearer KEY`; without one, only requests that name this machine as
-            their host are answered, so that no page in a browser reaches the server under a name of its own.
+        key: what clients must send as `Authorization: Bearer KEY`, and a browser that opens a page as the password of
+            any name; without one, only requests that name this machine as their host are answered, so that no page in a
+            browser reaches the server under a name of its own.
         door: lets requests in.
         metrics: counts responses.
         limits: how large headers may be.
@@ -52,7 +58,9 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        known = path if path in self._paths else "/v1/models/{name}" if path.startswith("/v1/models/") else "other"
+        known = (
+            path if path in self._paths else next((_BELOW[each] for each in _BELOW if path.startswith(each)), "other")
+        )
         begun = False
 
         async def counted(message: Message) -> None:
@@ -65,7 +73,7 @@ class Guard:
 
         try:
             self._check(scope)
-            if path in _OPEN:
+            if path in _OPEN or path.startswith(_PAGES):  # the gate to the pages counts what takes time
                 await self._app(scope, receive, counted)
             else:
                 async with self._door.entered():
@@ -92,11 +100,22 @@ class Guard:
             if names.count(b"host") > 1 or _host(headers.get("host", "localhost")) not in _LOCAL:
                 raise invalid("without --api-key, the server answers only requests to localhost or 127.0.0.1")
         elif scope["path"] != "/health":
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
-                message = "the key is missing or wrong; send Authorization: Bearer KEY"
-                challenge = {"WWW-Authenticate": "Bearer"}
-                raise ApiError(401, message, code="invalid_api_key", headers=challenge)
+            browser = scope["path"] == "/" or scope["path"].startswith(_PAGES)
+            if not hmac.compare_digest(_given(headers.get("authorization", ""), browser), self._key):
+                way = "enter any name, and the key as the password" if browser else "send Authorization: Bearer KEY"
+                challenge = {"WWW-Authenticate": 'Basic realm="Axon", charset="UTF-8"' if browser else "Bearer"}
+                raise ApiError(401, f"the key is missing or wrong; {way}", code="invalid_api_key", headers=challenge)
+
+
+def _given(header: str, browser: bool) -> bytes:
+    """Return the key in an `Authorization` header; from a browser, it may be the password of any name."""
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode("latin-1")
+    if scheme.lower() == "basic" and browser:
+        with suppress(ValueError):
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+    return b""
 
 
 def error_response(error: ApiError) -> JSONResponse:

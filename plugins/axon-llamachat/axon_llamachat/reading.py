@@ -12,7 +12,7 @@ from axon_core import parse_json
 from axon_llamachat.api_error import ApiError, invalid
 from axon_llamachat.limits import ServerLimits
 
-__all__ = ["read_object"]
+__all__ = ["parse_object", "read_object", "read_raw"]
 
 _CLOSE = {"Connection": "close"}
 
@@ -20,21 +20,33 @@ _CLOSE = {"Connection": "close"}
 async def read_object(request: HttpRequest, limits: ServerLimits) -> dict[str, Any]:
     """Return the JSON object of a request.
 
+    Raises:
+        ApiError: see `read_raw` and `parse_object`.
+    """
+    return parse_object(await read_raw(request, limits))
+
+
+async def read_raw(request: HttpRequest, limits: ServerLimits) -> bytes:
+    """Return the body of a request that says it is JSON.
+
     Other media types are refused: a page in a browser could send those without being asked for by this server.
 
     Raises:
-        ApiError: the media type is not JSON, the body is too large or too slow, it is not a JSON object, or the
-            server stops.
+        ApiError: the media type is not JSON, the body is too large or too slow, or the server stops.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"the body must be JSON; send Content-Type: application/json, not {kind[:100]!r}")
     try:
         async with asyncio.timeout(limits.body_seconds):
-            raw = await request.app.state.door.before_cut(_body(request, limits))
+            return await request.app.state.door.before_cut(_body(request, limits))
     except TimeoutError:
         message = f"the body did not arrive within {limits.body_seconds:g} seconds"
         raise ApiError(408, message, code="timeout", headers=_CLOSE) from None
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body. Raises `ApiError` if it is none, or is nested too deep."""
     try:
         value = parse_json(raw.decode(), parse_constant=_not_a_number, object_pairs_hook=_fields)
     except UnicodeDecodeError as error:

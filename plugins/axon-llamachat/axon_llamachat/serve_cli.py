@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from axon_core import AxonError, UsageError
-from axon_core.cli import Opened, echo, inference_options
+from axon_core.checkpoint import load_config
+from axon_core.cli import Opened, echo, inference_options, report_device
+from axon_core.interfaces import Model
+from axon_core.registry import install_line, key_of
+from axon_core.training import pinned_model_folder
 from axon_eet import Engine
 from axon_llamachat.app import make_app
 from axon_llamachat.limits import ServerLimits
+from axon_llamachat.pages import PAGES, Page
 from axon_llamachat.served import ServedModel
 from axon_llamachat.server import bound, check_exposure, serve
 from axon_llamachat.sizes import SIZE
@@ -40,6 +46,7 @@ from axon_llamachat.templates import choose_template
 @click.option("--grace", default=30.0, show_default=True, type=click.FloatRange(0), help="Seconds for answers to end.")
 @click.option("--cors", metavar="ORIGIN", multiple=True, help="Origin whose pages may call the server; repeatable.")
 @click.option("--template", metavar="NAME", help="Chat template; by default the run's, or Llama 2's.")
+@click.option("--page/--no-page", "paged", default=None, help="A page in the browser; by default if gradio is there.")
 @inference_options
 def command(
     runs: Sequence[Path],
@@ -54,21 +61,26 @@ def command(
     grace: float,
     cors: Sequence[str],
     template: str | None,
+    paged: bool | None,
     open_run: Callable[[Path], Opened],
     compile: bool,
 ) -> int:
-    """Serve the models in RUN…, run folders or model folders, with OpenAI's API.
+    """Serve the models in RUN…, run folders or model folders, with OpenAI's API and a page in the browser.
 
     A model is called by the name of its folder. After Ctrl-C, no more requests are taken; those that run are finished.
+    Models that are not language models have a page alone, if a plugin offers one for them.
     """
     check_exposure(host, key)
     names = _names(runs)
+    paged = _has_pages(paged)
     limits = ServerLimits(body=max_body, answer_seconds=max_seconds)
     with ExitStack() as stack:
         where = stack.enter_context(bound(host, port))
+        pages = _other_pages(names, stack) if paged else {}
+        texts = {name: run for name, run in names.items() if name not in pages}
         models: list[ServedModel] = []
-        share = None if memory is None else memory // len(runs)
-        for name, run in names.items():
+        share = None if memory is None or not texts else memory // len(texts)
+        for name, run in texts.items():
             found = open_run(run)
             chosen = choose_template(run, found.tokenizer, template)
             if compile:
@@ -78,20 +90,56 @@ def command(
             )
             stack.enter_context(engine)
             mark = "-".join(str(value) for value in found.made_by.values() if value)[-80:]
-            models.append(ServedModel(name, engine, found.tokenizer, found.model.context, chosen and chosen[1], mark))
-            _describe(models[-1], chosen and chosen[0])
-        app = make_app(models, key=key, limits=limits, cors=cors)
+            models.append(
+                ServedModel(
+                    *(name, engine, found.tokenizer, found.model.context, chosen and chosen.template, mark),
+                    converses=chosen is not None and chosen.learned,
+                )
+            )
+            _describe(models[-1], chosen and chosen.name)
+        app = make_app(models, key=key, limits=limits, cors=cors, pages=pages if paged else None)
         url = _url(host, where.getsockname()[1])
         cut = serve(
             app,
             where,
             grace=grace,
-            started=lambda: echo(f"Serving {', '.join(names)} at {url}/v1"),
+            started=lambda: echo(_serving(names, url, paged, key)),
             said=lambda text: echo(text, err=True),
         )
     if cut:
         raise AxonError(f"{cut} requests were ended before their answers were complete")
     return 0
+
+
+def _has_pages(wanted: bool | None) -> bool:
+    """Return whether there are pages. Raises `UsageError` if they are wanted and gradio is not installed."""
+    installed = find_spec("gradio") is not None
+    if wanted and not installed:
+        raise UsageError(f"a page needs gradio: {install_line('axon-llamachat', 'page')}")
+    if wanted is None and not installed:
+        echo(f"without a page in the browser, which needs gradio: {install_line('axon-llamachat', 'page')}", err=True)
+    return installed and wanted is not False
+
+
+def _other_pages(runs: Mapping[str, Path], stack: ExitStack) -> dict[str, Page]:
+    """Return the pages that plugins offer for models of these types; each model is loaded, and stays in its folder."""
+    context, pages = click.get_current_context(), dict[str, Page]()
+    device: str = context.params["device"]
+    for name, run in runs.items():
+        folder = stack.enter_context(pinned_model_folder(run))
+        kind = key_of(type(load_config(folder, Model)))
+        if kind in PAGES:
+            report_device(device)
+            pages[name] = PAGES[kind].load(folder, name=name, device=device)
+            echo(f"{name}: a page for a model of the type {kind}")
+    return pages
+
+
+def _serving(names: Iterable[str], url: str, paged: bool, key: str | None) -> str:
+    told = f"Serving {', '.join(names)} at {url}/v1"
+    if not paged:
+        return told
+    return f"{told}, and in the browser at {url}" + (": any name, the key as the password" if key else "")
 
 
 def _names(runs: Sequence[Path]) -> dict[str, Path]:

@@ -30,6 +30,7 @@ class ServedModel:
         template: how its dialogues are written, or None if it cannot chat.
         fingerprint: changes with the weights and how they are computed: equal seeds give equal texts while it is equal.
         created: when it was loaded, in seconds since 1970.
+        converses: whether it has learned dialogues, so that its page begins with the chat.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ServedModel:
     template: ChatTemplate | None = None
     fingerprint: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    converses: bool = False
 
     def completion_questions(self, body: CompletionBody) -> list[Question]:
         """Return a question for each prompt. Raises `ApiError` if one cannot be encoded or is too long."""

@@ -121,7 +121,7 @@ def make_server(app: Starlette) -> uvicorn.Server:
             app,
             http=partial(Connection, limits),  # pyright: ignore[reportArgumentType]
             ws="none",
-            lifespan="off",
+            lifespan="on",
             loop="asyncio",
             log_config=None,
             access_log=False,

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from axon_core import CHAT_TEMPLATES, AxonError, ChatTemplate, CheckpointError, Tokenizer, UsageError
 from axon_core.text import Message
 from axon_core.training import RunFolder
 
-__all__ = ["choose_template"]
+__all__ = ["ChosenTemplate", "choose_template"]
 
 _USUAL = "llama2"
 
 
-def choose_template(run: Path, tokenizer: Tokenizer, name: str | None) -> tuple[str, ChatTemplate] | None:
-    """Return the chat template of a model by its name, or None if it cannot chat.
+class ChosenTemplate(NamedTuple):
+    """The chat template of a model."""
+
+    name: str
+    """Its name."""
+    template: ChatTemplate
+    """The template."""
+    learned: bool
+    """Whether the model learned dialogues in it, or the user named it."""
+
+
+def choose_template(run: Path, tokenizer: Tokenizer, name: str | None) -> ChosenTemplate | None:
+    """Return the chat template of a model, or None if it cannot chat.
 
     That is the template `name`; or the one that its run learned dialogues in; or, as in `axon chat`, Llama 2's, if the
     tokenizer has what it needs.
@@ -22,7 +34,8 @@ def choose_template(run: Path, tokenizer: Tokenizer, name: str | None) -> tuple[
     Raises:
         UsageError: there is no template `name`, or it does not suit the tokenizer.
     """
-    chosen = name or _learned(run) or _USUAL
+    known = name or _learned(run)
+    chosen = known or _USUAL
     try:
         template = CHAT_TEMPLATES.build(chosen)
         template(tokenizer, [Message(role="user", content="a")])
@@ -30,7 +43,7 @@ def choose_template(run: Path, tokenizer: Tokenizer, name: str | None) -> tuple[
         if name is None:
             return None
         raise UsageError(f"the chat template {name!r} cannot be used with the model in {run}: {error}") from None
-    return chosen, template
+    return ChosenTemplate(chosen, template, known is not None)
 
 
 def _learned(run: Path) -> str | None:

@@ -62,6 +62,10 @@ class Running:
 
     def _run(self) -> None:
         self.loop.run_until_complete(self.server.serve(sockets=[self._where]))
+        left = asyncio.all_tasks(self.loop)  # those of the lifespan, which a forced exit does not end
+        for task in left:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
 
@@ -82,10 +86,10 @@ def running(models: Sequence[ServedModel], **options: Any) -> Iterator[Running]:
         server.end()
 
 
-def served(engine: Any, name: str = "tiny", template: str | None = "llama2") -> ServedModel:
+def served(engine: Any, name: str = "tiny", template: str | None = "llama2", *, converses: bool = False) -> ServedModel:
     """The model of an engine under a name."""
     made = CHAT_TEMPLATES.build(template) if template else None
-    return ServedModel(name, engine, ByteTokenizer(), CONTEXT, made, "tiny-F32")
+    return ServedModel(name, engine, ByteTokenizer(), CONTEXT, made, "tiny-F32", converses=converses)
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +103,13 @@ def server(engine: Engine) -> Iterator[Running]:
     """A server of one model, `tiny`, with Llama 2's template."""
     with running([served(engine)]) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def serving_long() -> Iterator[Callable[..., Running]]:
+    """Return what `serving` does; the servers end with the tests."""
+    with ExitStack() as stack:
+        yield lambda *models, **options: stack.enter_context(running(models, **options))
 
 
 @pytest.fixture
@@ -161,8 +172,9 @@ class Command:
     """`axon serve` as a process."""
 
     def __init__(self, *arguments: str) -> None:
+        paged = () if "--page" in arguments else ("--no-page",)  # gradio takes seconds to import
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "axon_core", "serve", *arguments, "--port", "0"],
+            [sys.executable, "-m", "axon_core", "serve", *arguments, *paged, "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -203,6 +215,12 @@ def command() -> Iterator[Callable[..., Command]]:
 @pytest.fixture
 def scripted() -> type[Scripted]:
     return Scripted
+
+
+@pytest.fixture(scope="session")
+def as_served() -> Callable[..., ServedModel]:
+    """Return the function that makes a model of an engine."""
+    return served
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ import pytest
 
 from axon_core import ByteTokenizer
 from axon_core.cli import main
+from axon_core.training import Recipe, build_trainer, fit
+from axon_llamachat import serve_cli
 from axon_llamachat.server import check_exposure
 from axon_llamachat.templates import choose_template
 
@@ -45,6 +47,28 @@ def test_several_models_have_the_names_of_their_folders(command, folder, tmp_pat
         with pytest.raises(openai.BadRequestError, match="model must be one of little, other"):
             client.completions.create(model=None, prompt="a")
     assert served.stop(signal.SIGINT)[0] == 0
+
+
+def test_every_model_has_a_page_beside_the_api(command, folder, tmp_path):
+    data = {"train": {"reverse": 40}, "valid": {"reverse": 4}, "tokenizer": "byte"}
+    sizes = {"type": "transformer", "dim": 16, "n_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    trainer = {"type": "translation", "steps": 1, "batch_size": 64}
+    fit(build_trainer(Recipe.of({"model": sizes, "data": data, "trainer": trainer}, "a", "a test")), tmp_path / "de-en")
+    served = command(str(folder), str(tmp_path / "de-en"), "--memory", "4MB", "--page")
+    text = "".join(served.lines)
+    assert "de-en: a page for a model of the type transformer" in text and f"in the browser at {served.root}" in text
+    listed = httpx.get(served.root).text
+    assert 'href="page/little/"' in listed and 'href="page/de-en/"' in listed
+    for name, words in (("little", "Text to continue"), ("de-en", "Length penalty")):
+        assert words in httpx.get(f"{served.root}/page/{name}/").text
+    assert [model["id"] for model in httpx.get(f"{served.root}/v1/models").json()["data"]] == ["little"]
+    assert served.stop()[0] == 0
+
+
+def test_a_page_needs_gradio(folder, monkeypatch, capsys):
+    monkeypatch.setattr(serve_cli, "find_spec", lambda name: None)
+    assert main(["serve", str(folder), "--page"]) == 2
+    assert "a page needs gradio: pip install 'axon-llamachat[page]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("grace", "code"), [("10", 0), ("0.2", 1)])

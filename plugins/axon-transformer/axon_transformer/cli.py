@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-import torch
 
 from axon_core import AxonError, UsageError, printable_json, to_json, validate
 from axon_core.checkpoint import atomic_file, claimed_file
@@ -17,7 +16,7 @@ from axon_core.cli import ProgressLine, device_option, echo, echo_generated, rep
 from axon_core.training import RunFolder, pinned_model_folder
 from axon_transformer.averaging import latest_models
 from axon_transformer.corpus import read_lines, split_lines
-from axon_transformer.heatmap import check_picture, cross_attention, draw_heatmap, label
+from axon_transformer.heatmap import attention_of, check_picture, draw_heatmap
 from axon_transformer.search import Search
 from axon_transformer.translate import Translation, Translator
 
@@ -153,11 +152,5 @@ def _converse(translator: Translator, search: Search, show: Callable[..., list[s
 
 def _draw(translator: Translator, text: str, translation: Translation, path: Path) -> None:
     """Draw what the decoder attends to for each token of a translation."""
-    (source,) = translator.encode([text])
-    written, read = [*translation.tokens, translator.eos], [translator.bos, *translation.tokens]
-    maps = cross_attention(translator.model, torch.tensor(source), torch.tensor(read))
-    across, down = (
-        [label(translator.tokenizer.piece(token)) or "(end)" for token in each] for each in (source, written)
-    )
-    draw_heatmap(maps, across, down, path)
+    draw_heatmap(*attention_of(translator, text, translation), path)
     echo(f"Attention: {path}", err=True)

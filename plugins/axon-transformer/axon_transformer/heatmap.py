@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,7 @@ from axon_core.generation import evaluation_mode
 from axon_core.registry import install_line, new_figure
 from axon_transformer.layers import DecoderLayer, Memory
 from axon_transformer.model import Transformer
+from axon_transformer.translate import Translation, Translator
 
 _PIXELS = 20_000  # along the longer side of a picture, at most
 
@@ -96,6 +98,23 @@ def cross_attention(
     return torch.stack([weights.reshape(-1, len(target), m) for weights in recorder.weights]).float().cpu()
 
 
+def attention_of(
+    translator: Translator, text: str, translation: Translation
+) -> tuple[Float[Tensor, "l h n m"], list[str], list[str]]:
+    """Return what the decoder looks at for each token of a translation, and the labels of source and translation.
+
+    Raises:
+        UsageError: the model's cross-attention does not have one map per head.
+    """
+    (source,) = translator.encode([text])
+    written, read = [*translation.tokens, translator.eos], [translator.bos, *translation.tokens]
+    maps = cross_attention(translator.model, torch.tensor(source), torch.tensor(read))
+    across, down = (
+        [label(translator.tokenizer.piece(token)) or "(end)" for token in each] for each in (source, written)
+    )
+    return maps, across, down
+
+
 def label(piece: bytes) -> str:
     """Return a token's label beside a map: its text with spaces visible, or its bytes if it is part of a character."""
     try:
@@ -122,6 +141,21 @@ def draw_heatmap(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: 
         CheckpointError: the file cannot be written.
     """
     check_picture(path)
+    figure, dpi = _drawn(maps, source, target)
+    with atomic_file(path) as draft:
+        figure.savefig(draft, dpi=dpi)
+
+
+def heatmap_png(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence[str]) -> bytes:
+    """Return the picture that `draw_heatmap` writes, as a PNG. Raises `UsageError` if matplotlib is not installed."""
+    figure, dpi = _drawn(maps, source, target)
+    data = io.BytesIO()
+    figure.savefig(data, dpi=dpi)
+    return data.getvalue()
+
+
+def _drawn(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: Sequence[str]) -> tuple[Any, float]:
+    """Return the figure of the maps, and its dots per inch."""
     layers, heads, n, m = maps.shape
     inches = heads * (1.2 + 0.16 * m) + 0.8, layers * (1.0 + 0.16 * n) + 0.4
     figure = _figure(*inches)
@@ -136,8 +170,7 @@ def draw_heatmap(maps: Float[Tensor, "l h n m"], source: Sequence[str], target: 
     figure.supxlabel("source", fontsize=9)
     figure.supylabel("translation", fontsize=9)
     figure.colorbar(image, ax=grid, label="attention weight")
-    with atomic_file(path) as draft:
-        figure.savefig(draft, dpi=min(150, _PIXELS / max(inches)))
+    return figure, min(150, _PIXELS / max(inches))
 
 
 def _figure(*inches: float) -> Any:
