@@ -51,7 +51,7 @@ def chat_tab(writer: Writer, settings: Settings, blocks: gradio.Blocks) -> None:
         talk.retry(_retry, talk, talk, **quiet),
         talk.edit(_edit, talk, talk, **quiet),
     )
-    answering = [begin.then(answer, [talk, system, *settings.inputs], talk, **quiet) for begin in begins]
+    answering: Any = [begin.then(answer, [talk, system, *settings.inputs], talk, **quiet) for begin in begins]
     for each in answering:
         each.then(_settle, [talk, saved], kept, **quiet)
     stop.click(_settle, [talk, saved], kept, cancels=answering, **quiet)

@@ -75,7 +75,8 @@ class Gate:
         """Return the list of pages, or lead to the only one."""
         links = {name: f"page/{quote(name, safe='')}/" for name in self._apps}
         if len(links) == 1:
-            return RedirectResponse(*links.values(), headers={"Cache-Control": "no-store"})
+            (only,) = links.values()
+            return RedirectResponse(only, headers={"Cache-Control": "no-store"})
         rows = "".join(f'<li><a href="{link}">{html.escape(name)}</a></li>' for name, link in links.items())
         headers = {name.decode(): value.decode() for name, value in _HEADERS}
         return HTMLResponse(_INDEX.format(rows), headers=headers)

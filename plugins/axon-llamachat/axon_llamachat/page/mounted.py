@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 import gradio
+from gradio.themes import Default
 from starlette.applications import Starlette
 
 from axon_llamachat.page.shown import source
@@ -46,7 +47,7 @@ async def _mounted_within(page: HasBlocks) -> Starlette:
 def _mounted(page: HasBlocks) -> Starlette:
     blocks = page.blocks().queue(max_size=_WAITING, api_open=False)
     blocks.analytics_enabled = False
-    theme = gradio.themes.Default(primary_hue="indigo", font=_FONT, font_mono=_MONO)
+    theme = Default(primary_hue="indigo", font=_FONT, font_mono=_MONO)
     return gradio.mount_gradio_app(  # pyright: ignore[reportReturnType]
         Starlette(),  # pyright: ignore[reportArgumentType]
         blocks,

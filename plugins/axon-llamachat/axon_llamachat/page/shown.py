@@ -19,7 +19,7 @@ __all__ = ["shown", "source", "telling_errors"]
 @cache
 def source(name: str) -> str:
     """Return the text of a file beside this one."""
-    return files(__package__).joinpath(name).read_text("utf-8")
+    return files("axon_llamachat.page").joinpath(name).read_text("utf-8")
 
 
 def shown(script: str, name: str, value: Any, **options: Any) -> gradio.HTML:
