@@ -10,8 +10,7 @@ import gguf
 from gguf import GGMLQuantizationType
 
 from axon_xllama import XLlama
-from axon_xllama.checkpoints.families import FAMILIES
-from axon_xllama.checkpoints.hugging_face import to_hugging_face
+from axon_xllama.checkpoints.hugging_face import names_of, to_hugging_face
 from axon_xllama.checkpoints.layout import Settings, checkpoint_tensors, relayout
 
 TYPES = {
@@ -55,7 +54,7 @@ def write_gguf(file: Path, model: XLlama, precision: str, pieces: Sequence[str] 
 
     tensor_names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layers)
     tensors = to_hugging_face(model.state_dict(), c)
-    for part in checkpoint_tensors(model, FAMILIES["llama"].names):
+    for part in checkpoint_tensors(model, names_of(model)):
         tensor = tensors[part.theirs]
         if part.heads is not None:  # llama.cpp rotates feature pairs (2i, 2i + 1)
             tensor = relayout(tensor, part.heads, "interleaved")

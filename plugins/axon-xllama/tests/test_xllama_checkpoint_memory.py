@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from axon_xllama.checkpoints.families import FAMILIES
+from axon_xllama.checkpoints.hugging_face import names_of
 from axon_xllama.checkpoints.layout import checkpoint_tensors, skeleton
 from axon_xllama.model import XLlama
 
@@ -76,8 +76,7 @@ def write(folder: Path, words: Path, **sizes: int) -> int:
     attention = {"type": "GQA", "n_kv_heads": 2}
     model = skeleton(XLlama.Config(vocab_size=400, context=64, n_heads=4, attention=attention, **sizes))
     tensors = {
-        part.theirs: torch.zeros(part.shape, dtype=torch.float16)
-        for part in checkpoint_tensors(model, FAMILIES["llama"].names)
+        part.theirs: torch.zeros(part.shape, dtype=torch.float16) for part in checkpoint_tensors(model, names_of(model))
     }
     names = sorted(tensors)
     places = {}
