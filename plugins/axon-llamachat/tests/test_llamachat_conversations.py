@@ -10,23 +10,23 @@ import pytest
 from axon_core import ByteTokenizer
 from axon_eet import Answer, AnswerPiece, Question
 from axon_llamachat.page.completion import TokenSpans
-from axon_llamachat.page.conversations import Conversation, Saved
+from axon_llamachat.page.conversations import SavedTalks, Talk
 from axon_llamachat.page.pieces import paced
 
 
-def said(talk: Conversation) -> list[tuple[str, str]]:
+def said(talk: Talk) -> list[tuple[str, str]]:
     return [(turn.role, turn.content) for turn in talk.turns]
 
 
-def answered(*texts: str) -> Conversation:
-    talk = Conversation()
+def answered(*texts: str) -> Talk:
+    talk = Talk()
     for text in texts:
         talk = talk.ask(text).answer(f"re {text}").settle()
     return talk
 
 
 def test_a_conversation_is_asked_answered_retried_and_changed():
-    talk = Conversation().ask("a")
+    talk = Talk().ask("a")
     assert talk.busy and talk.ask("b") == talk  # one question at a time
     talk = talk.answer("x").answer("xy")
     assert said(talk) == [("user", "a"), ("assistant", "xy")] and talk.busy
@@ -41,18 +41,18 @@ def test_a_conversation_is_asked_answered_retried_and_changed():
     unanswered = two.ask("c").answer("").settle()
     assert said(unanswered)[-1] == ("user", "c")
     assert said(unanswered.ask("d")) == [*said(two), ("user", "d")]
-    assert not Conversation().retry().busy
+    assert not Talk().retry().busy
 
 
 def test_the_latest_hundred_are_kept_in_their_places():
-    saved, talks = Saved(), [answered(str(i)) for i in range(103)]
+    saved, talks = SavedTalks(), [answered(str(i)) for i in range(103)]
     for talk in talks:
         saved = saved.put(talk)
     assert [each.key for each in saved.conversations] == [talk.key for talk in talks[:2:-1]]
     changed = talks[50].ask("more")
     saved = saved.put(changed)
     assert saved.conversations[52] == changed.settle() and len(saved.conversations) == 100
-    assert saved.put(Conversation()) == saved and saved.find("other") is None
+    assert saved.put(Talk()) == saved and saved.find("other") is None
     assert saved.without(changed.key).find(changed.key) is None
     assert saved.listing(changed.key)["open"] == changed.key
 
@@ -66,17 +66,17 @@ def test_the_latest_hundred_are_kept_in_their_places():
     ],
 )
 def test_what_is_not_valid_is_an_empty_one(value):
-    assert Conversation.of(value).turns == () and Saved.of(value).conversations == ()
+    assert Talk.of(value).turns == () and SavedTalks.of(value).conversations == ()
 
 
 def test_a_title_is_short_and_on_one_line():
     assert answered("a \n\t b").title == "a b"
-    assert len(answered("a" * 100).title) == 40 and Conversation().title == ""
+    assert len(answered("a" * 100).title) == 40 and Talk().title == ""
 
 
 def test_what_a_browser_keeps_comes_back():
-    saved = Saved().put(answered("a", "<b>"))
-    assert Saved.of(saved.json_value()) == saved
+    saved = SavedTalks().put(answered("a", "<b>"))
+    assert SavedTalks.of(saved.json_value()) == saved
 
 
 def piece(text: str, token: int = 97, logprob: float = -1.0, finish: str | None = None) -> AnswerPiece:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio
 
-from axon_llamachat.page.conversations import Conversation, Saved
+from axon_llamachat.page.conversations import SavedTalks, Talk
 from axon_llamachat.page.settings import Settings
 from axon_llamachat.page.shown import shown, source
 from axon_llamachat.page.writer import Writer
@@ -25,11 +25,13 @@ Three = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 def chat_tab(writer: Writer, settings: Settings, blocks: gradio.Blocks) -> None:
     """Add the components to these blocks, and say what happens."""
     with settings.top:
-        listed = shown("listing.js", "axon-listing", Saved().listing(""))
+        listed = shown("listing.js", "axon-listing", SavedTalks().listing(""))
         export = gradio.Button("Export", size="sm")
         system = gradio.Textbox(label="System prompt", lines=2, max_lines=8, placeholder="How it should answer")
-    saved = gradio.BrowserState(Saved().json_value(), storage_key=f"axon {writer.model.name}", secret="not a secret")
-    talk = shown("talk.js", "axon-talk", Conversation().json_value(), elem_classes="axon-view", autoscroll=True)
+    saved = gradio.BrowserState(
+        SavedTalks().json_value(), storage_key=f"axon {writer.model.name}", secret="not a secret"
+    )
+    talk = shown("talk.js", "axon-talk", Talk().json_value(), elem_classes="axon-view", autoscroll=True)
     with gradio.Row(elem_classes="axon-ask"):
         box = gradio.Textbox(
             show_label=False, placeholder="Message", lines=1, max_lines=8, scale=8, autofocus=True, container=False
@@ -38,7 +40,7 @@ def chat_tab(writer: Writer, settings: Settings, blocks: gradio.Blocks) -> None:
         stop = gradio.Button("Stop", variant="stop", min_width=80, elem_classes="axon-busy")
 
     async def answer(value: Json, system: str, *values: Any) -> AsyncGenerator[dict[str, Any]]:
-        talk = Conversation.of(value)
+        talk = Talk.of(value)
         yield talk.json_value()  # gradio takes nothing for an empty value
         async with aclosing(_answer(writer, talk, system, Settings.parameters(values))) as growing:
             async for written in growing:
@@ -62,9 +64,7 @@ def chat_tab(writer: Writer, settings: Settings, blocks: gradio.Blocks) -> None:
     blocks.load(_settle, [talk, saved], kept, **quiet)
 
 
-async def _answer(
-    writer: Writer, talk: Conversation, system: str, parameters: Mapping[str, Any]
-) -> AsyncGenerator[Conversation]:
+async def _answer(writer: Writer, talk: Talk, system: str, parameters: Mapping[str, Any]) -> AsyncGenerator[Talk]:
     """Yield the conversation with more and more of the answer; space before its first word is left out."""
     if not talk.busy:
         return
@@ -78,40 +78,40 @@ async def _answer(
 
 
 def _ask(value: Json, text: str) -> tuple[dict[str, Any], str]:
-    talk = Conversation.of(value)
+    talk = Talk.of(value)
     asked = talk.ask(text)
     return asked.json_value(), text if asked == talk else ""
 
 
 def _retry(value: Json) -> dict[str, Any]:
-    return Conversation.of(value).retry().json_value()
+    return Talk.of(value).retry().json_value()
 
 
 def _edit(value: Json, event: gradio.EventData) -> dict[str, Any]:
     index, text = event.index, event.text
-    talk = Conversation.of(value)
+    talk = Talk.of(value)
     valid = isinstance(index, int) and isinstance(text, str)
     return (talk.edit(index, text) if valid else talk).json_value()
 
 
 def _settle(value: Json, saved: Json) -> Three:
-    return _open(Conversation.of(value), Saved.of(saved).put(Conversation.of(value)))
+    return _open(Talk.of(value), SavedTalks.of(saved).put(Talk.of(value)))
 
 
 def _fresh(value: Json, saved: Json) -> Three:
-    return _open(Conversation(), Saved.of(saved).put(Conversation.of(value)))
+    return _open(Talk(), SavedTalks.of(saved).put(Talk.of(value)))
 
 
 def _pick(value: Json, saved: Json, event: gradio.EventData) -> Three:
-    after = Saved.of(saved).put(Conversation.of(value))
-    return _open(after.find(str(event.key)) or Conversation(), after)
+    after = SavedTalks.of(saved).put(Talk.of(value))
+    return _open(after.find(str(event.key)) or Talk(), after)
 
 
 def _remove(value: Json, saved: Json, event: gradio.EventData) -> Three:
-    talk, key = Conversation.of(value), str(event.key)
-    after = Saved.of(saved).put(talk).without(key)
-    return _open(Conversation() if talk.key == key else talk, after)
+    talk, key = Talk.of(value), str(event.key)
+    after = SavedTalks.of(saved).put(talk).without(key)
+    return _open(Talk() if talk.key == key else talk, after)
 
 
-def _open(talk: Conversation, saved: Saved) -> Three:
+def _open(talk: Talk, saved: SavedTalks) -> Three:
     return talk.settle().json_value(), saved.json_value(), saved.listing(talk.key)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["Conversation", "Saved", "Turn"]
+__all__ = ["SavedTalks", "Talk", "Turn"]
 
 _MOST = 100
 _TITLE = 40  # characters
@@ -40,7 +40,7 @@ class Turn(BaseModel):
     """What is said."""
 
 
-class Conversation(_Value):
+class Talk(_Value):
     """A conversation: the user and the assistant take turns."""
 
     key: str = Field(default_factory=lambda: secrets.token_hex(8))
@@ -93,13 +93,13 @@ class Conversation(_Value):
         return self.model_copy(update={"turns": turns, "busy": busy})
 
 
-class Saved(_Value):
+class SavedTalks(_Value):
     """The conversations that a browser keeps, the latest first."""
 
-    conversations: tuple[Conversation, ...] = ()
+    conversations: tuple[Talk, ...] = ()
     """They; at most a hundred."""
 
-    def put(self, one: Conversation) -> Self:
+    def put(self, one: Talk) -> Self:
         """Return them with this one, in its place if it is known; one without turns is not kept."""
         if not one.turns:
             return self
@@ -112,7 +112,7 @@ class Saved(_Value):
         """Return them without one."""
         return self._with(*(each for each in self.conversations if each.key != key))
 
-    def find(self, key: str) -> Conversation | None:
+    def find(self, key: str) -> Talk | None:
         """Return the one with this key, if there is one."""
         return next((each for each in self.conversations if each.key == key), None)
 
@@ -120,5 +120,5 @@ class Saved(_Value):
         """Return what the list of conversations shows."""
         return {"open": open_key, "titles": [[each.key, each.title] for each in self.conversations]}
 
-    def _with(self, *conversations: Conversation) -> Self:
+    def _with(self, *conversations: Talk) -> Self:
         return self.model_copy(update={"conversations": conversations})
