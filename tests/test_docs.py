@@ -102,8 +102,9 @@ def broken(page: str, texts: Mapping[str, str], exists: Callable[[str], bool]) -
 
 
 def of_the_site(made: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
-    """The pages of the documentation by path, and the pictures drawn for them."""
+    """The pages of the documentation by path, and its pictures."""
     shown = {"figures/axon.svg", "figures/visibility.svg", "figures/schedules.svg"}
+    shown |= {file.relative_to(DOCS).as_posix() for file in DOCS.glob("pictures/*")}
     shown |= {f"papers/{name}" for card in papers.installed(ROOT)
               for name in papers.pictures(card.entry.distribution, ROOT)}  # fmt: skip
     return generate.written() | dict(made), shown
@@ -208,7 +209,7 @@ def test_what_plugins_may_import_stands_on_one_page(made):
 
 
 def test_names_the_pages_refer_to_are_in_the_reference(made):
-    listed = documented(reference_of(made))
+    listed = {name for page, text in made.items() if page.startswith("reference/") for name in documented(text)}
     referred = {path for page in WRITTEN for path in re.findall(r"\{py:\w+\}`([\w.]+)`", page.read_text("utf-8"))}
     assert referred and referred <= listed
 

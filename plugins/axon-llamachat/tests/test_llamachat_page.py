@@ -134,6 +134,20 @@ def test_errors_quote_texts_as_texts(tab, chatting):
     page.until("document.querySelectorAll('.axon-title').length === 1 && !document.querySelector('.axon-turn')")
 
 
+def test_an_answer_that_takes_too_long_is_ended(tab, serving, scripted, as_served, limits):
+    engine = scripted()
+    server = serving(as_served(engine, converses=True), pages={}, limits=limits(answer_seconds=0.5))
+    page = tab(server).ready(".axon-talk")
+    page.say("a")
+    asked(engine)
+    engine.write(engine.answers[0], "wri")
+    page.ready("[data-testid=toast-body]")
+    assert engine.answers[0].cancelled
+    assert "more than 0.5 seconds" in page.page.locator("[data-testid=toast-body]").inner_text()
+    page.until_idle()
+    assert page.texts("assistant") == ["wri"]
+
+
 def test_settings_reach_the_engine(tab, chatting):
     engine, server = chatting
     page = tab(server).ready(".axon-talk")
@@ -222,6 +236,18 @@ def test_a_server_that_stops_lets_the_page_finish(tab, chatting):
     page.until_said("written")
     closing.result(timeout=20)
     assert server.app.state.door.cut_off == 0
+
+
+def test_after_the_grace_the_page_is_cut_off(tab, chatting):
+    engine, server = chatting
+    page = tab(server).ready(".axon-talk")
+    page.say("a")
+    asked(engine)
+    engine.write(engine.answers[0], "wri")
+    page.until_said("wri")
+    asyncio.run_coroutine_threadsafe(server.app.state.door.close(0.1), server.loop).result(timeout=20)
+    assert engine.ended.acquire(timeout=20) and engine.answers[0].cancelled
+    assert server.app.state.door.cut_off == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

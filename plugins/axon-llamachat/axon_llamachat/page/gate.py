@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import json
 from collections.abc import AsyncGenerator, Mapping
@@ -15,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from axon_llamachat.api_error import ApiError, stopping
+from axon_llamachat.api_error import ApiError
 from axon_llamachat.door import Door
 from axon_llamachat.limits import ServerLimits
 from axon_llamachat.page.mounted import HasBlocks, mounted, running
@@ -137,20 +136,13 @@ class Gate:
             await send(message)
 
         async with self._door.entered():
-            tasks = [asyncio.ensure_future(each) for each in (app(scope, receive, noted), self._door.until_cut())]
             try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                if tasks[0].done():
-                    await tasks[0]
-                    return
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-            if not begun:
-                raise stopping()
-            last = {"msg": "unexpected_error", "message": stopping().message, "success": False}
-            await send({"type": "http.response.body", "body": f"data: {json.dumps(last)}\n\n".encode()})
+                await self._door.before_cut(self._plain(app, scope, receive, noted))
+            except ApiError as error:
+                if not begun:
+                    raise
+                last = {"msg": "unexpected_error", "message": error.message, "success": False}
+                await send({"type": "http.response.body", "body": f"data: {json.dumps(last)}\n\n".encode()})
 
 
 def _with_headers(send: Send) -> Send:

@@ -13,7 +13,7 @@ import gradio
 
 from axon_llamachat.api_error import as_api_error
 
-__all__ = ["shown", "source", "telling_errors"]
+__all__ = ["shown", "source", "tell", "telling_errors"]
 
 
 @cache
@@ -40,14 +40,17 @@ def shown(script: str, name: str, value: Any, **options: Any) -> gradio.HTML:
 
 
 @contextmanager
-def telling_errors(seconds: float) -> Generator[None]:
-    """Show an error that ends the block in the browser, with the words of the API; a time-out is one.
+def telling_errors() -> Generator[None]:
+    """Show an error that ends the block in the browser, with the words of the API.
 
     It is not raised, because gradio would then leave out what follows in the page.
     """
     try:
         yield
-    except TimeoutError:
-        gradio.Warning(f"the answer took more than {seconds:g} seconds; ask for fewer tokens", title="Error")
     except Exception as error:
-        gradio.Warning(html.escape(as_api_error(error).message), duration=None, title="Error")
+        tell(as_api_error(error).message)
+
+
+def tell(message: str) -> None:
+    """Show an error in the browser until it is closed; gradio takes the message for HTML."""
+    gradio.Warning(html.escape(message), duration=None, title="Error")

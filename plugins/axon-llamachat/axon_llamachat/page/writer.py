@@ -13,7 +13,7 @@ from axon_llamachat.answering import ask
 from axon_llamachat.limits import ServerLimits
 from axon_llamachat.metrics import Timer
 from axon_llamachat.page.pieces import paced
-from axon_llamachat.page.shown import telling_errors
+from axon_llamachat.page.shown import tell, telling_errors
 from axon_llamachat.served import ServedModel
 from axon_llamachat.wire.body import parse_body
 from axon_llamachat.wire.sampled import SampledBody
@@ -43,14 +43,15 @@ class Writer:
         The answer has at most as many tokens as asked for, and as the context has room for. If the request is refused,
         the engine fails, or the answer takes too long, the browser is told, and the pieces end.
         """
-        with telling_errors(self._limits.answer_seconds):
+        with telling_errors():
             most = values["max_tokens"]
             body = parse_body(kind, {**values, "max_tokens": 1})
             short = await asyncio.to_thread(question, body)
             room = self.model.context - len(short.prompt)
             asked = short.model_copy(update={"max_new_tokens": max(min(most, room), 1)})
             (answer,) = ask(self.model.engine, [asked])
-            timer, end = self._timer(), time.monotonic() + self._limits.answer_seconds
+            seconds = self._limits.answer_seconds
+            timer, end = self._timer(), time.monotonic() + seconds
             try:
                 async with aclosing(paced(answer)) as arriving:
                     async for pieces in arriving:
@@ -58,7 +59,8 @@ class Writer:
                             timer.piece(piece.choice)
                         yield pieces
                         if time.monotonic() > end and not answer.done:
-                            raise TimeoutError
+                            tell(f"the answer took more than {seconds:g} seconds; ask for fewer tokens")
+                            return
             finally:
                 answer.cancel()
                 timer.end([answer])
