@@ -9,7 +9,7 @@ from typing import Any
 import gradio
 
 from axon_llamachat.page.conversations import SavedTalks, Talk
-from axon_llamachat.page.settings import Settings
+from axon_llamachat.page.settings import SamplingForm
 from axon_llamachat.page.shown import shown, source
 from axon_llamachat.page.writer import Writer
 from axon_llamachat.wire.chat_body import ChatBody
@@ -22,7 +22,7 @@ Three = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 """The open conversation, those that the browser keeps, and their list."""
 
 
-def chat_tab(writer: Writer, settings: Settings, blocks: gradio.Blocks) -> None:
+def chat_tab(writer: Writer, settings: SamplingForm, blocks: gradio.Blocks) -> None:
     """Add the components to these blocks, and say what happens."""
     with settings.top:
         listed = shown("listing.js", "axon-listing", SavedTalks().listing(""))
@@ -42,7 +42,7 @@ def chat_tab(writer: Writer, settings: Settings, blocks: gradio.Blocks) -> None:
     async def answer(value: Json, system: str, *values: Any) -> AsyncGenerator[dict[str, Any]]:
         talk = Talk.of(value)
         yield talk.json_value()  # gradio takes nothing for an empty value
-        async with aclosing(_answer(writer, talk, system, Settings.parameters(values))) as growing:
+        async with aclosing(_answer(writer, talk, system, SamplingForm.parameters(values))) as growing:
             async for written in growing:
                 yield written.json_value()
 

@@ -11,7 +11,7 @@ import gradio
 
 from axon_core import Tokenizer
 from axon_eet import AnswerPiece, Question
-from axon_llamachat.page.settings import Settings
+from axon_llamachat.page.settings import SamplingForm
 from axon_llamachat.page.shown import shown
 from axon_llamachat.page.writer import Writer
 from axon_llamachat.wire.completion_body import CompletionBody
@@ -22,7 +22,7 @@ __all__ = ["TokenSpans", "completion_tab"]
 _TOP = 5
 
 
-def completion_tab(writer: Writer, settings: Settings) -> None:
+def completion_tab(writer: Writer, settings: SamplingForm) -> None:
     """Add the components, and say what happens."""
     box = gradio.Textbox(label="Text to continue", lines=4, max_lines=12, elem_classes="axon-prompt")
     with gradio.Row(elem_classes="axon-ask"):
@@ -37,7 +37,7 @@ def completion_tab(writer: Writer, settings: Settings) -> None:
     async def complete(prompt: str, *values: Any) -> AsyncGenerator[dict[str, Any]]:
         spans = TokenSpans(writer.model.tokenizer, prompt)
         yield spans.json_value(busy=True)
-        body = {**Settings.parameters(values), "prompt": prompt, "logprobs": _TOP}
+        body = {**SamplingForm.parameters(values), "prompt": prompt, "logprobs": _TOP}
         async with aclosing(writer.write(CompletionBody, body, question)) as arriving:
             async for pieces in arriving:
                 spans.add(pieces)

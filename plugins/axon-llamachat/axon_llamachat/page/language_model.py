@@ -6,7 +6,7 @@ import gradio
 
 from axon_llamachat.page.chat import chat_tab
 from axon_llamachat.page.completion import completion_tab
-from axon_llamachat.page.settings import Settings
+from axon_llamachat.page.settings import SamplingForm
 from axon_llamachat.page.writer import Writer
 
 __all__ = ["LanguageModelPage"]
@@ -28,7 +28,7 @@ class LanguageModelPage:
         """Return the page; the chat comes first if the model has learned dialogues."""
         writer, model = self._writer, self._writer.model
         with gradio.Blocks(title=f"{model.name} · LlamaChat", fill_height=True) as made:
-            settings = Settings(model.context)
+            settings = SamplingForm(model.context)
             made.load(None, js=_FOLD)
             if model.template is None:
                 completion_tab(writer, settings)

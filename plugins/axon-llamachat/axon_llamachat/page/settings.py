@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio
 
-__all__ = ["Settings"]
+__all__ = ["SamplingForm"]
 
 
-class Settings:
+class SamplingForm:
     """The components in the bar at the side, and their values as parameters of the API.
 
     Args:
