@@ -18,8 +18,14 @@ PLUGINS = sorted(path for path in ROOT.glob("plugins/axon-*") if path.is_dir())
 PROJECTS = [ROOT, *PLUGINS]
 MODULE_OF = {"axon-core": "axon_core"} | {path.name: path.name.replace("-", "_") for path in PLUGINS}
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
-BUILT_ON = {"axon-llamachat": ["axon_eet"]}
-"""What a plugin is made for: a server and its engine, which is no part that a name could choose."""
+BUILT_ON = {
+    "axon-ddpm": ["axon_llamachat"],
+    "axon-llamachat": ["axon_eet"],
+    "axon-transformer": ["axon_llamachat"],
+    "axon-yarn": ["axon_roformer"],
+}
+"""What a plugin is made for, where no name could choose it: a server and its engine, pages and what shows them, and the
+frequencies that another paper changes."""
 
 
 def project(folder: Path) -> dict:

@@ -33,8 +33,8 @@ def test_a_folder_whose_files_have_one_is_read(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_every_reader_of_text_takes_one_away():
-    """Files that people may have written; `known_papers.toml` and the templates are Axon's own."""
-    own = {"suggest.py", "project.py"}
+    """Files that people may have written; `known_papers.toml`, templates and scripts are Axon's own."""
+    own = {"suggest.py", "project.py", "shown.py"}
     sources = [*(ROOT / "axon_core").rglob("*.py"), *(ROOT / "plugins").glob("*/axon_*/**/*.py")]
     plain = re.compile(r"""(?:read_text|decode|\.open)\((?:encoding=)?"utf-8"\)""")
     found = [str(path.relative_to(ROOT)) for path in sources if plain.search(path.read_text("utf-8"))]

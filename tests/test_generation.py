@@ -16,7 +16,8 @@ from axon_core.registry.discovery import discover
 from axon_core.text.tokenizer import ByteTokenizer
 
 GREEDY = Sampling(temperature=0)
-SHIPPED = list(itertools.product(("GQA", "MHA", "MQA"), ("rotary", "linear", "dynamic"), ("rmsnorm", "layernorm")))
+ROTARIES = ("rotary", "linear", "dynamic", "yarn", "llama3")
+SHIPPED = list(itertools.product(("GQA", "MHA", "MQA"), ROTARIES, ("rmsnorm", "layernorm")))
 
 
 def model(attention="GQA", rotary="rotary", norm="rmsnorm", *, context=32, vocab_size=61):
