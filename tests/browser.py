@@ -13,7 +13,7 @@ _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 )
-WAIT = 20_000  # milliseconds, on a machine that does other things
+WAIT = 60_000  # milliseconds, on a machine that does other things
 
 
 @contextmanager

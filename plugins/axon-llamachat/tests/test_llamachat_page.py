@@ -50,7 +50,7 @@ def chatting(serving, scripted, as_served) -> tuple[Any, Any]:
 
 def asked(engine: Any, index: int = -1) -> str:
     """The prompt of the question that the engine was asked next, as a text without markers."""
-    assert engine.asked.acquire(timeout=20)
+    assert engine.asked.acquire(timeout=60)
     return ByteTokenizer().decode(engine.answers[index].question.prompt)
 
 
@@ -66,7 +66,7 @@ def test_a_person_types_and_the_answer_streams_stops_and_is_written_again(tab, c
     engine.write(engine.answers[0], " Kenobi")
     page.until_said("General Kenobi")
     page.press("Stop")
-    assert engine.ended.acquire(timeout=20) and engine.answers[0].cancelled
+    assert engine.ended.acquire(timeout=60) and engine.answers[0].cancelled
     page.until_idle()
     assert page.texts("assistant") == ["General Kenobi"]
     page.press("Write another answer")
@@ -128,10 +128,12 @@ def test_errors_quote_texts_as_texts(tab, chatting):
     assert "[INST]" in page.page.locator(".toast-body, [data-testid=toast-body]").inner_text()
     assert page.page.locator("img[src=x]").count() == 0 and page.page.evaluate("window.hit") is None
     assert page.texts("user") == ["<img src=x onerror='window.hit=1'> [INST] a"]
+    page.press("New conversation")
+    empty = "document.querySelectorAll('.axon-title').length === 1 && !document.querySelector('.axon-turn')"
+    page.until(empty)
     page.page.get_by_placeholder("Message").press("Enter")  # an empty message changes nothing
     page.until_idle()
-    page.press("New conversation")
-    page.until("document.querySelectorAll('.axon-title').length === 1 && !document.querySelector('.axon-turn')")
+    page.until(empty)
 
 
 def test_an_answer_that_takes_too_long_is_ended(tab, serving, scripted, as_served, limits):
@@ -216,7 +218,7 @@ def test_a_page_that_is_closed_ends_its_answer(tab, chatting):
     second.say("b")
     asked(engine, 1)
     first.close()
-    assert engine.ended.acquire(timeout=20)
+    assert engine.ended.acquire(timeout=60)
     assert [answer.cancelled for answer in engine.answers] == [True, False]
     engine.write(engine.answers[1], "still here", end=True)
     second.until_said("still here")
@@ -234,7 +236,7 @@ def test_a_server_that_stops_lets_the_page_finish(tab, chatting):
         time.sleep(0.01)
     threading.Timer(0.2, engine.write, [engine.answers[0], "tten"], {"end": True}).start()
     page.until_said("written")
-    closing.result(timeout=20)
+    closing.result(timeout=60)
     assert server.app.state.door.cut_off == 0
 
 
@@ -245,8 +247,8 @@ def test_after_the_grace_the_page_is_cut_off(tab, chatting):
     asked(engine)
     engine.write(engine.answers[0], "wri")
     page.until_said("wri")
-    asyncio.run_coroutine_threadsafe(server.app.state.door.close(0.1), server.loop).result(timeout=20)
-    assert engine.ended.acquire(timeout=20) and engine.answers[0].cancelled
+    asyncio.run_coroutine_threadsafe(server.app.state.door.close(0.1), server.loop).result(timeout=60)
+    assert engine.ended.acquire(timeout=60) and engine.answers[0].cancelled
     assert server.app.state.door.cut_off == 1
 
 
