@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import quote
@@ -14,6 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from axon_core import to_json
 from axon_llamachat.api_error import ApiError
 from axon_llamachat.door import Door
 from axon_llamachat.limits import ServerLimits
@@ -142,7 +142,7 @@ class Gate:
                 if not begun:
                     raise
                 last = {"msg": "unexpected_error", "message": error.message, "success": False}
-                await send({"type": "http.response.body", "body": f"data: {json.dumps(last)}\n\n".encode()})
+                await send({"type": "http.response.body", "body": f"data: {to_json(last)}\n\n".encode()})
 
 
 def _with_headers(send: Send) -> Send:
