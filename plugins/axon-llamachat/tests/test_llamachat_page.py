@@ -224,13 +224,19 @@ def test_a_page_that_is_closed_ends_its_answer(tab, chatting):
     second.until_said("still here")
 
 
-def test_a_server_that_stops_lets_the_page_finish(tab, chatting):
+def half_written(tab, chatting):
+    """Return engine, server and page when the page shows the first letters of an answer."""
     engine, server = chatting
     page = tab(server).ready(".axon-talk")
     page.say("a")
     asked(engine)
     engine.write(engine.answers[0], "wri")
     page.until_said("wri")
+    return engine, server, page
+
+
+def test_a_server_that_stops_lets_the_page_finish(tab, chatting):
+    engine, server, page = half_written(tab, chatting)
     closing = asyncio.run_coroutine_threadsafe(server.app.state.door.close(20), server.loop)
     while server.app.state.door.is_open:
         time.sleep(0.01)
@@ -241,12 +247,7 @@ def test_a_server_that_stops_lets_the_page_finish(tab, chatting):
 
 
 def test_after_the_grace_the_page_is_cut_off(tab, chatting):
-    engine, server = chatting
-    page = tab(server).ready(".axon-talk")
-    page.say("a")
-    asked(engine)
-    engine.write(engine.answers[0], "wri")
-    page.until_said("wri")
+    engine, server, _ = half_written(tab, chatting)
     asyncio.run_coroutine_threadsafe(server.app.state.door.close(0.1), server.loop).result(timeout=60)
     assert engine.ended.acquire(timeout=60) and engine.answers[0].cancelled
     assert server.app.state.door.cut_off == 1

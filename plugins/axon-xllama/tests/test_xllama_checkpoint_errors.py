@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from axon_core import CheckpointError, ConfigError, UsageError
-from axon_core.cli import main
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import import_checkpoint, layout
 
@@ -396,15 +395,3 @@ def test_llama2c(llama, llama2c_file):
     ):
         file.write_bytes(changed)
         refused(file, message)
-
-
-def test_what_the_command_line_says(llama, hf_folder, tmp_path, capsys):
-    source = hf_folder(llama())
-    edit(source / "config.json", rope_parameters={"rope_type": "longrope", "rope_theta": 1e4})
-    assert main(["import", str(source), "--out", str(tmp_path / "out")]) == 1
-    error = capsys.readouterr().err
-    assert "Error: rope scaling 'longrope' is not supported; known: default, linear, dynamic, yarn, llama3" in error
-    assert main(["import", str(source)]) == 2
-    assert "--out" in capsys.readouterr().err
-    assert main(["export", str(tmp_path / "none"), "--format", "hf", "--out", str(tmp_path / "out")]) == 1
-    assert "is not a run folder" in capsys.readouterr().err

@@ -1,8 +1,11 @@
 """Models that no other program would run as Axon does are not exported."""
 
+import json
+
 import pytest
 
 from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS, CheckpointError
+from axon_core.cli import main
 from axon_core.text import CharTokenizer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint
@@ -100,3 +103,17 @@ def test_models_of_others_are_told_by_their_class(tmp_path):
         CharTokenizer("abcde").save(tmp_path / "run")
         with pytest.raises(CheckpointError, match="the model must be an XLlama for the format 'hf', got a Own"):
             export_checkpoint(tmp_path / "run", tmp_path / "out", format="hf")
+
+
+def test_what_the_command_line_says(llama, hf_folder, tmp_path, capsys):
+    source = hf_folder(llama())
+    values = json.loads((source / "config.json").read_text())
+    longrope = {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}
+    (source / "config.json").write_text(json.dumps(values | longrope))
+    assert main(["import", str(source), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "Error: rope scaling 'longrope' is not supported; known: default, linear, dynamic, yarn, llama3" in error
+    assert main(["import", str(source)]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "none"), "--format", "hf", "--out", str(tmp_path / "out")]) == 1
+    assert "is not a run folder" in capsys.readouterr().err
