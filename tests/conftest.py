@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython, forked_python
 
 from axon_core.registry.registry import Registry, refresh, registry_of
 
 # Looked through for doctests, they would be imported a second time under another name.
 collect_ignore = [
     "caught.py",
+    "forked_python.py",
     "fuzz",
     "healthy_parts.py",
     "kill_server.py",
@@ -42,6 +44,13 @@ def data_dir() -> Path:
     if not (folder := os.environ.get("AXON_DATA_DIR")):
         pytest.skip("needs real data: set AXON_DATA_DIR to its folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[ForkedPython]:
+    """A process in which torch is imported, to run code in."""
+    with forked_python() as running:
+        yield running
 
 
 class Site:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(DOCS / "_ext"))
 sys.path.insert(0, str(DOCS))
 
 import generate  # noqa: E402
+from forked_python import ForkedPython  # noqa: E402
 from new_user import environment_of_its_own  # noqa: E402
 
 from axon_core.papers.card import recipes  # noqa: E402
@@ -47,8 +48,8 @@ def run(command: list[str], folder: Path, **environment: str) -> None:
 
 
 @pytest.mark.parametrize("page", pages_with("python"))
-def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
-    run([sys.executable, "-W", "error", "-c", blocks(page, "python")], tmp_path)
+def test_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, forked: ForkedPython):
+    forked.run(blocks(page, "python"), tmp_path)
 
 
 @pytest.mark.slow

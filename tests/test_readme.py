@@ -1,11 +1,10 @@
 """The Python examples in README files run as they stand, and what the front page says of the project is so."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("plugins/*/README.md"))]
@@ -17,14 +16,11 @@ def blocks(readme: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
-def test_python_examples_run(readme, tmp_path):
+def test_python_examples_run(readme: Path, tmp_path: Path, forked: ForkedPython):
     found = blocks(readme)
     assert found, f"{readme} shows no Python"
     for block in found:
-        run = subprocess.run(
-            [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
-        assert run.returncode == 0, run.stderr
+        forked.run(block, tmp_path)
 
 
 def test_the_main_example_trains_and_generates_in_15_lines():
