@@ -9,19 +9,22 @@ Examples are divided among workers: a worker is a process, or `as_workers` some 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from axon_core.errors import AxonError, UsageError
 from axon_core.json_text import to_json
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 __all__ = [
     "PeerError",
@@ -35,6 +38,7 @@ __all__ = [
     "gather",
     "is_first",
     "is_lost",
+    "is_spread",
     "local",
     "own",
     "parted",
@@ -195,16 +199,24 @@ def agree(flags: int) -> int:
     return sum(1 << i for i, bit in enumerate(bits.tolist()) if bit)
 
 
+def is_spread(tensor: object) -> TypeGuard[DTensor]:
+    """Return whether a tensor is spread over processes, as PyTorch's `DTensor` is.
+
+    Where nothing has imported that class, which takes a second, nothing is spread.
+    """
+    return isinstance(tensor, getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ()))
+
+
 def local(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
     """Return this process's part of a sharded tensor, in the same memory; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_spread(tensor) else tensor
 
 
 def by_mesh(tensors: Sequence[T]) -> list[list[T]]:
     """Return tensors grouped by the processes they are spread over: operations on many take no others together."""
     found: dict[object, list[T]] = {}
     for tensor in tensors:
-        found.setdefault(tensor.device_mesh if isinstance(tensor, DTensor) else None, []).append(tensor)
+        found.setdefault(tensor.device_mesh if is_spread(tensor) else None, []).append(tensor)
     return list(found.values())
 
 

@@ -1,4 +1,4 @@
-"""What listing leaves unimported. The times themselves are measured by benchmarks/registry.py."""
+"""What listing and generating leave unimported. The times themselves are measured by benchmarks/registry.py."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TRAP = "raise RuntimeError('a plugin was imported')"
 
 
 def imported(code: str, folder: Path) -> set[str]:
-    """Return the top-level modules a fresh interpreter has imported after `code`, with `folder` on its path."""
-    report = "\nimport sys\nprint('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
+    """Return the modules a fresh interpreter has imported after `code`, with `folder` on its path."""
+    report = "\nimport sys\nprint('\\n' + ' '.join(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     run = subprocess.run([sys.executable, "-c", code + report], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -50,3 +50,22 @@ def test_reading_cards_imports_neither_torch_nor_a_plugin(site, command: str) ->
     site.install("axon-trap", {"axon.v1.paper": {"trap": "axon_trap"}}, files)
     modules = imported(f"from axon_core.cli import main; assert main([{command!r}]) == 0", site.folder)
     assert not modules & {"torch", "axon_trap"}
+
+
+def test_generating_and_the_loop_import_neither_the_compiler_nor_what_spreads_tensors() -> None:
+    generate = """
+import axon_core.training.loop
+from axon_core import MODELS, generate
+from axon_core.text import ByteTokenizer
+sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "context": 8}
+generate(MODELS.build({"type": "xllama", **sizes}, vocab_size=258), ByteTokenizer(), "a", max_new_tokens=3)
+"""
+    modules = imported(generate, Path())
+    assert "axon_xllama.model" in modules
+    assert not modules & {
+        "torch._dynamo",
+        "torch._inductor",
+        "torch.distributed.tensor",
+        "torch.distributed.fsdp",
+        "sympy",
+    }

@@ -12,11 +12,10 @@ from contextvars import ContextVar
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from axon_core.checkpoint.pieces import whole
 from axon_core.checkpoint.tensor_files import Readable
-from axon_core.processes import is_first
+from axon_core.processes import is_first, is_spread
 
 __all__ = ["Gathered", "Later"]
 
@@ -79,7 +78,7 @@ class Later:
             place, version = self._known.get(id(tensor), ("", None))
             if version == tensor._version:  # which grows with every operation that changes the tensor
                 kept[name] = place
-            elif isinstance(tensor, DTensor) or is_first():
+            elif is_spread(tensor) or is_first():
                 copied = whole(tensor)
                 kept[name] = copied.to("cpu", copy=True) if is_first() else copied.new_empty(0)
         self._waiting.append((kept, write))

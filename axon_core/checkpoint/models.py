@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from axon_core.checkpoint.atomic import atomic_file, write_text, writing
 from axon_core.checkpoint.exports import Gathered, Later
@@ -22,7 +21,7 @@ from axon_core.config import validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError
 from axon_core.json_text import to_json
-from axon_core.processes import is_first, together
+from axon_core.processes import is_first, is_spread, together
 from axon_core.randomness import forked
 from axon_core.registries import MODELS
 from axon_core.registry import provenance
@@ -84,7 +83,7 @@ def save_model(model: Model, folder: Path, tokenizer: Vocabulary | None = None) 
         check_vocabulary(tokenizer, getattr(model.config, "vocab_size", tokenizer.vocab_size))
     kept, tied = tensors_once(model)
     later = Later.current()
-    spread = later is None and any(isinstance(tensor, DTensor) for tensor in kept.values())
+    spread = later is None and any(is_spread(tensor) for tensor in kept.values())
     if tokenizer is not None and not (spread and not is_first()):
         with writing(folder):
             tokenizer.save(folder)

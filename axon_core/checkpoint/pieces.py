@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-from torch.distributed.tensor.placement_types import _StridedShard  # pyright: ignore[reportPrivateUsage]
 
 from axon_core.checkpoint.row_order import in_model_order, order_of
 from axon_core.errors import ContractError
-from axon_core.processes import gather, local, parted, rank, world
+from axon_core.processes import gather, is_spread, local, parted, rank, world
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 __all__ = ["Piece", "held", "owned", "piece_of", "whole"]
 
@@ -47,14 +47,17 @@ def whole(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
     Raises:
         UsageError: it is spread over processes that have parted.
     """
-    if not isinstance(tensor, DTensor):
+    if not is_spread(tensor):
         return tensor.detach()
     if world() < tensor.device_mesh.size():
         raise parted()
-    return in_model_order(_gathered(cast(DTensor, tensor.detach())), order_of(tensor))
+    return in_model_order(_gathered(cast("DTensor", tensor.detach())), order_of(tensor))
 
 
 def _gathered(tensor: DTensor) -> Tensor:
+    from torch.distributed.tensor import DTensor, Shard  # here, and not where one process needs none of it
+    from torch.distributed.tensor.placement_types import _StridedShard  # pyright: ignore[reportPrivateUsage]
+
     if not any(isinstance(placement, _StridedShard) for placement in tensor.placements):
         return tensor.full_tensor()
     # Rows of rows: torch gathers them too, but warns of it each time.
@@ -80,8 +83,10 @@ def piece_of(tensor: Shaped[Tensor, ...]) -> Piece:
 
 def held(tensor: Shaped[Tensor, ...]) -> Piece:
     """Return what this process holds of a tensor, whatever the order of its rows."""
-    if not isinstance(tensor, DTensor):
+    if not is_spread(tensor):
         return Piece(tensor.detach(), (0,) * tensor.ndim, tuple(tensor.shape))
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
     _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     return Piece(local(tensor.detach()), tuple(offsets), tuple(tensor.shape))
 

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from axon_core.checkpoint.atomic import TENSORS
 from axon_core.checkpoint.pieces import Piece, held
@@ -22,6 +21,7 @@ from axon_core.checkpoint.row_order import order_of
 from axon_core.checkpoint.shard_names import is_shard, missing_shard, shard_name
 from axon_core.checkpoint.tensor_files import DTYPES, read_header, write_tensors
 from axon_core.errors import CheckpointError
+from axon_core.processes import is_spread
 
 __all__ = ["StoredTensor", "stored_tensors", "write_pieces"]
 
@@ -78,8 +78,10 @@ class StoredTensor:
         Raises:
             CheckpointError: a file is missing or damaged.
         """
-        if not isinstance(tensor, DTensor):
+        if not is_spread(tensor):
             return self.read().to(tensor.device)
+        from torch.distributed.tensor import DTensor  # here, and not where one process needs none of it
+
         mine = held(tensor)
         if (order := order_of(tensor)) is None:
             block = self.part(mine.offsets, mine.local.shape)

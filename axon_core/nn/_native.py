@@ -24,7 +24,6 @@ _SOURCES = Path(__file__).with_name("kernels")
 _WITHOUT = 8  # numbers of a register, where there are no kernels
 
 
-@torch.compiler.assume_constant_result  # called while `torch.compile` traces
 def compile_kernels() -> bool:
     """Compile and load the kernels for this processor, once; return whether there are any.
 
@@ -32,6 +31,11 @@ def compile_kernels() -> bool:
     says so, and the operators run in plain torch.
     """
     return _loaded()
+
+
+# It is called while `torch.compile` traces. `torch.compiler.assume_constant_result` does the same, but imports the
+# compiler, which takes a second, where nothing is compiled.
+compile_kernels._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @cache

@@ -12,7 +12,7 @@ from torch import Tensor
 from axon_core.processes import borrowed, share, together, worker, workers
 from axon_core.randomness import Key
 from axon_core.training.devices import to_device, works_apart
-from axon_core.training.parallel.strategies import Strategy
+from axon_core.training.parallel.strategy import Strategy
 from axon_core.training.trainer import Trainer
 
 __all__ = ["Examples", "Share", "resting", "size"]

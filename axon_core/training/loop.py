@@ -22,7 +22,8 @@ from axon_core.training.hooks import Hooks
 from axon_core.training.optim import schedule
 from axon_core.training.parallel.alike import check_alike
 from axon_core.training.parallel.group import joined, note_step
-from axon_core.training.parallel.strategies import Strategy, prepare, strategy_of
+from axon_core.training.parallel.strategies import prepare, strategy_of
+from axon_core.training.parallel.strategy import Strategy
 from axon_core.training.resuming import how_to_resume, opened_run
 from axon_core.training.run_folder import RunFolder
 from axon_core.training.signals import first_signal

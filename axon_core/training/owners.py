@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-from axon_core.processes import world
+from axon_core.processes import is_spread, world
 from axon_core.training.parallel.mesh import assemble, blocks_of, copy_group
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 __all__ = ["on_owners"]
 
@@ -35,7 +37,7 @@ def on_owners(parameters: Sequence[Tensor], values: Sequence[Tensor], work: Owne
     results: list[Tensor] = list(values)
     by_group: dict[Any, list[int]] = {}
     for i, parameter in enumerate(parameters):
-        by_group.setdefault(parameter.device_mesh if isinstance(parameter, DTensor) else None, []).append(i)
+        by_group.setdefault(parameter.device_mesh if is_spread(parameter) else None, []).append(i)
     for mesh, members in by_group.items():
         divide = _of_replicas if mesh is None else _of_shards
         found = divide([parameters[i] for i in members], [values[i] for i in members], work)
@@ -63,10 +65,10 @@ def _of_replicas(parameters: Sequence[Tensor], values: Sequence[Tensor], work: O
 
 
 def _of_shards(parameters: Sequence[Tensor], values: Sequence[Tensor], work: OwnersWork) -> list[Tensor]:
-    group = copy_group(cast(DTensor, parameters[0]).device_mesh)  # of a hybrid mesh, each copy does all the work
+    group = copy_group(cast("DTensor", parameters[0]).device_mesh)  # of a hybrid mesh, each copy does all the work
     size, rank = dist.get_world_size(group), dist.get_rank(group)
     owners = _owners([parameter.numel() for parameter in parameters], size)
-    blocks = [blocks_of(cast(DTensor, parameter)) for parameter in parameters]
+    blocks = [blocks_of(cast("DTensor", parameter)) for parameter in parameters]
     owned = [[i for i, owner in enumerate(owners) if owner == r] for r in range(size)]
     # Process r sends, to each owner, its block of all that it owns; from process r, an owner receives r's block.
     out = [sum(blocks[i][rank].numel for i in those) for those in owned]

@@ -16,7 +16,8 @@ from axon_core.processes import sum_numbers, sum_tensors, workers
 from axon_core.randomness import Key
 from axon_core.training.devices import works_apart
 from axon_core.training.examples import Share, size
-from axon_core.training.parallel.strategies import Strategy, clip_gradients
+from axon_core.training.parallel.strategies import clip_gradients
+from axon_core.training.parallel.strategy import Strategy
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 

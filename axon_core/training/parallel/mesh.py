@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate
 
 from axon_core.checkpoint.row_order import order_of
 from axon_core.training.parallel.group import limit_waiting
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 __all__ = ["ShardBlock", "assemble", "blocks_of", "copy_group", "make_mesh"]
 
@@ -57,6 +60,8 @@ def copy_group(mesh: DeviceMesh) -> dist.ProcessGroup:
 
 def blocks_of(tensor: DTensor) -> list[ShardBlock]:
     """Return what each process of its `copy_group` has of a tensor, in the order of their numbers there."""
+    from torch.distributed.tensor import Replicate
+
     names = _names(tensor.device_mesh)
     workers = tensor.device_mesh.size(names.index("shard"))
     among, divided = 1, Replicate()
