@@ -10,13 +10,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from shared_work import shared_folder
 from torch import nn
 
 from axon_core import TRAINERS, Recipe, build_trainer, fit
@@ -64,24 +65,29 @@ def job(number: int, example: Mapping[str, Any], **options: Any) -> dict[str, An
     return {"tables": {**example, "trainer": given}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Install a model and a trainer as `axon new` makes them, for the processes that are started."""
-    folder = tmp_path_factory.mktemp("new")
+def install(folder: Path) -> None:
+    """Make and install what `axon new` makes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for kind in ("model", "trainer"):
             assert main(["new", f"third-{kind}", "--kind", kind]) == 0
-        pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
-        projects = [str(folder / f"axon-third-{kind}") for kind in ("model", "trainer")]
-        command = [sys.executable, *pip, "--no-build-isolation", "--target", str(folder / "site"), *projects]
-        subprocess.run(command, check=True, capture_output=True)
+    pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    projects = [str(folder / f"axon-third-{kind}") for kind in ("model", "trainer")]
+    command = [sys.executable, *pip, "--no-build-isolation", "--target", str(folder / "site"), *projects]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Install a model and a trainer as `axon new` makes them, for the processes that are started."""
+    folder = shared_folder(tmp_path_factory, "third-parties", install)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")]))
         yield
 
 
-def run(folder: Path, processes: int, jobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Let so many processes do the jobs, and return what they write."""
+def run(folder: Path, processes: int, jobs: Mapping[str, Any]) -> None:
+    """Let so many processes do the jobs, and write what they return into the folder."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
     start = [*LAUNCH, str(processes)] if processes > 1 else []
     command = [sys.executable, *start, str(WORKER), str(folder / "jobs.json"), str(folder)]
@@ -89,7 +95,6 @@ def run(folder: Path, processes: int, jobs: Mapping[str, Any]) -> dict[str, Any]
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return {name: torch.load(folder / f"{name}.pt") for name in jobs}
 
 
 def parallel(strategy: str, processes: int) -> dict[str, Any]:
@@ -97,11 +102,11 @@ def parallel(strategy: str, processes: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory):
-    """Return what each division of the work made of the examples, by name."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Return the function that returns what a division of the work made of an example."""
 
     @cache
-    def made(strategy: str, processes: int, precision: str = "fp64", steps: int = 10) -> dict[str, Any]:
+    def folder(strategy: str, processes: int, precision: str, steps: int) -> Path:
         options = {"precision": precision, "steps": steps, "parallel": parallel(strategy, processes)}
         jobs = {
             name: job(number, example, **options)
@@ -110,14 +115,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
         }
         model = {"type": "third_model", "dim": 16, "n_layers": 2, "n_heads": 2, "context": 8}
         jobs[THIRD] = {"trainer": "third_trainer", "model": model, "options": {**OPTIONS, **options}}
-        return run(tmp_path_factory.mktemp(f"{strategy}-{processes}"), processes, jobs)
+        name = f"{strategy}-{processes}-{precision}"
+        return shared_folder(tmp_path_factory, name, lambda folder: run(folder, processes, jobs))
+
+    def made(name: str, strategy: str, processes: int, precision: str = "fp64", steps: int = 10) -> dict[str, Any]:
+        return torch.load(folder(strategy, processes, precision, steps) / f"{name}.pt")
 
     return made
 
 
 @pytest.mark.parametrize(("strategy", "processes", "name"), CASES)
 def test_the_weights_after_ten_steps_are_those_of_one_process(strategy: str, processes: int, name: str, trained):
-    one, several = trained("ddp", 1)[name], trained(strategy, processes)[name]
+    one, several = trained(name, "ddp", 1), trained(name, strategy, processes)
     assert one["parameters"].keys() == several["parameters"].keys()
     for parameter, expected in one["parameters"].items():
         assert expected.dtype == torch.float64
@@ -127,7 +136,7 @@ def test_the_weights_after_ten_steps_are_those_of_one_process(strategy: str, pro
 
 @pytest.mark.parametrize("name", [*(name for name, _ in EXAMPLES), THIRD])
 def test_the_first_gradients_are_those_of_one_process_in_float32_too(name: str, trained):
-    one, several = trained("ddp", 1, "fp32", 1)[name], trained("fsdp", 2, "fp32", 1)[name]
+    one, several = trained(name, "ddp", 1, "fp32", 1), trained(name, "fsdp", 2, "fp32", 1)
     assert one["gradients"].keys() == several["gradients"].keys() and one["gradients"]
     size = sum(gradient.square().sum() for gradient in one["gradients"].values()).sqrt()
     for parameter, expected in one["gradients"].items():
@@ -138,42 +147,36 @@ RESUMED = ("causal_lm-0", "ppo-1", "translation-0")
 """With a moving average, Muon, an adaptive coefficient, roll-outs, and dropout."""
 
 
-def resumed(folder: Path, path: Sequence[tuple[str, int, int]]) -> dict[str, Any]:
-    """Return what is left of trainings that are continued by other processes: `(strategy, processes, stop_at)` each."""
-    done: dict[str, Any] = {}
-    for strategy, processes, stop_at in path:
-        options = {"precision": "fp64", "steps": 8, "parallel": parallel(strategy, processes)}
-        jobs = {
-            name: {**job(1, example, **options), "out": str(folder / name), "stop_at": stop_at}
-            for name, example in EXAMPLES
-            if name in RESUMED
-        }
-        done = run(folder, processes, jobs)
-    return done
+def going(folder: Path, way: str, strategy: str, processes: int, stop_at: int) -> dict[str, Any]:
+    """Return the jobs that train the examples in folders of their own up to a step, by names that begin with `way`."""
+    options = {"precision": "fp64", "steps": 8, "parallel": parallel(strategy, processes)}
+    return {
+        f"{way} {name}": {**job(1, example, **options), "out": str(folder / f"{way} {name}"), "stop_at": stop_at}
+        for name, example in EXAMPLES
+        if name in RESUMED
+    }
 
 
 @pytest.mark.skipif(not ALL, reason="AXON_PARALLEL=all runs it; test_sharded_checkpoints.py has a shorter one")
 def test_a_training_is_continued_by_any_number_of_processes(tmp_path: Path):
-    for name in ("one", "changed"):
-        (tmp_path / name).mkdir()
-    expected = resumed(tmp_path / "one", [("ddp", 1, 8)])
-    changes = [("ddp", 2, 2), ("ddp", 1, 4), ("fsdp", 4, 6), ("fsdp", 2, 8)]
-    found = resumed(tmp_path / "changed", changes)
+    run(tmp_path, 1, going(tmp_path, "one", "ddp", 1, 8))
+    for strategy, processes, stop_at in (("ddp", 2, 2), ("ddp", 1, 4), ("fsdp", 4, 6), ("fsdp", 2, 8)):
+        run(tmp_path, processes, going(tmp_path, "changed", strategy, processes, stop_at))
     for name in RESUMED:
-        for parameter, values in expected[name]["parameters"].items():
-            torch.testing.assert_close(found[name]["parameters"][parameter], values, rtol=1e-12, atol=1e-12)
-        assert found[name]["metrics"] == pytest.approx(expected[name]["metrics"], rel=1e-12)
+        expected, found = (torch.load(tmp_path / f"{way} {name}.pt") for way in ("one", "changed"))
+        for parameter, values in expected["parameters"].items():
+            torch.testing.assert_close(found["parameters"][parameter], values, rtol=1e-12, atol=1e-12)
+        assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-12)
 
 
 def test_as_many_processes_continue_bit_for_bit(tmp_path: Path):
-    for name in ("straight", "resumed"):
-        (tmp_path / name).mkdir()
-    straight = resumed(tmp_path / "straight", [("fsdp", 2, 8)])
-    again = resumed(tmp_path / "resumed", [("fsdp", 2, 3), ("fsdp", 2, 8)])
+    run(tmp_path, 2, going(tmp_path, "straight", "fsdp", 2, 8) | going(tmp_path, "resumed", "fsdp", 2, 3))
+    run(tmp_path, 2, going(tmp_path, "resumed", "fsdp", 2, 8))
     for name in RESUMED:
-        for parameter, values in straight[name]["parameters"].items():
-            assert torch.equal(again[name]["parameters"][parameter], values), (name, parameter)
-        assert again[name]["metrics"] == straight[name]["metrics"]
+        straight, again = (torch.load(tmp_path / f"{way} {name}.pt") for way in ("straight", "resumed"))
+        for parameter, values in straight["parameters"].items():
+            assert torch.equal(again["parameters"][parameter], values), (name, parameter)
+        assert again["metrics"] == straight["metrics"]
 
 
 def test_models_are_prepared_once():

@@ -8,6 +8,8 @@ from axon_core import ByteTokenizer, Sampling
 from axon_eet import Engine, Question
 
 TOKENIZER = ByteTokenizer()
+QUESTIONS = 300
+"""How many are asked; `benchmarks/serve_soak.py` asks thousands."""
 BEGINNINGS = ["", "The same beginning of many", "Another beginning, somewhat longer than a block or two"]
 
 
@@ -35,18 +37,18 @@ def random_question(draw: random.Random) -> Question:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("blocks", [12, 1000])
-def test_a_thousand_questions_are_answered_as_each_is_alone(build, blocks):
+def test_questions_beside_others_are_answered_as_each_is_alone(build, blocks):
     draw, model = random.Random(blocks), build()
     known = {}
     with Engine(model, TOKENIZER, rows=16, chunk=24, memory=blocks * 4096) as engine, Engine(model, TOKENIZER) as other:
         before = engine.report().memory
         running, cancelled = [], 0
-        for i in range(1000):
+        for i in range(QUESTIONS):
             question = random_question(draw)
             running.append((question, engine.submit(question), draw.random() < 0.1, draw.randrange(8)))
-            if len(running) < 16 and i < 999:
+            if len(running) < 16 and i < QUESTIONS - 1:
                 continue
-            while running and (len(running) == 16 or i == 999):
+            while running and (len(running) == 16 or i == QUESTIONS - 1):
                 question, answer, cancel, after = running.pop(draw.randrange(len(running)))
                 if cancel:
                     for _ in zip(range(after), answer, strict=False):
@@ -65,7 +67,7 @@ def test_a_thousand_questions_are_answered_as_each_is_alone(build, blocks):
                 assert answer.prompt == prompt
         list(engine.submit(prompt="a", max_new_tokens=1))
         report = engine.report()
-        assert cancelled > 50 and report.running == report.waiting == 0
+        assert cancelled > 10 and report.running == report.waiting == 0
         assert (report.memory.used, report.memory.total) == (before.used, before.total)
         assert (report.preemptions > 0) == (blocks == 12)
-        assert report.cached_tokens > 1000
+        assert report.cached_tokens > 300
