@@ -110,11 +110,14 @@ def test_ctrl_c_saves_and_ends_all(folder: Path):
 @pytest.mark.slow
 def test_processes_that_torchrun_leaves_alone_save_and_end(folder: Path):
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "axon_core")
-    running = Launched(folder, *launcher, "train", "tiny.toml", "--out", "out", *steps(100_000, 20))
-    running.wait_for(lambda: list((folder / "out/checkpoints").glob("step-*")))
-    running.launcher.kill()
+    running = Launched(folder, *launcher, "train", "tiny.toml", "--out", "out", *steps(100_000, 100_000))
+    metrics = folder / "out/metrics.jsonl"
+    running.wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0)
+    running.launcher.kill()  # between checkpoints, which need the store that ends with it
     _, text = running.end()
-    [step] = re.findall(r"interrupted after step (\d+); everything is saved\.", text)
+    found = re.search(r"interrupted after step (\d+); everything is saved\.", text)
+    assert found, text
+    step = found[1]
     assert (folder / f"out/checkpoints/step-{step}/manifest.json").exists()
 
 
