@@ -32,7 +32,7 @@ from axon_docs.raised import raised
 
 PACKAGES = names.packages()
 # A part of these is a convention or a task; its paper, where there is one, stands with what uses it.
-PRACTICAL = {"chat_template", "environment", "page", "reward", "stage"}
+PRACTICAL = {"chat_template", "checkpoint_family", "environment", "page", "reward", "stage"}
 SOURCE = re.compile(
     r"(?P<arxiv>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}),? "
     r"\(?(Sections?|Appendix|Algorithm|Eq\.|Table|Figure|section) ?\W?\w"

@@ -21,7 +21,7 @@ from axon_xllama.checkpoints import export_checkpoint
         (
             {"attention": {"type": "GQA", "bias": "qkv", "qk_norm": "rmsnorm"}},
             "hf",
-            "no family has a norm of query and key heads and biases of q, k and v",
+            "no family of checkpoints computes .* in llama no query or key head has a norm; .* in qwen3 all four projections",
         ),
         ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "meta", "q_norm.weight', which a Llama .* cannot store"),
         ({"attention": {"type": "MHA", "qk_norm": "layernorm"}}, "hf", "norm must be axon-rmsnorm:rmsnorm .*layernorm"),

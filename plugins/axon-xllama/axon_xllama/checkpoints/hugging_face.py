@@ -1,4 +1,4 @@
-"""Folders of Hugging Face transformers, their config and tensors (`FAMILIES`), as X-Llama's and back.
+"""Folders of Hugging Face transformers, their config and tensors (`CHECKPOINT_FAMILIES`), as X-Llama's and back.
 
 They rotate feature pairs (i, i + d/2) (layout `half`), as X-Llama does by default: rows are only stacked, not permuted.
 """
@@ -14,20 +14,8 @@ from torch import Tensor
 
 from axon_core import CheckpointError, parse_json
 from axon_core.text import Tokenizer
-from axon_xllama.checkpoints.families import FAMILIES, SIZES, Family
-from axon_xllama.checkpoints.layout import (
-    Bias,
-    Names,
-    Notice,
-    Settings,
-    Stored,
-    checked,
-    checkpoint_tensors,
-    configured,
-    real,
-    skeleton,
-)
-from axon_xllama.checkpoints.rope import rotary_from, rotary_to
+from axon_xllama.checkpoints.families import SIZES, family_named, family_of
+from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked, checkpoint_tensors, skeleton
 from axon_xllama.checkpoints.safetensors_files import stored_in
 from axon_xllama.model import XLlama
 
@@ -60,7 +48,7 @@ def open_hugging_face(
             "kept, as transformers does"
         )
         config = config.model_copy(update={"tie_embeddings": False})
-    return config, _known(tensors, config), FAMILIES[values["model_type"]].names(_bias(config))
+    return config, _known(tensors, config), family_named(values["model_type"]).names(config)
 
 
 def _tensors(folder: Path) -> dict[str, Stored]:
@@ -162,108 +150,23 @@ def chat_template(folder: Path) -> str:
 def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:
     """Return the X-Llama config that a `config.json` describes.
 
-    What the first conversions of Llama left out has the default of transformers: `rms_norm_eps` is 1e-6.
-
     Raises:
         CheckpointError: the model is of no known family, or has a setting X-Llama does not know, such as another rope
             scaling.
     """
-    family = FAMILIES.get(str(values.get("model_type")))
-    if family is None:
-        *others, last = map(repr, FAMILIES)
-        known = f"{', '.join(others)} or {last}"
-        raise CheckpointError(f"model_type must be {known} to become an X-Llama, got {values.get('model_type')!r}")
-    _check_computes(values, family)
-    sizes = {ours: _size(values, names) for ours, names in SIZES.items()}
-    eps = real(values.get("rms_norm_eps", 1e-6))
-    given = values.get("num_key_value_heads")
-    attention: dict[str, Any] = {"type": "GQA", "n_kv_heads": sizes["n_heads"] if given is None else given}
-    if head_dim := values.get("head_dim") or family.head_dim:
-        attention["head_dim"] = head_dim
-    given_bias = values.get("attention_bias", False)
-    if not isinstance(given_bias, bool):
-        raise CheckpointError(f"attention_bias must be true or false in config.json, got {given_bias!r:.60}")
-    if bias := family.bias or given_bias:
-        attention["bias"] = bias
-    if family.qk_norm:
-        attention["qk_norm"] = {"type": "rmsnorm", "eps": eps}
-    return configured(
-        "config.json",
-        **sizes,
-        attention=attention,
-        rotary=rotary_from(values),
-        norm={"type": "rmsnorm", "eps": eps},
-        tie_embeddings=values.get("tie_word_embeddings", False),
-    )
-
-
-def _check_computes(values: Mapping[str, Any], family: Family) -> None:
-    """Check the settings that change what a model computes and for which X-Llama has no option."""
-    if values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
-        raise CheckpointError(f"hidden_act must be 'silu', got {values['hidden_act']!r}")
-    for field, reason in (family.off or {}).items():
-        if values.get(field):
-            raise CheckpointError(f"{field} must be false: {reason}")
-    kinds: Any = values.get("layer_types") or []
-    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        raise CheckpointError(f"layer_types must all be 'full_attention', got {kinds!r:.100}")
-    if values.get("quantization_config"):
-        raise CheckpointError("quantization_config must be absent; use the checkpoint before quantisation")
-
-
-def _bias(config: XLlama.Config) -> Bias:
-    return config.attention.options.get("bias", False)
-
-
-def _size(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """Return the first of the settings `names` that is present."""
-    for name in names:
-        if values.get(name) is not None:
-            return values[name]
-    remedy = "; --context sets it" if names == SIZES["context"] else ""
-    raise CheckpointError(f"config.json must contain {names[0]}, but does not{remedy}")
-
-
-def family_of(model: XLlama) -> Family:
-    """Return the family that computes what `model` does, with the parts that `Settings.of` knows.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    settings = Settings.of(model)
-    qk_norm = settings.qk_eps is not None
-    for family in FAMILIES.values():
-        if family.qk_norm == qk_norm and (settings.bias == "qkv") == (family.bias == "qkv"):
-            return family
-    raise CheckpointError("no family has a norm of query and key heads and biases of q, k and v, but not of the output")
+    return family_named(values.get("model_type")).read(values)
 
 
 def names_of(model: XLlama) -> Names:
     """Return the names of the tensors of `family_of(model)`."""
-    return family_of(model).names(Settings.of(model).bias)
+    return family_of(model).names(model.config)
 
 
 def config_to_hugging_face(model: XLlama, dtype: torch.dtype, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Return the `config.json` of `family_of(model)`."""
-    c, settings, family = model.config, Settings.of(model), family_of(model)
-    dtype_name = str(dtype).removeprefix("torch.")
-    return {
-        "architectures": [family.architecture],
-        "model_type": family.model_type,
-        **{theirs: getattr(c, ours) for ours, (theirs, *_) in SIZES.items()},
-        "num_key_value_heads": settings.n_kv_heads,
-        "head_dim": settings.head_dim,
-        "hidden_act": "silu",
-        **({"attention_bias": settings.bias} if family.bias is None else {}),
-        **dict.fromkeys(family.off or (), False),
-        "rms_norm_eps": settings.eps,
-        "tie_word_embeddings": c.tie_embeddings,
-        **rotary_to(model),
-        # transformers 5 reads `dtype`; earlier ones, and other programs, read what follows.
-        "dtype": dtype_name,
-        "torch_dtype": dtype_name,
-        **marker_ids(tokenizer),
-    }
+    name = str(dtype).removeprefix("torch.")
+    # transformers 5 reads `dtype`; earlier ones, and other programs, `torch_dtype`.
+    return {**family_of(model).write(model), "dtype": name, "torch_dtype": name, **marker_ids(tokenizer)}
 
 
 def marker_ids(tokenizer: Tokenizer | None) -> dict[str, int | list[int] | None]:
@@ -275,7 +178,7 @@ def marker_ids(tokenizer: Tokenizer | None) -> dict[str, int | list[int] | None]
 
 
 def from_hugging_face(tensors: Mapping[str, Tensor], config: XLlama.Config) -> dict[str, Tensor]:
-    """Return X-Llama's state dict for the tensors of one of `FAMILIES`.
+    """Return X-Llama's state dict for the tensors of one of `CHECKPOINT_FAMILIES`.
 
     Raises:
         CheckpointError: a tensor is missing, or does not fit the config.
