@@ -230,8 +230,8 @@ def test_bytes() -> None:
         "sum": StateSpec((3, 3), per_token=False, dtype=torch.float32),
     }
     cache = Cache([states], 4, 100, dtype=torch.bfloat16, device="cpu")
-    # bfloat16 for every token; for the 4 tokens before the newest; one float32 matrix a row
-    assert cache.nbytes == 4 * (100 * 2 * 8 * 2 + 4 * 8 * 2 + 3 * 3 * 4)
+    # bfloat16 for every token; for the 5 tokens of the window; one float32 matrix a row
+    assert cache.nbytes == 4 * (100 * 2 * 8 * 2 + 5 * 8 * 2 + 3 * 3 * 4)
     short = Cache([states], 4, 3, dtype=torch.bfloat16, device="cpu")
     assert short.nbytes == 4 * (3 * 2 * 8 * 2 + 3 * 8 * 2 + 3 * 3 * 4)
 

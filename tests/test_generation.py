@@ -16,7 +16,7 @@ from axon_core.registry.discovery import discover
 from axon_core.text.tokenizer import ByteTokenizer
 
 GREEDY = Sampling(temperature=0)
-PARTS = ("GQA MHA MQA", "rotary linear dynamic yarn llama3", "rmsnorm layernorm")
+PARTS = ("GQA MHA MQA SWA", "rotary linear dynamic yarn llama3", "rmsnorm layernorm")
 SHIPPED = list(itertools.product(*map(str.split, PARTS)))
 
 
@@ -28,7 +28,7 @@ def model(attention="GQA", rotary="rotary", norm="rmsnorm", *, context=32, vocab
         dim=32,
         n_layers=2,
         n_heads=4,
-        attention=attention,
+        attention={"type": "SWA", "window": 5} if attention == "SWA" else attention,
         rotary=rotary if rotary == "rotary" else {"type": rotary, "factor": 2.0},
         norm=norm,
     )

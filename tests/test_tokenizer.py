@@ -211,7 +211,7 @@ def test_markers_a_tokenizer_lacks_are_refused():
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("morse", ConfigError, "type: must be one of byte, char, sentencepiece, got 'morse'"),
+        ("morse", ConfigError, "type: must be one of byte, char, sentencepiece, pipeline, got 'morse'"),
         ({"type": "sentencepiece", "vocab": 400}, ConfigError, "did you mean 'vocab_size'"),
         ({"type": "sentencepiece", "vocab_size": 300}, ConfigError, "vocab_size: must be greater than 300, got 300"),
         ({"type": "sentencepiece", "vocab_size": 5000}, DataError, "cannot learn 5000 pieces"),

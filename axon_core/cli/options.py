@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from axon_core.cli.output import echo
 from axon_core.config import validate
-from axon_core.errors import UsageError
+from axon_core.errors import AxonError, UsageError
+from axon_core.generation.published import published_sampling
 from axon_core.generation.sampling import Sampling
 from axon_core.training.callbacks.usual import LOGS
 
@@ -107,12 +110,19 @@ def report_device(device: str) -> None:
 
 
 def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the parameters `sampling`, `max_new_tokens` and `seed`, with the options that set them."""
+    """Give a command the parameters `sampling`, `max_new_tokens` and `seed`, with the options that set them.
+
+    What the user leaves out has the value that the checkpoint in the command's `run` was published with, if it says.
+    """
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
-        sampling = validate(Sampling, {name: values.pop(name) for name in _SAMPLING})
-        return command(sampling=sampling, **values)
+        given = {name: values.pop(name) for name in _SAMPLING}
+        context = click.get_current_context()
+        for name, value in _published(values.get("run")).items():
+            if context.get_parameter_source(name) is ParameterSource.DEFAULT:
+                given[name] = value
+        return command(sampling=validate(Sampling, given), **values)
 
     options = [
         click.option(
@@ -124,6 +134,16 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped
+
+
+def _published(run: Path | str | None) -> Mapping[str, Any]:
+    from axon_core.training.pretrained import model_folder
+
+    if run is None:
+        return {}
+    with contextlib.suppress(AxonError):  # which the command itself reports
+        return published_sampling(model_folder(Path(run)))
+    return {}
 
 
 class Opened(NamedTuple):

@@ -8,5 +8,7 @@ from axon_core.generation.api import decode_requests as decode_requests
 from axon_core.generation.api import sample_text as sample_text
 from axon_core.generation.decoder import check_prompt as check_prompt
 from axon_core.generation.decoder import evaluation_mode as evaluation_mode
+from axon_core.generation.published import PUBLISHED as PUBLISHED
+from axon_core.generation.published import published_sampling as published_sampling
 from axon_core.generation.sampling import Sampling as Sampling
 from axon_core.generation.sampling import sample_tokens as sample_tokens

@@ -37,6 +37,10 @@ class Attention(nn.Module, ABC):
         """Features of a head; by default dim / n_heads."""
         layer: NonNegativeInt = 0
         """Index of the layer, counted from 0; some attentions depend on it."""
+        n_layers: PositiveInt | None = None
+        """Number of the model's layers, if it says so."""
+        context: PositiveInt | None = None
+        """Sequence length the model is trained with, if it says so."""
 
         @property
         def rotary_dim(self) -> int:
@@ -54,6 +58,9 @@ class Attention(nn.Module, ABC):
 
     cross: ClassVar[bool] = True
     """Whether it can attend to a `memory`; a model that needs this refuses attentions that cannot."""
+    bidirectional: ClassVar[bool] = True
+    """Whether its tokens can see later ones. False says that it is defined for causal scopes alone; a model that needs
+    others, such as an encoder, refuses it."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Options the conformance kit builds it with, on top of what a model passes down; one variant each."""
 

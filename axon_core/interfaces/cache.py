@@ -29,7 +29,7 @@ class StateSpec:
     dtype: torch.dtype | None = None
     """None means the model's own dtype; a recurrent state usually needs float32."""
     window: int | None = None
-    """How many tokens a query reaches back, its own included; older entries are dropped."""
+    """How many tokens a query reaches back, its own included; only that many are kept."""
 
 
 class LayerCache:
@@ -48,9 +48,16 @@ class LayerCache:
             for name, state in self.states.items()
         }
 
-    def append(self, **new: Float[Tensor, "b n ..."]) -> tuple[Tensor, ...]:
-        """Add per-token entries and return, in the order given, everything a query may reach: `(b m ...)`."""
-        return tuple(self._append(name, entries) for name, entries in new.items())
+    def append(self, *, in_order: bool = True, **new: Float[Tensor, "b n ..."]) -> tuple[Tensor, ...]:
+        """Add per-token entries and return, in the order given, everything a query may reach: `(b m ...)`.
+
+        Args:
+            in_order: whether the tokens come in their order. A state with a window writes over its oldest token, so
+                that a copy is needed for that; an attention that masks nothing, as for a single token without
+                padding, does without.
+            new: the entries of each state.
+        """
+        return tuple(self._append(name, entries, in_order) for name, entries in new.items())
 
     def once(self, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Return what `make` returned the first time, contiguous: what cross-attention computes from a fixed memory."""
@@ -76,15 +83,21 @@ class LayerCache:
     def __setitem__(self, name: str, value: Tensor) -> None:
         self.buffers[name].copy_(value)
 
-    def _append(self, name: str, new: Tensor) -> Tensor:
+    def _append(self, name: str, new: Tensor, in_order: bool) -> Tensor:
         buffer, n, window = self.buffers[name], new.shape[1], self.states[name].window
         if window is None:
             buffer[:, self.start : self.start + n] = new
             return buffer[:, : self.start + n]
-        seen = torch.cat((buffer[:, : min(self.start, buffer.shape[1])], new.to(buffer.dtype)), 1)
-        kept = min(seen.shape[1], buffer.shape[1])
-        buffer[:, :kept] = seen[:, seen.shape[1] - kept :]
-        return seen
+        size = buffer.shape[1]  # token t lies in slot t modulo this
+        if n == 1 and not (in_order and self.start >= size):
+            buffer[:, self.start % size] = new[:, 0]
+            return buffer[:, : self.start + 1]
+        first = self.start % size if self.start > size else 0
+        before = torch.cat((buffer[:, first:], buffer[:, :first]), 1)[:, : self.start]
+        before = before[:, before.shape[1] - min(before.shape[1], window - 1) :]
+        kept = torch.arange(max(self.start, self.start + n - size), self.start + n, device=new.device)
+        buffer[:, kept % size] = new[:, n - len(kept) :].to(buffer.dtype)
+        return torch.cat((before, new.to(buffer.dtype)), 1)
 
 
 class StaticLayerCache(LayerCache):
@@ -94,7 +107,7 @@ class StaticLayerCache(LayerCache):
         self.states, self.buffers, self._memory, self.start = layer.states, layer.buffers, layer._memory, layer.start
         self.slot, self.visible = slot, 0
 
-    def _append(self, name: str, new: Tensor) -> Tensor:
+    def _append(self, name: str, new: Tensor, in_order: bool) -> Tensor:
         buffer = self.buffers[name]
         return buffer.index_copy_(1, self.slot, new.to(buffer.dtype))[:, : self.visible]
 
@@ -233,9 +246,8 @@ class Cache:
             self.tokens = self.tokens.roll(-first, 1)
         for layer in self.layers:
             for name, buffer in layer.buffers.items():
-                if layer.states[name].per_token:  # with a window, only as many of them as it still held
-                    held = min(self.length, buffer.shape[1]) - min(self.length - first, buffer.shape[1])
-                    layer.buffers[name] = buffer.roll(-held, 1)
+                if layer.states[name].per_token:  # with a window, slots are counted modulo its size
+                    layer.buffers[name] = buffer.roll(-first, 1)
         self.length -= first
 
     @property
@@ -335,7 +347,7 @@ def _refuse_padding_inside(positions: Int[Tensor, "b n"], valid: Bool[Tensor, "b
 
 
 def _slots(state: StateSpec, capacity: int) -> tuple[int, ...]:
-    """The slot axis of a state's buffer: none, all tokens, or the tokens before the newest in its window."""
+    """The slot axis of a state's buffer: none, all tokens, or those in its window."""
     if not state.per_token:
         return ()
-    return (capacity if state.window is None else max(0, min(capacity, state.window - 1)),)
+    return (capacity if state.window is None else min(capacity, state.window),)

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "_native": ["compile_kernels"],
         "activation": ["GatedSiLU", "gated_silu"],
         "attention": ["QKV", "attend"],
+        "auxiliary_loss": ["add_auxiliary_loss", "auxiliary_losses"],
         "block_attention": ["attend_blocks", "scores_between"],
         "choice": ["best_tokens"],
         "dropout": ["Dropout", "drop", "dropout_rows", "replayed_dropout"],

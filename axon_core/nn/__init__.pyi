@@ -4,6 +4,8 @@ from axon_core.nn.activation import GatedSiLU as GatedSiLU
 from axon_core.nn.activation import gated_silu as gated_silu
 from axon_core.nn.attention import QKV as QKV
 from axon_core.nn.attention import attend as attend
+from axon_core.nn.auxiliary_loss import add_auxiliary_loss as add_auxiliary_loss
+from axon_core.nn.auxiliary_loss import auxiliary_losses as auxiliary_losses
 from axon_core.nn.block_attention import attend_blocks as attend_blocks
 from axon_core.nn.block_attention import scores_between as scores_between
 from axon_core.nn.choice import best_tokens as best_tokens

@@ -8,8 +8,10 @@ __getattr__, __dir__, __all__ = attach(
         "chat_template": ["CHAT_TEMPLATES", "ChatTemplate"],
         "corpus": ["TextConfig", "TextData", "TextExamples", "Windows", "read_text", "split_text"],
         "data_table": ["load_language_data"],
+        "jinja_template": ["JinjaTemplate", "published_template"],
         "language_data": ["LanguageExamples", "LanguageData", "SourcePlan"],
         "order": ["Order"],
+        "pipeline_tokenizer": ["PipelineTokenizer", "byte_characters"],
         "prompts": ["EncodedPrompt", "check_room", "encode_prompts"],
         "records": [
             "Comparison",

@@ -8,10 +8,14 @@ from axon_core.text.corpus import Windows as Windows
 from axon_core.text.corpus import read_text as read_text
 from axon_core.text.corpus import split_text as split_text
 from axon_core.text.data_table import load_language_data as load_language_data
+from axon_core.text.jinja_template import JinjaTemplate as JinjaTemplate
+from axon_core.text.jinja_template import published_template as published_template
 from axon_core.text.language_data import LanguageData as LanguageData
 from axon_core.text.language_data import LanguageExamples as LanguageExamples
 from axon_core.text.language_data import SourcePlan as SourcePlan
 from axon_core.text.order import Order as Order
+from axon_core.text.pipeline_tokenizer import PipelineTokenizer as PipelineTokenizer
+from axon_core.text.pipeline_tokenizer import byte_characters as byte_characters
 from axon_core.text.prompts import EncodedPrompt as EncodedPrompt
 from axon_core.text.prompts import check_room as check_room
 from axon_core.text.prompts import encode_prompts as encode_prompts

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -27,12 +28,12 @@ from axon_core.text.pieces import trained_pieces
 
 __all__ = [
     "PAD",
-    "TOKENIZERS",
     "ByteTokenizer",
     "CharTokenizer",
     "DecodeStream",
     "SentencePieceTokenizer",
     "Tokenizer",
+    "tokenizer_types",
     "train_tokenizer",
 ]
 
@@ -40,6 +41,8 @@ PAD = -1
 """The id that fills up short rows. It is not a token: it decodes to nothing and must never reach an embedding."""
 
 _FILE, _MODEL = "tokenizer.json", "tokenizer.model"
+_OTHERS = [("axon_core.text.pipeline_tokenizer", "PipelineTokenizer")]
+"""Tokenizers of other modules."""
 
 
 class Tokenizer(ABC):
@@ -160,7 +163,7 @@ class Tokenizer(ABC):
         file = Path(folder) / _FILE
         try:
             state = parse_json(read_checked(file).decode("utf-8-sig"))
-            return TOKENIZERS[state["type"]]._restore(state, file.parent)  # pyright: ignore[reportPrivateUsage]
+            return tokenizer_types()[state["type"]]._restore(state, file.parent)  # pyright: ignore[reportPrivateUsage]
         except FileNotFoundError as error:
             raise CheckpointError(f"no tokenizer in {folder}: {error.filename} is missing") from None
         except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
@@ -370,9 +373,10 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(model, add_bos=state.get("add_bos") is True, other_ends=ends)
 
 
-TOKENIZERS: Mapping[str, type[Tokenizer]] = {
-    kind.type: kind for kind in (ByteTokenizer, CharTokenizer, SentencePieceTokenizer)
-}
+def tokenizer_types() -> Mapping[str, type[Tokenizer]]:
+    """Return the tokenizers by type; the module of one that is built on this is imported here."""
+    others = [getattr(import_module(module), name) for module, name in _OTHERS]
+    return {kind.type: kind for kind in (ByteTokenizer, CharTokenizer, SentencePieceTokenizer, *others)}
 
 
 def train_tokenizer(spec: Spec | str | Mapping[str, Any], text: str) -> Tokenizer:
@@ -383,6 +387,7 @@ def train_tokenizer(spec: Spec | str | Mapping[str, Any], text: str) -> Tokenize
         DataError: the text does not suit it.
     """
     spec = Spec.of(spec)
-    if spec.type not in TOKENIZERS:
-        raise ConfigError([(("type",), f"must be one of {', '.join(TOKENIZERS)}, got {spec.type!r}")])
-    return (kind := TOKENIZERS[spec.type]).train(text, validate(kind.Config, spec.options))
+    types = tokenizer_types()
+    if spec.type not in types:
+        raise ConfigError([(("type",), f"must be one of {', '.join(types)}, got {spec.type!r}")])
+    return (kind := types[spec.type]).train(text, validate(kind.Config, spec.options))

@@ -17,11 +17,13 @@ from axon_core.randomness import Key
 from axon_core.training.devices import works_apart
 from axon_core.training.examples import Share, size
 from axon_core.training.parallel.strategies import clip_gradients
-from axon_core.training.parallel.strategy import Strategy
+from axon_core.training.parallel.strategy import AUXILIARY, Strategy
 from axon_core.training.train_state import TrainState
 from axon_core.training.trainer import Trainer
 
 __all__ = ["Update", "UpdateNumbers", "Updater", "autocast", "fetch", "per"]
+
+_EXAMPLES = "examples of the update"
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ class Updater:
             TrainingError: the loss, or the norm of the gradients, is not finite.
         """
         config, data, spare = self._trainer.config, given.rows, given.spare
-        counts = _summed(self._trainer.counts(data))
+        mine = {**self._trainer.counts(data), _EXAMPLES: float(size(data))}
+        counts = dict(_summed(mine))
+        examples = counts.pop(_EXAMPLES)
         sums: dict[str, Tensor] = {}
         minimised: dict[str, None] = {}
         pieces = list(_cut(data, config.micro_batches))
@@ -124,6 +128,7 @@ class Updater:
             with nullcontext() if number == len(pieces) - 1 else self._strategy.accumulating():
                 with dropout_rows(key, _numbers(micro if size(micro) else spare, first)):
                     terms = self._terms(micro, spare)
+                counts |= {name: examples for name in terms if name.startswith(AUXILIARY)}
                 first += size(micro)
                 losses = self._losses(terms, counts)
                 sum(losses.values(), torch.zeros(())).backward()

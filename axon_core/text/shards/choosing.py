@@ -13,7 +13,7 @@ from axon_core.text.fingerprints import tokenizer_fingerprint
 from axon_core.text.shards.inputs import Span
 from axon_core.text.shards.passages import passages
 from axon_core.text.shards.tokenizing import TokenizerChoice
-from axon_core.text.tokenizer import TOKENIZERS, Tokenizer, train_tokenizer
+from axon_core.text.tokenizer import Tokenizer, tokenizer_types, train_tokenizer
 
 __all__ = ["chosen_tokenizer", "saved_tokenizer", "text_sample"]
 
@@ -38,14 +38,14 @@ def chosen_tokenizer(text: str, field: str) -> TokenizerChoice:
         ConfigError: an option breaks a rule.
         UsageError: it is none of these.
     """
-    spec = _spec(text)
-    if spec.type not in TOKENIZERS:
+    spec, types = _spec(text), tokenizer_types()
+    if spec.type not in types:
         raise UsageError(
             f"--tokenizer must be a folder with a saved model or tokenizer, a sentencepiece .model file, a type "
-            f"({', '.join(TOKENIZERS)}) or a table such as \"{{type='sentencepiece', vocab_size=8000}}\", got {text!r}"
+            f"({', '.join(types)}) or a table such as \"{{type='sentencepiece', vocab_size=8000}}\", got {text!r}"
         )
     with at("--tokenizer"):
-        validate(TOKENIZERS[spec.type].Config, spec.options)
+        validate(types[spec.type].Config, spec.options)
     ready = spec.type == "byte" or "path" in spec.options
 
     def make(units: Sequence[Sequence[Span]]) -> Tokenizer:

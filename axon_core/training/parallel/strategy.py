@@ -9,11 +9,14 @@ from typing import TypeVar
 from torch import Tensor
 
 from axon_core.generation.compile import compiled_loss
+from axon_core.nn.auxiliary_loss import auxiliary_losses
 from axon_core.training.trainer import Trainer
 
-__all__ = ["Strategy"]
+__all__ = ["AUXILIARY", "Strategy"]
 
 T = TypeVar("T")
+AUXILIARY = "auxiliary_"
+"""What the names of losses begin with that parts of a model add."""
 Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
 
@@ -26,7 +29,7 @@ class Strategy:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._loss: Loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
+        self._computed: Loss = compiled_loss(trainer.loss) if trainer.config.compile else trainer.loss
 
     def place(self) -> None:
         """Move the models to the trainer's device, and to float64 if it computes in that."""
@@ -37,8 +40,16 @@ class Strategy:
         """Get ready for an update, whose loss is like that of these examples."""
 
     def loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the trainer's loss of this process's examples."""
+        """Return the trainer's loss of this process's examples, and what parts of the models add to it.
+
+        The latter have names that begin with `auxiliary_` (`add_auxiliary_loss`).
+        """
         return self._loss(data)
+
+    def _loss(self, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        with auxiliary_losses() as found:
+            terms = self._computed(data)
+        return {**terms, **{f"{AUXILIARY}{name}": total for name, total in found.items()}} if found else terms
 
     def accumulating(self) -> AbstractContextManager[object]:
         """Within the block, gradients need not be summed over processes yet: more micro-batches follow.

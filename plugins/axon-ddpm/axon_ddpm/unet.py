@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, pad, silu
 
-from axon_core import ATTENTIONS, Count, wide_dtype
+from axon_core import ATTENTIONS, ConfigError, Count, wide_dtype
 from axon_core.interfaces import Attention, Scope
 from axon_core.nn import Dropout
 from axon_core.registry import Spec, part
@@ -228,6 +228,9 @@ class UNet(Denoiser):
         def attention(channels: int) -> AttentionBlock:
             n_heads = channels // c.head_dim if c.head_dim else c.n_heads
             built = part(c, "attention", ATTENTIONS, dim=channels, n_heads=n_heads, layer=next(layers), rotary=None)
+            if not built.bidirectional:  # pixels have no order
+                message = f"{c.attention.type!r} is causal only; choose another, such as 'MHA'"
+                raise ConfigError([(("attention",), message)])
             return AttentionBlock(built, channels, c.groups, c.eps)
 
         def residual(inputs: int, outputs: int) -> ResidualBlock:

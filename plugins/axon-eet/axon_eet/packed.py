@@ -83,7 +83,7 @@ class _BlockLayer(LayerCache):
         self.slots = torch.empty(0, dtype=torch.long, device=device)
         self.used: Int[Tensor, " u"] | None = None
 
-    def append(self, **new: Float[Tensor, "1 n ..."]) -> tuple[Tensor, ...]:
+    def append(self, *, in_order: bool = True, **new: Float[Tensor, "1 n ..."]) -> tuple[Tensor, ...]:
         """Store the new entries, and return all blocks, or a copy of those `used`; what a query sees, the scope knows.
 
         An attention that computes something else of the entries gets a copy: computed of all blocks, it would take as

@@ -42,9 +42,8 @@ def _decoding(n_kv_heads: int) -> Callable[[], object]:
     cache = Cache([states], ROWS, TOKENS + ROUNDS, dtype=torch.float32, device="cpu")
     (layer,) = cache.extend(torch.zeros(ROWS, TOKENS, dtype=torch.long)).layers
     assert layer is not None
-    layer.append(
-        **{name: torch.randn(ROWS, TOKENS, *state.shape, dtype=torch.float32) for name, state in states.items()}
-    )
+    k, v = (torch.randn(ROWS, TOKENS, *states[name].shape, dtype=torch.float32) for name in "kv")
+    layer.append(k=k, v=v)
     x, token = torch.randn(ROWS, 1, DIM, dtype=torch.float32), torch.zeros(ROWS, 1, dtype=torch.long)
 
     def step() -> object:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from axon_core import CHAT_TEMPLATES, AxonError, ChatTemplate, CheckpointError, Tokenizer, UsageError
-from axon_core.text import Message
+from axon_core.text import Message, published_template
 from axon_core.training import RunFolder
 
 __all__ = ["ChosenTemplate", "choose_template"]
@@ -28,13 +28,15 @@ class ChosenTemplate(NamedTuple):
 def choose_template(run: Path, tokenizer: Tokenizer, name: str | None) -> ChosenTemplate | None:
     """Return the chat template of a model, or None if it cannot chat.
 
-    That is the template `name`; or the one that its run learned dialogues in; or, as in `axon chat`, Llama 2's, if the
-    tokenizer has what it needs.
+    That is the template `name`; or the one that its run learned dialogues in; or the one that it was published with;
+    or, as in `axon chat`, Llama 2's, if the tokenizer has what it needs.
 
     Raises:
         UsageError: there is no template `name`, or it does not suit the tokenizer.
     """
     known = name or _learned(run)
+    if known is None and (published := published_template(tokenizer)):
+        return ChosenTemplate("published", published, True)
     chosen = known or _USUAL
     try:
         template = CHAT_TEMPLATES.build(chosen)

@@ -29,7 +29,8 @@ class Transformer(Model):
     row ends, and a target row begins, with a marker that the caller puts there. Source: arXiv 1706.03762, Section 3.
 
     Raises:
-        ConfigError: a size does not fit, a part's option breaks a rule, or the attention cannot attend to a memory.
+        ConfigError: a size does not fit, a part's option breaks a rule, the attention cannot attend to a memory, or it
+            is causal only.
         UnknownKey: no installed plugin offers a part of that name.
     """
 
@@ -80,12 +81,15 @@ class Transformer(Model):
         nn.init.normal_(self.embedding.weight, std=c.dim**-0.5)
         self.dropout = Dropout(c.dropout)
         self.encoder = nn.ModuleList(
-            EncoderLayer(self._attention(layer), FeedForward(c.dim, c.hidden_dim), self._residuals(2))
+            EncoderLayer(self._attention(layer, c.encoder_layers), FeedForward(c.dim, c.hidden_dim), self._residuals(2))
             for layer in range(c.encoder_layers)
         )
         self.decoder = nn.ModuleList(
             DecoderLayer(
-                self._attention(layer), self._cross(layer), FeedForward(c.dim, c.hidden_dim), self._residuals(3)
+                self._attention(layer, c.decoder_layers),
+                self._cross(layer),
+                FeedForward(c.dim, c.hidden_dim),
+                self._residuals(3),
             )
             for layer in range(c.decoder_layers)
         )
@@ -199,18 +203,26 @@ class Transformer(Model):
         c = self.config
         if c.rotary is None:
             return None
-        sizes = part_config(c, "attention", ATTENTIONS, Attention.Config, dim=c.dim, n_heads=c.n_heads)
+        sizes = part_config(c, "attention", ATTENTIONS, Attention.Config, **self._sizes(c.encoder_layers))
         if not sizes.rotary_dim:
             raise ConfigError([(("rotary",), f"the attention {c.attention.type!r} takes no rotary embedding")])
         return part(c, "rotary", ROTARY_EMBEDDINGS, dim=sizes.rotary_dim, context=c.context)
 
-    def _attention(self, layer: int) -> Attention:
+    def _sizes(self, n_layers: int) -> dict[str, int]:
         c = self.config
-        return part(c, "attention", ATTENTIONS, dim=c.dim, n_heads=c.n_heads, layer=layer, rotary=self.rotary)
+        return {"dim": c.dim, "n_heads": c.n_heads, "n_layers": n_layers, "context": c.context}
+
+    def _attention(self, layer: int, n_layers: int) -> Attention:
+        c = self.config
+        attention = part(c, "attention", ATTENTIONS, **self._sizes(n_layers), layer=layer, rotary=self.rotary)
+        if not attention.bidirectional:  # the encoder sees the whole sentence
+            message = f"{c.attention.type!r} is causal only; choose another, such as 'MHA'"
+            raise ConfigError([(("attention",), message)])
+        return attention
 
     def _cross(self, layer: int) -> Attention:
         c = self.config
-        attention = part(c, "cross_attention", ATTENTIONS, dim=c.dim, n_heads=c.n_heads, layer=layer)
+        attention = part(c, "cross_attention", ATTENTIONS, **self._sizes(c.decoder_layers), layer=layer)
         if not attention.cross:
             message = f"{c.cross_attention.type!r} cannot attend to a memory; choose another, such as 'MHA'"
             raise ConfigError([(("cross_attention",), message)])

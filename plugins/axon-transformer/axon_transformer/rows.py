@@ -77,7 +77,7 @@ class _BeamLayer(LayerCache):
             for name, state in states.items()
         }
 
-    def append(self, **new: Float[Tensor, "r 1 ..."]) -> tuple[Tensor, ...]:
+    def append(self, *, in_order: bool = True, **new: Float[Tensor, "r 1 ..."]) -> tuple[Tensor, ...]:
         """Store the new entries, and return all of all rows, `(1 m ...)`; which a query sees, the scope knows."""
         stored: list[Tensor] = []
         for name, entries in new.items():

@@ -26,7 +26,9 @@ def command(
     open_run: Callable[[Path], Opened],
     **options: Any,
 ) -> None:
-    """Chat in the Llama 2 format with the model in RUN, a run folder or a model folder.
+    """Chat with the model in RUN, a run folder or a model folder.
+
+    Dialogues are written in the chat template that the model was published with, or else in Llama 2's.
 
     /reset starts again, Ctrl-C stops an answer, Ctrl-D quits.
     """

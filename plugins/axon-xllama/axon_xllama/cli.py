@@ -7,25 +7,27 @@ import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from axon_core.cli import echo, generate_command
-from axon_core.text import Tokenizer
+from axon_core.text import Tokenizer, published_template
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.exporting import Format
+from axon_xllama.checkpoints.hub import download, is_hub_name
 from axon_xllama.checkpoints.importing import ProgressCallback, is_metas, talks_as_llama_2
 from axon_xllama.checkpoints.layout import Notice
+from axon_xllama.gguf.writing import GGUFType, export_gguf
 
 
 @click.command("import")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to create, new or empty.")
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path),
-    help="The sentencepiece model; by default tokenizer.model beside the weights.",
+    help="A sentencepiece model or a tokenizer.json; by default the one beside the weights.",
 )
 @click.option(
     "--context",
@@ -33,34 +35,56 @@ from axon_xllama.checkpoints.layout import Notice
     help="Context length of its training, in tokens; by default as PATH says. Meta's files do not say: the default is "
     "2048 if norm_eps is 1e-6, as in Llama 1, and 4096 otherwise, as in Llama 2.",
 )
-def import_command(path: Path, out: Path, tokenizer: Path | None, context: int | None) -> None:
-    """Convert a Llama or Qwen3 checkpoint from Hugging Face, Meta or llama2.c to a model folder.
+@click.option("--revision", help="Branch, tag or commit of the hub; by default the newest.")
+def import_command(path: str, out: Path, tokenizer: Path | None, context: int | None, revision: str | None) -> None:
+    """Convert a Llama, Mistral or Qwen checkpoint from Hugging Face, Meta or llama2.c to a model folder.
 
-    PATH is a folder with config.json and safetensors, a folder with params.json and consolidated.*.pth, or a .bin
-    file.
+    PATH is a folder with config.json and safetensors, a folder with params.json and consolidated.*.pth, a .bin file of
+    llama2.c, or ORGANISATION/NAME on the Hugging Face hub.
     """
+    _import(download(path, revision) if is_hub_name(path) else Path(path), out, tokenizer, context)
+
+
+def _import(path: Path, out: Path, tokenizer: Path | None, context: int | None) -> None:
     with _progress("importing") as progress, _notices() as notice:
         model = import_checkpoint(path, out, tokenizer=tokenizer, context=context, progress=progress, notice=notice)
     assumed = " (assumed: Meta's files do not say; --context sets it)" if context is None and is_metas(path) else ""
     echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context{assumed}, in {out}")
-    if unused := model.config.vocab_size - Tokenizer.load(out).vocab_size:
+    words = Tokenizer.load(out)
+    if unused := model.config.vocab_size - words.vocab_size:
         echo(
             f"Its vocabulary has {unused:,} rows more than the tokenizer has tokens; these are never sampled. If the "
             "tokenizer belongs to another model, give the right one with --tokenizer.",
             err=True,
         )
-    chats = talks_as_llama_2(path)
+    chats = published_template(words) is not None or talks_as_llama_2(path)
     echo(f"Next: {f'axon chat {shlex.quote(str(out))}' if chats else generate_command(out, out)}")
 
 
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", required=True, type=click.Choice(["hf", "meta"]), help="Hugging Face's layout or Meta's.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to create, new or empty.")
-def export_command(run: Path, format: Format, out: Path) -> None:
+@click.option(
+    "--format",
+    required=True,
+    type=click.Choice(["hf", "meta", "gguf"]),
+    help="Hugging Face's layout, Meta's, or a GGUF file for llama.cpp.",
+)
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["f32", "bf16", "q8_0"]),
+    help="How a GGUF file stores matrices.  [default: f32]",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to create, or file.gguf; new.")
+def export_command(run: Path, format: str, kind: GGUFType | None, out: Path) -> None:
     """Export the X-Llama in RUN, a run folder or a model folder, for other programs."""
+    if kind and format != "gguf":
+        raise click.UsageError(f"--type is for --format gguf; the weights of {format} are written as they are")
     with _progress("exporting") as progress, _notices() as notice:
-        model = export_checkpoint(run, out, format=format, progress=progress, notice=notice)
+        if format == "gguf":
+            model = export_gguf(run, out, type=kind or "f32", progress=progress, notice=notice)
+        else:
+            model = export_checkpoint(run, out, format=cast("Format", format), progress=progress, notice=notice)
     echo(f"{model.n_parameters:,} parameters, in {out}")
     if format == "meta":
         echo(

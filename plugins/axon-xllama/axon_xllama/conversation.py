@@ -6,14 +6,14 @@ from collections.abc import Generator
 
 from axon_core.generation import Request, Sampling, check_prompt, decode_requests
 from axon_core.interfaces import CausalLM
-from axon_core.text import Tokenizer
-from axon_xllama.chat import MARKERS, ChatMessage, chat_tokens
+from axon_core.text import Message, Tokenizer, published_template
+from axon_xllama.template import Llama2
 
 __all__ = ["Conversation"]
 
 
 class Conversation:
-    """A conversation in the Llama 2 chat format (`axon_xllama.chat`).
+    """A conversation in the chat template that the model was published with, or else in Llama 2's format.
 
     Args:
         model: any causal language model that was tuned on the format.
@@ -47,14 +47,15 @@ class Conversation:
     ) -> None:
         self._model, self._tokenizer, self._seed, self._compile = model, tokenizer, seed, compile
         self._sampling, self._max_new_tokens = sampling or Sampling(), max_new_tokens
-        self._system = [] if system is None else [ChatMessage("system", system)]
-        tokens = chat_tokens(tokenizer, [*self._system, ChatMessage("user", "")])
+        self._template = published_template(tokenizer) or Llama2(Llama2.Config())
+        self._system = [] if not system else [Message(role="system", content=system)]
+        tokens = self._template(tokenizer, [*self._system, Message(role="user", content="a")])
         check_prompt(model, tokens, "the conversation's beginning")  # problems with it show at once
         self.reset()
 
     def reset(self) -> None:
         """Forget what has been said; the system's message stays."""
-        self.messages: list[ChatMessage] = []
+        self.messages: list[Message] = []
         self.forgotten = 0
 
     def ask(self, text: str) -> Generator[str, None, None]:
@@ -64,13 +65,13 @@ class Conversation:
             UsageError: the message contains a marker of the format.
             ContextError: the message alone is longer than the model's context.
         """
-        question = ChatMessage("user", text)
+        question = Message(role="user", content=text)
         prompt, self.forgotten = self._prompt(question)
         request = Request(
             prompt=prompt,
             sampling=self._sampling,
             max_new_tokens=self._max_new_tokens,
-            stop=MARKERS,  # an answer that contains one would be refused as part of the next prompt
+            stop=self._template.markers,  # an answer that contains one would be refused as part of the next prompt
             seed=self._seed + len(self.messages) // 2,
         )
         answer = ""
@@ -82,15 +83,15 @@ class Conversation:
                     yield piece
         finally:
             if answer:
-                self.messages += [question, ChatMessage("assistant", answer)]
+                self.messages += [question, Message(role="assistant", content=answer)]
 
-    def _prompt(self, question: ChatMessage) -> tuple[list[int], int]:
+    def _prompt(self, question: Message) -> tuple[list[int], int]:
         """Return the conversation's tokens, leaving out as many of its oldest messages as the answer needs."""
         context = self._model.context
         room = context - min(self._max_new_tokens, context // 2)
         tokens, first = list[int](), 0
         for first in range(0, len(self.messages) + 1, 2):
-            tokens = chat_tokens(self._tokenizer, [*self._system, *self.messages[first:], question])
+            tokens = self._template(self._tokenizer, [*self._system, *self.messages[first:], question])
             if len(tokens) <= room:
                 break
         check_prompt(self._model, tokens, "the message")

@@ -9,28 +9,21 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, Count, UsageError
-from axon_core.interfaces import Attention, Cache, CacheStep, CausalLM, LayerCache, Norm, Scope, TensorSplit
-from axon_core.nn import GatedSiLU, Linear, StackedLinear
-from axon_core.registry import Spec, part, part_config
-
-
-class GatedFeedForward(nn.Module):
-    """SwiGLU (arXiv 2002.05202, Section 2, Eq. 6): `(silu(x W) ⊙ x V) W₂`; the rows of `gate_up` are W's, then V's."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.gate_up = StackedLinear(dim, (hidden_dim, hidden_dim))
-        self.gate = GatedSiLU()
-        self.down = Linear(hidden_dim, dim, bias=False)
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Return the feed-forward of each token by itself."""
-        return self.down(self.gate(*self.gate_up(x)))
-
-    def tensor_split(self) -> TensorSplit:
-        """Each process has some of the hidden features."""
-        return TensorSplit(columns=["gate_up"], rows=["down"], units=self.down.in_features, unit="hidden features")
+from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ContractError, Count, UsageError, at
+from axon_core.interfaces import (
+    Attention,
+    Cache,
+    CacheStep,
+    CausalLM,
+    LayerCache,
+    Norm,
+    RotaryEmbedding,
+    Scope,
+)
+from axon_core.nn import Linear
+from axon_core.registry import Spec, part
+from axon_xllama.feed_forward import FEED_FORWARDS, FeedForwardLayer
+from axon_xllama.layers import NO_ROTARY, LayerPattern, layer_part
 
 
 class Block(nn.Module):
@@ -39,7 +32,7 @@ class Block(nn.Module):
     attention: Attention
 
     def __init__(
-        self, attention: Attention, attention_norm: Norm, feed_forward: GatedFeedForward, ff_norm: Norm
+        self, attention: Attention, attention_norm: Norm, feed_forward: FeedForwardLayer, ff_norm: Norm
     ) -> None:
         super().__init__()
         self.attention = attention
@@ -50,16 +43,17 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"], scope: Scope, cache: LayerCache | None) -> Float[Tensor, "b n d"]:
         """Return the tokens' features after this layer."""
         h = x + self.attention(self.attention_norm(x), scope, cache=cache)
-        return h + self.feed_forward(self.feed_forward_norm(h))
+        return h + self.feed_forward(self.feed_forward_norm(h), scope)
 
 
 class XLlama(CausalLM):
-    """Llama 2 with every part injected by name: attention, rotary embedding and norm come from the registries.
+    """Llama 2 with every part injected by name: attention, rotary embedding, feed-forward and norm are registered ones.
 
     `(b n) -> (b n v)`: tokens in, scores of the next token out. Source: arXiv 2307.09288, Section 2.2.
 
     Raises:
         ConfigError: a size does not fit, or a part's option breaks a rule.
+        ContractError: the `Config` of an attention is not one of `Attention`.
         UnknownKey: no installed plugin offers a part of that name.
     """
 
@@ -77,7 +71,11 @@ class XLlama(CausalLM):
         attention: Spec = Spec(type="GQA")
         """The attention of every layer (arXiv 2307.09288, Section 2.2: grouped-query attention)."""
         rotary: Spec = Spec(type="rotary")
-        """The rotary embedding, shared by all layers (arXiv 2302.13971, Section 2.2)."""
+        """The rotary embedding of every layer (arXiv 2302.13971, Section 2.2); `none` for positions not encoded."""
+        feed_forward: Spec = Spec(type="swiglu")
+        """The feed-forward of every layer (arXiv 2302.13971, Section 2.2)."""
+        layers: tuple[LayerPattern, ...] = ()
+        """Which layers have other parts: the first pattern that has a layer says which."""
         norm: Spec = Spec(type="rmsnorm")
         """The norm before each part of a layer and before the head (arXiv 2302.13971, Section 2.2)."""
         tie_embeddings: bool = False
@@ -88,15 +86,13 @@ class XLlama(CausalLM):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         c = config
-        rotary_dim = part_config(c, "attention", ATTENTIONS, Attention.Config, dim=c.dim, n_heads=c.n_heads).rotary_dim
-        rotary = part(c, "rotary", ROTARY_EMBEDDINGS, dim=rotary_dim, context=c.context) if rotary_dim else None
-        self.rotary = rotary
+        self._shared: list[tuple[Spec, RotaryEmbedding]] = []
         self.embedding = nn.Embedding(c.vocab_size, c.dim)
         self.blocks = nn.ModuleList(
             Block(
-                part(c, "attention", ATTENTIONS, dim=c.dim, n_heads=c.n_heads, layer=layer, rotary=rotary),
+                self._attention(layer),
                 part(c, "norm", NORMS, dim=c.dim),
-                GatedFeedForward(c.dim, c.hidden_dim),
+                self._feed_forward(layer),
                 part(c, "norm", NORMS, dim=c.dim),
             )
             for layer in range(c.n_layers)
@@ -106,10 +102,49 @@ class XLlama(CausalLM):
         if c.tie_embeddings:
             self.head.weight = self.embedding.weight
 
+    def _attention(self, layer: int) -> Attention:
+        c = self.config
+        spec, place = layer_part(c, c.layers, layer, "attention")
+        given = {"dim": c.dim, "n_heads": c.n_heads, "layer": layer, "n_layers": c.n_layers, "context": c.context}
+        with at(*place):
+            sizes = ATTENTIONS.config(spec, **given)
+            if not isinstance(sizes, Attention.Config):
+                raise ContractError(
+                    f"the Config of {spec.type!r} must be a subclass of {Attention.Config.__qualname__}"
+                )
+        rotary = self._rotary(layer, sizes.rotary_dim) if sizes.rotary_dim else None
+        with at(*place):
+            return ATTENTIONS.build(spec, **given, rotary=rotary)
+
+    def _rotary(self, layer: int, dim: int) -> RotaryEmbedding | None:
+        """Return the rotary embedding of a layer: one for all layers that have the same."""
+        c = self.config
+        spec, place = layer_part(c, c.layers, layer, "rotary")
+        if spec.type == NO_ROTARY:
+            return None
+        for known, rotary in self._shared:
+            if known == spec and rotary.config.dim == dim:
+                return rotary
+        with at(*place):
+            rotary = ROTARY_EMBEDDINGS.build(spec, dim=dim, context=c.context)
+        self._shared.append((spec, rotary))
+        return rotary
+
+    def _feed_forward(self, layer: int) -> FeedForwardLayer:
+        c = self.config
+        spec, place = layer_part(c, c.layers, layer, "feed_forward")
+        with at(*place):
+            return FEED_FORWARDS.build(spec, dim=c.dim, hidden_dim=c.hidden_dim, layer=layer)
+
+    @property
+    def rotaries(self) -> list[RotaryEmbedding]:
+        """The rotary embeddings of its layers, each once."""
+        return [rotary for _, rotary in self._shared]
+
     @property
     def context(self) -> int:
         """The longest sequence the model is meant for; a rotary embedding may extend the training context."""
-        return self.config.context if self.rotary is None else self.rotary.context
+        return min((rotary.context for rotary in self.rotaries), default=self.config.context)
 
     def features(
         self,
@@ -151,7 +186,7 @@ class XLlama(CausalLM):
             capacity,
             dtype=weight.dtype,
             device=weight.device,
-            horizon=None if self.rotary is None else self.rotary.constant_until,
+            horizon=min((until for rotary in self.rotaries if (until := rotary.constant_until)), default=None),
         )
 
     def hidden_matrices(self) -> list[Tensor]:

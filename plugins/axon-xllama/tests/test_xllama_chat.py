@@ -117,11 +117,14 @@ def tiny(context: int = 200) -> XLlama:
 
 
 def test_a_conversation_remembers_what_was_said_and_repeats_with_its_seed():
-    def talk(seed: int) -> list[ChatMessage]:
+    def talk(seed: int) -> list[Turn]:
         conversation = Conversation(tiny(), ByteTokenizer(), max_new_tokens=8, seed=seed, system="Be brief.")
         for text in ("one", "two"):
             answer = "".join(conversation.ask(text))
-            assert conversation.messages[-2:] == [ChatMessage("user", text), ChatMessage("assistant", answer)]
+            assert conversation.messages[-2:] == [
+                Turn(role="user", content=text),
+                Turn(role="assistant", content=answer),
+            ]
         return conversation.messages
 
     assert talk(1) == talk(1) != talk(2)
@@ -132,7 +135,7 @@ def test_an_answer_that_is_cut_short_stays_as_far_as_it_came():
     pieces = conversation.ask("one")
     begun = next(pieces) + next(pieces)
     pieces.close()
-    assert conversation.messages == [ChatMessage("user", "one"), ChatMessage("assistant", begun)]
+    assert conversation.messages == [Turn(role="user", content="one"), Turn(role="assistant", content=begun)]
 
 
 def test_an_answer_ends_before_a_marker():

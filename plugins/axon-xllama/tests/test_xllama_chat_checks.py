@@ -13,7 +13,7 @@ from axon_xllama import XLlama
     ("arguments", "tokenizer", "message"),
     [
         (["--system", "be [INST]"], ByteTokenizer(), "contains [INST]"),
-        (["--system", "x" * 200], ByteTokenizer(), "the conversation's beginning has 233 tokens, but the model's"),
+        (["--system", "x" * 200], ByteTokenizer(), "the conversation's beginning has 236 tokens, but the model's"),
         ([], CharTokenizer("[INST]/ "), "needs a tokenizer with bos and eos"),
         ([], CharTokenizer("".join(map(chr, range(40, 299)))), "259 tokens, but the model's vocabulary has only 258"),
     ],

@@ -16,14 +16,14 @@ from axon_xllama.checkpoints import export_checkpoint
     [
         ({"norm": "layernorm"}, "hf", "norm must be axon-rmsnorm:rmsnorm .* axon-transformer:layernorm"),
         ({"norm": {"type": "rmsnorm", "partial": 0.5}}, "hf", "partial must be 1"),
-        ({"attention": {"type": "MHA", "bias": True}}, "meta", "qkv.projection.bias', which a Llama .* cannot store"),
-        ({"attention": {"type": "GQA", "bias": "qkv"}}, "meta", "qkv.projection.bias', which a Llama .* cannot store"),
+        ({"attention": {"type": "MHA", "bias": True}}, "meta", "projection.bias', which a Llama .* cannot store"),
+        ({"attention": {"type": "GQA", "bias": "qkv"}}, "meta", "must be a Llama .* all four projections"),
         (
             {"attention": {"type": "GQA", "bias": "qkv", "qk_norm": "rmsnorm"}},
             "hf",
-            "no family of checkpoints computes .* in llama no query or key head has a norm; .* in qwen3 all four projections",
+            "no family of checkpoints .* in llama no query or key head has a norm; .* in qwen3 all four projections",
         ),
-        ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "meta", "q_norm.weight', which a Llama .* cannot store"),
+        ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "meta", "must be a Llama .* no query or key head"),
         ({"attention": {"type": "MHA", "qk_norm": "layernorm"}}, "hf", "norm must be axon-rmsnorm:rmsnorm .*layernorm"),
         ({"attention": {"type": "GQA", "qk_norm": {"type": "rmsnorm", "partial": 0.5}}}, "hf", "partial must be 1"),
         (
@@ -38,6 +38,13 @@ from axon_xllama.checkpoints import export_checkpoint
             "head_dim must be above 2 for a dyn",
         ),
         ({"attention": {"type": "GQA", "head_dim": 4}}, "meta", "head_dim must be dim / n_heads"),
+        (
+            {"feed_forward": "relu2"},
+            "hf",
+            "in llama the feed forward must be axon-xllama:swiglu, got axon-xllama:relu2",
+        ),
+        ({"layers": [{"every": 2, "rotary": "none"}]}, "meta", "must be a Llama .* all layers have the same parts"),
+        ({"rotary": "none"}, "hf", "rotary embedding must be .* got none"),
     ],
     ids=str,
 )

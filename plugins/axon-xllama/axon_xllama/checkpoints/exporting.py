@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,28 +12,30 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, CheckpointError, to_json
+from axon_core import NORMS, ROTARY_EMBEDDINGS, CheckpointError, to_json
 from axon_core.checkpoint import WEIGHTS, atomic_folder, check_weights, claimed_folder, load_config, read_tensor
+from axon_core.generation import published_sampling
 from axon_core.interfaces import Layout
 from axon_core.registry import Spec
-from axon_core.text import SentencePieceTokenizer, Tokenizer
+from axon_core.text import PipelineTokenizer, SentencePieceTokenizer, Tokenizer
 from axon_core.training import pinned_model_folder
 from axon_xllama.checkpoints import hugging_face, meta
+from axon_xllama.checkpoints.families import LlamaFamily
 from axon_xllama.checkpoints.importing import ProgressCallback
 from axon_xllama.checkpoints.layout import Notice, Settings, Stored, TensorPart, checkpoint_tensors, relayout
 from axon_xllama.checkpoints.rope import SCALINGS
 from axon_xllama.checkpoints.safetensors_files import nbytes, stored_in, write_safetensors
 from axon_xllama.checkpoints.tokenizer_files import InexpressibleError, tokenizer_files
+from axon_xllama.layers import NO_ROTARY
 from axon_xllama.model import XLlama
 
 Format = Literal["hf", "meta"]
+"""What `export_checkpoint` writes: a folder."""
 
 _RMS_NORM = "axon-rmsnorm:rmsnorm"
-_ATTENTIONS = ("axon-gqa:GQA", "axon-gqa:MQA", "axon-transformer:MHA")
-_FORMATS: dict[str, tuple[Layout, tuple[str, ...]]] = {
-    "hf": ("half", tuple(scaling.rotary for scaling in SCALINGS.values())),
-    "meta": ("interleaved", (SCALINGS["default"].rotary,)),
-}
+_LAYOUTS: dict[Format, Layout] = {"hf": "half", "meta": "interleaved"}
+_SCALED = tuple(scaling.rotary for scaling in SCALINGS.values())
+_ROTARIES = {"hf": _SCALED, "gguf": _SCALED, "meta": (SCALINGS["default"].rotary,)}
 
 
 def export_checkpoint(
@@ -69,9 +72,9 @@ def export_checkpoint(
 
 
 def _export(folder: Path, out: Path, format: Format, progress: ProgressCallback, notice: Notice) -> XLlama:
-    layout, rotaries = _FORMATS[format]
+    layout = _LAYOUTS[format]
     model = load_config(folder, XLlama)
-    _check_parts(model, format, rotaries)
+    check_parts(model, format)
     names = meta.NAMES if format == "meta" else hugging_face.names_of(model)
     stored = stored_in(folder / WEIGHTS)
     permuted = layout if Settings.of(model).layout != layout else None
@@ -86,7 +89,7 @@ def _export(folder: Path, out: Path, format: Format, progress: ProgressCallback,
     with atomic_folder(out) as new:
         if format == "hf":
             write_safetensors(new / WEIGHTS, {name: [part] for name, part in parts.items()}, advance)
-            _describe(new, model, parts, tokenizer, notice)
+            _describe(new, model, parts, tokenizer, published_sampling(folder), notice)
         else:
             tensors: dict[str, Tensor] = {}
             for name, part in parts.items():
@@ -102,12 +105,19 @@ def _export(folder: Path, out: Path, format: Format, progress: ProgressCallback,
     return model
 
 
-def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: Tokenizer, notice: Notice) -> None:
+def _describe(
+    folder: Path,
+    model: XLlama,
+    parts: dict[str, Stored],
+    tokenizer: Tokenizer,
+    published: Mapping[str, Any],
+    notice: Notice,
+) -> None:
     """Write the JSON files of a Hugging Face folder."""
     dtype = parts["model.embed_tokens.weight"].dtype
     files: dict[str, dict[str, Any]] = {
         "config.json": hugging_face.config_to_hugging_face(model, dtype, tokenizer),
-        "generation_config.json": hugging_face.marker_ids(tokenizer),
+        "generation_config.json": {**hugging_face.marker_ids(tokenizer), **published},
     }
     try:
         files |= tokenizer_files(tokenizer, model.config.context)
@@ -119,20 +129,37 @@ def _describe(folder: Path, model: XLlama, parts: dict[str, Stored], tokenizer: 
         files["tokenizer_config.json"] = {"add_bos_token": tokenizer.add_bos}
     for name, values in files.items():
         (folder / name).write_text(to_json(values, indent=2), encoding="utf-8")
+    if isinstance(tokenizer, PipelineTokenizer):
+        (folder / "tokenizer.json").write_bytes(tokenizer.pipeline)
+        if tokenizer.chat_template:
+            (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
 
 
-def _check_parts(model: XLlama, format: Format, rotaries: tuple[str, ...]) -> None:
+def check_parts(model: XLlama, format: str) -> None:
     """Check that the model computes what a Llama does; that it has the same tensors, `checkpoint_tensors` checks.
 
     Parts are recognised by who offers them: a part of another plugin may have the same name and tensors, but compute
     something else.
+
+    Args:
+        model: which is to be written.
+        format: `hf`, `meta` or `gguf`.
+
+    Raises:
+        CheckpointError: a part or setting has no place in the format.
     """
+    rotaries = _ROTARIES[format]
     if type(model) is not XLlama:  # a model from elsewhere may be derived from it
         raise CheckpointError(f"the model must be an XLlama for the format {format!r}, got a {type(model).__name__}")
     c = model.config
+    if format == "meta" and (reason := LlamaFamily().misfit(model)):
+        raise CheckpointError(f"the model must be a Llama for the format 'meta', where {reason}")
+    if c.rotary.type == NO_ROTARY:
+        raise CheckpointError(
+            f"the rotary embedding must be {' or '.join(rotaries)} for the format {format!r}, got none"
+        )
     qk_norm = Spec.of(given) if (given := c.attention.options.get("qk_norm")) else None
     for registry, spec, known in (
-        (ATTENTIONS, c.attention, _ATTENTIONS),
         (ROTARY_EMBEDDINGS, c.rotary, rotaries),
         (NORMS, c.norm, (_RMS_NORM,)),
         *([(NORMS, qk_norm, (_RMS_NORM,))] if qk_norm else []),

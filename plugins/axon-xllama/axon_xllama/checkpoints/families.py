@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from axon_core import CheckpointError, config
+from axon_core import ATTENTIONS, CheckpointError, config
 from axon_core.registry import Registry
 from axon_xllama.checkpoints.layout import Bias, Names, Settings, configured, real
 from axon_xllama.checkpoints.rope import rotary_from, rotary_to
+from axon_xllama.feed_forward import FEED_FORWARDS
 from axon_xllama.model import XLlama
 
 __all__ = ["CHECKPOINT_FAMILIES", "CheckpointFamily", "LlamaFamily", "Qwen2Family", "Qwen3Family"]
@@ -98,6 +99,10 @@ class LlamaFamily(CheckpointFamily):
     """Features of a head if `config.json` does not say; None for dim / n_heads."""
     off: ClassVar[Mapping[str, str]] = {"mlp_bias": "X-Llama's feed-forward has no bias"}
     """Settings that must be false, each with the reason."""
+    attentions: ClassVar[tuple[str, ...]] = ("axon-gqa:GQA", "axon-gqa:MQA", "axon-transformer:MHA")
+    """The attentions that compute what it does, qualified by their plugins: others may have the same name."""
+    feed_forwards: ClassVar[tuple[str, ...]] = ("axon-xllama:swiglu",)
+    """The feed-forwards that do."""
 
     def read(self, values: Mapping[str, Any]) -> XLlama.Config:
         """Return the X-Llama that a `config.json` describes.
@@ -122,6 +127,15 @@ class LlamaFamily(CheckpointFamily):
 
     def misfit(self, model: XLlama) -> str | None:
         """Return why this family does not compute what `model` does; None if it does."""
+        config = model.config
+        if config.layers:
+            return "all layers have the same parts"
+        for registry, spec, known in (
+            (ATTENTIONS, config.attention, self.attentions),
+            (FEED_FORWARDS, config.feed_forward, self.feed_forwards),
+        ):
+            if (found := registry.entry(spec.type).qualified) not in known:
+                return f"the {registry.name} must be {' or '.join(known)}, got {found}"
         settings = Settings.of(model)
         if self.qk_norm != (settings.qk_eps is not None):
             return "every query and key head has a norm" if self.qk_norm else "no query or key head has a norm"
@@ -202,8 +216,15 @@ CHECKPOINT_FAMILIES: Registry[CheckpointFamily] = Registry("checkpoint_family", 
 """Families by `model_type`; a plugin adds one in the entry-point group `axon.v1.checkpoint_family`."""
 
 
+_GEMMA = "its embeddings are multiplied by √dim, its norms by 1 + w, and its gate is a GELU"
+_REFUSED = dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), _GEMMA)
+"""Architectures that look like a Llama's, and why they are none."""
+
+
 def family_named(model_type: object) -> CheckpointFamily:
     """Return the family of a `model_type`. Raises `CheckpointError` if no installed plugin has it."""
+    if isinstance(model_type, str) and model_type in _REFUSED and model_type not in CHECKPOINT_FAMILIES:
+        raise CheckpointError(f"a {model_type} is not an X-Llama: {_REFUSED[model_type]}")
     if not isinstance(model_type, str) or model_type not in CHECKPOINT_FAMILIES:
         *others, last = map(repr, CHECKPOINT_FAMILIES)
         known = f"{', '.join(others)} or {last}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from axon_core import CheckpointError, parse_json
-from axon_core.text import Tokenizer
+from axon_core.text import PipelineTokenizer, Tokenizer
 from axon_xllama.checkpoints.families import SIZES, family_named, family_of
 from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked, checkpoint_tensors, skeleton
 from axon_xllama.checkpoints.safetensors_files import stored_in
@@ -87,6 +87,37 @@ def _same(head: Stored | None, embedding: Stored | None) -> bool:
     return head.shape == embedding.shape and bool(head.read().eq(embedding.read()).all())
 
 
+def read_pipeline(file: Path, folder: Path) -> PipelineTokenizer:
+    """Return the tokenizer of a `tokenizer.json`, with its markers and chat template as the `folder` says.
+
+    Raises:
+        CheckpointError: a file of the folder is damaged.
+        ValueError: the tokenizer cannot be used.
+        OSError: it cannot be read.
+        UsageError: the tokenizers library is not installed.
+    """
+    settings = folder / "tokenizer_config.json"
+    values = read_json(settings) if settings.exists() else {}
+    content = file.read_bytes()
+    ids = PipelineTokenizer(content).markers
+    begin, end = (ids.get(_content(values.get(name))) for name in ("bos_token", "eos_token"))
+    last = ends(folder)
+    return PipelineTokenizer(
+        content,
+        bos=begin,
+        eos=end if end is not None else next(iter(last), None),
+        add_bos=begin is not None and add_bos(folder),
+        other_ends=last,
+        chat_template=chat_template(folder),
+    )
+
+
+def _content(token: Any) -> str:
+    """Return the text of a marker, which older files give as an object."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else ""
+
+
 def add_bos(folder: Path) -> bool:
     """Return whether a text begins with `bos`, as Llama's do unless the folder says otherwise.
 
@@ -143,7 +174,10 @@ def chat_template(folder: Path) -> str:
     alone, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if alone.exists():
         return alone.read_bytes().decode("utf-8", "replace")
-    found = read_json(settings).get("chat_template") if settings.exists() else None
+    found: Any = read_json(settings).get("chat_template") if settings.exists() else None
+    if isinstance(found, list):  # several by name, as in files of 2024
+        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+        found = named.get("default")
     return found if isinstance(found, str) else ""
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from axon_core import CheckpointError, validate
+from axon_core import CheckpointError, to_json, validate
 from axon_core.checkpoint import WEIGHTS, atomic_folder, claimed_folder, save_config
-from axon_core.text import SentencePieceTokenizer
+from axon_core.generation import PUBLISHED, published_sampling
+from axon_core.text import SentencePieceTokenizer, Tokenizer
 from axon_xllama.chat import MARKERS
 from axon_xllama.checkpoints import hugging_face, llama2c, meta
 from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked
 from axon_xllama.checkpoints.safetensors_files import nbytes, write_safetensors
+from axon_xllama.gguf.reading import open_gguf
 from axon_xllama.model import XLlama
 
-CheckpointKind = Literal["llama2.c", "Meta", "Hugging Face"]
+CheckpointKind = Literal["llama2.c", "Meta", "Hugging Face", "GGUF"]
+_FILES: Mapping[str, CheckpointKind] = {".bin": "llama2.c", ".gguf": "GGUF"}
 ProgressCallback = Callable[[int, int], object]
 """Called with how many bytes were written just now, and how many there will be in all."""
 
@@ -35,9 +38,11 @@ def import_checkpoint(
     Everything is checked before the weights are read. They pass through memory one tensor at a time.
 
     Args:
-        path: a Hugging Face folder, one of Meta's, or a `.bin` of llama2.c version 0; the files tell which it is.
+        path: a Hugging Face folder, one of Meta's, a `.gguf` file, or a `.bin` of llama2.c version 0; the files tell
+            which it is.
         out: the folder to create; it must be new or empty.
-        tokenizer: the sentencepiece model; by default `tokenizer.model` beside the weights.
+        tokenizer: a sentencepiece model or a `tokenizer.json`; by default `tokenizer.model` beside the weights, or
+            `tokenizer.json` if that is missing or the checkpoint has a chat template.
         context: the sequence length the model was trained with, instead of what the checkpoint says.
         progress: called with how far it has come.
         notice: called with what is in the folder and is not imported as it stands.
@@ -55,8 +60,11 @@ def _import(
     path: Path, out: Path, tokenizer: Path | None, context: int | None, progress: ProgressCallback, notice: Notice
 ) -> XLlama:
     kind = _kind(path)
-    words = _tokenizer(path, kind, tokenizer)
-    config, tensors, names = _open(path, kind, words, context, notice)
+    if kind == "GGUF":
+        config, tensors, names, words = open_gguf(path)
+    else:
+        words = _tokenizer(path, kind, tokenizer)
+        config, tensors, names = _open(path, kind, words, context, notice)
     if words.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"the model's vocabulary must have a row for each of the tokenizer's tokens, but it has "
@@ -70,6 +78,8 @@ def _import(
         write_safetensors(folder / WEIGHTS, stacks, lambda written: progress(written, total))
         save_config(model, folder)
         words.save(folder)
+        if kind == "Hugging Face" and (published := published_sampling(path)):
+            (folder / PUBLISHED).write_text(to_json(dict(published)), encoding="utf-8")
     return model
 
 
@@ -83,7 +93,7 @@ def is_metas(path: Path) -> bool:
 
 
 def talks_as_llama_2(path: Path) -> bool:
-    """Whether the checkpoint at `path` comes with the chat format of Llama 2, which is that of `axon chat`.
+    """Whether the checkpoint at `path` comes with the chat format of Llama 2, which `axon chat` has without a template.
 
     Raises:
         CheckpointError: there is no checkpoint of a kind that can be imported, or a file of it is damaged.
@@ -94,11 +104,11 @@ def talks_as_llama_2(path: Path) -> bool:
 def _kind(path: Path) -> CheckpointKind:
     """Tell by its files what kind of checkpoint is at `path`."""
     if path.is_file():
-        if path.suffix != ".bin":
-            raise CheckpointError(f"{path} is a file; give the checkpoint's folder, or a .bin file of llama2.c")
-        return "llama2.c"
+        if path.suffix not in _FILES:
+            raise CheckpointError(f"{path} is a file; give the checkpoint's folder, a .gguf or a .bin of llama2.c")
+        return _FILES[path.suffix]
     if not path.is_dir():
-        raise CheckpointError(f"there is no {path}; give a checkpoint's folder, or a .bin file of llama2.c")
+        raise CheckpointError(f"there is no {path}; give a checkpoint's folder, a .gguf or a .bin of llama2.c")
     if (path / "params.json").exists():
         return "Meta"
     if (path / "config.json").exists():
@@ -109,7 +119,7 @@ def _kind(path: Path) -> CheckpointKind:
 
 
 def _open(
-    path: Path, kind: CheckpointKind, tokenizer: SentencePieceTokenizer, context: int | None, notice: Notice
+    path: Path, kind: CheckpointKind, tokenizer: Tokenizer, context: int | None, notice: Notice
 ) -> tuple[XLlama.Config, dict[str, Stored], Names]:
     """Return the config, the tensors and their naming."""
     match kind:
@@ -117,31 +127,40 @@ def _open(
             return *llama2c.open_llama2c(path), meta.NAMES
         case "Meta":
             return *meta.open_meta(path, tokenizer), meta.NAMES
-        case "Hugging Face":
+        case _:
             return hugging_face.open_hugging_face(path, context, notice)
 
 
-def _tokenizer(path: Path, kind: CheckpointKind, named: Path | None) -> SentencePieceTokenizer:
+def _tokenizer(path: Path, kind: CheckpointKind, named: Path | None) -> Tokenizer:
     """Return the tokenizer that is `named`, or the one beside the weights, with the folder's settings for its use."""
     folder = path.parent if kind == "llama2.c" else path
-    file = named or folder / "tokenizer.model"
-    pipeline = folder / "tokenizer.json"
+    model, pipeline = folder / "tokenizer.model", folder / "tokenizer.json"
     own = kind == "Hugging Face"
+    if named is not None:
+        file = named
+    elif own and pipeline.exists() and (not model.exists() or _speaks_otherwise(folder)):
+        file = pipeline
+    else:
+        file = model
     try:
+        if file.suffix == ".json":
+            return hugging_face.read_pipeline(file, folder if own else file.parent)
         return SentencePieceTokenizer(
             file.read_bytes(),
             add_bos=hugging_face.add_bos(folder) if own else True,
             other_ends=hugging_face.ends(folder) if own else (),
         )
     except FileNotFoundError:
-        only = f" {pipeline} is not used: only sentencepiece models can be read." if pipeline.exists() else ""
         raise CheckpointError(
-            f"the tokenizer {file} is missing; give its sentencepiece model, a tokenizer.model, with --tokenizer.{only}"
+            f"the tokenizer {file} is missing; give a sentencepiece model (tokenizer.model) or a tokenizer.json with "
+            "--tokenizer"
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
-        if file.suffix == ".json":
-            raise CheckpointError(
-                f"{file} is not a sentencepiece model, and tokenizers saved as JSON cannot be read yet; give the "
-                "tokenizer.model that the model was published with"
-            ) from None
-        raise CheckpointError(f"{file} is not a sentencepiece model of a Llama: {error}") from None
+        kind_of = "tokenizer.json that can be used" if file.suffix == ".json" else "sentencepiece model of a Llama"
+        raise CheckpointError(f"{file} is not a {kind_of}: {error}") from None
+
+
+def _speaks_otherwise(folder: Path) -> bool:
+    """Whether a folder has a chat template that is not Llama 2's: its markers are known to the tokenizer.json alone."""
+    template = hugging_face.chat_template(folder)
+    return bool(template) and not all(mark in template for mark in MARKERS)

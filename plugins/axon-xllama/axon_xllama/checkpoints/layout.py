@@ -87,9 +87,8 @@ class Settings:
     @classmethod
     def of(cls, model: XLlama) -> Settings:
         """Return the settings of a model whose parts are MHA, GQA or MQA, RMSNorm and a rotary embedding."""
-        attention, norm, rotary = (
-            cast(Any, model.get_submodule(name)).config for name in ("blocks.0.attention", "norm", "rotary")
-        )
+        attention, norm = (cast(Any, model.get_submodule(name)).config for name in ("blocks.0.attention", "norm"))
+        rotary = cast(Any, model.rotaries[0]).config
         return cls(
             n_kv_heads=getattr(attention, "n_kv_heads", attention.n_heads),
             head_dim=attention.head_dim,

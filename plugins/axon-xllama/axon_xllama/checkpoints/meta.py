@@ -51,7 +51,9 @@ def open_meta(folder: Path, tokenizer: Tokenizer) -> tuple[XLlama.Config, dict[s
     """
     params = read_json(folder / _PARAMS)
     if params.get("use_scaled_rope"):
-        raise CheckpointError("rope scaling 'use_scaled_rope' (Llama 3.1) is not supported; known: none")
+        raise CheckpointError(
+            "use_scaled_rope (Llama 3.1) does not say by which factor; import Hugging Face's folder instead"
+        )
     try:
         dim, n_heads, eps = params["dim"], params["n_heads"], real(params["norm_eps"])
         shards = _shards(folder)

@@ -86,7 +86,7 @@ def rotary_to(model: XLlama) -> dict[str, Any]:
     """
     found = ROTARY_EMBEDDINGS.entry(model.config.rotary.type).qualified
     kind, scaling = next((kind, scaling) for kind, scaling in SCALINGS.items() if scaling.rotary == found)
-    config = cast(Any, model.get_submodule("rotary")).config
+    config = cast(Any, model.rotaries[0]).config
     options = {theirs: getattr(config, ours) for theirs, ours in {**scaling.required, **scaling.optional}.items()}
     if _ORIGINAL in options:
         options[_ORIGINAL] = options[_ORIGINAL] or config.context

@@ -14,10 +14,12 @@ from axon_core.text import (
     ByteTokenizer,
     CharTokenizer,
     PieceKind,
+    PipelineTokenizer,
     SentencePiece,
     SentencePieceModel,
     SentencePieceTokenizer,
     Tokenizer,
+    byte_characters,
 )
 
 _SPACE = "▁"
@@ -38,13 +40,16 @@ def tokenizer_files(tokenizer: Tokenizer, context: int) -> dict[str, dict[str, A
         InexpressibleError: transformers cannot give the same ids.
     """
     match tokenizer:
+        case PipelineTokenizer():  # whose file is written as it is
+            return {"tokenizer_config.json": _settings(tokenizer, context)}
         case ByteTokenizer():
             pipeline, special = _bytes(), {"bos_token": (256, "<s>"), "eos_token": (257, "</s>")}
         case CharTokenizer():
-            pipeline, special = _characters(tokenizer), {}
+            characters = {tokenizer.piece(token).decode(): token for token in range(tokenizer.vocab_size)}
+            pipeline, special = characters_pipeline(characters), {}
         case SentencePieceTokenizer():
             model = SentencePieceModel.read(tokenizer.model)
-            pipeline, special = _sentencepiece(model), _specials(tokenizer, model)
+            pipeline, special = sentencepiece_pipeline(model), _specials(tokenizer, model)
         case _:
             raise InexpressibleError(f"a tokenizer of type {tokenizer.type!r} is unknown to transformers")
     begin = special["bos_token"] if tokenizer.add_bos else None
@@ -73,6 +78,19 @@ def tokenizer_files(tokenizer: Tokenizer, context: int) -> dict[str, dict[str, A
     }
 
 
+def _settings(tokenizer: PipelineTokenizer, context: int) -> dict[str, Any]:
+    """Return the settings beside a published `tokenizer.json`; texts may hold markers, as chat templates need."""
+    names = {"bos_token": tokenizer.name(tokenizer.bos), "eos_token": tokenizer.name(tokenizer.eos)}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{name: text for name, text in names.items() if text},
+        "add_bos_token": tokenizer.add_bos,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context,
+    }
+
+
 def _template(begin: tuple[int, str] | None) -> dict[str, Any]:
     """Return the step that puts `bos` before a text."""
     first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
@@ -90,16 +108,14 @@ def _template(begin: tuple[int, str] | None) -> dict[str, Any]:
 
 def _bytes() -> dict[str, Any]:
     """The bytes as the library's ByteLevel names them, by printable characters, and nothing to merge."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    names = byte_characters()
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     vocabulary = {names[byte]: byte for byte in range(256)} | {"<s>": 256, "</s>": 257}
     return {"pre_tokenizer": level, "decoder": level, "model": _bpe(vocabulary, [])}
 
 
-def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
-    """Each character is a word; an unknown one is an error, as in Axon."""
+def characters_pipeline(vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    """Return the steps by which each character is a word; an unknown one is an error, as in Axon."""
     return {
         "pre_tokenizer": {
             "type": "Split",
@@ -110,7 +126,7 @@ def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
         "decoder": {"type": "Fuse"},
         "model": {
             "type": "WordLevel",
-            "vocab": {tokenizer.piece(token).decode(): token for token in range(tokenizer.vocab_size)},
+            "vocab": dict(vocabulary),
             "unk_token": "no character of this vocabulary",
         },
     }
@@ -123,7 +139,12 @@ def _specials(tokenizer: SentencePieceTokenizer, model: SentencePieceModel) -> d
     return {name: (token, model.pieces[token].text) for name, token in named.items() if token is not None}
 
 
-def _sentencepiece(model: SentencePieceModel) -> dict[str, Any]:
+def sentencepiece_pipeline(model: SentencePieceModel) -> dict[str, Any]:
+    """Return the steps of the tokenizers library that give the ids of a sentencepiece model.
+
+    Raises:
+        InexpressibleError: there are none.
+    """
     if model.rule or model.merges_spaces or not model.marks_spaces or model.suffix:
         raise InexpressibleError("its sentencepiece model rewrites texts before it splits them")
     if any(count > 1 for count in Counter(piece.text for piece in model.pieces).values()):
