@@ -104,7 +104,7 @@ def test_each_example_counts_once_where_two_processes_compute_it(tmp_path: Path)
         ),
         (
             {"model": {**GROUPED, "hidden_dim": 15}, "trainer": CAUSAL},
-            "trainer.parallel.tensor must divide the hidden features of SwiGLU of axon_xllama, but 15 % 2 = "
+            "trainer.parallel.tensor must divide the hidden features of SwiGLU of axon-xllama, but 15 % 2 = "
             "1; change one of them",
         ),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -20,6 +19,7 @@ from jinja2.utils import Namespace
 
 from axon_core.errors import DataError, UsageError
 from axon_core.escaping import shortened
+from axon_core.json_text import to_json
 from axon_core.text.pipeline_tokenizer import PipelineTokenizer
 from axon_core.text.records import Message
 from axon_core.text.tokenizer import Tokenizer
@@ -174,7 +174,7 @@ def _tojson(
     """Return JSON without HTML escapes, as transformers does."""
     if indent is not None and not 0 <= int(indent) <= 16:
         raise _Excess("indents by more than 16 characters")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return to_json(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _indented(text: str, width: int = 4, first: bool = False, blank: bool = False) -> str:
