@@ -188,7 +188,7 @@ def test_a_text_shorter_than_the_context_is_refused():
     [
         ({"pth": "x"}, "pth: unknown field 'pth' \\(did you mean 'path'\\?\\)"),
         ({"held_out": 1.5}, "held_out: must be less than 1, got 1.5"),
-        ({"tokenizer": "morse"}, "tokenizer.type: must be one of byte, char, sentencepiece, got 'morse'"),
+        ({"tokenizer": "morse"}, "tokenizer.type: must be one of byte, char, sentencepiece, pipeline, got 'morse'"),
     ],
 )
 def test_settings_that_break_a_rule(values, message):

@@ -147,7 +147,7 @@ def test_the_joint_vocabulary_is_learnt_from_both_languages_and_spells_what_it_d
     [
         ("char", "tokenizer.type: must mark begin and end, as byte and sentencepiece do, but char does not"),
         ({"type": "sentencepiece", "vocab_size": 90000}, "sentencepiece cannot learn 90000 pieces"),
-        ("morse", "tokenizer.type: must be one of byte, char, sentencepiece, got 'morse'"),
+        ("morse", "tokenizer.type: must be one of byte, char, sentencepiece, pipeline, got 'morse'"),
     ],
 )
 def test_tokenizers_that_do_not_suit(tokenizer: object, message: str) -> None:
