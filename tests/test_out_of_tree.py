@@ -132,7 +132,7 @@ def test_trains_inside_x_llama_and_decodes_with_a_cache(installed: Site, key: st
     nbytes = installed.python(DECODE, run / "model")
     layers, batch, heads, head_dim, slots, size = 2, 2, 4, 8, 20, 4
     floats = {
-        "sliding_window": 5 * 2 * heads * head_dim,  # window − 1 tokens, however long the text
+        "sliding_window": 6 * 2 * heads * head_dim,  # those of the window, however long the text
         "alibi": slots * 2 * heads * head_dim,
         "differential": slots * 2 * heads * head_dim,
         "MLA": slots * (4 * head_dim + head_dim // 2),  # one latent and one rotated key for all heads
