@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
-from axon_core.interfaces import LayerCache, Scope, StateSpec, TensorSplit
+from axon_core.interfaces import LayerCache, Scope, StateSpec
 from axon_core.nn import attend
 from axon_gqa.attention import GroupedQueryAttention
 
@@ -67,10 +67,6 @@ class SlidingWindowAttention(GroupedQueryAttention):
     def state(self) -> Mapping[str, StateSpec]:
         """Keys and values of the tokens in the window."""
         return {name: replace(kept, window=self.config.window) for name, kept in super().state().items()}
-
-    def tensor_split(self) -> TensorSplit:
-        """Each process has the queries of its key/value heads."""
-        return super().tensor_split()
 
 
 def attend_near(
