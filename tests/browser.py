@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 )
+_NOTICED = ".axon-talk.busy, [data-testid=toast-body]"  # what else than a turn shows that a message was heard
+_UNHEARD = 10_000  # milliseconds after which a message is sent again that nothing answered
 WAIT = 60_000  # milliseconds, on a machine that does other things
 
 
@@ -38,6 +41,9 @@ class Tab:
     """
 
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
+        from playwright.sync_api import TimeoutError as TimedOut
+
+        self._timed_out = TimedOut
         self.context = browser.new_context(**options)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.page = self.context.new_page()
@@ -54,9 +60,19 @@ class Tab:
         return self
 
     def say(self, text: str) -> None:
-        """Write a message and send it."""
-        self.page.get_by_placeholder("Message").fill(text)
-        self.page.get_by_placeholder("Message").press("Enter")
+        """Write a message and send it, as often as it takes: a page that is shown may not listen yet."""
+        box, turns = self.page.get_by_placeholder("Message"), len(self.page.locator(".axon-turn").all())
+        answered = "turns => document.querySelectorAll('.axon-turn').length > turns || document.querySelector(%r)"
+        until = time.monotonic() + WAIT / 1000
+        while True:
+            box.fill(text)
+            box.press("Enter")
+            try:
+                self.page.wait_for_function(answered % _NOTICED, arg=turns, timeout=_UNHEARD)
+                return
+            except self._timed_out:
+                if time.monotonic() > until:
+                    raise
 
     def texts(self, role: str) -> list[str]:
         """What the user or the assistant has said."""

@@ -116,7 +116,7 @@ def worker(request: dict[str, Any], rank: int, attempt: int, port: int, logs: Pa
     }
     args = request["args"] + request.get("own_args", {}).get(str(rank), [])
     if act := request.get("acts", {}).get(str(rank)):
-        _act_at(act["step"], ACTS[act["what"]], act.get("attempt", 0) == attempt, act.get("times", 1))
+        _act_at(act["step"], ACTS[act["what"]], act.get("attempt", 0) == attempt, act.get("times", 1), act.get("late"))
     code = 1
     try:
         os.chdir(request["folder"])
@@ -133,16 +133,29 @@ def worker(request: dict[str, Any], rank: int, attempt: int, port: int, logs: Pa
         os._exit(code)
 
 
-def _act_at(step: int, act: Callable[[], None], now: bool, times: int) -> None:
+def _act_at(step: int, act: Callable[[], None], now: bool, times: int, late: bool | None = None) -> None:
+    """Act at the beginning of a step; or if `late`, as soon as all have agreed after it on whether they end."""
     if step < 0:  # before all
         return act()
-    note = loop.note_step
+    note, agree = loop.note_step, loop.agree
 
     def note_and_act(done: int) -> None:
         note(done)
         if now and done == step:
-            for _ in range(times):
-                act()
+            if late:
+                loop.agree = agree_and_act
+            else:
+                act_often()
+
+    def agree_and_act(value: int) -> int:
+        loop.agree = agree
+        agreed = agree(value)
+        act_often()
+        return agreed
+
+    def act_often() -> None:
+        for _ in range(times):
+            act()
 
     loop.note_step = note_and_act  # called at the beginning of each step
 

@@ -115,6 +115,15 @@ def test_one_process_ends_and_so_do_all_with_one_message(what: str, rank: int, s
     assert not (folder / "out/.lock").exists() or what == "killed"
 
 
+@pytest.mark.parametrize("what", ["terminated", "interrupted"])
+def test_a_signal_after_all_have_agreed_to_go_on_ends_all_after_the_next_step(what: str, server: Ask, folder: Path):
+    found = server(folder, "tiny.toml", "--out", "out", acts={1: {"step": 1, "what": what, "late": True}})
+    assert found["codes"] == [130, 130] and found["forced"] == [], errors(found)
+    told = [line for line in errors(found) if line.startswith("Error: ")]
+    assert len(told) == 1 and told[0].startswith("Error: interrupted after step 3; everything is saved."), told
+    assert (folder / "out/checkpoints/step-3").exists()
+
+
 def test_the_second_request_ends_at_once(server: Ask, folder: Path):
     acts = {0: {"step": 2, "what": "interrupted", "times": 2}, 1: {"step": 2, "what": "interrupted", "times": 2}}
     found = server(folder, "tiny.toml", "--out", "out", acts=acts)

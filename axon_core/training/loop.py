@@ -141,6 +141,7 @@ class Fit:
         self._hooks = hooks
         self._caught: list[int] = []
         self._ending: BaseException | None = None
+        self._ends = False  # as all processes have agreed: a signal may come to one of them at any time
         self._config = trainer.config
         self._strategy = strategy = strategy or strategy_of(trainer)
         self._examples = Examples(trainer, strategy, trainer.config.steps)
@@ -165,9 +166,9 @@ class Fit:
         told = report_progress_to(partial(self._hooks.emit, "eval_progress", fit=self))
         with first_signal(self.run is not None) as caught, forked(config.device), self._reported(), told:
             self._caught = caught
-            self._tell("fit_start")
+            self._agreed(self._tell("fit_start"))
             status = self._status(end)
-            while status is None and self._ending is None:
+            while status is None and not self._ends:
                 asked = self._agreed(self._tell("step_end", metrics=self._step()))
                 if self.run is not None and self.run.checkpoints.is_saving and agree(self.run.checkpoints.has_ended()):
                     self._complete_save()
@@ -176,11 +177,12 @@ class Fit:
                     with self._rescued(shared=False):
                         asked |= self._agreed(self._evaluate())
                 status = self._status(end, stop="stop" in asked)
-                if status is None and (caught or self._ending is not None):
+                if status is None and self._ends:
                     status = "interrupted"
                 regular = status in ("finished", "stopped") or "save" in asked or _due(state.step, config.save_every)
                 if status or regular:
                     self._save(interim=not regular, background=status is None and config.checkpoint_in_background)
+                    self._agreed(set())  # whether a hook of a process failed at the news
             # Also if nothing was left to do: the previous process may have been killed here.
             if (run := self.run) is not None and state.step:
                 first_does(run.publish)
@@ -302,8 +304,9 @@ class Fit:
             return set()
 
     def _agreed(self, asked: set[str]) -> set[str]:
-        """Return what hooks of any process ask for, and note if another process was interrupted or is to end."""
+        """Return what hooks of any process ask for; note whether all end: on a signal, or for the error of a hook."""
         if world() == 1:
+            self._ends = bool(self._caught) or self._ending is not None
             return asked
         said = {*asked, *(["interrupted"] if self._caught else []), *(["ending"] if self._ending else [])}
         flags = agree(sum(1 << i for i, flag in enumerate(_FLAGS) if flag in said))
@@ -312,6 +315,7 @@ class Fit:
             self._caught.append(0)
         if "ending" in agreed and self._ending is None:
             self._ending = PeerError("a hook of another process ended the training")
+        self._ends = not agreed.isdisjoint(("interrupted", "ending"))
         return agreed & {"save", "eval", "stop"}
 
     @contextmanager

@@ -71,14 +71,18 @@ class Peers:
 
     def __init__(self, store: Store, rank: int, world: int, meeting: str) -> None:
         self._rank, self._world = rank, world
+        self._has_store = True
         self._lasting = PrefixStore("axon", store)
         self._notes = PrefixStore(f"axon/{meeting}", store)
         self._notes.set(f"process/{rank}", to_json([platform.node(), os.getppid(), os.getpid()]))
 
     def note_step(self, step: int) -> None:
         """Let the others know how many steps this process has done; it takes some ten microseconds."""
-        with suppress(RuntimeError):
-            self._notes.set(f"step/{self._rank}", str(step))
+        if self._has_store:
+            try:
+                self._notes.set(f"step/{self._rank}", str(step))
+            except RuntimeError:  # each more would print the C++ stack of its failure
+                self._has_store = False
 
     def remember(self, name: str, value: str) -> None:
         """Keep a text for processes that torchrun starts again."""
