@@ -28,6 +28,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama with wide heads": ("llama", {"head_dim": 24}),
     "mistral with a window": ("mistral", {"sliding_window": 33}),
     "mistral without": ("mistral", {"sliding_window": None, "head_dim": 24}),
+    # With yarn or dynamic positions, transformers 5.23 makes no Mixtral whose config leaves `head_dim` open.
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 24}),
     "qwen3 with biases": ("qwen3", {"attention_bias": True, "head_dim": 16}),

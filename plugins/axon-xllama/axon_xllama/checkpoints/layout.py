@@ -215,12 +215,14 @@ def _check_sizes(tensors: Mapping[str, Stored], config: XLlama.Config, names: Na
             _stored(tensors, pattern.format(layer))
     with _fitting():
         attention = part_config(c, "attention", ATTENTIONS, Attention.Config, dim=c.dim, n_heads=c.n_heads)
-    for module, shape in (
-        ("embedding", (c.vocab_size, c.dim)),
-        ("attention.out", (c.dim, c.n_heads * attention.head_dim)),
-        ("feed_forward.gate_up", (c.hidden_dim, c.dim)),
-    ):
-        _shaped(tensors, names[module][0].format(0), shape)
+    shapes = {
+        "embedding": (c.vocab_size, c.dim),
+        "attention.out": (c.dim, c.n_heads * attention.head_dim),
+        "feed_forward.gate_up": (c.hidden_dim, c.dim),
+        "feed_forward.experts.0.gate_up": (c.hidden_dim, c.dim),
+    }
+    for module in (name for name in shapes if name in names):
+        _shaped(tensors, names[module][0].format(0), shapes[module])
 
 
 def _shaped(tensors: Mapping[str, Stored], name: str, shape: tuple[int, ...]) -> Stored:
