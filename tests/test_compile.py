@@ -99,6 +99,19 @@ def test_compiled_decoding_with_a_cache_that_drops_what_no_token_sees(monkeypatc
 
 @pytest.mark.slow
 @needs_compiler
+def test_a_window_of_any_order_is_compiled_once_for_every_length():
+    built = model({"type": "SWA", "window": 6}, layers=[{"every": 2, "attention": "GQA", "rotary": "none"}])
+    prompts = [[5, 6, 7], [8, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]  # of which one fills the window at once
+    expected = rows(built, prompts[:1], 20), rows(built, prompts, 20)
+    counters.clear()
+    assert (rows(built, prompts[:1], 20, compile=True), rows(built, prompts, 20, compile=True)) == expected
+    for prompt in ([[1, 2]], [list(range(30))]):
+        assert rows(built, prompt, 12, compile=True) == rows(built, prompt, 12)
+    assert counters["stats"]["unique_graphs"] == 2  # one row, and several
+
+
+@pytest.mark.slow
+@needs_compiler
 def test_one_compilation_for_every_length_and_one_for_every_number_of_rows():
     built = model()
     counters.clear()

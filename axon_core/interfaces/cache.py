@@ -30,6 +30,8 @@ class StateSpec:
     """None means the model's own dtype; a recurrent state usually needs float32."""
     window: int | None = None
     """How many tokens a query reaches back, its own included; only that many are kept."""
+    any_order: bool = False
+    """Whether the attention takes what a window keeps in any order, with the positions that `LayerCache.reach` gives."""
 
 
 class LayerCache:
@@ -58,6 +60,10 @@ class LayerCache:
             new: the entries of each state.
         """
         return tuple(self._append(name, entries, in_order) for name, entries in new.items())
+
+    def reach(self, scope: Scope, name: str) -> Scope:
+        """Return the scope in which the queries see what `append` has returned of a state that is in `any_order`."""
+        return scope
 
     def once(self, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Return what `make` returned the first time, contiguous: what cross-attention computes from a fixed memory."""
@@ -90,7 +96,8 @@ class LayerCache:
             return buffer[:, : self.start + n]
         size = buffer.shape[1]  # token t lies in slot t modulo this
         if n == 1 and not (in_order and self.start >= size):
-            buffer[:, self.start % size] = new[:, 0]
+            slot = torch.arange(self.start, self.start + 1, device=new.device) % size  # a compiled slot is no constant
+            buffer.index_copy_(1, slot, new.to(buffer.dtype))
             return buffer[:, : self.start + 1]
         first = self.start % size if self.start > size else 0
         before = torch.cat((buffer[:, first:], buffer[:, :first]), 1)[:, : self.start]
@@ -101,7 +108,10 @@ class LayerCache:
 
 
 class StaticLayerCache(LayerCache):
-    """The state of one layer of a `StaticCache`: one token goes to slot `slot`, and `visible` slots are read."""
+    """The state of one layer of a `StaticCache`: one token goes to slot `slot`, and `visible` slots are read.
+
+    Of a state with a window, these are counted modulo its size.
+    """
 
     def __init__(self, layer: LayerCache, slot: Int[Tensor, " 1"]) -> None:
         self.states, self.buffers, self._memory, self.start = layer.states, layer.buffers, layer._memory, layer.start
@@ -109,7 +119,20 @@ class StaticLayerCache(LayerCache):
 
     def _append(self, name: str, new: Tensor, in_order: bool) -> Tensor:
         buffer = self.buffers[name]
-        return buffer.index_copy_(1, self.slot, new.to(buffer.dtype))[:, : self.visible]
+        return buffer.index_copy_(1, self.slot % buffer.shape[1], new.to(buffer.dtype))[:, : self._read(name)]
+
+    def reach(self, scope: Scope, name: str) -> Scope:
+        """Return the scope in which the queries see what `append` has returned of a state that is in `any_order`."""
+        size, read = self.buffers[name].shape[1], self._read(name)
+        return scope.once(("ring", size), lambda: self._ring(scope, size, read))
+
+    def _read(self, name: str) -> int:
+        return torch.sym_min(self.visible, self.buffers[name].shape[1])
+
+    def _ring(self, scope: Scope, size: int, read: int) -> Scope:
+        held = self.slot - (self.slot - torch.arange(read, device=self.slot.device)) % size  # the token in each slot
+        keys = scope.keys[:, held.clamp(min=0)].masked_fill(held < 0, -1)
+        return Scope(scope.positions, keys, causal=True, padded=True)
 
 
 class CacheStep(NamedTuple):
@@ -151,13 +174,14 @@ class Cache:
     def make_static(self, block: int) -> Cache:
         """Return a `StaticCache` of the same memory, to be used instead of this one from now on.
 
-        A cache with a horizon, a window or a state that is not per token cannot be static: it returns itself.
+        A cache with a horizon, a window that must be kept in order or a state that is not per token cannot be static:
+        it returns itself.
 
         Args:
             block: how many more slots become visible when the visible ones are full (`StaticCache.reserve`).
         """
         states = [state for layer in self.layers for state in layer.states.values()]
-        if self.horizon is None and all(state.per_token and state.window is None for state in states):
+        if self.horizon is None and all(s.per_token and (s.window is None or s.any_order) for s in states):
             return StaticCache(self, block)
         return self
 
@@ -268,7 +292,7 @@ class StaticCache(Cache):
         """Take over the memory of `grown` (`Cache.make_static`).
 
         Args:
-            grown: a cache without a horizon, whose states are all per token and without a window.
+            grown: a cache without a horizon, whose states are all per token, and those with a window in any order.
             block: how many more slots become visible when the visible ones are full: larger blocks mean fewer
                 captures; smaller ones, fewer unused slots read.
         """

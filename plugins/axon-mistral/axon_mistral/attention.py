@@ -62,11 +62,13 @@ class SlidingWindowAttention(GroupedQueryAttention):
         q, k = scope.rotate(self.rotary, self.q_norm(q), self.k_norm(k))
         if cache is not None:
             k, v = cache.append(k=k, v=v, in_order=not _masks_nothing(scope))
+            scope = cache.reach(scope, "k")
         return self.out(attend_near(q, k, v, scope, self.config.window).flatten(-2))
 
     def state(self) -> Mapping[str, StateSpec]:
         """Keys and values of the tokens in the window."""
-        return {name: replace(kept, window=self.config.window) for name, kept in super().state().items()}
+        kept = super().state().items()
+        return {name: replace(state, window=self.config.window, any_order=True) for name, state in kept}
 
 
 def attend_near(
