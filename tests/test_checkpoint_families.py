@@ -1,4 +1,4 @@
-"""Every family of checkpoints beside transformers, in both directions: logits, greedy tokens, weights, whole folders."""
+"""Every family of checkpoints beside transformers, both ways: logits, greedy tokens, weights, whole folders."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from axon_core.cli import main
 from axon_core.interfaces.model import CausalLM
 from axon_core.progress import Clock
 from axon_core.text.corpus import TextData
+from axon_core.training import evaluation
 from axon_core.training.build import build_trainer
 from axon_core.training.callbacks.progress import Progress
 from axon_core.training.evaluation import held_out_likelihood, report_progress_to
@@ -109,6 +110,21 @@ def test_an_evaluation_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, run:
         held_out_likelihood(model, data)
     of = len(data.held_out) - 1
     assert told[-1] == (of, of) and len(told) > 1 and told == sorted(told)
+
+
+def test_long_windows_of_a_large_vocabulary_are_evaluated_few_at_a_time(run: Path, monkeypatch):
+    model, tokenizer = load_pretrained(run / "model", CausalLM)
+    data = TextData.of("the " * 400, tokenizer, held_out=0.9)
+    rows: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))  # pyright: ignore
+    found = held_out_likelihood(model, data)
+    assert max(rows) > 3
+    rows.clear()
+    monkeypatch.setattr(evaluation, "_SCORES", 3 * model.config.context * model.config.vocab_size)
+    again = held_out_likelihood(model, data)
+    assert max(rows) == 3 and again["loss"] == pytest.approx(found["loss"], rel=1e-6)
+    short = held_out_likelihood(model, data, context=4)
+    assert short["tokens"] == found["tokens"] and short["loss"] != found["loss"]
 
 
 def test_progress_shows_the_evaluation_of_a_training(tmp_path: Path, short_text: Path, capsys):

@@ -1,4 +1,4 @@
-"""A pattern of layers as in today's models: every fourth sees all and has no positions, others have windows or experts."""
+"""A pattern of layers: every fourth sees all and has no positions, the others have windows, one of them experts."""
 
 from __future__ import annotations
 

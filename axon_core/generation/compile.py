@@ -79,10 +79,10 @@ def compiled(model: CausalLM) -> Step:
     """Return `step` for this model, compiled when it is first run.
 
     It is compiled once for a single row and once for several. For a cache that cannot be static, several rows compile
-    once without padding and once with it; if it has a window kept in order, at most once more for each of these, as it fills. The
-    lengths of the rows, their number and the cache's capacity are variables of the compiled code. If PyTorch finds no
-    compiler, a warning says so, and the model runs uncompiled. The compiled code depends on the model's modules, their
-    configs and hooks, and the shapes, dtypes and ties of its weights, but not on their values.
+    once without padding and once with it; if it keeps a window in order, at most once more for each of these, as it
+    fills. The lengths of the rows, their number and the cache's capacity are variables of the compiled code. If PyTorch
+    finds no compiler, a warning says so, and the model runs uncompiled. The compiled code depends on the model's
+    modules, their configs and hooks, and the shapes, dtypes and ties of its weights, but not on their values.
     """
     first: dict[int, int] = {}  # where each tensor first occurs: which ones are tied
     tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}

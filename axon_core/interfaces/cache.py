@@ -31,7 +31,7 @@ class StateSpec:
     window: int | None = None
     """How many tokens a query reaches back, its own included; only that many are kept."""
     any_order: bool = False
-    """Whether the attention takes what a window keeps in any order, with the positions that `LayerCache.reach` gives."""
+    """Whether the attention takes a window's tokens in any order, with the positions that `LayerCache.reach` gives."""
 
 
 class LayerCache:

@@ -31,6 +31,9 @@ __all__ = [
     "track_progress",
 ]
 
+_SCORES = 1 << 28
+"""Scores of tokens that an evaluation computes at once, if one row has fewer: 1 GB."""
+
 T = TypeVar("T")
 Listener = Callable[..., object]
 """Called with the keywords `done` and `total`, how much of how much is done, and `doing`, a word for what."""
@@ -116,16 +119,23 @@ class TextEvaluation(Trainer.Evaluation):
 
 
 @torch.no_grad()
-def held_out_likelihood(model: CausalLM, data: LanguageData, most: int | None = None) -> dict[str, float]:
+def held_out_likelihood(
+    model: CausalLM, data: LanguageData, most: int | None = None, context: int | None = None
+) -> dict[str, float]:
     """Return `loss` in nats per token, `bits_per_byte`, and the number of `tokens`, of what is held out.
 
-    With `most`, about that many tokens are read, in windows spread evenly over the part.
+    Args:
+        model: what is evaluated.
+        data: the text.
+        most: about how many tokens are read, in windows spread evenly over the part; by default all.
+        context: tokens of a window; by default the model's context.
     """
-    context, device = model.config.context, next(model.parameters()).device
+    context, device = context or model.config.context, next(model.parameters()).device
+    rows = max(1, min(64, _SCORES // (context * model.config.vocab_size)))
     total, tokens, length = torch.zeros((), dtype=torch.float64), 0, 0
     expected = min(data.held_out_targets, most or data.held_out_targets)
     lengths = piece_lengths(data.tokenizer)
-    examples = data.held_out_examples(context, 64, most)
+    examples = data.held_out_examples(context, rows, most)
     for batch in track_own(examples, expected, lambda batch: batch["tokens"][:, 1:].numel()):
         rows = {name: part.to(device) for name, part in batch.items()}
         logits = model(rows["tokens"][:, :-1], documents=rows.get("documents"))

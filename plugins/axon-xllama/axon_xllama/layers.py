@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import lcm
+from typing import Self
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from axon_core import config
 from axon_core.registry import Spec
 
-__all__ = ["LayerPattern", "layer_part"]
+__all__ = ["LayerPattern", "layer_part", "unreached"]
 
 NO_ROTARY = "none"
 """The rotary embedding of a layer that rotates nothing."""
@@ -26,6 +28,12 @@ class LayerPattern(config.Config):
     """The rotary embedding; `none` for positions that are not encoded."""
     feed_forward: Spec | None = None
     """The feed-forward."""
+
+    @model_validator(mode="after")
+    def _rotates_nothing(self) -> Self:
+        if self.rotary is not None and self.rotary.type == NO_ROTARY and self.rotary.options:
+            raise ValueError(f"rotary none has no options, got {', '.join(self.rotary.options)}; remove them")
+        return self
 
 
 def layer_part(model: config.Config, patterns: Sequence[LayerPattern], layer: int, name: str) -> tuple[Spec, list[str]]:
@@ -44,3 +52,12 @@ def layer_part(model: config.Config, patterns: Sequence[LayerPattern], layer: in
                 return found, ["layers", str(number), name]
             break
     return getattr(model, name), [name]
+
+
+def unreached(patterns: Sequence[LayerPattern], n_layers: int) -> list[int]:
+    """Return the numbers of the patterns that decide nothing, since no layer has them or all are an earlier one's."""
+    deciding = (
+        next((number for number, pattern in enumerate(patterns) if (layer + 1) % pattern.every == 0), None)
+        for layer in range(min(n_layers, lcm(*(pattern.every for pattern in patterns))))  # after which they repeat
+    )
+    return sorted(set(range(len(patterns))) - set(deciding))

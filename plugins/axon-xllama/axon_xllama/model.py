@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Self, cast
 
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from axon_core import ATTENTIONS, NORMS, ROTARY_EMBEDDINGS, ContractError, Count, UsageError, at
@@ -23,7 +23,7 @@ from axon_core.interfaces import (
 from axon_core.nn import Linear
 from axon_core.registry import Spec, part
 from axon_xllama.feed_forward import FEED_FORWARDS, FeedForwardLayer
-from axon_xllama.layers import NO_ROTARY, LayerPattern, layer_part
+from axon_xllama.layers import NO_ROTARY, LayerPattern, layer_part, unreached
 
 
 class Block(nn.Module):
@@ -80,6 +80,15 @@ class XLlama(CausalLM):
         """The norm before each part of a layer and before the head (arXiv 2302.13971, Section 2.2)."""
         tie_embeddings: bool = False
         """Whether the head's weights are the embedding's; Llama 2 does not tie them."""
+
+        @model_validator(mode="after")
+        def _reached(self) -> Self:
+            for number in unreached(self.layers, self.n_layers):
+                raise ValueError(
+                    f"layers.{number} must decide about a layer, but with `every` {self.layers[number].every} it has "
+                    f"none of {self.n_layers} that an earlier pattern leaves; make it smaller, or move the pattern up"
+                )
+            return self
 
     config: Config
 

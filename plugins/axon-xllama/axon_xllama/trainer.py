@@ -22,12 +22,18 @@ class CausalLMTrainer(Trainer):
 
     Works with any registered `CausalLM`, under the role `model`: a new one, or a saved one if the recipe's table
     `[model]` is a `Saved`. The loss is next-token cross-entropy as in arXiv 2302.13971, Section 2; evaluation covers
-    the held-out part, in windows of the model's context.
+    the held-out part, in windows as long as those of training.
+
+    Raises:
+        ConfigError: the windows are longer than the model's context.
     """
 
     class Config(Trainer.Config):
         """Settings of causal language modelling, in addition to those of every trainer."""
 
+        context: PositiveInt | None = None
+        """Tokens of a window that is trained on and evaluated; by default the model's context, which it cannot exceed.
+        """
         prompt: str | None = None
         """What the text shown after training continues; left out, the beginning of the held-out part."""
         eval_tokens: PositiveInt = 250_000
@@ -50,7 +56,11 @@ class CausalLMTrainer(Trainer):
         super().__init__(config, models)
         self.model = require_role(models, "model", CausalLM, "causal_lm")
         self.data = data
-        self._examples = data.examples(self.model.config.context, Key((config.seed, "windows")))
+        self.context = config.context or self.model.config.context
+        if self.context > self.model.context:
+            rule = f"must be at most the model's context of {self.model.context}, got {self.context}"
+            raise ConfigError([(("trainer", "context"), rule)])
+        self._examples = data.examples(self.context, Key((config.seed, "windows")))
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
@@ -98,7 +108,7 @@ class CausalLMTrainer(Trainer):
 
         If that is not the whole part, `held_out_tokens` says how many it has.
         """
-        found = held_out_likelihood(self.model, self.data, self.config.eval_tokens)
+        found = held_out_likelihood(self.model, self.data, self.config.eval_tokens, self.context)
         return {**found, **coverage("tokens", found["tokens"], self.data.held_out_targets)}
 
     def sample(self) -> str:

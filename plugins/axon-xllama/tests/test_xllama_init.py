@@ -78,6 +78,16 @@ def test_a_recipe_takes_a_saved_model_in_place_of_its_own(saved: XLlama) -> None
     assert built(init="run").models["model"].state_dict().keys() == saved.state_dict().keys()  # a run's folder will do
 
 
+def test_its_context_may_be_longer_than_the_passages(saved: XLlama, capsys) -> None:
+    tables = {name: dict(table) for name, table in Recipe.load("more.toml").tables.items()}
+    tables["trainer"]["context"] = 5
+    trainer = build_trainer(Recipe.of(tables, "more", "more.toml"))
+    assert trainer.batch(0)["tokens"].shape == (2, 6) and trainer.model.config.context == 8
+    assert "trainer.context: must be at most the model's context of 8, got 9" in failure(
+        capsys, 2, "--set", "trainer.context=9"
+    )
+
+
 def test_variables_in_the_place_are_filled_in(saved: XLlama, monkeypatch) -> None:
     monkeypatch.setenv("MODELS_HERE", str(Path.cwd()))
     assert built(init="$MODELS_HERE/saved").models["model"].config == saved.config

@@ -85,6 +85,8 @@ def test_the_pattern_survives_saving(tmp_path):
             ConfigError,
             r"layers\.0\.attention\.n_kv_heads: n_kv_heads m",
         ),
+        ({"every": 9}, ConfigError, r"layers\.0 must decide about a layer, but with `every` 9 it has none of 8"),
+        ({"rotary": {"type": "none", "base": 3}}, ConfigError, r"layers\.0: rotary none has no options, got base"),
         ({"atention": "GQA"}, ConfigError, r"layers\.0\.atention: unknown field .*did you mean 'attention'"),
     ],
     ids=str,
@@ -92,3 +94,9 @@ def test_the_pattern_survives_saving(tmp_path):
 def test_patterns_that_break_a_rule(pattern, error, message):
     with pytest.raises(error, match=message):
         build(layers=[pattern])
+
+
+def test_a_pattern_that_an_earlier_one_leaves_no_layer_is_refused():
+    build(layers=[{"every": 4}, {"every": 2, "attention": "MHA"}, {"attention": "MQA"}])
+    with pytest.raises(ConfigError, match=r"layers\.1 must decide about a layer, .* it has none of 8 that an earlier"):
+        build(layers=[{"every": 2}, {"every": 4, "attention": "MHA"}])
