@@ -79,9 +79,7 @@ def test_a_recipe_takes_a_saved_model_in_place_of_its_own(saved: XLlama) -> None
 
 
 def test_its_context_may_be_longer_than_the_passages(saved: XLlama, capsys) -> None:
-    tables = {name: dict(table) for name, table in Recipe.load("more.toml").tables.items()}
-    tables["trainer"]["context"] = 5
-    trainer = build_trainer(Recipe.of(tables, "more", "more.toml"))
+    trainer = build_trainer(Recipe.load("more.toml", ["trainer.context=5"]))
     assert trainer.batch(0)["tokens"].shape == (2, 6) and trainer.model.config.context == 8
     assert "trainer.context: must be at most the model's context of 8, got 9" in failure(
         capsys, 2, "--set", "trainer.context=9"
