@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from math import prod
 from pathlib import Path
@@ -114,11 +115,13 @@ def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) ->
     header, entries, _ = read_header(file)
     names = {name: (same, tensor) for same, tensor in _shared(model) for name in same}
     digest = hashlib.sha256(header)
-    for stored in sorted(entries, key=lambda name: entries[name]["data_offsets"]):  # without gaps, as they are checked
-        with safe_open(file, "pt") as opened:  # for each, so that what was read does not stay in memory
-            mapped: Tensor = opened.get_tensor(stored)
-        digest.update(mapped.flatten().view(torch.uint8).numpy().data)
-        _give(model if into is None else into, *names[stored], mapped)
+    with ThreadPoolExecutor(1) as pool:
+        for stored in sorted(entries, key=lambda name: entries[name]["data_offsets"]):  # without gaps, as is checked
+            with safe_open(file, "pt") as opened:  # for each, so that what was read does not stay in memory
+                mapped: Tensor = opened.get_tensor(stored)
+            hashed = pool.submit(digest.update, mapped.flatten().view(torch.uint8).numpy().data)
+            _give(model if into is None else into, *names[stored], mapped)
+            hashed.result()
     return digest.hexdigest()
 
 

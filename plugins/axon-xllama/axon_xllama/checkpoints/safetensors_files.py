@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -44,7 +47,7 @@ def stored_in(file: Path) -> dict[str, Stored]:
 
 
 def write_safetensors(file: Path, tensors: Mapping[str, Sequence[Stored]], progress: Callable[[int], object]) -> None:
-    """Write a safetensors file whose tensors are stacks of rows, with one of the parts in memory at a time.
+    """Write a safetensors file whose tensors are stacks of rows: while a part is written, the next one is read.
 
     The library only writes what is in memory as a whole, hence this function. Format: eight bytes for the length of the
     header, the header as JSON, then the tensors without gaps. `progress` is called with how many bytes were written.
@@ -59,11 +62,22 @@ def write_safetensors(file: Path, tensors: Mapping[str, Sequence[Stored]], progr
         header[name] = {"dtype": _CODES[parts[0].dtype], "shape": shape, "data_offsets": [begin, end]}
     text = to_json(header).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("wb") as stream:
+    with file.open("wb") as stream, closing(read_ahead(part for _, parts in ordered for part in parts)) as read:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for _, parts in ordered:
-            for part in parts:
-                progress(stream.write(_bytes(part.read())))
+        for tensor in read:
+            progress(stream.write(_bytes(tensor)))
+
+
+def read_ahead(parts: Iterable[Stored]) -> Generator[Tensor]:
+    """Yield the tensors, each read while its predecessor is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[Tensor]] = deque()
+        for part in parts:
+            waiting.append(pool.submit(part.read))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def nbytes(tensors: Mapping[str, Sequence[Stored]]) -> int:
