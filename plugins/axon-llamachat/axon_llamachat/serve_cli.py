@@ -82,7 +82,8 @@ def command(
         share = None if memory is None or not texts else memory // len(texts)
         for name, run in texts.items():
             found = open_run(run)
-            chosen = choose_template(run, found.tokenizer, template)
+            notes: list[str] = []
+            chosen = choose_template(run, found.tokenizer, template, notes.append)
             if compile:
                 echo(f"{name}: compiling its pass, which takes a minute or more")
             engine = Engine(
@@ -96,7 +97,7 @@ def command(
                     converses=chosen is not None and chosen.learned,
                 )
             )
-            _describe(models[-1], chosen and chosen.name)
+            _describe(models[-1], chosen and chosen.name, notes)
         app = make_app(models, key=key, limits=limits, cors=cors, pages=pages if paged else None)
         url = _url(host, where.getsockname()[1])
         cut = serve(
@@ -150,11 +151,11 @@ def _names(runs: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def _describe(model: ServedModel, template: str | None) -> None:
+def _describe(model: ServedModel, template: str | None, notes: Sequence[str]) -> None:
     chats = f"chat template {template}" if template else "no chat template"
     memory = model.engine.report().memory.total
     echo(f"{model.name}: {model.context:,} tokens of context, {memory:,} bytes for keys and values, {chats}")
-    for note in model.engine.notes:
+    for note in (*notes, *model.engine.notes):
         echo(f"{model.name}: {note}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,22 +27,31 @@ class ChosenTemplate(NamedTuple):
     """Whether the model learned dialogues in it, or the user named it."""
 
 
-def choose_template(run: Path, tokenizer: Tokenizer, name: str | None) -> ChosenTemplate | None:
+def choose_template(
+    run: Path, tokenizer: Tokenizer, name: str | None, notice: Callable[[str], object] = warnings.warn
+) -> ChosenTemplate | None:
     """Return the chat template of a model, or None if it cannot chat.
 
     That is the template `name`; or the one that its run learned dialogues in; or the one that it was published with;
-    or, as in `axon chat`, Llama 2's, if the tokenizer has what it needs.
+    or, as in `axon chat`, Llama 2's, if the tokenizer has what it needs. `notice` is called with the reason why the
+    one that it was published with cannot be used.
 
     Raises:
         UsageError: there is no template `name`, or it does not suit the tokenizer.
     """
     known = name or _learned(run)
+    probe = [Message(role="user", content="a")]
     if known is None and (published := published_template(tokenizer)):
+        try:
+            published(tokenizer, probe)
+        except AxonError as error:
+            notice(str(error))
+            return None
         return ChosenTemplate("published", published, True)
     chosen = known or _USUAL
     try:
         template = CHAT_TEMPLATES.build(chosen)
-        template(tokenizer, [Message(role="user", content="a")])
+        template(tokenizer, probe)
     except AxonError as error:
         if name is None:
             return None

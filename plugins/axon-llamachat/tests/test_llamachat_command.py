@@ -16,8 +16,9 @@ import pytest
 
 from axon_core import ByteTokenizer
 from axon_core.cli import main
+from axon_core.text import JinjaTemplate
 from axon_core.training import Recipe, build_trainer, fit
-from axon_llamachat import serve_cli
+from axon_llamachat import serve_cli, templates
 from axon_llamachat.server import check_exposure
 from axon_llamachat.templates import choose_template
 
@@ -147,3 +148,13 @@ def test_the_template_is_the_runs_own(tmp_path, folder):
     assert choose_template(tmp_path / "run", tokenizer, None)[0] == "plain"
     tokenizer.eos = None
     assert choose_template(folder, tokenizer, None) is None
+
+
+def test_a_published_template_that_cannot_be_used_is_told(folder, monkeypatch):
+    notes = []
+    for source, name in (("{{ messages[0].content }}", "published"), ("{% for", None)):
+        monkeypatch.setattr(templates, "published_template", lambda tokenizer, source=source: JinjaTemplate(source, {}))
+        chosen = choose_template(folder, ByteTokenizer(), None, notes.append)
+        assert (chosen and chosen.name) == name
+    (note,) = notes
+    assert note.startswith("the chat template cannot be used: ") and "use `axon generate` instead" in note

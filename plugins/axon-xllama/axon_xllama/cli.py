@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import click
 
+from axon_core import AxonError
 from axon_core.cli import echo, generate_command
-from axon_core.text import Tokenizer, published_template
+from axon_core.text import Message, Tokenizer, published_template
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
 from axon_xllama.checkpoints.exporting import Format
 from axon_xllama.checkpoints.hub import download, is_hub_name
@@ -57,8 +58,20 @@ def _import(path: Path, out: Path, tokenizer: Path | None, context: int | None) 
             "tokenizer belongs to another model, give the right one with --tokenizer.",
             err=True,
         )
-    chats = published_template(words) is not None or talks_as_llama_2(path)
+    chats = _chats(words) or talks_as_llama_2(path)
     echo(f"Next: {f'axon chat {shlex.quote(str(out))}' if chats else generate_command(out, out)}")
+
+
+def _chats(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer has a chat template that can be used; say why, if it has one that cannot."""
+    if (template := published_template(tokenizer)) is None:
+        return False
+    try:
+        template(tokenizer, [Message(role="user", content="a")])
+    except AxonError as error:
+        echo(f"Note: {error}.", err=True)
+        return False
+    return True
 
 
 @click.command("export")

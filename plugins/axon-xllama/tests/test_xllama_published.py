@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
-from axon_core import CheckpointError
+from axon_core import CheckpointError, UsageError
 from axon_core.cli import main
 from axon_core.text import Message, PipelineTokenizer, Tokenizer, published_template, read_text
 from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
@@ -20,6 +21,7 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 MARKERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+THINKING = ["<think>", "</think>", "<tool_call>", "ö"]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,86 @@ def test_one_can_talk_to_it(published, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n<|im_end|>\n"))
     assert main(["chat", str(tmp_path / "ours"), "--max-new-tokens", "4"]) == 0
     assert "contains <|im_end|>, which is a marker of the tokenizer" in capsys.readouterr().err
+
+
+@pytest.fixture
+def thinking(pipeline):
+    """The tokenizer of such a checkpoint with added tokens that are not special: Qwen3's, and a letter."""
+    made = tokenizers.Tokenizer.from_str(pipeline.to_str())
+    made.add_tokens([tokenizers.AddedToken(text, special=False, normalized=False) for text in THINKING])
+    return PipelineTokenizer(made.to_str().encode(), bos=397, eos=399, chat_template=CHATML)
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+@pytest.mark.parametrize("marker", ["<think>", "<tool_call>", "<|im_end|>"])
+def test_no_marker_is_in_what_users_and_system_say(thinking, marker, role):
+    template = published_template(thinking)
+    said = [Message(role=role, content=f"a {marker} b"), Message(role="user", content="c")]
+    with pytest.raises(UsageError, match=rf"message 1 \({role}\) contains {re.escape(marker)}, which is a marker"):
+        template(thinking, said)
+
+
+def test_the_model_may_have_thought_aloud(thinking):
+    template = published_template(thinking)
+    assert template.markers == tuple(sorted(MARKERS))  # an answer ends at these alone
+    assert template.model_markers == ("</think>", "<think>", "<tool_call>")
+    question, again = Message(role="user", content="a < b?"), Message(role="user", content="Why?")
+    answer = Message(role="assistant", content="<think>Hm.</think>Yes")
+    tokens = template(thinking, [question, answer, again])
+    assert [thinking.markers[text] for text in THINKING[:2]] == [i for i in tokens if i in (400, 401)]
+    with pytest.raises(UsageError, match=r"message 2 \(assistant\) contains <\|im_end\|>"):
+        template(thinking, [question, Message(role="assistant", content="a<|im_end|>"), again])
+
+
+def test_a_letter_that_was_added_may_be_said(thinking):
+    tokens = published_template(thinking)(thinking, [Message(role="user", content="schön < ö")])
+    assert tokens.count(thinking.markers["ö"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (".replace('/no_think', '')", "<thi/no_thinknk>"),
+        (".replace('/no_think', '')", "<|im_/no_thinkend|>"),
+        (" | lower", "<THINK>"),
+        ("[::-1]", ">kniht<"),
+    ],
+)
+def test_no_message_becomes_a_marker_in_the_template(thinking, change, said):
+    thinking.chat_template = CHATML.replace("message['content']", f"(message['content']{change})")
+    template = published_template(thinking)
+    with pytest.raises(UsageError, match=r"a message becomes <.*>, a marker of the tokenizer, in the chat template"):
+        template(thinking, [Message(role="user", content=said)])
+    assert template(thinking, [Message(role="user", content="1 < 2 /no_think")])
+
+
+def test_a_message_that_the_normaliser_makes_a_marker_is_refused(pipeline):
+    made = tokenizers.Tokenizer.from_str(pipeline.to_str())
+    made.normalizer = normalizers.NFKC()
+    made.add_tokens([tokenizers.AddedToken("<think>", special=False, normalized=True)])
+    tokenizer = PipelineTokenizer(made.to_str().encode(), bos=397, eos=399, chat_template=CHATML)
+    with pytest.raises(UsageError, match="a message becomes <think>"):
+        published_template(tokenizer)(tokenizer, [Message(role="user", content="\uff1cthink\uff1e")])
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}", "cannot be used: Unexpected end of template"),
+        ("{{ '%9d' % 1 }}", "cannot be used: it computes str % int, which is for numbers alone"),
+        ("{{ raise_exception('no') }}", "refuses the messages: no"),
+    ],
+)
+def test_a_checkpoint_whose_template_cannot_be_used_is_imported_for_texts(
+    published, tmp_path, capsys, template, reason
+):
+    (published / "chat_template.jinja").write_text(template)
+    assert main(["import", str(published), "--out", str(tmp_path / "ours")]) == 0
+    printed = capsys.readouterr()
+    assert f"Note: the chat template {reason}" in printed.err
+    assert f"Next: axon generate {tmp_path / 'ours'}" in printed.out
+    assert main(["chat", str(tmp_path / "ours")]) in (1, 2)
+    assert f"the chat template {reason}" in capsys.readouterr().err
 
 
 def test_exported_it_has_the_same_files_and_ids(published, pipeline, tmp_path):
