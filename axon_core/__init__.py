@@ -20,6 +20,7 @@ _find, __dir__, __all__ = attach(
             "TrainingError",
             "UnknownKey",
             "UsageError",
+            "first_line",
         ],
         "folders": ["data_files", "refuse_folder"],
         "generation.api": ["Chunk", "Completion", "Request", "chunks", "complete", "generate", "stream"],

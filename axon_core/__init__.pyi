@@ -20,6 +20,7 @@ from axon_core.errors import PluginLoadError as PluginLoadError
 from axon_core.errors import TrainingError as TrainingError
 from axon_core.errors import UnknownKey as UnknownKey
 from axon_core.errors import UsageError as UsageError
+from axon_core.errors import first_line as first_line
 from axon_core.escaping import in_markdown as in_markdown
 from axon_core.escaping import printable as printable
 from axon_core.escaping import printable_json as printable_json

@@ -104,6 +104,15 @@ _NO_MEMORY = (
 )
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error's message, or the name of its class if it has none.
+
+    >>> first_line(ValueError("too long\nsee below")), first_line(ConnectionResetError())
+    ('too long', 'ConnectionResetError')
+    """
+    return str(error).strip().partition("\n")[0].rstrip() or type(error).__name__
+
+
 def explained(error: Exception) -> str:
     """Return what to print for an error: its message, in other words where it is not Axon's own."""
     if isinstance(error, AxonError):

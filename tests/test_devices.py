@@ -47,6 +47,15 @@ def test_what_works_is_tried():
     assert not devices._is_there("cuda") or torch.cuda.device_count()
 
 
+def test_a_device_that_fails_without_a_word_is_told(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(ValueError, match=r"finds here, got 'cuda:9' \(AssertionError\)"):
+        choose_device("cuda:9")
+
+
 def commands() -> dict[str, click.Command]:
     """All commands of the core and the plugins, those of groups among them."""
     found: dict[str, click.Command] = {}

@@ -143,6 +143,27 @@ def test_a_marker_that_the_vocabulary_itself_finds_is_an_error():
         ours.encode("<|end|>")
 
 
+def test_ids_far_above_the_number_of_tokens_are_refused():
+    values = json.loads(LIBRARY["gpt2"].to_str())
+    values["added_tokens"] = []
+    tokens = len(values["model"]["vocab"]) + 1
+    most = 10 * tokens + 1000
+    values["model"]["vocab"]["zzzz"] = most
+    assert PipelineTokenizer(json.dumps(values).encode()).vocab_size == most + 1
+    for highest in (most + 1, 4294967295):
+        values["model"]["vocab"]["zzzz"] = highest
+        message = rf"must be at most {most:,} \(10 times its {tokens} tokens, plus 1,000\), got {highest:,}"
+        with pytest.raises(ValueError, match=message):
+            PipelineTokenizer(json.dumps(values).encode())
+
+
+def test_what_the_librarys_code_panics_with_is_an_error():
+    values = json.loads(LIBRARY["gpt2"].to_str())
+    values["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    with pytest.raises(ValueError, match=r"the tokenizers library refuses it: Precompiled: .*precompiled_charsmap"):
+        PipelineTokenizer(json.dumps(values).encode())
+
+
 def test_steps_that_would_cut_or_pad_a_prompt_are_left_out():
     library = tokenizers.Tokenizer.from_str(LIBRARY["gpt2"].to_str())
     library.enable_truncation(4)

@@ -19,7 +19,7 @@ from axon_core.checkpoint.tensor_files import Readable, file_order, write_tensor
 from axon_core.checkpoint.weights import load_weights, misfit, sizes, tensors_once, weightless
 from axon_core.config import validate
 from axon_core.documents import parse_json
-from axon_core.errors import CheckpointError, ConfigError
+from axon_core.errors import CheckpointError, ConfigError, first_line
 from axon_core.json_text import to_json
 from axon_core.processes import is_first, is_spread, together
 from axon_core.randomness import forked
@@ -201,7 +201,7 @@ def load_config(folder: Path, cls: type[M]) -> M:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
     except (CheckpointError, RuntimeError, OverflowError) as error:  # torch's own words if a size has no number
-        raise CheckpointError(f"the weights in {folder} do not fit its config: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"the weights in {folder} do not fit its config: {first_line(error)}") from None
     if problem:
         raise CheckpointError(f"the weights in {folder} do not fit its config: {problem}")
     return model

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "api": ["Finish", "Request", "TextStream", "complete", "decode", "decode_requests", "sample_text"],
         "decoder": ["check_prompt", "evaluation_mode"],
-        "published": ["PUBLISHED", "published_sampling"],
+        "published": ["PUBLISHED", "published_sampling", "published_settings"],
         "sampling": ["Sampling", "sample_tokens"],
     },
 )

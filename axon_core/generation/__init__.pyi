@@ -10,5 +10,6 @@ from axon_core.generation.decoder import check_prompt as check_prompt
 from axon_core.generation.decoder import evaluation_mode as evaluation_mode
 from axon_core.generation.published import PUBLISHED as PUBLISHED
 from axon_core.generation.published import published_sampling as published_sampling
+from axon_core.generation.published import published_settings as published_settings
 from axon_core.generation.sampling import Sampling as Sampling
 from axon_core.generation.sampling import sample_tokens as sample_tokens

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from axon_core.errors import first_line
 from axon_core.generation.compile import Step, compiled_calls
 from axon_core.interfaces.cache import Cache, StaticCache
 from axon_core.interfaces.model import CausalLM
@@ -66,7 +67,7 @@ def replayed(step: Step, capture: Capture) -> Step:
             if not results:
                 raise
             works = False
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             warnings.warn(
                 f"decoding is slower because its steps are not replayed: {reason}", RuntimeWarning, stacklevel=2
             )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from axon_core.errors import first_line
 from axon_core.interfaces.cache import Cache, LayerCache
 from axon_core.interfaces.model import CausalLM
 from axon_core.nn._huge_pages import use_huge_pages
@@ -246,7 +247,7 @@ def _inductor(
     try:
         compiled: Any = compile_fx(graph, inputs, config_patches=options)
     except ShortenTraceback as error:  # what inductor raises when it fails, mostly for want of a compiler
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         warnings.warn(f"the model is slower because it is not compiled: {reason}", RuntimeWarning, stacklevel=2)
         return (graph if otherwise is None else otherwise).forward
     return compiled

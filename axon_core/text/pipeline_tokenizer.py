@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -12,7 +13,7 @@ from pydantic import Field
 from axon_core.checkpoint.atomic import atomic_file
 from axon_core.checkpoint.manifest import add_to_manifest, read_checked
 from axon_core.documents import parse_json
-from axon_core.errors import ConfigError, DataError
+from axon_core.errors import ConfigError, DataError, first_line
 from axon_core.json_text import to_json
 from axon_core.registry.optional import import_optional
 from axon_core.text.tokenizer import Tokenizer
@@ -25,6 +26,7 @@ __all__ = ["PIPELINE", "PipelineTokenizer", "byte_characters"]
 PIPELINE = "tokenizer.pipeline.json"
 """The file that holds the pipeline in a model folder; `tokenizer.json` there is Axon's own."""
 _SPACE = "▁"
+_SPREAD = 10  # ids for each token, at most: each costs memory, also where there is no token
 
 
 class PipelineTokenizer(Tokenizer):
@@ -44,7 +46,8 @@ class PipelineTokenizer(Tokenizer):
         chat_template: how a dialogue is written for the model, in Jinja's language; empty if that is not known.
 
     Raises:
-        ValueError: it is malformed, or decodes tokens in a way that is not known.
+        ValueError: it is malformed, decodes tokens in a way that is not known, or has ids far above its number of
+            tokens.
         UsageError: the tokenizers library is not installed.
     """
 
@@ -81,7 +84,7 @@ class PipelineTokenizer(Tokenizer):
         self._forbidden = frozenset(self.markers.values())
         vocabulary = self._marked.get_vocab(with_added_tokens=True)
         decoder, self.drops_spaces = _decoder(values)
-        pieces = [b""] * (max(vocabulary.values(), default=-1) + 1)
+        pieces = [b""] * _size(vocabulary)
         for text, token in vocabulary.items():
             pieces[token] = b"" if text in self.special else decoder(text)
         super().__init__(pieces)
@@ -128,10 +131,8 @@ class PipelineTokenizer(Tokenizer):
     @staticmethod
     def _ids(pipeline: tokenizers.Tokenizer, text: str) -> list[int]:
         text.encode()  # raises for a lone surrogate, for which the library has another error
-        try:
+        with _raising(DataError, "the tokenizer cannot encode the text"):
             return pipeline.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # the library raises nothing more specific
-            raise DataError(f"the tokenizer cannot encode the text: {error}") from None
 
     def _state(self, folder: Path) -> dict[str, Any]:
         with atomic_file(folder / PIPELINE) as draft:
@@ -171,7 +172,10 @@ def byte_characters() -> dict[int, str]:
 def _added(values: Mapping[str, Any]) -> dict[str, tuple[int, bool]]:
     """Return the added tokens: id, and whether it is special. Raises `ValueError` if they are malformed."""
     found: dict[str, tuple[int, bool]] = {}
-    for token in values.get("added_tokens") or []:
+    tokens: Any = values.get("added_tokens") or []
+    if not isinstance(tokens, list):
+        raise ValueError(f"added_tokens must be a list, got {tokens!r:.80}")
+    for token in cast("list[Any]", tokens):
         match token:
             case {"content": str(content), "id": int(number)} if content and number >= 0:
                 found[content] = number, token.get("special") is True
@@ -200,10 +204,31 @@ def _hidden(values: Mapping[str, Any], markers: Collection[str]) -> list[dict[st
 
 def _built(values: Mapping[str, Any]) -> tokenizers.Tokenizer:
     library: Any = import_optional("tokenizers", "tokenizers")
-    try:
+    with _raising(ValueError, "the tokenizers library refuses it"):
         return library.Tokenizer.from_str(to_json(dict(values), ensure_ascii=False))
-    except Exception as error:  # the library raises nothing more specific
-        raise ValueError(f"the tokenizers library refuses it: {error}") from None
+
+
+@contextmanager
+def _raising(kind: type[Exception], what: str) -> Generator[None]:
+    """Raise an error of this kind for any of the library in the block, which has none that are more specific."""
+    try:
+        yield
+    except BaseException as error:
+        # What its Rust code panics with is no `Exception`, and has no public name.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{what}: {first_line(error)}") from None
+
+
+def _size(vocabulary: Mapping[str, int]) -> int:
+    """Return how many ids there are, gaps included. Raises `ValueError` if nearly all are gaps."""
+    highest, most = max(vocabulary.values(), default=-1), _SPREAD * len(vocabulary) + 1000
+    if highest > most:
+        raise ValueError(
+            f"its highest token id must be at most {most:,} ({_SPREAD} times its {len(vocabulary):,} tokens, plus "
+            f"1,000), got {highest:,}"
+        )
+    return highest + 1
 
 
 def _decoder(values: Mapping[str, Any]) -> tuple[Any, int]:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from axon_core.errors import first_line
+
 __all__ = ["AUTO", "choose_device", "describe_device", "multiplies_bf16", "to_device", "works_apart"]
 
 AUTO = "auto"
@@ -34,7 +36,7 @@ def choose_device(device: str = AUTO) -> str:
         if torch.empty(0, device=device).is_meta:
             raise RuntimeError("it stores no numbers")
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"device must be auto or a device that PyTorch finds here, got {device!r} ({reason})"
         ) from None

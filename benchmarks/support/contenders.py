@@ -45,7 +45,7 @@ class Contender:
     def read_version(self) -> str:
         """Return what it calls its version."""
         run = subprocess.run(self.version, capture_output=True, text=True, timeout=120)
-        return (run.stdout + run.stderr).strip().splitlines()[0]
+        return (run.stdout + run.stderr).strip().partition("\n")[0]
 
 
 @cache

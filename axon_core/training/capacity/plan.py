@@ -10,6 +10,7 @@ from typing import Any, Self
 from torch import nn
 
 from axon_core import config
+from axon_core.errors import first_line
 from axon_core.training.capacity.accelerators import Accelerator
 from axon_core.training.capacity.estimate import (
     Demand,
@@ -166,7 +167,7 @@ def demand_of(trainer: Trainer, workers: int) -> tuple[Demand, str]:
     try:
         work = trace(trainer, units, workers, parts=list(parts), among=tensor)
     except Exception as error:  # whatever a trainer does with tensors that have no numbers
-        unknown = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+        unknown = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
     precision = "bf16" if settings.parallel.param_dtype == "bf16" else settings.precision
     return Demand(memory, groups, work, precision, owned), unknown
 

@@ -118,7 +118,7 @@ def _fill(new: M, old: nn.Module, n_kv_heads: int, pool: Pool) -> M:
     try:
         new.load_state_dict({name: copies[id(tensor)] for name, tensor in state.items()}, assign=True)
     except RuntimeError as error:
-        mismatch = str(error).splitlines()[-1].strip()
+        mismatch = str(error).strip().rpartition("\n")[2].strip()
         raise _unlike(
             old, f"whose projections are `qkv` (a QKV) and `out`: the parameters differ ({mismatch})"
         ) from error

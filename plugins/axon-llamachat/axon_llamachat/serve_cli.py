@@ -12,9 +12,10 @@ import click
 from axon_core import AxonError, UsageError
 from axon_core.checkpoint import load_config
 from axon_core.cli import Opened, echo, inference_options, report_device
+from axon_core.generation import published_sampling
 from axon_core.interfaces import Model
 from axon_core.registry import install_line, key_of
-from axon_core.training import pinned_model_folder
+from axon_core.training import model_folder, pinned_model_folder
 from axon_eet import Engine
 from axon_llamachat.app import make_app
 from axon_llamachat.limits import ServerLimits
@@ -95,6 +96,7 @@ def command(
                 ServedModel(
                     *(name, engine, found.tokenizer, found.model.context, chosen and chosen.template, mark),
                     converses=chosen is not None and chosen.learned,
+                    sampling=published_sampling(model_folder(run)),
                 )
             )
             _describe(models[-1], chosen and chosen.name, notes)
@@ -155,6 +157,9 @@ def _describe(model: ServedModel, template: str | None, notes: Sequence[str]) ->
     chats = f"chat template {template}" if template else "no chat template"
     memory = model.engine.report().memory.total
     echo(f"{model.name}: {model.context:,} tokens of context, {memory:,} bytes for keys and values, {chats}")
+    if model.sampling:
+        values = ", ".join(f"{name} {value}" for name, value in model.sampling.items())
+        echo(f"{model.name}: published with {values}, for requests that do not say")
     for note in (*notes, *model.engine.notes):
         echo(f"{model.name}: {note}")
 

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from axon_core import AxonError, ChatTemplate, ContextError, Tokenizer, UsageError, validate
 from axon_core.text import Dialogue, Message
@@ -31,6 +32,7 @@ class ServedModel:
         fingerprint: changes with the weights and how they are computed: equal seeds give equal texts while it is equal.
         created: when it was loaded, in seconds since 1970.
         converses: whether it has learned dialogues, so that its page begins with the chat.
+        sampling: fields of `Sampling` for requests that leave them out, as the model was published with.
     """
 
     name: str
@@ -41,6 +43,7 @@ class ServedModel:
     fingerprint: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     converses: bool = False
+    sampling: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def completion_questions(self, body: CompletionBody) -> list[Question]:
         """Return a question for each prompt. Raises `ApiError` if one cannot be encoded or is too long."""
@@ -109,7 +112,7 @@ class ServedModel:
             {
                 "prompt": list(prompt),
                 "max_new_tokens": max(limit, 1),
-                "sampling": body.sampling,
+                "sampling": body.sampling(self.sampling),
                 "stop": (*body.stop, *stop),
                 "seed": seed,
                 "n": body.n,

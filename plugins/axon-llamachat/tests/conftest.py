@@ -86,10 +86,10 @@ def running(models: Sequence[ServedModel], **options: Any) -> Iterator[Running]:
         server.end()
 
 
-def served(engine: Any, name: str = "tiny", template: str | None = "llama2", *, converses: bool = False) -> ServedModel:
+def served(engine: Any, name: str = "tiny", template: str | None = "llama2", **options: Any) -> ServedModel:
     """The model of an engine under a name."""
     made = CHAT_TEMPLATES.build(template) if template else None
-    return ServedModel(name, engine, ByteTokenizer(), CONTEXT, made, "tiny-F32", converses=converses)
+    return ServedModel(name, engine, ByteTokenizer(), CONTEXT, made, "tiny-F32", **options)
 
 
 @pytest.fixture(scope="session")

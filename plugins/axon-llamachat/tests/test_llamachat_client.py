@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import openai
 import pytest
 
@@ -29,6 +30,24 @@ def test_models(client):
     assert client.models.retrieve("tiny") == found
     with pytest.raises(openai.NotFoundError, match="there is no model 'other'"):
         client.models.retrieve("other")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({}, Sampling(temperature=0.6, top_k=20)),
+        ({"temperature": None, "top_k": None}, Sampling(temperature=0.6, top_k=20)),
+        ({"temperature": 1.0}, Sampling(temperature=1.0, top_k=20)),
+        ({"top_k": 0, "top_p": 0.9}, Sampling(temperature=0.6, top_p=0.9)),
+    ],
+    ids=str,
+)
+def test_a_request_that_does_not_say_samples_as_the_model_was_published(serving, as_served, scripted, asked, found):
+    engine = scripted(text="a")
+    server = serving(as_served(engine, sampling={"temperature": 0.6, "top_k": 20}))
+    for path, body in (("completions", {"prompt": PROMPT}), ("chat/completions", {"messages": MESSAGES})):
+        assert httpx.post(f"{server.url}/{path}", json=body | asked).status_code == 200
+    assert [answer.question.sampling for answer in engine.answers] == [found, found]
 
 
 def test_a_completion_is_what_axon_generates(client, model):

@@ -38,6 +38,24 @@ def test_it_says_what_it_serves_and_curl_reads_a_stream(command, folder):
     assert code == 0 and "Stopping" in output
 
 
+def test_requests_sample_as_the_model_was_published(command, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "greedy")
+    (tmp_path / "greedy" / "generation_config.json").write_text('{"do_sample": false, "repetition_penalty": 1.2}')
+    served = command(str(folder), str(tmp_path / "greedy"), "--memory", "4MB")
+    told = [line for line in served.lines if "published" in line]
+    assert told == ["greedy: published with repetition_penalty 1.2, temperature 0.0, for requests that do not say\n"]
+    asked = {"prompt": "a", "max_tokens": 20}
+
+    def texts(**more: object) -> set[str]:
+        found = (httpx.post(f"{served.root}/v1/completions", json=asked | more).json() for _ in range(3))
+        return {answer["choices"][0]["text"] for answer in found}
+
+    penalty = {"repetition_penalty": 1.2}
+    assert texts(model="greedy") == texts(model="little", temperature=0, **penalty)  # one text, whatever the seeds
+    assert len(texts(model="little")) > 1 and len(texts(model="greedy", temperature=1)) > 1
+    assert served.stop()[0] == 0
+
+
 def test_several_models_have_the_names_of_their_folders(command, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "other")
     served = command(str(folder), str(tmp_path / "other"), "--memory", "4MB")

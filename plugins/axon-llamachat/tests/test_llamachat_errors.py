@@ -33,7 +33,7 @@ def client(server):
         ({"max_token": 3}, "max_token", "unknown_parameter"),
         ({"temperature": -1}, "temperature", None),
         ({"top_p": 1.5}, "top_p", None),
-        ({"top_k": 0}, "top_k", None),
+        ({"top_k": -1}, "top_k", None),
         ({"min_p": "0.1"}, "min_p", None),
         ({"n": 0}, "n", None),
         ({"n": 2.5}, "n", None),

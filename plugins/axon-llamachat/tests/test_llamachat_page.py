@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import gradio
 import pytest
 from browser import Tab, chromium
 
 from axon_core import ByteTokenizer
+from axon_llamachat.page.settings import SamplingForm
 
 HOSTILE = (
     "<b>bold</b> <img src=x onerror='window.hit=1'> <script>window.hit=1</script> <a href='javascript:hit()'>a</a> "
@@ -164,6 +166,16 @@ def test_settings_reach_the_engine(tab, chatting):
     question = engine.answers[0].question
     assert (question.max_new_tokens, question.seed) == (7, 11)
     assert (question.sampling.temperature, question.sampling.top_k, question.sampling.top_p) == (0.5, 3, 0.9)
+
+
+def test_the_settings_begin_with_what_the_model_was_published_with():
+    published = {"temperature": 2.5, "top_k": 20, "repetition_penalty": 0.9}
+    with gradio.Blocks():
+        form = SamplingForm(100, published)
+    values = [each.value for each in form.inputs]
+    assert SamplingForm.parameters(values) == {"max_tokens": 50, "top_p": 1.0, "min_p": 0.0, **published}
+    values[3] = None  # an empty field is all tokens, whatever the model was published with
+    assert SamplingForm.parameters(values)["top_k"] == 0
 
 
 def test_conversations_stay_in_the_browser_and_can_be_exported(tab, chatting):

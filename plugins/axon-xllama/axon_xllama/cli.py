@@ -6,18 +6,26 @@ import shlex
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
 from axon_core import AxonError
+from axon_core.checkpoint import claimed_folder
 from axon_core.cli import echo, generate_command
 from axon_core.text import Message, Tokenizer, published_template
-from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
+from axon_xllama.checkpoints import export_checkpoint
 from axon_xllama.checkpoints.exporting import Format
 from axon_xllama.checkpoints.hub import download, is_hub_name
-from axon_xllama.checkpoints.importing import ProgressCallback, is_metas, talks_as_llama_2
+from axon_xllama.checkpoints.importing import (
+    ProgressCallback,
+    check_settings,
+    import_into,
+    is_metas,
+    talks_as_llama_2,
+)
 from axon_xllama.checkpoints.layout import Notice
 from axon_xllama.gguf.writing import GGUFType, export_gguf
 
@@ -38,17 +46,23 @@ from axon_xllama.gguf.writing import GGUFType, export_gguf
 )
 @click.option("--revision", help="Branch, tag or commit of the hub; by default the newest.")
 def import_command(path: str, out: Path, tokenizer: Path | None, context: int | None, revision: str | None) -> None:
-    """Convert a Llama, Mistral or Qwen checkpoint from Hugging Face, Meta or llama2.c to a model folder.
+    """Convert a Llama, Mistral, Mixtral or Qwen checkpoint of Hugging Face, Meta, llama.cpp or llama2.c.
 
-    PATH is a folder with config.json and safetensors, a folder with params.json and consolidated.*.pth, a .bin file of
-    llama2.c, or ORGANISATION/NAME on the Hugging Face hub.
+    PATH is a folder with config.json and safetensors, a folder with params.json and consolidated.*.pth, a .gguf file, a
+    .bin file of llama2.c, or ORGANISATION/NAME on the Hugging Face hub.
     """
-    _import(download(path, revision) if is_hub_name(path) else Path(path), out, tokenizer, context)
+    from_hub = is_hub_name(path)
+    if revision is not None and not from_hub:
+        raise click.UsageError(f"--revision is for ORGANISATION/NAME on the hub, but PATH is {path}; leave it out")
+    with claimed_folder(out) as place:
+        check = partial(check_settings, tokenizer=tokenizer, context=context)
+        _import(download(path, revision, check) if from_hub else Path(path), out, place, tokenizer, context)
 
 
-def _import(path: Path, out: Path, tokenizer: Path | None, context: int | None) -> None:
+def _import(path: Path, out: Path, place: Path, tokenizer: Path | None, context: int | None) -> None:
+    """Import a checkpoint into a claimed `place`, which the user calls `out`, and say what came of it."""
     with _progress("importing") as progress, _notices() as notice:
-        model = import_checkpoint(path, out, tokenizer=tokenizer, context=context, progress=progress, notice=notice)
+        model = import_into(place, path, tokenizer, context, progress, notice)
     assumed = " (assumed: Meta's files do not say; --context sets it)" if context is None and is_metas(path) else ""
     echo(f"{model.n_parameters:,} parameters, {model.config.context:,} tokens of context{assumed}, in {out}")
     words = Tokenizer.load(out)

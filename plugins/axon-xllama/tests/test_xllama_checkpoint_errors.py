@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from axon_core import CheckpointError, ConfigError, UsageError
+from axon_core.cli import main
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import import_checkpoint, layout
 
@@ -259,9 +260,12 @@ def test_ends_that_are_no_ids(llama, hf_folder, ids):
 def test_places(llama, hf_folder, tmp_path):
     source = hf_folder(llama())
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "nothing", "there is no .*nothing")
+    refused(tmp_path / "nothing", "there is neither a file nor a folder .*nothing here")
     refused(source / "model.safetensors", "is a file; give the checkpoint's folder")
     refused(tmp_path / "empty", "neither a config.json .* nor a params.json")
+    (tmp_path / "quantised").mkdir()
+    (tmp_path / "quantised" / "a.gguf").touch()
+    refused(tmp_path / "quantised", "is a folder of GGUF files; give one of them, such as .*a.gguf$")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
     for out in (tmp_path / "full", tmp_path / "full" / "precious"):
@@ -269,6 +273,16 @@ def test_places(llama, hf_folder, tmp_path):
             import_checkpoint(source, out)
     assert (tmp_path / "full" / "precious").read_text() == "x"
     import_checkpoint(source, tmp_path / "empty")
+
+
+def test_a_gguf_file_has_its_tokenizer_inside(words, tmp_path, capsys):
+    (tmp_path / "tiny.gguf").touch()
+    command = ["import", str(tmp_path / "tiny.gguf"), "--out", str(tmp_path / "ours"), "--tokenizer"]
+    for tokenizer in (words, tmp_path / "nothing"):
+        assert main([*command, str(tokenizer)]) == 2
+        assert (
+            f"a GGUF file has its tokenizer inside; leave out --tokenizer, got {tokenizer}" in capsys.readouterr().err
+        )
 
 
 class Attack:

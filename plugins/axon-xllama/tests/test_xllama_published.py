@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from axon_core import CheckpointError, UsageError
 from axon_core.cli import main
@@ -71,6 +72,124 @@ def test_its_tokenizer_markers_and_template_are_read(published, tmp_path, capsys
     wanted = theirs.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
     assert template(ours, [Message(**message) for message in said]) == wanted
     assert ours.encode_prompt("A text") == theirs("A text")["input_ids"]
+
+
+def edit(file: Path, **changes) -> None:
+    values = json.loads(file.read_text()) | changes if file.exists() else changes
+    file.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}))
+
+
+def test_bos_is_what_the_post_processor_puts_first_where_no_setting_names_it(published, tmp_path):
+    edit(published / "tokenizer_config.json", bos_token=...)
+    import_checkpoint(published, tmp_path / "ours")
+    ours = Tokenizer.load(tmp_path / "ours")
+    theirs = AutoTokenizer.from_pretrained(published)
+    assert (ours.bos, ours.add_bos) == (397, True)
+    assert ours.encode_prompt("A text") == theirs("A text")["input_ids"]
+    export_checkpoint(tmp_path / "ours", tmp_path / "again", format="hf")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again("A text")["input_ids"] == theirs("A text")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "found"),
+    [
+        ({"bos_token": ...}, {"bos_token_id": 398}, (398, False)),  # `<|im_start|>`
+        ({"bos_token": ..., "add_bos_token": True}, {"bos_token_id": 398}, (398, True)),
+        ({"bos_token": ...}, {"bos_token_id": 1}, (None, False)),  # the default of LlamaConfig, here a character
+        ({"bos_token": ...}, {"bos_token_id": None}, (None, False)),
+        ({"bos_token": None}, {"bos_token_id": 398}, (None, False)),  # as Qwen's, which have none
+        ({"bos_token": "<|im_end|>"}, {"bos_token_id": 398}, (399, False)),
+    ],
+    ids=str,
+)
+def test_bos_is_otherwise_what_the_config_names(published, tmp_path, settings, config, found):
+    edit(published / "tokenizer.json", post_processor=None)
+    edit(published / "tokenizer_config.json", **settings)
+    edit(published / "config.json", **config)
+    import_checkpoint(published, tmp_path / "ours")
+    ours = Tokenizer.load(tmp_path / "ours")
+    assert (ours.bos, ours.add_bos) == found
+
+
+def test_a_bos_that_is_asked_for_must_be_named(published, tmp_path):
+    edit(published / "tokenizer.json", post_processor=None)
+    edit(published / "tokenizer_config.json", bos_token=..., add_bos_token=True)
+    edit(published / "config.json", bos_token_id=...)
+    with pytest.raises(CheckpointError, match=r"add_bos_token is true in .*tokenizer_config.json, but there is no bos"):
+        import_checkpoint(published, tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"added_tokens": 5}, "tokenizer.json is not .*: added_tokens must be a list, got 5"),
+        ({"post_processor": 5}, "the post_processor of .*tokenizer.json is malformed: 5"),
+        ({"post_processor": {"type": "Sequence", "processors": 5}}, "the post_processor of .* is malformed: .*5"),
+        ({"post_processor": {"type": "TemplateProcessing", "single": 5}}, "the post_processor of .* is malformed: .*5"),
+        (
+            {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "a"}}]}},
+            "the post_processor of .* is malformed",
+        ),
+        (
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+            "tokenizer.json is not .*: the tokenizers library refuses it: .*precompiled_charsmap",
+        ),
+    ],
+    ids=str,
+)
+def test_a_malformed_tokenizer_json_is_an_error_by_name(published, tmp_path, changes, message):
+    edit(published / "tokenizer.json", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        import_checkpoint(published, tmp_path / "ours")
+
+
+@pytest.mark.parametrize("named", [[{"name": ["a"]}], [{"name": "default"}], [{"name": "default", "template": 5}], [5]])
+def test_chat_templates_that_are_none(published, tmp_path, named):
+    edit(published / "tokenizer_config.json", chat_template=named)
+    import_checkpoint(published, tmp_path / "ours")
+    assert published_template(Tokenizer.load(tmp_path / "ours")) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "exported"),
+    [
+        ({"do_sample": True, "temperature": 0.6}, {"do_sample": True, "temperature": 0.6}),
+        ({"do_sample": True, "top_k": 0}, {"do_sample": True, "top_k": 0}),
+        ({"do_sample": True}, {"do_sample": True}),
+        ({"temperature": 0.6}, {"do_sample": True, "temperature": 0.6}),  # as Axon samples from it
+        ({"do_sample": False}, {"do_sample": False}),
+        (
+            {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1},
+            {"do_sample": False, "repetition_penalty": 1.1},
+        ),
+        ({"do_sample": True, "temperature": 0.0}, {"do_sample": False}),  # which transformers refuses
+        ({"repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
+        ({}, {}),
+    ],
+    ids=str,
+)
+def test_sampling_is_exported_as_transformers_reads_it(published, tmp_path, values, exported):
+    (published / "generation_config.json").write_text(json.dumps(values))
+    import_checkpoint(published, tmp_path / "ours")
+    export_checkpoint(tmp_path / "ours", tmp_path / "again", format="hf")
+    found = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+    assert {name: value for name, value in found.items() if not name.endswith("_token_id")} == exported
+    again = GenerationConfig.from_pretrained(tmp_path / "again")
+    again.validate(strict=True)
+    assert all(getattr(again, name) == value for name, value in exported.items())
+
+
+def test_sampling_settings_that_break_a_rule_are_told_and_left_out(published, tmp_path):
+    edit(published / "generation_config.json", temperature=-1, top_p="wide", do_sample=1)
+    notices = []
+    import_checkpoint(published, tmp_path / "ours", notice=notices.append)
+    assert notices == [
+        "do_sample of generation_config.json is left out: it must be true or false, got 1",
+        "temperature of generation_config.json is left out: it must be greater than or equal to 0, got -1",
+        "top_p of generation_config.json is left out: it must be a number, got 'wide'",
+    ]
+    assert json.loads((tmp_path / "ours" / "generation_config.json").read_text()) == {"top_k": 7}
 
 
 def test_one_can_talk_to_it(published, tmp_path, capsys, monkeypatch):
@@ -169,7 +288,12 @@ def test_exported_it_has_the_same_files_and_ids(published, pipeline, tmp_path):
     assert again.apply_chat_template(said, tokenize=False) == theirs.apply_chat_template(said, tokenize=False)
     assert again("A text")["input_ids"] == theirs("A text")["input_ids"]
     values = json.loads((tmp_path / "again" / "generation_config.json").read_text())
-    assert values["temperature"] == 0.6 and values["top_k"] == 7 and sorted(values["eos_token_id"]) == [397, 399]
+    assert (
+        values["do_sample"] is True
+        and values["temperature"] == 0.6
+        and values["top_k"] == 7
+        and sorted(values["eos_token_id"]) == [397, 399]
+    )
 
 
 def test_a_tokenizer_that_disagrees_with_the_weights_is_refused(published, pipeline, tmp_path):

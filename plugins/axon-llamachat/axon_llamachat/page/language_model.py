@@ -28,7 +28,7 @@ class LanguageModelPage:
         """Return the page; the chat comes first if the model has learned dialogues."""
         writer, model = self._writer, self._writer.model
         with gradio.Blocks(title=f"{model.name} · LlamaChat", fill_height=True) as made:
-            settings = SamplingForm(model.context)
+            settings = SamplingForm(model.context, model.sampling)
             made.load(None, js=_FOLD)
             if model.template is None:
                 completion_tab(writer, settings)

@@ -40,7 +40,10 @@ class StreamOptions(BaseModel):
 
 
 class SampledBody(Body):
-    """What both kinds of completion may ask for; `top_k`, `min_p` and `repetition_penalty` are Axon's own."""
+    """What both kinds of completion may ask for; `top_k`, `min_p` and `repetition_penalty` are Axon's own.
+
+    A field of `Sampling` that a request leaves out has the value that the model was published with, if it has one.
+    """
 
     ignored: ClassVar[frozenset[str]] = frozenset(_COMMON_IGNORED)
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -65,7 +68,7 @@ class SampledBody(Body):
     top_p: float = 1.0
     """Sample only from the most likely tokens with this total probability."""
     top_k: int | None = None
-    """Sample only from the k most likely tokens."""
+    """Sample only from the k most likely tokens; 0 is from all."""
     min_p: float = 0.0
     """Leave out tokens less than `min_p` times as likely as the most likely one."""
     repetition_penalty: float = 1.0
@@ -82,11 +85,17 @@ class SampledBody(Body):
             raise ValueError("stream_options needs stream = true")
         return self
 
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are chosen. Raises `ApiError` if a parameter breaks a rule."""
+    def sampling(self, published: Mapping[str, Any]) -> Sampling:
+        """Return how tokens are chosen, with the `published` settings of the model where the request does not say.
+
+        Raises:
+            ApiError: a parameter breaks a rule.
+        """
+        asked = {name: getattr(self, name) for name in Sampling.model_fields if name in self.model_fields_set}
+        if asked.get("top_k") == 0:
+            asked["top_k"] = None
         try:
-            return validate(Sampling, {name: getattr(self, name) for name in Sampling.model_fields})
+            return validate(Sampling, {**published, **asked})
         except ConfigError as error:
             path, message = error.problems[0]
             raise invalid(f"{'.'.join(path)}: {message}", ".".join(path)) from None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from axon_core import NORMS, ROTARY_EMBEDDINGS, CheckpointError, to_json
 from axon_core.checkpoint import WEIGHTS, atomic_folder, check_weights, claimed_folder, load_config, read_tensor
-from axon_core.generation import published_sampling
+from axon_core.generation import published_settings
 from axon_core.interfaces import Layout
 from axon_core.registry import Spec
 from axon_core.text import PipelineTokenizer, SentencePieceTokenizer, Tokenizer
@@ -48,9 +48,11 @@ def export_checkpoint(
 ) -> XLlama:
     """Write an X-Llama for other programs, weights bit for bit; return the model without its weights.
 
-    `hf` is what `transformers.AutoModelForCausalLM.from_pretrained` loads: a Qwen3 where every query and key head is
-    normalised, else a Llama; multi-head attention has as many key/value heads as heads. Its weights pass through memory
-    one tensor at a time. With its `tokenizer.json`, `AutoTokenizer` gives the ids that Axon's tokenizer gives.
+    `hf` is what `transformers.AutoModelForCausalLM.from_pretrained` loads: the family of `CHECKPOINT_FAMILIES` that
+    computes what the model does, such as a Qwen3 where every query and key head is normalised, a Qwen2 with its biases,
+    a Mistral, a Mixtral, or else a Llama; multi-head attention has as many key/value heads as heads. Its weights pass
+    through memory one tensor at a time. With its `tokenizer.json`, `AutoTokenizer` gives the ids that Axon's tokenizer
+    gives.
 
     `meta` is Meta's own layout, in one file, whose weights are in memory all at once. If a format rotates features in a
     different order from the model, the rows of queries and keys are permuted. A sentencepiece model is copied along.
@@ -89,7 +91,7 @@ def _export(folder: Path, out: Path, format: Format, progress: ProgressCallback,
     with atomic_folder(out) as new:
         if format == "hf":
             write_safetensors(new / WEIGHTS, {name: [part] for name, part in parts.items()}, advance)
-            _describe(new, model, parts, tokenizer, published_sampling(folder), notice)
+            _describe(new, model, parts, tokenizer, published_settings(folder)[0], notice)
         else:
             tensors: dict[str, Tensor] = {}
             for name, part in parts.items():
@@ -117,7 +119,7 @@ def _describe(
     dtype = parts["model.embed_tokens.weight"].dtype
     files: dict[str, dict[str, Any]] = {
         "config.json": hugging_face.config_to_hugging_face(model, dtype, tokenizer),
-        "generation_config.json": {**hugging_face.marker_ids(tokenizer), **published},
+        "generation_config.json": {**hugging_face.marker_ids(tokenizer), **_sampling(published)},
     }
     try:
         files |= tokenizer_files(tokenizer, model.config.context)
@@ -133,6 +135,18 @@ def _describe(
         (folder / "tokenizer.json").write_bytes(tokenizer.pipeline)
         if tokenizer.chat_template:
             (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
+
+
+def _sampling(published: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of sampling as transformers reads them: without `do_sample` it ignores all but the penalty.
+
+    Greedy decoding has no temperature and no filters there.
+    """
+    if published.get("do_sample") is False or published.get("temperature") == 0:
+        kept = {name: value for name, value in published.items() if name == "repetition_penalty"}
+        return {"do_sample": False, **kept}
+    draws = any(name != "repetition_penalty" for name in published)
+    return {**({"do_sample": True} if draws else {}), **published}
 
 
 def check_parts(model: XLlama, format: str) -> None:

@@ -5,7 +5,7 @@ They rotate feature pairs (i, i + d/2) (layout `half`), as X-Llama does by defau
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from axon_core import CheckpointError, parse_json
-from axon_core.text import PipelineTokenizer, Tokenizer
+from axon_core.text import Tokenizer
 from axon_xllama.checkpoints.families import SIZES, family_named, family_of
 from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked, checkpoint_tensors, skeleton
 from axon_xllama.checkpoints.safetensors_files import stored_in
 from axon_xllama.model import XLlama
 
-_WEIGHTS = "model.safetensors"
-_INDEX = f"{_WEIGHTS}.index.json"
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
@@ -37,9 +37,7 @@ def open_hugging_face(
     Raises:
         CheckpointError: a file is missing or damaged, or it is not a model that X-Llama can be.
     """
-    values = read_json(folder / "config.json")
-    if not any(name in values for name in SIZES["context"]) and context is not None:
-        values["max_position_embeddings"] = context
+    values = _config_values(folder, context)
     config = config_from_hugging_face(values)
     tensors = _whole(_tensors(folder))
     if config.tie_embeddings and not _same(tensors.get(_HEAD), tensors.get(_EMBEDDING)):
@@ -51,26 +49,60 @@ def open_hugging_face(
     return config, _known(tensors, config), family_named(values["model_type"]).names(config)
 
 
+def read_config(folder: Path, context: int | None) -> XLlama.Config:
+    """Return the config of a folder, whose weights may be elsewhere.
+
+    Args:
+        folder: where it is.
+        context: the sequence length, if `config.json` does not give it.
+
+    Raises:
+        CheckpointError: `config.json` is missing or damaged, or does not describe a model that X-Llama can be.
+    """
+    return config_from_hugging_face(_config_values(folder, context))
+
+
+def _config_values(folder: Path, context: int | None) -> dict[str, Any]:
+    values = read_json(folder / "config.json")
+    if not any(name in values for name in SIZES["context"]) and context is not None:
+        values["max_position_embeddings"] = context
+    return values
+
+
 def _tensors(folder: Path) -> dict[str, Stored]:
     """Return what the safetensors of a folder hold: one file, which takes precedence, or all that its index names."""
-    if (folder / _WEIGHTS).exists():
-        return stored_in(folder / _WEIGHTS)
-    if not (folder / _INDEX).exists():
-        pickled = any(folder.glob("pytorch_model*.bin"))
-        remedy = "; convert its pytorch_model.bin to safetensors first" if pickled else ""
-        raise CheckpointError(f"{folder} has no weights: neither {_WEIGHTS} nor {_INDEX}{remedy}")
-    places = read_json(folder / _INDEX).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
-        raise CheckpointError(f"{folder / _INDEX} is damaged: it has no weight_map of file names")
-    files = sorted(set(places.values()))
-    for name in files:
-        # By the name alone: files in a download cache are links to elsewhere, which is allowed.
-        if PurePath(name).name != name or name in ("", "..") or "\\" in name:
-            raise CheckpointError(f"{folder / _INDEX} names {name!r}, which is not a file in that folder")
-    tensors = {name: tensor for file in files for name, tensor in stored_in(folder / file).items()}
+    if (folder / WEIGHTS).exists():
+        return stored_in(folder / WEIGHTS)
+    check_has_weights(str(folder), [file.name for file in folder.iterdir()])
+    places = indexed(folder)
+    tensors = {name: tensor for file in {*places.values()} for name, tensor in stored_in(folder / file).items()}
     if missing := sorted(places.keys() - tensors.keys()):
         raise CheckpointError(f"{folder / places[missing[0]]} must contain {missing[0]!r}, but does not")
     return tensors
+
+
+def check_has_weights(source: str, files: Collection[str]) -> None:
+    """Check the names of a checkpoint's files. Raises `CheckpointError` if there are no safetensors to read."""
+    if WEIGHTS not in files and INDEX not in files:
+        pickled = any(PurePath(file).match("pytorch_model*.bin") for file in files)
+        remedy = "; convert its pytorch_model.bin to safetensors first" if pickled else ""
+        raise CheckpointError(f"{source} has no weights: neither {WEIGHTS} nor {INDEX}{remedy}")
+
+
+def indexed(folder: Path) -> dict[str, str]:
+    """Return the tensors that the index of a folder lists, each with the name of its file there.
+
+    Raises:
+        CheckpointError: the index is missing or damaged, or names a file outside the folder.
+    """
+    places = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise CheckpointError(f"{folder / INDEX} is damaged: it has no weight_map of file names")
+    for name in sorted(set(places.values())):
+        # By the name alone: files in a download cache are links to elsewhere, which is allowed.
+        if PurePath(name).name != name or name in ("", "..") or "\\" in name:
+            raise CheckpointError(f"{folder / INDEX} names {name!r}, which is not a file in that folder")
+    return places
 
 
 def _whole(tensors: dict[str, Stored]) -> dict[str, Stored]:
@@ -85,100 +117,6 @@ def _same(head: Stored | None, embedding: Stored | None) -> bool:
     if head is None or embedding is None:
         return True
     return head.shape == embedding.shape and bool(head.read().eq(embedding.read()).all())
-
-
-def read_pipeline(file: Path, folder: Path) -> PipelineTokenizer:
-    """Return the tokenizer of a `tokenizer.json`, with its markers and chat template as the `folder` says.
-
-    Raises:
-        CheckpointError: a file of the folder is damaged.
-        ValueError: the tokenizer cannot be used.
-        OSError: it cannot be read.
-        UsageError: the tokenizers library is not installed.
-    """
-    settings = folder / "tokenizer_config.json"
-    values = read_json(settings) if settings.exists() else {}
-    content = file.read_bytes()
-    ids = PipelineTokenizer(content).markers
-    begin, end = (ids.get(_content(values.get(name))) for name in ("bos_token", "eos_token"))
-    last = ends(folder)
-    return PipelineTokenizer(
-        content,
-        bos=begin,
-        eos=end if end is not None else next(iter(last), None),
-        add_bos=begin is not None and add_bos(folder),
-        other_ends=last,
-        chat_template=chat_template(folder),
-    )
-
-
-def _content(token: Any) -> str:
-    """Return the text of a marker, which older files give as an object."""
-    found = token.get("content") if isinstance(token, dict) else token
-    return found if isinstance(found, str) else ""
-
-
-def add_bos(folder: Path) -> bool:
-    """Return whether a text begins with `bos`, as Llama's do unless the folder says otherwise.
-
-    `add_bos_token` in `tokenizer_config.json` decides. If it is absent, as in what transformers 5 saves, the steps
-    after encoding in `tokenizer.json` decide.
-
-    Raises:
-        CheckpointError: a file is damaged.
-    """
-    file, pipeline = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    values = read_json(file) if file.exists() else {}
-    added = values.get("add_bos_token")
-    if added is None and pipeline.exists():
-        return _puts_first(read_json(pipeline).get("post_processor"))
-    added = True if added is None else added
-    if not isinstance(added, bool):
-        raise CheckpointError(f"add_bos_token must be true or false in {file}, got {added!r}")
-    return added
-
-
-def _puts_first(step: Any) -> bool:
-    """Whether a post-processor of the tokenizers library puts a special token before a text."""
-    if not isinstance(step, dict):
-        return False
-    if step.get("type") == "Sequence":
-        return any(_puts_first(inner) for inner in step.get("processors") or [])
-    single = step.get("single")
-    return isinstance(single, list) and bool(single) and isinstance(single[0], dict) and "SpecialToken" in single[0]
-
-
-def ends(folder: Path) -> list[int]:
-    """Return the ids that end a text, by `generation_config.json` or, if that does not say, by `config.json`.
-
-    Raises:
-        CheckpointError: a file is damaged, or they are not ids.
-    """
-    for file in (folder / "generation_config.json", folder / "config.json"):
-        found: Any = read_json(file).get("eos_token_id") if file.exists() else None
-        if found is None:
-            continue
-        ids = found if isinstance(found, list) else [found]
-        if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-            raise CheckpointError(f"eos_token_id must be an id or a list of ids in {file}, got {found!r:.60}")
-        return ids
-    return []
-
-
-def chat_template(folder: Path) -> str:
-    """Return the chat template that the folder holds, in Jinja's language; empty if there is none.
-
-    Raises:
-        CheckpointError: a file is damaged.
-    """
-    alone, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if alone.exists():
-        return alone.read_bytes().decode("utf-8", "replace")
-    found: Any = read_json(settings).get("chat_template") if settings.exists() else None
-    if isinstance(found, list):  # several by name, as in files of 2024
-        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else ""
 
 
 def config_from_hugging_face(values: Mapping[str, Any]) -> XLlama.Config:

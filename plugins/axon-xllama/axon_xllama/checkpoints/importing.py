@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from axon_core import CheckpointError, to_json, validate
+from axon_core import CheckpointError, UsageError, to_json, validate
 from axon_core.checkpoint import WEIGHTS, atomic_folder, claimed_folder, save_config
-from axon_core.generation import PUBLISHED, published_sampling
+from axon_core.generation import PUBLISHED, published_settings
 from axon_core.text import SentencePieceTokenizer, Tokenizer
 from axon_xllama.chat import MARKERS
-from axon_xllama.checkpoints import hugging_face, llama2c, meta
+from axon_xllama.checkpoints import hugging_face, llama2c, meta, tokenizer_settings
 from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked
 from axon_xllama.checkpoints.safetensors_files import nbytes, write_safetensors
-from axon_xllama.gguf.reading import open_gguf
 from axon_xllama.model import XLlama
 
 CheckpointKind = Literal["llama2.c", "Meta", "Hugging Face", "GGUF"]
@@ -33,54 +32,89 @@ def import_checkpoint(
     progress: ProgressCallback = lambda written, total: None,
     notice: Notice = warnings.warn,
 ) -> XLlama:
-    """Write the model folder of somebody else's Llama, weights bit for bit; return the model without its weights.
+    """Write the model folder of somebody else's Llama; return the model without its weights.
 
-    Everything is checked before the weights are read. They pass through memory one tensor at a time.
+    Weights are copied bit for bit, except quantised ones of a GGUF file, which become float32. Everything is checked
+    before they are read. They pass through memory one tensor at a time.
 
     Args:
         path: a Hugging Face folder, one of Meta's, a `.gguf` file, or a `.bin` of llama2.c version 0; the files tell
             which it is.
         out: the folder to create; it must be new or empty.
         tokenizer: a sentencepiece model or a `tokenizer.json`; by default `tokenizer.model` beside the weights, or
-            `tokenizer.json` if that is missing or the checkpoint has a chat template.
+            `tokenizer.json` if that is missing or the checkpoint has a chat template. A GGUF file has its own inside.
         context: the sequence length the model was trained with, instead of what the checkpoint says.
         progress: called with how far it has come.
         notice: called with what is in the folder and is not imported as it stands.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged, unsafe or not a Llama, or `out` cannot be written to.
-        UsageError: `out` is not empty.
+        UsageError: `out` is not empty, or a tokenizer is given beside a GGUF file.
         ConfigError: the context is not a positive number.
     """
     with claimed_folder(out) as place:
-        return _import(path, place, tokenizer, context, progress, notice)
+        return import_into(place, path, tokenizer, context, progress, notice)
 
 
-def _import(
-    path: Path, out: Path, tokenizer: Path | None, context: int | None, progress: ProgressCallback, notice: Notice
+def import_into(
+    out: Path, path: Path, tokenizer: Path | None, context: int | None, progress: ProgressCallback, notice: Notice
 ) -> XLlama:
+    """Do what `import_checkpoint` does, for a folder that the caller has claimed (`claimed_folder`).
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged, unsafe or not a Llama, or `out` cannot be written to.
+        UsageError: a tokenizer is given beside a GGUF file.
+        ConfigError: the context is not a positive number.
+    """
     kind = _kind(path)
     if kind == "GGUF":
+        from axon_xllama.gguf.reading import open_gguf  # which imports this package
+
+        if tokenizer is not None:
+            raise UsageError(f"a GGUF file has its tokenizer inside; leave out --tokenizer, got {tokenizer}")
         config, tensors, names, words = open_gguf(path)
     else:
         words = _tokenizer(path, kind, tokenizer)
         config, tensors, names = _open(path, kind, words, context, notice)
-    if words.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"the model's vocabulary must have a row for each of the tokenizer's tokens, but it has "
-            f"{config.vocab_size:,} and the tokenizer {words.vocab_size:,}; give the right tokenizer with --tokenizer"
-        )
+    _check_rows(config, words)
     if context is not None:
         config = validate(XLlama.Config, {**config.model_dump(), "context": context})
     model, stacks = checked(tensors, config, names)
+    published, wrong = published_settings(path) if kind == "Hugging Face" else ({}, [])
+    for sentence in wrong:
+        notice(sentence)
     total = nbytes(stacks)
     with atomic_folder(out) as folder:
         write_safetensors(folder / WEIGHTS, stacks, lambda written: progress(written, total))
         save_config(model, folder)
         words.save(folder)
-        if kind == "Hugging Face" and (published := published_sampling(path)):
-            (folder / PUBLISHED).write_text(to_json(dict(published)), encoding="utf-8")
+        if published:
+            (folder / PUBLISHED).write_text(to_json(published), encoding="utf-8")
     return model
+
+
+def check_settings(folder: Path, tokenizer: Path | None = None, context: int | None = None) -> None:
+    """Check the files beside the weights of a Hugging Face folder, whose weights need not be there yet.
+
+    Args:
+        folder: where they are.
+        tokenizer: as for `import_checkpoint`.
+        context: as for `import_checkpoint`.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, it is not a model that X-Llama can be, or its tokenizer cannot be
+            used.
+    """
+    tokenizer_settings.chat_template(folder)
+    _check_rows(hugging_face.read_config(folder, context), _tokenizer(folder, "Hugging Face", tokenizer))
+
+
+def _check_rows(config: XLlama.Config, words: Tokenizer) -> None:
+    if words.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"the model's vocabulary must have a row for each of the tokenizer's tokens, but it has "
+            f"{config.vocab_size:,} and the tokenizer {words.vocab_size:,}; give the right tokenizer with --tokenizer"
+        )
 
 
 def is_metas(path: Path) -> bool:
@@ -98,7 +132,7 @@ def talks_as_llama_2(path: Path) -> bool:
     Raises:
         CheckpointError: there is no checkpoint of a kind that can be imported, or a file of it is damaged.
     """
-    return _kind(path) == "Hugging Face" and all(mark in hugging_face.chat_template(path) for mark in MARKERS)
+    return _kind(path) == "Hugging Face" and all(mark in tokenizer_settings.chat_template(path) for mark in MARKERS)
 
 
 def _kind(path: Path) -> CheckpointKind:
@@ -108,11 +142,16 @@ def _kind(path: Path) -> CheckpointKind:
             raise CheckpointError(f"{path} is a file; give the checkpoint's folder, a .gguf or a .bin of llama2.c")
         return _FILES[path.suffix]
     if not path.is_dir():
-        raise CheckpointError(f"there is no {path}; give a checkpoint's folder, a .gguf or a .bin of llama2.c")
+        raise CheckpointError(
+            f"there is neither a file nor a folder {path} here; give a checkpoint's folder, a .gguf or a .bin of "
+            "llama2.c"
+        )
     if (path / "params.json").exists():
         return "Meta"
     if (path / "config.json").exists():
         return "Hugging Face"
+    if files := sorted(path.glob("*.gguf")):
+        raise CheckpointError(f"{path} is a folder of GGUF files; give one of them, such as {files[0]}")
     raise CheckpointError(
         f"{path} is not a Llama checkpoint: it has neither a config.json (Hugging Face) nor a params.json (Meta)"
     )
@@ -144,11 +183,11 @@ def _tokenizer(path: Path, kind: CheckpointKind, named: Path | None) -> Tokenize
         file = model
     try:
         if file.suffix == ".json":
-            return hugging_face.read_pipeline(file, folder if own else file.parent)
+            return tokenizer_settings.read_pipeline(file, folder if own else file.parent)
         return SentencePieceTokenizer(
             file.read_bytes(),
-            add_bos=hugging_face.add_bos(folder) if own else True,
-            other_ends=hugging_face.ends(folder) if own else (),
+            add_bos=tokenizer_settings.add_bos(folder) if own else True,
+            other_ends=tokenizer_settings.ends(folder) if own else (),
         )
     except FileNotFoundError:
         raise CheckpointError(
@@ -162,5 +201,5 @@ def _tokenizer(path: Path, kind: CheckpointKind, named: Path | None) -> Tokenize
 
 def _speaks_otherwise(folder: Path) -> bool:
     """Whether a folder has a chat template that is not Llama 2's: its markers are known to the tokenizer.json alone."""
-    template = hugging_face.chat_template(folder)
+    template = tokenizer_settings.chat_template(folder)
     return bool(template) and not all(mark in template for mark in MARKERS)
