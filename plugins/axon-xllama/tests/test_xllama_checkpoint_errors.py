@@ -82,7 +82,7 @@ def edit(file: Path, **changes) -> None:
         ({"attention_bias": "yes"}, "attention_bias must be true or false in config.json, got 'yes'"),
         (
             {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1},
-            "use_sliding_window must be false, or max_window_layers at least num_hidden_layers, 2, got 1: the later layers",
+            "use_sliding_window must be false, or max_window_layers at least num_hidden_layers, 2, got 1: the later",
         ),
         ({"model_type": "qwen2"}, "has no tensor 'model.layers.0.self_attn.q_proj.bias'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config must be absent"),

@@ -204,7 +204,7 @@ class _QwenFamily(LlamaFamily):
         return {**super().write(model), "use_sliding_window": False}
 
     def _check_computes(self, values: Mapping[str, Any]) -> None:
-        """Check that no layer has a window, by the rule of transformers' `Qwen2Config` where there are no `layer_types`."""
+        """Check that no layer has a window: without `layer_types`, by the rule of transformers' `Qwen2Config`."""
         super()._check_computes(values)
         if not values.get("use_sliding_window") or values.get("layer_types"):
             return
