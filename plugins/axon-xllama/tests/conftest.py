@@ -3,14 +3,19 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from axon_core.text import SentencePieceTokenizer
+from axon_core.text import SentencePieceTokenizer, Tokenizer
+from axon_xllama import XLlama
 
 VOCAB = 400
+SIZES = {"context": 64, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 96}
 
 
 def train_words(folder: Path, vocab_size: int) -> Path:
@@ -167,3 +172,49 @@ def in_metas_layout(model: LlamaForCausalLM) -> dict[str, torch.Tensor]:
             tensor = tensor[order]
         tensors[name] = tensor
     return tensors
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return a function that saves a model with random weights, gains of norms included."""
+
+    def make(tokenizer: Tokenizer, more: int = 0, **changes: Any) -> XLlama:
+        torch.manual_seed(0)
+        model = XLlama.build(**{"vocab_size": tokenizer.vocab_size + more, **SIZES, **changes})
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn(parameter.shape)
+                parameter.copy_(1 + 0.3 * noise if parameter.dim() == 1 else 0.15 * noise)
+        model.save(tmp_path / "run", tokenizer)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Return a function that copies `model.gguf` to `changed.gguf` with other keys and tensors; None leaves one out."""
+    kinds = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING", list: "ARRAY"}
+
+    def change(keys: dict[str, Any], tensors: dict[str, tuple[np.ndarray, Any] | None] | None = None) -> Path:
+        reader, out = gguf.GGUFReader(tmp_path / "model.gguf"), tmp_path / "changed.gguf"
+        values = {name: (field.contents(), field.types[0]) for name, field in reader.fields.items()}
+        values |= {name: (new, gguf.GGUFValueType[kinds.get(type(new), "STRING")]) for name, new in keys.items()}
+        writer = gguf.GGUFWriter(out, str(values.pop("general.architecture")[0]))
+        for name, (value, kind) in values.items():
+            if value is None or name.startswith("GGUF."):
+                continue
+            if kind == gguf.GGUFValueType.ARRAY:
+                writer.add_array(name, value)
+            else:
+                writer.add_key_value(name, value, kind)
+        data = {tensor.name: (np.array(tensor.data), tensor.tensor_type) for tensor in reader.tensors}
+        for name, given in (data | (tensors or {})).items():
+            if given is not None:
+                writer.add_tensor(name, given[0], raw_dtype=given[1])
+        for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+            step()
+        writer.close()
+        return out
+
+    return change

@@ -18,6 +18,8 @@ from axon_xllama.checkpoints import import_checkpoint, layout
 
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 
+LLAMA3 = {"rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
 
 def refused(source: Path, message: str, **options) -> None:
     """Check that the import raises `message`, before it reads a weight, and leaves nothing behind."""
@@ -55,6 +57,14 @@ def edit(file: Path, **changes) -> None:
             "rope_parameters must be one object of numbers",
         ),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "'linear' must have a factor"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": None}},
+            "'linear' must have a factor",
+        ),
+        *[
+            ({"rope_parameters": {"rope_type": "llama3", **LLAMA3, name: None}}, f"must have the setting {name}")
+            for name in ("low_freq_factor", "high_freq_factor")
+        ],
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": -1}}, "are inconsistent.*factor"),
         ({"rope_scaling": {"type": "linear", "factor": float("inf")}}, "inconsistent.*factor: must be a finite number"),
         (
@@ -71,7 +81,10 @@ def edit(file: Path, **changes) -> None:
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
         ({"attention_bias": True}, "has no tensor 'model.layers.0.self_attn.q_proj.bias'"),
         ({"attention_bias": "yes"}, "attention_bias must be true or false in config.json, got 'yes'"),
-        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window must be false"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1},
+            "use_sliding_window must be false, or max_window_layers at least num_hidden_layers, 2, got 1: the later",
+        ),
         ({"model_type": "qwen2"}, "has no tensor 'model.layers.0.self_attn.q_proj.bias'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config must be absent"),
         ({"hidden_size": ...}, "must contain hidden_size"),
@@ -86,8 +99,8 @@ def edit(file: Path, **changes) -> None:
         ({"vocab_size": 399}, "399 and the tokenizer 400"),
         ({"vocab_size": 401}, r"shape of 'model.embed_tokens.weight' must be \(401, 64\)"),
         (
-            {"model_type": "qwen3", "use_sliding_window": True},
-            "use_sliding_window must be false: X-Llama's attention sees",
+            {"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": "all"},
+            "use_sliding_window must be false.* got 'all'",
         ),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types must all be 'full_attention'"),
         ({"max_position_embeddings": ...}, "must contain max_position_embeddings, but does not; --context sets it"),

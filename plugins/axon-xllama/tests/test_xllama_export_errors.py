@@ -9,6 +9,8 @@ from axon_core.cli import main
 from axon_core.text import CharTokenizer
 from axon_xllama import XLlama
 from axon_xllama.checkpoints import export_checkpoint
+from axon_xllama.checkpoints.families import family_of
+from axon_xllama.gguf.writing import export_gguf
 
 
 @pytest.mark.parametrize(
@@ -21,7 +23,7 @@ from axon_xllama.checkpoints import export_checkpoint
         (
             {"attention": {"type": "GQA", "bias": "qkv", "qk_norm": "rmsnorm"}},
             "hf",
-            "no family of checkpoints .* in llama no query or key head has a norm; .* in qwen3 all four projections",
+            "no family .* in llama, qwen2 no query or key head has a norm; in qwen3 all four projections",
         ),
         ({"attention": {"type": "GQA", "qk_norm": "rmsnorm"}}, "meta", "must be a Llama .* no query or key head"),
         ({"attention": {"type": "MHA", "qk_norm": "layernorm"}}, "hf", "norm must be axon-rmsnorm:rmsnorm .*layernorm"),
@@ -41,10 +43,19 @@ from axon_xllama.checkpoints import export_checkpoint
         (
             {"feed_forward": "relu2"},
             "hf",
-            "in llama the feed forward must be axon-xllama:swiglu, got axon-xllama:relu2",
+            "in llama, qwen2, .* the feed forward must be axon-xllama:swiglu, got axon-xllama:relu2",
         ),
         ({"layers": [{"every": 2, "rotary": "none"}]}, "meta", "must be a Llama .* all layers have the same parts"),
-        ({"rotary": "none"}, "hf", "rotary embedding must be .* got none"),
+        *[
+            (changes, format, f"rotary embedding must be .* for the format '{format}', got none")
+            for changes in ({"rotary": "none"}, {"layers": [{"rotary": "none"}]})
+            for format in ("hf", "meta", "gguf")
+        ],
+        (
+            {"layers": [{"every": 2, "rotary": "none"}]},
+            "hf",
+            "no family .* in llama,[^;]* all layers have the same parts$",
+        ),
     ],
     ids=str,
 )
@@ -53,8 +64,17 @@ def test_models_that_are_no_llama(tmp_path, changes, format, message):
     model.save(tmp_path / "run")
     CharTokenizer("abcde").save(tmp_path / "run")
     with pytest.raises(CheckpointError, match=message):
-        export_checkpoint(tmp_path / "run", tmp_path / "out", format=format)
+        if format == "gguf":
+            export_gguf(tmp_path / "run", tmp_path / "out")
+        else:
+            export_checkpoint(tmp_path / "run", tmp_path / "out", format=format)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_family_says_what_it_lacks_without_a_rotary_embedding():
+    model = XLlama.build(vocab_size=5, context=16, dim=16, n_layers=1, n_heads=2, rotary="none")
+    with pytest.raises(CheckpointError, match=r"in llama,[^;]* there is a rotary embedding"):
+        family_of(model)
 
 
 @pytest.mark.parametrize("format", ["hf", "meta"])

@@ -13,7 +13,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from axon_core import UsageError
+from axon_core import CheckpointError, UsageError
 from axon_core.generation import Sampling, decode
 from axon_xllama import XLlama
 from axon_xllama.checkpoints.hugging_face import config_from_hugging_face, from_hugging_face, to_hugging_face
@@ -106,6 +106,11 @@ def test_documents_cannot_be_cached():
 FAMILIES = {
     "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"use_sliding_window": False, "sliding_window": 4}),
+    "qwen2 with windows from a later layer on": (
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 3},
+    ),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 24, "attention_bias": True}),
 }
 
@@ -132,3 +137,18 @@ def test_families_with_biases_equal_transformers(family, tied):
     back = to_hugging_face(ours.state_dict(), config)
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in back.items())
     assert len(back) == len(dict(theirs.named_parameters()))
+
+
+@pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config])
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("whole", [0, 1, 2, 3])
+def test_a_qwen_is_read_if_no_layer_has_a_window(kind, window, whole):
+    given = {"use_sliding_window": True, "sliding_window": window, "max_window_layers": whole}
+    theirs = kind(num_hidden_layers=2, **given)
+    values = theirs.to_dict() | given
+    del values["layer_types"]  # which older files do not have
+    if "sliding_attention" in theirs.layer_types:
+        with pytest.raises(CheckpointError, match=f"max_window_layers at least num_hidden_layers, 2, got {whole}"):
+            config_from_hugging_face(values)
+    else:
+        assert config_from_hugging_face(values).attention.type == "GQA"

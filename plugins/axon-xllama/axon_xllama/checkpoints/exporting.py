@@ -20,7 +20,7 @@ from axon_core.registry import Spec
 from axon_core.text import PipelineTokenizer, SentencePieceTokenizer, Tokenizer
 from axon_core.training import pinned_model_folder
 from axon_xllama.checkpoints import hugging_face, meta
-from axon_xllama.checkpoints.families import LlamaFamily
+from axon_xllama.checkpoints.families import LlamaFamily, family_of
 from axon_xllama.checkpoints.importing import ProgressCallback
 from axon_xllama.checkpoints.layout import Notice, Settings, Stored, TensorPart, checkpoint_tensors, relayout
 from axon_xllama.checkpoints.rope import SCALINGS
@@ -166,9 +166,7 @@ def check_parts(model: XLlama, format: str) -> None:
     if type(model) is not XLlama:  # a model from elsewhere may be derived from it
         raise CheckpointError(f"the model must be an XLlama for the format {format!r}, got a {type(model).__name__}")
     c = model.config
-    if format == "meta" and (reason := LlamaFamily().misfit(model)):
-        raise CheckpointError(f"the model must be a Llama for the format 'meta', where {reason}")
-    if c.rotary.type == NO_ROTARY:
+    if c.rotary.type == NO_ROTARY or not model.rotaries:
         raise CheckpointError(
             f"the rotary embedding must be {' or '.join(rotaries)} for the format {format!r}, got none"
         )
@@ -185,6 +183,10 @@ def check_parts(model: XLlama, format: str) -> None:
     for norm in (c.norm, qk_norm):
         if norm and (share := norm.options.get("partial", 1)) != 1:
             raise CheckpointError(f"the norm's partial must be 1 in a Llama, got {share}")
+    if format != "meta":
+        family_of(model)
+    elif reason := LlamaFamily().misfit(model):
+        raise CheckpointError(f"the model must be a Llama for the format 'meta', where {reason}")
     settings = Settings.of(model)
     if settings.qk_eps not in (None, settings.eps):
         raise CheckpointError(

@@ -31,7 +31,6 @@ _QK_NORM: Names = {f"attention.{part}_norm": [f"{_LAYER}self_attn.{part}_norm.we
 _QKV_BIAS: Names = {"attention.qkv.projection.bias": [f"{_LAYER}self_attn.{part}_proj.bias" for part in "qkv"]}
 _OUT_BIAS: Names = {"attention.out.bias": [f"{_LAYER}self_attn.o_proj.bias"]}
 _BIASES: Mapping[Bias, Names] = {False: {}, "qkv": _QKV_BIAS, True: {**_QKV_BIAS, **_OUT_BIAS}}
-_WHOLE_TEXT = "X-Llama's attention sees the whole text"
 
 SIZES: Mapping[str, tuple[str, ...]] = {
     "vocab_size": ("vocab_size",),
@@ -130,6 +129,8 @@ class LlamaFamily(CheckpointFamily):
         config = model.config
         if config.layers:
             return "all layers have the same parts"
+        if not model.rotaries:
+            return "there is a rotary embedding"
         for registry, spec, known in (
             (ATTENTIONS, config.attention, self.attentions),
             (FEED_FORWARDS, config.feed_forward, self.feed_forwards),
@@ -193,23 +194,46 @@ class LlamaFamily(CheckpointFamily):
             raise CheckpointError("quantization_config must be absent; use the checkpoint before quantisation")
 
 
-class Qwen2Family(LlamaFamily):
+class _QwenFamily(LlamaFamily):
+    """A Qwen, whose later layers may have a window: `max_window_layers` says how many have none."""
+
+    off: ClassVar[Mapping[str, str]] = {}
+
+    def write(self, model: XLlama) -> dict[str, Any]:
+        """Return the settings in `config.json` of a model that fits, but for dtype and markers."""
+        return {**super().write(model), "use_sliding_window": False}
+
+    def _check_computes(self, values: Mapping[str, Any]) -> None:
+        """Check that no layer has a window: without `layer_types`, by the rule of transformers' `Qwen2Config`."""
+        super()._check_computes(values)
+        if not values.get("use_sliding_window") or values.get("layer_types"):
+            return
+        window, layers = values.get("sliding_window", 4096), _size(values, SIZES["n_layers"])
+        whole = values.get("max_window_layers", 28)
+        if window is None or (isinstance(whole, int) and isinstance(layers, int) and whole >= layers):
+            return
+        raise CheckpointError(
+            f"use_sliding_window must be false, or max_window_layers at least num_hidden_layers, {layers!r:.20}, got "
+            f"{whole!r:.20}: the later layers have a window and the others none, and the import gives all layers the "
+            "same attention"
+        )
+
+
+class Qwen2Family(_QwenFamily):
     """Qwen2 and Qwen2.5: queries, keys and values have a bias, the output has none."""
 
     architecture = "Qwen2ForCausalLM"
     model_type = "qwen2"
     bias = "qkv"
-    off: ClassVar[Mapping[str, str]] = {"use_sliding_window": _WHOLE_TEXT}
 
 
-class Qwen3Family(LlamaFamily):
+class Qwen3Family(_QwenFamily):
     """Qwen3: query and key heads are normalised; they have 128 features unless the config says otherwise."""
 
     architecture = "Qwen3ForCausalLM"
     model_type = "qwen3"
     qk_norm = True
     head_dim = 128
-    off: ClassVar[Mapping[str, str]] = {"use_sliding_window": _WHOLE_TEXT}
 
 
 CHECKPOINT_FAMILIES: Registry[CheckpointFamily] = Registry("checkpoint_family", CheckpointFamily)
@@ -239,13 +263,13 @@ def family_of(model: XLlama) -> CheckpointFamily:
         CheckpointError: there is none; the message says for each family what it has.
     """
     entries = sorted(CHECKPOINT_FAMILIES.entries(), key=lambda entry: entry.distribution != "axon-xllama")
-    misfits: dict[str, str] = {}
+    misfits: dict[str, list[str]] = {}
     for entry in entries:
         family = CHECKPOINT_FAMILIES.build(entry.qualified)
         if (reason := family.misfit(model)) is None:
             return family
-        misfits[entry.key] = reason
-    reasons = "; ".join(f"in {name} {reason}" for name, reason in misfits.items())
+        misfits.setdefault(reason, []).append(entry.key)
+    reasons = "; ".join(f"in {', '.join(names)} {reason}" for reason, names in misfits.items())
     raise CheckpointError(f"no family of checkpoints computes what the model does: {reasons}")
 
 

@@ -67,7 +67,8 @@ def rotary_from(values: Mapping[str, Any]) -> dict[str, Any]:
         raise malformed
     if (part := rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1))) != 1:
         raise CheckpointError(f"partial_rotary_factor must be 1, got {part}")
-    if missing := [theirs for theirs in scaling.required if theirs not in rope]:
+    given = rope.keys() if kind == "yarn" else {name for name, value in rope.items() if value is not None}
+    if missing := [theirs for theirs in scaling.required if theirs not in given]:
         article = "a" if missing[0] == "factor" else "the setting"
         raise CheckpointError(f"rope scaling {kind!r} must have {article} {missing[0]}")
     found = dict(rope)

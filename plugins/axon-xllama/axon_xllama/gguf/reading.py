@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from math import log
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,35 @@ from axon_core.registry import import_optional
 from axon_core.text import Tokenizer
 from axon_xllama.checkpoints.families import family_named
 from axon_xllama.checkpoints.layout import Names, Stored
-from axon_xllama.gguf.vocabulary import GGUFVocabulary
+from axon_xllama.gguf.keys import Keys
+from axon_xllama.gguf.rotary import rope_parameters
+from axon_xllama.gguf.tokenizer_keys import vocabulary_from
 from axon_xllama.model import XLlama
 
 __all__ = ["open_gguf"]
 
-_ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-_LLAMA3 = [(factor, 8192) for factor in (8.0, 32.0, 16.0, 4.0)]
-"""Scalings of Llama 3.1 to 3.3, of which a file has only what they do to the frequencies."""
+_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_VERSIONS = (2, 3)
+_FACTORS = "rope_freqs.weight"
+_MOST = 65_536
+"""Of layers, and of heads."""
+_TENSORS = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "model.layers.{}.input_layernorm": "blk.{}.attn_norm",
+    "model.layers.{}.self_attn.q_proj": "blk.{}.attn_q",
+    "model.layers.{}.self_attn.k_proj": "blk.{}.attn_k",
+    "model.layers.{}.self_attn.v_proj": "blk.{}.attn_v",
+    "model.layers.{}.self_attn.o_proj": "blk.{}.attn_output",
+    "model.layers.{}.self_attn.q_norm": "blk.{}.attn_q_norm",
+    "model.layers.{}.self_attn.k_norm": "blk.{}.attn_k_norm",
+    "model.layers.{}.post_attention_layernorm": "blk.{}.ffn_norm",
+    "model.layers.{}.mlp.gate_proj": "blk.{}.ffn_gate",
+    "model.layers.{}.mlp.up_proj": "blk.{}.ffn_up",
+    "model.layers.{}.mlp.down_proj": "blk.{}.ffn_down",
+}
+"""Hugging Face's names of tensors, and llama.cpp's."""
 
 
 def open_gguf(file: Path) -> tuple[XLlama.Config, dict[str, Stored], Names, Tokenizer]:
@@ -39,178 +59,108 @@ def open_gguf(file: Path) -> tuple[XLlama.Config, dict[str, Stored], Names, Toke
         UsageError: the package `gguf` is not installed.
     """
     library: Any = import_optional("gguf", "gguf")
-    try:
-        reader = library.GGUFReader(file)
-        values = {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, OSError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{file} is not a GGUF file, or damaged: {error}") from None
-    architecture = values.get("general.architecture")
+    keys, tensors = _contents(library, file)
+    architecture = keys.text("general.architecture")
     if architecture not in _ARCHITECTURES:
-        raise CheckpointError(f"the architecture must be {', '.join(_ARCHITECTURES)}, got {architecture!r:.60}")
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    settings = {name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{architecture}.")}
-    vocabulary = _vocabulary(values)
-    named = _names(tensors, architecture, settings)
-    config = _config(architecture, settings, tensors, len(vocabulary.tokens))
-    family = family_named(_ARCHITECTURES[architecture])
-    stored = {named[name]: _stored(library, file, tensor) for name, tensor in tensors.items() if name in named}
-    return config, stored, family.names(config), vocabulary.tokenizer()
-
-
-def _names(tensors: Mapping[str, Any], architecture: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return Hugging Face's names of the tensors."""
-    layers = settings.get("block_count")
-    if not isinstance(layers, int) or not 0 < layers < 65_536:
-        raise CheckpointError(f"{architecture}.block_count must be a number of layers, got {layers!r:.60}")
-    found: dict[str, str] = {}
-    ours = {
-        "token_embd": "model.embed_tokens",
-        "output_norm": "model.norm",
-        "output": "lm_head",
-        **{
-            f"blk.{i}.{theirs}": f"model.layers.{i}.{hugging_face}"
-            for i in range(layers)
-            for theirs, hugging_face in _LAYER.items()
-        },
+        raise CheckpointError(f"general.architecture must be {', '.join(_ARCHITECTURES)}, got {architecture!r:.60}")
+    vocabulary = vocabulary_from(keys)
+    config = _config(keys, architecture, tensors, len(vocabulary.tokens))
+    names = {
+        ours: [f"{_TENSORS[base]}.{suffix}" for base, _, suffix in (name.rpartition(".") for name in theirs)]
+        for ours, theirs in family_named(architecture).names(config).items()
     }
-    for name in tensors:
-        base, _, suffix = name.rpartition(".")
-        if base in ours and suffix in ("weight", "bias"):
-            found[name] = f"{ours[base]}.{suffix}"
-        elif name != "rope_freqs.weight":
-            raise CheckpointError(f"the file has a tensor {name!r:.80}, which is not part of a {architecture}")
-    return found
+    stored = {name: _stored(library, file, tensor) for name, tensor in tensors.items() if name != _FACTORS}
+    return config, stored, names, vocabulary.tokenizer()
 
 
-_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+def _contents(library: Any, file: Path) -> tuple[Keys, dict[str, Any]]:
+    """Return the keys and the tensors of a file."""
+    types = {kind.value for kind in library.GGMLQuantizationType}
+
+    class Reader(library.GGUFReader):
+        def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+            for field in fields:  # whose names the package leaves out of its message
+                if (kind := int(field.parts[4][0])) not in types:
+                    raise CheckpointError(f"{field.name!r:.80} in {file} is of type {kind}, which is not known")
+            super()._build_tensors(start_offs, fields)
+
+    with file.open("rb") as stream:
+        start = stream.read(8)
+    if start[:4] != b"GGUF":
+        raise CheckpointError(f"{file} is not a GGUF file: it does not begin with these letters")
+    if len(start) == 8 and (version := int.from_bytes(start[4:], "little")) not in _VERSIONS:
+        raise CheckpointError(f"{file} must be a GGUF file of version 2 or 3, got {version}; convert the model again")
+    try:
+        reader = Reader(file)
+        values = {name: _value(library, field) for name, field in reader.fields.items()}
+    except (ValueError, OSError, IndexError, KeyError, TypeError, OverflowError, MemoryError):
+        raise CheckpointError(f"{file} is damaged or truncated; copy it again") from None
+    return Keys(values), {tensor.name: tensor for tensor in reader.tensors}
 
 
-def _config(architecture: str, settings: Mapping[str, Any], tensors: Mapping[str, Any], tokens: int) -> XLlama.Config:
-    """Return the X-Llama by way of the `config.json` that says the same."""
-    heads = settings.get("attention.head_count")
-    embedding = tensors.get("token_embd.weight")
-    rows = int(embedding.shape[-1]) if embedding is not None else tokens
-    values = {
-        "vocab_size": rows,
-        "max_position_embeddings": _trained(settings),
-        "hidden_size": settings.get("embedding_length"),
-        "num_hidden_layers": settings.get("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": settings.get("attention.head_count_kv", heads),
-        "head_dim": settings.get("attention.key_length"),
-        "intermediate_size": settings.get("feed_forward_length"),
-        "rms_norm_eps": settings.get("attention.layer_norm_rms_epsilon"),
-        "attention_bias": "blk.0.attn_output.bias" in tensors,
-        "tie_word_embeddings": "output.weight" not in tensors,
-        "rope_parameters": _rope(settings, tensors),
-    }
-    missing = [name for name, value in values.items() if value is None and name != "head_dim"]
-    if missing:
-        raise CheckpointError(f"the GGUF file does not say {', '.join(missing)}, in Hugging Face's terms")
-    config = family_named(_ARCHITECTURES[architecture]).read(values)
-    if architecture != "llama":
+def _value(library: Any, field: Any) -> Any:
+    """Return the value of a key: a float32 as the shortest decimal that it stands for, such as 1e-05."""
+    value = field.contents()
+    return float(str(np.float32(value))) if field.types == [library.GGUFValueType.FLOAT32] else value
+
+
+def _config(keys: Keys, a: str, tensors: Mapping[str, Any], tokens: int) -> XLlama.Config:
+    """Return the X-Llama by way of the `config.json` that says the same; `a` is the architecture."""
+    if experts := keys.count(f"{a}.expert_count", least=0):
+        raise CheckpointError(
+            f"{a}.expert_count is {experts}, but a mixture of experts is not read from a GGUF file; import its Hugging "
+            "Face folder"
+        )
+    dim, context, hidden_dim = (
+        keys.needed(key, keys.count(key))
+        for key in (f"{a}.{name}" for name in ("embedding_length", "context_length", "feed_forward_length"))
+    )
+    heads, kv_heads, head_dim = _heads(keys, a, dim)
+    layers, epsilon = f"{a}.block_count", f"{a}.attention.layer_norm_rms_epsilon"
+    embedding, factors = tensors.get("token_embd.weight"), tensors.get(_FACTORS)
+    rope = rope_parameters(keys, a, context, head_dim, None if factors is None else np.array(factors.data))
+    if rope["rope_type"] == "linear":  # which extends the context here; the file has the one after it
+        context = max(1, round(context / rope["factor"]))
+    config = family_named(a).read(
+        {
+            "vocab_size": tokens if embedding is None else int(embedding.shape[-1]),
+            "max_position_embeddings": context,
+            "hidden_size": dim,
+            "num_hidden_layers": keys.needed(layers, keys.count(layers, most=_MOST)),
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
+            "intermediate_size": hidden_dim,
+            "rms_norm_eps": keys.needed(epsilon, keys.number(epsilon, least=0)),
+            "attention_bias": "blk.0.attn_output.bias" in tensors,
+            "tie_word_embeddings": "output.weight" not in tensors,
+            "rope_parameters": rope,
+        }
+    )
+    if a != "llama":
         return config
     # llama.cpp rotates the features (2i, 2i + 1) of a `llama`, and the file has its rows in that order.
     return config.model_copy(update={"rotary": config.rotary.model_copy(update={"layout": "interleaved"})})
 
 
-def _trained(settings: Mapping[str, Any]) -> Any:
-    """Return the context before a linear scaling, which extends it here; the file has the one after it."""
-    context, factor = settings.get("context_length"), settings.get("rope.scaling.factor")
-    if settings.get("rope.scaling.type") == "linear" and isinstance(context, int) and factor:
-        return max(1, round(context / factor))
-    return context
-
-
-def _rope(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    base = settings.get("rope.freq_base", 10000.0)
-    kind = settings.get("rope.scaling.type", "none")
-    if "rope_freqs.weight" in tensors:
-        return {"rope_theta": base, **_llama3(np.array(tensors["rope_freqs.weight"].data), base)}
-    match kind:
-        case "none":
-            return {"rope_theta": base, "rope_type": "default"}
-        case "linear":
-            return {"rope_theta": base, "rope_type": "linear", "factor": settings.get("rope.scaling.factor")}
-        case "yarn":
-            factor = settings.get("rope.scaling.factor")
-            share = settings.get("rope.scaling.attn_factor", 1.0)
-            found = {
-                "rope_theta": base,
-                "rope_type": "yarn",
-                "factor": factor,
-                "original_max_position_embeddings": settings.get("rope.scaling.original_context_length"),
-                "beta_fast": settings.get("rope.scaling.yarn_beta_fast"),
-                "beta_slow": settings.get("rope.scaling.yarn_beta_slow"),
-            }
-            if share != 1 and factor:
-                found["attention_factor"] = share * (0.1 * log(factor) + 1)
-            return found
-        case other:
-            raise CheckpointError(f"the rotary scaling {other!r:.60} of a GGUF file is not known")
-
-
-def _llama3(factors: np.ndarray, base: float) -> dict[str, Any]:
-    """Return the scaling whose factors these are."""
-    dim = 2 * len(factors)
-    theta = base ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
-    for factor, context in _LLAMA3:
-        u = np.clip((context * theta / (2 * np.pi) - 1) / 3, 0, 1)
-        if np.allclose(1 / ((1 - u) / factor + u), factors, rtol=1e-4):
-            return {
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": context,
-            }
-    raise CheckpointError("rope_freqs.weight holds factors that are not those of Llama 3.1 to 3.3")
-
-
-def _vocabulary(values: Mapping[str, Any]) -> GGUFVocabulary:
-    """Return the tokenizer's description. Raises `CheckpointError` if it is incomplete."""
-    told = {name.removeprefix("tokenizer.ggml."): value for name, value in values.items()}
-    tokens, kinds = told.get("tokens"), told.get("token_type")
-    if not isinstance(tokens, list) or not tokens:
-        raise CheckpointError("the GGUF file has no tokens")
-    kinds = kinds if isinstance(kinds, list) else [1] * len(tokens)
-    model = told.get("model")
-    if model not in ("llama", "gpt2"):
-        raise CheckpointError(f"the tokenizer must be of the model 'llama' or 'gpt2', got {model!r:.60}")
-    scores, merges = told.get("scores"), told.get("merges")
-    if model == "llama" and not (isinstance(scores, list) and len(scores) == len(tokens)):
-        raise CheckpointError("the GGUF file has no score for each token")
-    if len(kinds) != len(tokens):
-        raise CheckpointError("the GGUF file has no type for each token")
-    template = values.get("tokenizer.chat_template")
-    others = {told[name] for name in ("eot_token_id", "eom_token_id") if isinstance(told.get(name), int)}
-    return GGUFVocabulary(
-        model,
-        tokens,
-        kinds,
-        scores=scores or [],
-        merges=merges if isinstance(merges, list) else [],
-        splitter=str(told.get("pre", "gpt-2")),
-        bos=told.get("bos_token_id"),
-        eos=told.get("eos_token_id"),
-        unknown=told.get("unknown_token_id"),
-        add_bos=bool(told.get("add_bos_token", model == "llama")),
-        add_space=bool(told.get("add_space_prefix", True)),
-        ends=frozenset(others),
-        chat_template=template if isinstance(template, str) else "",
-    )
+def _heads(keys: Keys, a: str, dim: int) -> tuple[int, int, int]:
+    """Return the numbers of heads and of key/value heads, and the features of each."""
+    key = f"{a}.attention.head_count"
+    heads = keys.needed(key, keys.count(key, most=_MOST))
+    kv_heads = keys.count(f"{key}_kv", most=_MOST) or heads
+    if heads % kv_heads:
+        raise CheckpointError(f"{key}_kv must divide {key}, {heads}, got {kv_heads}")
+    head_dim = keys.count(f"{a}.attention.key_length")
+    if head_dim is None and dim % heads:
+        raise CheckpointError(f"{a}.embedding_length must be a multiple of {key}, {heads}, got {dim}")
+    head_dim = head_dim or dim // heads
+    for name, reason in (
+        ("attention.value_length", "keys and values of a head have as many features"),
+        ("rope.dimension_count", "all features of a head are rotated"),
+    ):
+        if (found := keys.count(f"{a}.{name}", least=0)) not in (None, head_dim):
+            raise CheckpointError(f"{a}.{name} must be {head_dim}, because in an X-Llama {reason}, got {found}")
+    return heads, kv_heads, head_dim
 
 
 def _stored(library: Any, file: Path, tensor: Any) -> Stored:
@@ -219,8 +169,12 @@ def _stored(library: Any, file: Path, tensor: Any) -> Stored:
     kept = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     if kind.name in kept:
         return Stored(shape, kept[kind.name], partial(_plain, tensor, shape, kept[kind.name]))
-    if kind not in library.quants._type_traits:
-        raise CheckpointError(f"{tensor.name!r:.80} in {file} is of type {kind.name}, which cannot be dequantised")
+    try:
+        library.dequantize(np.zeros(library.GGML_QUANT_SIZES[kind][1], np.uint8), kind)  # one block
+    except NotImplementedError:
+        raise CheckpointError(
+            f"{tensor.name!r:.80} in {file} is of type {kind.name}, which cannot be dequantised"
+        ) from None
     return Stored(shape, torch.float32, lambda: torch.from_numpy(library.dequantize(tensor.data, kind)).view(shape))
 
 

@@ -8,6 +8,7 @@ their order, and a named rule by which a text is split beforehand.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,19 +25,24 @@ from axon_core.text import (
     Tokenizer,
     byte_characters,
 )
+from axon_xllama.checkpoints.layout import Notice
 from axon_xllama.checkpoints.tokenizer_files import InexpressibleError, characters_pipeline, sentencepiece_pipeline
 
 __all__ = ["GGUFVocabulary"]
 
 _BYTE_LEVEL: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_NFC = {"type": "NFC"}
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 
 
-def _split(pattern: str) -> dict[str, Any]:
-    rule = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    level = {**_BYTE_LEVEL, "use_regex": False}
-    return {"type": "Sequence", "pretokenizers": [rule, level]}
+def _split(*patterns: str) -> dict[str, Any]:
+    rules = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in patterns
+    ]
+    return {"type": "Sequence", "pretokenizers": [*rules, {**_BYTE_LEVEL, "use_regex": False}]}
 
 
 SPLITTERS: Mapping[str, Mapping[str, Any]] = {
@@ -44,8 +50,9 @@ SPLITTERS: Mapping[str, Mapping[str, Any]] = {
     "smollm": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL]},
     "llama-bpe": _split(f"{_LETTERS}\\p{{N}}{{1,3}}{_REST}"),
     "qwen2": _split(f"{_LETTERS}\\p{{N}}{_REST}"),
+    "default": _split(r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", "[0-9][0-9][0-9]"),
 }
-"""How llama.cpp's named rules split a text, as steps of the tokenizers library."""
+"""How llama.cpp's named rules split a text, as steps of the tokenizers library; a file without a name has `default`."""
 
 
 @dataclass
@@ -74,8 +81,12 @@ class GGUFVocabulary:
     chat_template: str = ""
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> GGUFVocabulary:
+    def of(cls, tokenizer: Tokenizer, notice: Notice = warnings.warn) -> GGUFVocabulary:
         """Return the description of a tokenizer.
+
+        Args:
+            tokenizer: the model's.
+            notice: called with what llama.cpp does otherwise in few texts.
 
         Raises:
             CheckpointError: llama.cpp would give other ids; the message says why.
@@ -89,7 +100,7 @@ class GGUFVocabulary:
                 case SentencePieceTokenizer():
                     found = _pieces(SentencePieceModel.read(tokenizer.model))
                 case PipelineTokenizer():
-                    found = _pipeline(tokenizer)
+                    found = _pipeline(tokenizer, notice)
                 case _:
                     raise InexpressibleError(f"it is of type {tokenizer.type!r}")
         except InexpressibleError as error:
@@ -110,7 +121,7 @@ class GGUFVocabulary:
         """Return the tokenizer that this describes.
 
         Raises:
-            CheckpointError: it is of an unknown kind.
+            CheckpointError: it cannot be used.
         """
         try:
             pipeline = self._merging() if self.model == "gpt2" else self._joining()
@@ -118,7 +129,7 @@ class GGUFVocabulary:
                 to_json({"version": "1.0", "added_tokens": self._added(), **pipeline}, ensure_ascii=False).encode(),
                 bos=self.bos,
                 eos=self.eos,
-                add_bos=self.add_bos and self.bos is not None,
+                add_bos=self.add_bos,
                 other_ends=self.ends,
                 chat_template=self.chat_template,
             )
@@ -138,11 +149,18 @@ class GGUFVocabulary:
 
     def _merging(self) -> dict[str, Any]:
         if self.splitter not in SPLITTERS:
-            raise InexpressibleError(f"its splitter is {self.splitter!r}, known are {', '.join(SPLITTERS)}")
+            raise InexpressibleError(f"tokenizer.ggml.pre is {self.splitter!r:.60}, known are {', '.join(SPLITTERS)}")
         vocabulary = {text: token for token, text in enumerate(self.tokens)}
-        merges = [merge for merge in self.merges if merge.replace(" ", "", 1) in vocabulary]
-        if len(merges) < len(self.merges) and (characters := self._spelled()):
+        merges = [] if self.merges == self.no_merges() else self.merges
+        characters = self._spelled()
+        if characters is not None and merges == _character_merges(self.tokens, self.kinds):
             return characters_pipeline(characters)
+        for merge in merges:
+            left, _, right = merge.partition(" ")
+            if not {left, right, left + right} <= vocabulary.keys():
+                raise InexpressibleError(
+                    f"tokenizer.ggml.merges has {merge!r:.60}, which is not two tokens whose union is one"
+                )
         return {
             "pre_tokenizer": SPLITTERS[self.splitter],
             "decoder": _BYTE_LEVEL,
@@ -153,6 +171,11 @@ class GGUFVocabulary:
                 "ignore_merges": self.splitter == "llama-bpe",
             },
         }
+
+    def no_merges(self) -> list[str]:
+        """Return what stands for no merges, without which llama.cpp refuses a file: a pair whose union is no token."""
+        longest = max(self.tokens, key=len)
+        return [f"{longest} {longest}"]
 
     def _spelled(self) -> dict[str, int] | None:
         """Return the characters that the tokens stand for, if each is one: what `_characters` has written."""
@@ -172,8 +195,6 @@ class GGUFVocabulary:
         return found
 
     def _joining(self) -> dict[str, Any]:
-        if self.model != "llama":
-            raise InexpressibleError(f"its model is {self.model!r}, known are 'llama' and 'gpt2'")
         pieces = map(SentencePiece, self.tokens, self.scores, map(PieceKind, self.kinds))
         kept = [piece if piece.kind != PieceKind.UNUSED else piece._replace(kind=PieceKind.CONTROL) for piece in pieces]
         return sentencepiece_pipeline(
@@ -191,12 +212,15 @@ def _bytes() -> GGUFVocabulary:
 def _characters(tokenizer: CharTokenizer) -> GGUFVocabulary:
     """Each character is a token; those of several bytes are put together by merges. Other characters are lost."""
     names = byte_characters()
-    tokens, merges = list[str](), dict[str, None]()
-    for token in range(tokenizer.vocab_size):
-        spelled = "".join(names[byte] for byte in tokenizer.piece(token))
-        tokens.append(spelled)
-        merges |= dict.fromkeys(f"{spelled[:i]} {spelled[i]}" for i in range(1, len(spelled)))
-    return GGUFVocabulary("gpt2", tokens, [int(PieceKind.NORMAL)] * len(tokens), merges=[*merges], splitter="gpt-2")
+    tokens = ["".join(names[byte] for byte in tokenizer.piece(token)) for token in range(tokenizer.vocab_size)]
+    kinds = [int(PieceKind.NORMAL)] * len(tokens)
+    return GGUFVocabulary("gpt2", tokens, kinds, merges=_character_merges(tokens, kinds), splitter="gpt-2")
+
+
+def _character_merges(tokens: Sequence[str], kinds: Sequence[int]) -> list[str]:
+    """Return the merges by which characters of several bytes are put together; their first bytes are no tokens."""
+    spelled = [text for text, kind in zip(tokens, kinds, strict=True) if kind == PieceKind.NORMAL]
+    return [*dict.fromkeys(f"{text[:i]} {text[i]}" for text in spelled for i in range(1, len(text)))]
 
 
 def _pieces(model: SentencePieceModel) -> GGUFVocabulary:
@@ -222,13 +246,13 @@ def _pieces(model: SentencePieceModel) -> GGUFVocabulary:
     )
 
 
-def _pipeline(tokenizer: PipelineTokenizer) -> GGUFVocabulary:
+def _pipeline(tokenizer: PipelineTokenizer, notice: Notice) -> GGUFVocabulary:
     values: Any = json.loads(tokenizer.pipeline)
     model, kinds = values["model"], [int(PieceKind.UNUSED)] * tokenizer.vocab_size
     if model.get("type") != "BPE":
         raise InexpressibleError(f"its model is {model.get('type')!r}, and not BPE")
-    if values.get("normalizer") is not None:
-        raise InexpressibleError(f"it normalises texts ({values['normalizer'].get('type')}), which llama.cpp does not")
+    if (normalizer := values.get("normalizer")) is not None and normalizer != _NFC:
+        raise InexpressibleError(f"it normalises texts ({normalizer.get('type')}), which llama.cpp does not")
     tokens = [f"[PAD{token}]" for token in range(tokenizer.vocab_size)]
     for text, token in model["vocab"].items():
         tokens[token], kinds[token] = text, int(PieceKind.NORMAL)
@@ -237,6 +261,13 @@ def _pipeline(tokenizer: PipelineTokenizer) -> GGUFVocabulary:
         kinds[token] = int(PieceKind.CONTROL if text in tokenizer.special else PieceKind.USER_DEFINED)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     splitter = _splitter(values.get("pre_tokenizer"))
+    if bool(model.get("ignore_merges")) != (splitter == "llama-bpe"):
+        raise InexpressibleError("llama.cpp looks words up first (ignore_merges) with the rule llama-bpe and no other")
+    if normalizer:
+        notice(
+            "the tokenizer brings texts into NFC first, which llama.cpp does not: a text with decomposed characters, "
+            "such as e and a combining accent, may have other ids there"
+        )
     found = GGUFVocabulary("gpt2", tokens, kinds, merges=merges, splitter=splitter)
     found.chat_template = tokenizer.chat_template
     return found

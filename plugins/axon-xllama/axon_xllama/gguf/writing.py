@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,10 +77,10 @@ def export_gguf(
     with pinned_model_folder(run) as folder:
         model = load_config(folder, XLlama)
         architecture = _architecture(model)
-        vocabulary = GGUFVocabulary.of(Tokenizer.load(folder)).padded(model.config.vocab_size)
+        vocabulary = GGUFVocabulary.of(Tokenizer.load(folder), notice).padded(model.config.vocab_size)
         check_weights(folder)
         with atomic_file(out) as draft, closing(library.GGUFWriter(draft, architecture)) as writer:
-            _describe(writer, library, model, vocabulary, type)
+            _describe(writer, library, model, vocabulary, type, notice)
             _write(writer, library, folder, model, architecture, type, progress, notice)
     return model
 
@@ -91,7 +92,10 @@ def _architecture(model: XLlama) -> str:
     name = str(family.write(model)["model_type"])
     attention = cast(Any, model.get_submodule("blocks.0.attention")).config
     if name not in _ARCHITECTURES:
-        raise CheckpointError(f"llama.cpp does not run a {name} of these parts")
+        raise CheckpointError(
+            f"a GGUF file is written of {', '.join(_ARCHITECTURES)}, but the model is a {name}; export it with "
+            "--format hf"
+        )
     if attention.bias is True:
         raise CheckpointError("a GGUF file has no bias for the attention's output")
     window = getattr(attention, "window", None)
@@ -103,7 +107,9 @@ def _architecture(model: XLlama) -> str:
     return _ARCHITECTURES[name]
 
 
-def _describe(writer: Any, library: Any, model: XLlama, vocabulary: GGUFVocabulary, type: GGUFType) -> None:
+def _describe(
+    writer: Any, library: Any, model: XLlama, vocabulary: GGUFVocabulary, type: GGUFType, notice: Notice
+) -> None:
     c, settings = model.config, Settings.of(model)
     kinds = {"f32": "ALL_F32", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
     writer.add_file_type(library.LlamaFileType[kinds[type]])
@@ -129,16 +135,18 @@ def _describe(writer: Any, library: Any, model: XLlama, vocabulary: GGUFVocabula
         writer.add_add_space_prefix(v.add_space)
     if v.model == "gpt2":
         writer.add_tokenizer_pre(v.splitter)
-        writer.add_token_merges(
-            v.merges or [f"{v.tokens[0]} {v.tokens[0]}"]
-        )  # none is an error; this pair has no union
+        writer.add_token_merges(v.merges or v.no_merges())
     for token, add in ((v.bos, writer.add_bos_token_id), (v.eos, writer.add_eos_token_id)):
         if token is not None:
             add(token)
     if v.unknown is not None:
         writer.add_unk_token_id(v.unknown)
-    for token in sorted(v.ends - {v.eos})[:1]:
-        writer.add_eot_token_id(token)
+    places = (writer.add_eot_token_id, writer.add_eom_token_id)
+    ends = sorted(v.ends - {v.eos})
+    for token, add in zip(ends, places, strict=False):
+        add(token)
+    if more := ends[len(places) :]:
+        notice(f"a GGUF file has no place for the ids {more}, which end a text too: llama.cpp may not stop at them")
     writer.add_add_bos_token(v.add_bos)
     writer.add_add_eos_token(False)
     if v.chat_template:
@@ -186,9 +194,7 @@ def _write(
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.numpy().dtype, factors.nbytes)
     for tensor in tensors:
-        writer.add_tensor_info(
-            tensor.name, tensor.shape, library.quants.np.dtype("float32"), tensor.nbytes, raw_dtype=tensor.kind
-        )
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype("float32"), tensor.nbytes, raw_dtype=tensor.kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
