@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -127,7 +127,8 @@ class StaticLayerCache(LayerCache):
         return scope.once(("ring", size), lambda: self._ring(scope, size, read))
 
     def _read(self, name: str) -> int:
-        return torch.sym_min(self.visible, self.buffers[name].shape[1])
+        # `min` would compile the steps before the window is full and those after it separately.
+        return cast(int, torch.sym_min(self.visible, self.buffers[name].shape[1]))
 
     def _ring(self, scope: Scope, size: int, read: int) -> Scope:
         held = self.slot - (self.slot - torch.arange(read, device=self.slot.device)) % size  # the token in each slot

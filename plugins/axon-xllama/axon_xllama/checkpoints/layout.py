@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from axon_core import ATTENTIONS, CheckpointError, ConfigError, validate
+from axon_core import ATTENTIONS, CheckpointError, ConfigError, first_line, validate
 from axon_core.checkpoint import weightless
 from axon_core.interfaces import Attention, Layout
 from axon_core.nn import QKV, StackedLinear
@@ -112,7 +112,7 @@ def skeleton(config: XLlama.Config, within: Collection[int] | None = None) -> XL
         with _fitting(), weightless(within):
             return XLlama(config)
     except (RuntimeError, OverflowError) as error:  # more numbers than a tensor can have
-        raise CheckpointError(f"no model can have the checkpoint's sizes: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"no model can have the checkpoint's sizes: {first_line(error)}") from None
 
 
 def configured(source: str, **values: object) -> XLlama.Config:
