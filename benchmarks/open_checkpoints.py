@@ -12,8 +12,8 @@
   the ids that transformers' tokenizer gives 5,000 texts of the run's characters, beside Axon's.
 - memory: the most that a process holds while it imports a bfloat16 folder of 1.1 billion weights, of each family, less
   what it holds once the code is there; in sizes of the weights.
-- gguf: seconds until the same weights in 8 bits are a folder, and until the model of it is there, beside the time that
-  llama.cpp takes to load the file and the package `gguf` to dequantise it.
+- gguf: seconds until a model is there of a file with the same weights in 8 bits (`load_checkpoint`), until it is a
+  folder and a model of that, beside the time that llama.cpp takes to load it and the package `gguf` to dequantise it.
 - window: bytes of the cache after a prompt of 32,768 tokens, and milliseconds a token after it, with a window of 4,096
   (as Mistral's) and with full attention, on the 125M shape.
 """
@@ -42,9 +42,9 @@ from support.shapes import SHAPES
 
 from axon_core.generation import Sampling, decode
 from axon_core.text import ByteTokenizer, Message, Tokenizer, published_template, read_text
-from axon_core.training import load_pretrained
+from axon_core.training import load_pretrained, model_folder
 from axon_xllama import XLlama
-from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
+from axon_xllama.checkpoints import export_checkpoint, import_checkpoint, load_checkpoint
 from axon_xllama.checkpoints.families import family_named
 from axon_xllama.checkpoints.layout import checkpoint_tensors, skeleton
 from axon_xllama.gguf.writing import export_gguf
@@ -78,7 +78,7 @@ IMPORT = """
 import sys
 from pathlib import Path
 import torch
-from axon_xllama.checkpoints import export_checkpoint, import_checkpoint
+from axon_xllama.checkpoints import export_checkpoint, import_checkpoint, load_checkpoint
 def held(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
 import_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -152,6 +152,7 @@ def demo(run: Path, folder: Path) -> Figures:
     import numpy as np
     from transformers import AutoTokenizer
 
+    run = model_folder(run)
     export_gguf(run, folder / "f32.gguf")
     export_checkpoint(run, folder / "hf", format="hf")
     model, tokenizer = load_pretrained(run, XLlama)
@@ -321,6 +322,7 @@ def gguf_files(folder: Path, rounds: int) -> Figures:
     for number in range(rounds):
         for name, work in (
             ("import", axon_import),
+            ("folder", axon_folder),
             ("load", axon_load),
             ("llama.cpp", llama_load),
             ("dequantise", dequantise),
@@ -332,7 +334,7 @@ def gguf_files(folder: Path, rounds: int) -> Figures:
     return {
         "bytes": file.stat().st_size,
         "seconds": found,
-        "ratio": found["import"] / (found["llama.cpp"] + found["dequantise"]),
+        "ratio": found["load"] / (found["llama.cpp"] + found["dequantise"]),
     }
 
 
@@ -363,8 +365,12 @@ def axon_import(file: Path, out: Path) -> None:
     import_checkpoint(file, out)
 
 
-def axon_load(file: Path, out: Path) -> None:
+def axon_folder(file: Path, out: Path) -> None:
     XLlama.load(out)
+
+
+def axon_load(file: Path, out: Path) -> None:
+    load_checkpoint(file)
 
 
 def llama_load(file: Path, out: Path) -> None:
@@ -419,8 +425,8 @@ def main() -> None:
     wheels = [Path(word) for word in args.what if word.endswith(".whl")]
     others, results = Others(), dict[str, Figures]()
     with tempfile.TemporaryDirectory() as place:
-        for what in args.what:
-            folder = Path(place, Path(what).name)
+        for number, what in enumerate(args.what):
+            folder = Path(place, str(number))
             folder.mkdir()
             match what:
                 case "smollm2":

@@ -30,7 +30,7 @@ from axon_core.text import (
 )
 from axon_roformer import Rotary
 from axon_xllama import XLlama
-from axon_xllama.checkpoints import import_checkpoint
+from axon_xllama.checkpoints import import_checkpoint, load_checkpoint
 from axon_xllama.gguf.keys import Keys
 from axon_xllama.gguf.rotary import rope_parameters
 from axon_xllama.gguf.vocabulary import SPLITTERS, GGUFVocabulary
@@ -121,6 +121,9 @@ def test_what_is_written_is_read_again(name, saved, tmp_path):
     import_checkpoint(tmp_path / "model.gguf", tmp_path / "ours")
     again = XLlama.load(tmp_path / "ours").eval()
     tokens = torch.randint(258, (2, 50))
+    loaded, tokenizer = load_checkpoint(tmp_path / "model.gguf")
+    assert torch.equal(loaded(tokens), again(tokens)) and tokenizer.vocab_size == 258
+    assert (loaded.head.weight is loaded.embedding.weight) == model.config.tie_embeddings
     difference = (again(tokens) - model(tokens)).abs().max()
     assert difference <= 1e-5 * model(tokens).abs().max()
     assert again.context == model.context

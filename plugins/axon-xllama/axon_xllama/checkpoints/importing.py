@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from axon_core import CheckpointError, UsageError, to_json, validate
 from axon_core.checkpoint import WEIGHTS, atomic_folder, claimed_folder, save_config
@@ -14,11 +17,13 @@ from axon_core.text import SentencePieceTokenizer, Tokenizer
 from axon_xllama.chat import MARKERS
 from axon_xllama.checkpoints import hugging_face, llama2c, meta, tokenizer_settings
 from axon_xllama.checkpoints.layout import Names, Notice, Stored, checked
-from axon_xllama.checkpoints.safetensors_files import nbytes, write_safetensors
+from axon_xllama.checkpoints.safetensors_files import nbytes, read_ahead, write_safetensors
 from axon_xllama.model import XLlama
 
 CheckpointKind = Literal["llama2.c", "Meta", "Hugging Face", "GGUF"]
 _FILES: Mapping[str, CheckpointKind] = {".bin": "llama2.c", ".gguf": "GGUF"}
+_READERS = 2
+"""Threads that read and dequantise tensors: each holds one."""
 ProgressCallback = Callable[[int, int], object]
 """Called with how many bytes were written just now, and how many there will be in all."""
 
@@ -66,6 +71,53 @@ def import_into(
         UsageError: a tokenizer is given beside a GGUF file.
         ConfigError: the context is not a positive number.
     """
+    model, stacks, words = _opened(path, tokenizer, context, notice)
+    published, wrong = published_settings(path) if _kind(path) == "Hugging Face" else ({}, [])
+    for sentence in wrong:
+        notice(sentence)
+    total = nbytes(stacks)
+    with atomic_folder(out) as folder:
+        write_safetensors(folder / WEIGHTS, stacks, lambda written: progress(written, total))
+        save_config(model, folder)
+        words.save(folder)
+        if published:
+            (folder / PUBLISHED).write_text(to_json(published), encoding="utf-8")
+    return model
+
+
+def load_checkpoint(
+    path: Path, *, tokenizer: Path | None = None, context: int | None = None, notice: Notice = warnings.warn
+) -> tuple[XLlama, Tokenizer]:
+    """Return somebody else's Llama and its tokenizer, without a folder in between.
+
+    Everything is checked before weights are read. They take the memory of the model, and of a few of its tensors.
+
+    Args:
+        path: as for `import_checkpoint`.
+        tokenizer: as for `import_checkpoint`.
+        context: as for `import_checkpoint`.
+        notice: called with what is in the checkpoint and is not taken as it stands.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged, unsafe or not a Llama.
+        UsageError: a tokenizer is given beside a GGUF file.
+        ConfigError: the context is not a positive number.
+    """
+    model, stacks, words = _opened(path, tokenizer, context, notice)
+    with closing(read_ahead((part for parts in stacks.values() for part in parts), _READERS)) as read:
+        for name, parts in stacks.items():
+            rows = [next(read) for _ in parts]
+            tensor = rows[0].clone() if len(rows) == 1 else torch.cat(rows)
+            model.load_state_dict({name: tensor}, strict=False, assign=True)
+    if model.config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    return model.eval(), words
+
+
+def _opened(
+    path: Path, tokenizer: Path | None, context: int | None, notice: Notice
+) -> tuple[XLlama, dict[str, list[Stored]], Tokenizer]:
+    """Return the model without its weights, the parts of its tensors, and the tokenizer."""
     kind = _kind(path)
     if kind == "GGUF":
         from axon_xllama.gguf.reading import open_gguf  # which imports this package
@@ -79,18 +131,7 @@ def import_into(
     _check_rows(config, words)
     if context is not None:
         config = validate(XLlama.Config, {**config.model_dump(), "context": context})
-    model, stacks = checked(tensors, config, names)
-    published, wrong = published_settings(path) if kind == "Hugging Face" else ({}, [])
-    for sentence in wrong:
-        notice(sentence)
-    total = nbytes(stacks)
-    with atomic_folder(out) as folder:
-        write_safetensors(folder / WEIGHTS, stacks, lambda written: progress(written, total))
-        save_config(model, folder)
-        words.save(folder)
-        if published:
-            (folder / PUBLISHED).write_text(to_json(published), encoding="utf-8")
-    return model
+    return *checked(tensors, config, names), words
 
 
 def check_settings(folder: Path, tokenizer: Path | None = None, context: int | None = None) -> None:

@@ -9,6 +9,7 @@ from contextlib import closing
 from functools import partial
 from math import prod
 from pathlib import Path
+from threading import Lock
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,7 @@ from axon_core.checkpoint import read_tensor
 from axon_xllama.checkpoints.layout import Stored
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_beginning = Lock()
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
@@ -68,16 +70,22 @@ def write_safetensors(file: Path, tensors: Mapping[str, Sequence[Stored]], progr
             progress(stream.write(_bytes(tensor)))
 
 
-def read_ahead(parts: Iterable[Stored]) -> Generator[Tensor]:
-    """Yield the tensors, each read while its predecessor is in use."""
-    with ThreadPoolExecutor(1) as pool:
+def read_ahead(parts: Iterable[Stored], threads: int = 1) -> Generator[Tensor]:
+    """Yield the tensors, of which each thread reads another while the one before them is in use."""
+    with ThreadPoolExecutor(threads, initializer=_one_after_the_other) as pool:
         waiting: deque[Future[Tensor]] = deque()
         for part in parts:
             waiting.append(pool.submit(part.read))
-            if len(waiting) > 1:
+            if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _one_after_the_other() -> None:
+    """Begin a thread: in a forked process torch 2.13 makes its pool of threads anew, and fails if two do so at once."""
+    with _beginning:
+        torch.get_num_threads()
 
 
 def nbytes(tensors: Mapping[str, Sequence[Stored]]) -> int:
