@@ -65,7 +65,8 @@ class Engine:
         memory: for keys and values, beside the weights: bytes, or a text such as `"2GB"`. By default, enough for
             `rows` texts of the model's whole context, but at most a quarter of the memory that is free.
         rows: how many texts run at once.
-        chunk: the most prompt tokens in a step in which texts grow: more finish prompts sooner, fewer keep the pace.
+        chunk: the most prompt tokens in a step in which texts grow, and twice as many as for one or two prompts: more
+            finish prompts sooner, fewer keep the pace.
         waiting: how many texts may wait before `submit` raises `QueueFull`.
         compile: whether the pass is compiled, once and before this returns, which takes a minute or more. A model that
             is computed text by text is not compiled; a note says so.

@@ -9,6 +9,9 @@ from axon_eet.blocks import Prefix, blocks_for
 
 __all__ = ["Load", "StepPlan", "plan_step"]
 
+_FEW = 2
+"""Prompts that leave the texts that grow more of a step."""
+
 
 class Load(NamedTuple):
     """A text, as the schedule sees it."""
@@ -39,22 +42,24 @@ class StepPlan(NamedTuple):
 def plan_step(loads: Sequence[Load], *, rows: int, chunk: int, alone: int, uses: Sequence[int], free: int) -> StepPlan:
     """Return what to compute next for `loads`, which stand in the order of their precedence.
 
-    The first `rows` texts run. Each that grows gets its token; prompts get up to `chunk` tokens in all, or `alone`
-    where no text grows. If blocks run out, the text that stands last gives its up, as often as needed, but never for
+    The first `rows` texts run. Each that grows gets its token; prompts get up to `chunk` tokens in all, half of them
+    while they are one or two, so that texts keep their pace, or `alone` where no text grows. If blocks run out, the text that stands last gives its up, as often as needed, but never for
     one that stands after it. So the first text always advances, and every text ends. A text whose next block another
     one is computing in this step waits and then shares it.
 
     Args:
         loads: all texts that have not ended.
         rows: how many may run at once.
-        chunk: the most tokens of prompts in a step, if texts grow beside them.
+        chunk: the most tokens of prompts in a step, if texts grow beside them; half as many for one or two prompts.
         alone: the same if none does.
         uses: how many texts hold each block.
         free: how many blocks nobody holds.
     """
     running = loads[:rows]
     uses, counts, preempted = list(uses), [0] * len(loads), list[int]()
-    left = chunk if any(load.pending == 1 for load in running) else alone
+    left = alone
+    if any(load.pending == 1 for load in running):
+        left = chunk if sum(load.pending > 1 for load in running) > _FEW else -(-chunk // 2)
     computing = set[Prefix]()
     last = len(loads)  # texts from here on have been preempted
     for i, load in enumerate(running):

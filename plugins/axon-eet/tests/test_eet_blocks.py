@@ -107,6 +107,8 @@ def counts(loads, *, rows=16, chunk=8, alone=100, n=50):
 def test_prompts_share_what_is_left_beside_texts_that_grow():
     growing = load(20, 1, (0, 1))
     assert counts([growing, load(0, 5), load(0, 30), load(0, 9)]).counts == [1, 5, 3, 0]
+    assert counts([growing, load(0, 30), load(0, 9)]).counts == [1, 4, 0]  # of one or two prompts, half as much
+    assert counts([growing, load(0, 30), load(0, 9)], chunk=1).counts == [1, 1, 0]
     assert counts([load(0, 5), load(0, 30), load(0, 90)]).counts == [5, 30, 65]
     assert counts([load(0, 5), load(0, 5), growing], rows=2).counts == [5, 5, 0]
 
@@ -124,7 +126,7 @@ def test_a_text_that_arrived_last_gives_its_blocks_up_and_a_shared_block_frees_n
 def test_a_prompt_starts_only_if_all_of_it_fits():
     growing = load(5, 1, (0,))
     assert counts([growing, load(0, 5 * SIZE)], n=5).counts == [1, 0]
-    assert counts([growing, load(0, 4 * SIZE)], n=5).counts == [1, 8]
+    assert counts([growing, load(0, 4 * SIZE)], n=5).counts == [1, 4]
 
 
 def test_a_text_waits_for_the_block_that_another_computes():
