@@ -43,9 +43,10 @@ def plan_step(loads: Sequence[Load], *, rows: int, chunk: int, alone: int, uses:
     """Return what to compute next for `loads`, which stand in the order of their precedence.
 
     The first `rows` texts run. Each that grows gets its token; prompts get up to `chunk` tokens in all, half of them
-    while they are one or two, so that texts keep their pace, or `alone` where no text grows. If blocks run out, the text that stands last gives its up, as often as needed, but never for
-    one that stands after it. So the first text always advances, and every text ends. A text whose next block another
-    one is computing in this step waits and then shares it.
+    while they are one or two, so that texts keep their pace, or `alone` where no text grows. If blocks run out, the
+    text that stands last gives its up, as often as needed, but never for one that stands after it. So the first text
+    always advances, and every text ends. A text whose next block another one is computing in this step waits and then
+    shares it.
 
     Args:
         loads: all texts that have not ended.
