@@ -25,6 +25,7 @@ WALKS = (
         "architecture",
         "conformance",
         "curves",
+        "imports",
         "initial",
         "install_line",
         "names",
