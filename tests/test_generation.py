@@ -179,7 +179,9 @@ def test_scores_that_are_no_numbers_are_an_error(sampling, value, logprob):
     steps = decode(built, [[1, 2, 3], [4, 5]], [0, 0], max_new_tokens=5, sampling=sampling)
     next(steps)
     with torch.no_grad():
+        built.norm.weight.mul_(100)
         built.head.weight[7] = value * torch.ones(32)  # 3e38: the sum is infinite, as float16's are from 65,520
+        built.head.weight[8] = -built.head.weight[7]  # one of both is more than any number, whatever the features are
     message = (
         rf"must be finite, but those of token 2 of row [12] are not \(log-probability {logprob}\): use another dtype"
     )
