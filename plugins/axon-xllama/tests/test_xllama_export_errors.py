@@ -45,14 +45,14 @@ from axon_xllama.gguf.writing import export_gguf
             "hf",
             "in llama, qwen2, .* the feed forward must be axon-xllama:swiglu, got axon-xllama:relu2",
         ),
-        ({"layers": [{"every": 2, "rotary": "none"}]}, "meta", "must be a Llama .* all layers have the same parts"),
+        ({"layers": [{"rotary": "none"}]}, "meta", "must be a Llama .* all layers have the same parts"),
         *[
             (changes, format, f"rotary embedding must be .* for the format '{format}', got none")
             for changes in ({"rotary": "none"}, {"layers": [{"rotary": "none"}]})
             for format in ("hf", "meta", "gguf")
         ],
         (
-            {"layers": [{"every": 2, "rotary": "none"}]},
+            {"layers": [{"rotary": "none"}]},
             "hf",
             "no family .* in llama,[^;]* all layers have the same parts$",
         ),
