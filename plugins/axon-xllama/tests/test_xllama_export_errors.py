@@ -13,6 +13,9 @@ from axon_xllama.checkpoints.families import family_of
 from axon_xllama.gguf.writing import export_gguf
 
 
+HALF = {"layers": [{"every": 2, "rotary": "none"}]}
+
+
 @pytest.mark.parametrize(
     ("changes", "format", "message"),
     [
@@ -45,14 +48,14 @@ from axon_xllama.gguf.writing import export_gguf
             "hf",
             "in llama, qwen2, .* the feed forward must be axon-xllama:swiglu, got axon-xllama:relu2",
         ),
-        ({"layers": [{"rotary": "none"}]}, "meta", "must be a Llama .* all layers have the same parts"),
+        ({**HALF, "n_layers": 2}, "meta", "must be a Llama .* all layers have the same parts"),
         *[
             (changes, format, f"rotary embedding must be .* for the format '{format}', got none")
             for changes in ({"rotary": "none"}, {"layers": [{"rotary": "none"}]})
             for format in ("hf", "meta", "gguf")
         ],
         (
-            {"layers": [{"rotary": "none"}]},
+            {**HALF, "n_layers": 2},
             "hf",
             "no family .* in llama,[^;]* all layers have the same parts$",
         ),
