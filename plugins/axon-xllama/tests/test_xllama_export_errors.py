@@ -12,7 +12,6 @@ from axon_xllama.checkpoints import export_checkpoint
 from axon_xllama.checkpoints.families import family_of
 from axon_xllama.gguf.writing import export_gguf
 
-
 HALF = {"layers": [{"every": 2, "rotary": "none"}]}
 
 
