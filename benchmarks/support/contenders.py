@@ -90,6 +90,9 @@ def contenders(
         Contender("axon-bf16", "bf16", [*axon, "--dtype", "bf16"], axon_version, environment=omp),
         Contender("axon-int8", "int8", [*axon, "--dtype", "bf16", "--quantize", "int8"], axon_version, environment=omp),
     ]
+    for one in tuple(found):
+        compiled = [*one.command, "--compile"]
+        found.append(Contender(f"{one.name}-compiled", one.peers, compiled, axon_version, environment=omp))
     for precision, peers in (("bf16", "bf16"), ("q8_0", "int8")):
         command = [*llama, "--model", str(folder / f"{precision}.gguf")]
         body = {"ignore_eos": True, "stream_options": {"include_usage": True}}
