@@ -124,6 +124,11 @@ def test_a_signal_after_all_have_agreed_to_go_on_ends_all_after_the_next_step(wh
     assert (folder / "out/checkpoints/step-3").exists()
 
 
+def test_a_process_that_waits_for_one_that_never_came_ends_when_it_is_told_to(server: Ask, folder: Path):
+    found = server(folder, "tiny.toml", "--out", "out", acts={0: {"step": -1, "what": "killed"}})
+    assert all(found["codes"]) and found["forced"] == [] and found["seconds"] < 20, errors(found)
+
+
 def test_the_second_request_ends_at_once(server: Ask, folder: Path):
     acts = {0: {"step": 2, "what": "interrupted", "times": 2}, 1: {"step": 2, "what": "interrupted", "times": 2}}
     found = server(folder, "tiny.toml", "--out", "out", acts=acts)

@@ -79,13 +79,14 @@ def joined(timeout: float = 600.0) -> Generator[None]:
                 peers.recall("final") is not None
             ):  # torchrun started them again, but the reason of the end is still there
                 raise PeerError("the training has ended")
-            dist.init_process_group(
-                _backend(),
-                store=PrefixStore(meeting, store),  # those of an earlier one had other addresses
-                rank=rank,
-                world_size=world,
-                timeout=timedelta(seconds=timeout),
-            )
+            with _ended_though_it_waits():
+                dist.init_process_group(
+                    _backend(),
+                    store=PrefixStore(meeting, store),  # those of an earlier one had other addresses
+                    rank=rank,
+                    world_size=world,
+                    timeout=timedelta(seconds=timeout),
+                )
             yield
             dist.destroy_process_group()
         except BaseException as error:
@@ -199,6 +200,34 @@ def _told_to_end() -> Generator[None]:
     finally:
         for number, handler in before.items():
             _on(number, handler)
+
+
+@contextmanager
+def _ended_though_it_waits() -> Generator[None]:
+    """Within the block, end soon when told to, though this process waits in C++ for one that may be gone.
+
+    Python's handlers run only when the wait is over, which may take as long as the time-out.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while told := reading.recv(1):
+            if told[0] in (signal.SIGTERM, signal.SIGHUP) and not over.wait(_PATIENCE):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        writing.close()
 
 
 def _on(number: int, handler: signal._HANDLER) -> signal._HANDLER:  # pyright: ignore[reportPrivateUsage]
