@@ -102,6 +102,16 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Pa
     assert trainer.digest() == digest_after(dropout=0.3)
 
 
+@pytest.mark.parametrize("event", ["fit_start", "saved"])
+def test_an_interrupt_between_two_steps_ends_the_training_as_one_in_a_step_does(tmp_path: Path, event: str):
+    def interrupt(self: object, fit: object, **facts: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    interrupting = type("Interrupting", (), {event: hook(interrupt)})()
+    with pytest.raises(Interrupted, match=f"after step {0 if event == 'fit_start' else 4}; everything is saved"):
+        fit(Toy.make(save_every=4), tmp_path / "run", hooks=[interrupting])
+
+
 def test_a_second_interrupt_is_immediate(tmp_path: Path):
     class Interrupting:
         @hook

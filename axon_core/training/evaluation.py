@@ -131,11 +131,11 @@ def held_out_likelihood(
         context: tokens of a window; by default the model's context.
     """
     context, device = context or model.config.context, next(model.parameters()).device
-    rows = max(1, min(64, _SCORES // (context * model.config.vocab_size)))
+    at_once = max(1, min(64, _SCORES // (context * model.config.vocab_size)))
     total, tokens, length = torch.zeros((), dtype=torch.float64), 0, 0
     expected = min(data.held_out_targets, most or data.held_out_targets)
     lengths = piece_lengths(data.tokenizer)
-    examples = data.held_out_examples(context, rows, most)
+    examples = data.held_out_examples(context, at_once, most)
     for batch in track_own(examples, expected, lambda batch: batch["tokens"][:, 1:].numel()):
         rows = {name: part.to(device) for name, part in batch.items()}
         logits = model(rows["tokens"][:, :-1], documents=rows.get("documents"))

@@ -183,6 +183,8 @@ class Fit:
                 if status or regular:
                     self._save(interim=not regular, background=status is None and config.checkpoint_in_background)
                     self._agreed(set())  # whether a hook of a process failed at the news
+            if status is None:  # all have agreed to end before another step
+                status = "interrupted"
             # Also if nothing was left to do: the previous process may have been killed here.
             if (run := self.run) is not None and state.step:
                 first_does(run.publish)
