@@ -99,6 +99,7 @@ class Answer:
         self._on_cancel = on_cancel
         self._changed = threading.Condition()
         self._pieces: deque[AnswerPiece] = deque()
+        self._early: list[AnswerPiece] = []  # of texts that are ahead of the one that scores the prompt
         self._open = question.n  # texts that have not ended
         self._error: BaseException | None = None
         self._cancelled = False
@@ -128,10 +129,13 @@ class Answer:
         """Deliver a piece; for the engine."""
         with self._changed:
             if not self._done():
-                self._pieces.append(piece)
+                self._early.append(piece)
                 self.usage.completion_tokens += 1
                 self._open -= piece.finish is not None
-                self._notify()
+                if not self.question.echo or len(self.prompt) == self.usage.prompt_tokens:
+                    self._pieces += self._early
+                    self._early.clear()
+                    self._notify()
 
     def fail(self, error: BaseException) -> None:
         """End it with an error; for the engine."""

@@ -54,6 +54,25 @@ def test_an_answer_has_the_same_bits_beside_others(build, alone, options):
         assert report.memory.used == 0 and report.running == report.waiting == 0
 
 
+def test_the_prompts_scores_are_complete_before_the_first_piece_of_any_text(build):
+    """The first text computes its prompt again to score it; the second, whose prompt is stored, is ahead of it."""
+    prompt = list(range(40, 73))  # two blocks of 16, and a token: the second text only has that one left
+    question = Question(prompt=prompt, max_new_tokens=4, n=2, echo=True, logprobs=1)
+    with Engine(build(), TOKENIZER) as engine:
+        alone = told(engine.submit(question))
+    with Engine(build(), TOKENIZER, chunk=2) as engine:
+        list(engine.submit(prompt=prompt, max_new_tokens=1))  # its blocks are kept
+        other = engine.submit(prompt="grows, so that prompts get two tokens a step", max_new_tokens=200, seed=2)
+        next(other)
+        answer = engine.submit(question)
+        first = next(answer)
+        assert len(answer.prompt) == answer.usage.prompt_tokens
+        assert first.choice == 1, "the second text is not ahead: this test shows nothing"
+        other.cancel()
+        pieces = [first, *answer]
+        assert ([[piece for piece in pieces if piece.choice == i] for i in (0, 1)], answer.prompt) == alone
+
+
 def test_the_tokens_are_those_that_generation_gives(build, alone):
     fields = Request.model_fields
     requests = [Request(**{name: getattr(q, name) for name in fields}) for q in QUESTIONS]
