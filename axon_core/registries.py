@@ -1,4 +1,4 @@
-"""The core's registries of parts and models; those of chat templates and trainers lie beside their interfaces."""
+"""The core's registries of parts and models; others lie beside their interfaces."""
 
 from __future__ import annotations
 

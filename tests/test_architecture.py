@@ -21,13 +21,15 @@ IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
 BUILT_ON = {
     "axon-ddpm": ["axon_llamachat"],
     "axon-llamachat": ["axon_eet"],
+    "axon-lora": ["axon_xllama"],
     "axon-mistral": ["axon_gqa", "axon_xllama"],
     "axon-mixtral": ["axon_xllama"],
     "axon-transformer": ["axon_llamachat"],
     "axon-yarn": ["axon_roformer"],
 }
 """What a plugin is made for, where no name could choose it: a server and its engine, pages and what shows them, the
-frequencies and attentions that another paper changes, and the model whose feed-forwards and checkpoints it adds."""
+frequencies and attentions that another paper changes, and the model whose feed-forwards and checkpoints it adds,
+or whose matrices PEFT's files name."""
 
 
 def project(folder: Path) -> dict:

@@ -65,6 +65,8 @@ OF_NO_PAPER = {
         "axon_roformer.half_to_interleaved",
         "axon_roformer.interleaved_to_half",
         "axon_xllama.checkpoints.layout.relayout",
+        "axon_xllama.checkpoints.Matrix.exported",
+        "axon_xllama.checkpoints.Matrix.imported",
     },
     "definitions of probability, and formulas of any textbook": {
         "axon_core.generation.compile.scores",

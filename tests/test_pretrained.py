@@ -38,7 +38,7 @@ def test_a_saved_model_is_loaded_in_float32(tmp_path, monkeypatch):
 
 def test_what_does_not_fit_is_refused_before_the_weights_are_read(tmp_path, monkeypatch):
     save(tmp_path / "model", vocab_size=2)
-    monkeypatch.setattr("axon_core.training.pretrained.load_into", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("axon_core.training.sections.load_into", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(
         CheckpointError, match="model: the tokenizer has 3 tokens, but the model's vocabulary has only 2"
     ):

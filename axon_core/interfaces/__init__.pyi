@@ -7,6 +7,7 @@ from axon_core.interfaces.cache import StateSpec as StateSpec
 from axon_core.interfaces.model import CausalLM as CausalLM
 from axon_core.interfaces.model import Model as Model
 from axon_core.interfaces.norm import Norm as Norm
+from axon_core.interfaces.overlay import Overlay as Overlay
 from axon_core.interfaces.rotary_embedding import Layout as Layout
 from axon_core.interfaces.rotary_embedding import RotaryEmbedding as RotaryEmbedding
 from axon_core.interfaces.rotary_embedding import Rotation as Rotation

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from axon_core import config
 from axon_core.config import validate
 from axon_core.interfaces.cache import Cache
+from axon_core.interfaces.overlay import Overlay
 
 
 class Vocabulary(Protocol):
@@ -38,6 +39,11 @@ class Model(nn.Module, ABC):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Options the conformance kit builds it with; one variant each. Left out,
     `dim`, `n_heads`, `n_layers`, `context` and `vocab_size` are small numbers."""
+
+    loaded_from: Path | None = None
+    """The folder that its weights were read from to be trained further; None for a new model."""
+    overlay: Overlay | None = None
+    """What is trained instead of its weights, if that is so (`RecipeSection`)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

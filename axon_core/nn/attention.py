@@ -98,7 +98,8 @@ class QKV(nn.Module):
     def __init__(self, dim: int, n_heads: int, n_kv_heads: int, head_dim: int, *, bias: bool = False) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.projection = StackedLinear(dim, [h * head_dim for h in (n_heads, n_kv_heads, n_kv_heads)], bias=bias)
+        rows = [h * head_dim for h in (n_heads, n_kv_heads, n_kv_heads)]
+        self.projection = StackedLinear(dim, rows, bias=bias, names="qkv")
 
     @property
     def heads(self) -> tuple[int, int, int]:

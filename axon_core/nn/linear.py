@@ -122,12 +122,16 @@ class StackedLinear(Linear):
 
     Attributes:
         rows: how many rows each matrix has.
+        names: what each matrix is called, such as `q`, `k` and `v`; by default its number.
         divided_by: how many processes share the rows of each (`TensorSplit`); this one computes `local_rows` of them.
     """
 
-    def __init__(self, dim: int, rows: Sequence[int], *, bias: bool = False) -> None:
+    def __init__(
+        self, dim: int, rows: Sequence[int], *, bias: bool = False, names: Sequence[str] | None = None
+    ) -> None:
         super().__init__(dim, sum(rows), bias=bias)
         self.rows = list(rows)
+        self.names = list(names or map(str, range(len(rows))))
         self.divided_by = 1
 
     @property

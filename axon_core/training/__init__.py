@@ -35,6 +35,8 @@ __getattr__, __dir__, __all__ = attach(
         ],
         "recipe": ["Recipe", "override"],
         "run_folder": ["RunFolder"],
+        "recipe_sections": ["RECIPE_SECTIONS"],
+        "sections": ["RecipeSection"],
         "trainer": ["Trainer"],
         "trainers": ["TRAINERS"],
     },

@@ -36,6 +36,8 @@ from axon_core.training.pretrained import pinned_model_folder as pinned_model_fo
 from axon_core.training.pretrained import tokenizer_difference as tokenizer_difference
 from axon_core.training.recipe import Recipe as Recipe
 from axon_core.training.recipe import override as override
+from axon_core.training.recipe_sections import RECIPE_SECTIONS as RECIPE_SECTIONS
 from axon_core.training.run_folder import RunFolder as RunFolder
+from axon_core.training.sections import RecipeSection as RecipeSection
 from axon_core.training.trainer import Trainer as Trainer
 from axon_core.training.trainers import TRAINERS as TRAINERS

@@ -9,6 +9,7 @@ from axon_core.checkpoint.weights import weightless
 from axon_core.config import at
 from axon_core.errors import UsageError
 from axon_core.training.recipe import Recipe
+from axon_core.training.sections import build_sections, in_sections
 from axon_core.training.trainer import Trainer
 from axon_core.training.trainers import TRAINERS
 
@@ -24,7 +25,13 @@ def build_trainer(recipe: Recipe, saved: Path | None = None) -> Trainer:
         UsageError: its models are larger than this machine's memory.
     """
     with at(source=recipe.source), within_memory():
-        return TRAINERS[recipe.trainer.type].from_recipe(recipe, saved)
+        sections = build_sections(recipe.sections)
+        with in_sections(sections, saved):
+            trainer = TRAINERS[recipe.trainer.type].from_recipe(recipe, saved)
+        for name, section in zip(recipe.sections, sections, strict=True):
+            with at(name):
+                section.apply(trainer)
+        return trainer
 
 
 def build_bare_trainer(recipe: Recipe) -> Trainer:

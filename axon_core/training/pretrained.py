@@ -12,13 +12,14 @@ from pydantic import model_validator
 
 from axon_core import config
 from axon_core.checkpoint.locks import pinned
-from axon_core.checkpoint.models import check_vocabulary, load_config, load_into
+from axon_core.checkpoint.models import check_vocabulary, load_config
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
 from axon_core.json_text import to_json
 from axon_core.paths import expanded
 from axon_core.text.tokenizer import Tokenizer
 from axon_core.training.run_folder import RunFolder
+from axon_core.training.sections import read_weights
 
 __all__ = [
     "Saved",
@@ -114,14 +115,14 @@ def open_pretrained(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
 def load_pretrained(folder: Path, kind: type[M]) -> tuple[M, Tokenizer]:
     """Return a saved model of this kind to be trained further, and its tokenizer.
 
-    The weights are in float32: half precision is too coarse to sum up updates in.
+    The weights are in float32, as half precision is too coarse to sum up updates in, unless a section of the recipe
+    that is built keeps them otherwise (`RecipeSection.load`).
 
     Raises:
         CheckpointError: either is damaged or missing, or they do not fit each other.
     """
     model, tokenizer = open_pretrained(folder, kind)
-    load_into(model, folder)
-    return model.float(), tokenizer
+    return read_weights(model, folder), tokenizer
 
 
 def tokenizer_difference(ours: Tokenizer, theirs: Tokenizer) -> str | None:

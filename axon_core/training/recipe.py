@@ -25,7 +25,9 @@ from axon_core import config
 from axon_core.config import at, current_names, former_names, merged, validate
 from axon_core.documents import parse_toml
 from axon_core.errors import ConfigError, UsageError
+from axon_core.escaping import shortened
 from axon_core.registry.spec import Spec
+from axon_core.training.recipe_sections import RECIPE_SECTIONS
 from axon_core.training.swapping import Swap, Table, current_path, default_part, report, schemas_of, swap
 
 __all__ = ["Recipe", "override"]
@@ -46,6 +48,8 @@ class Recipe(config.Config):
     """The registered trainer and its options."""
     data: Table = Field(default_factory=dict)
     """The data, as the trainer wants it."""
+    sections: dict[str, Table] = Field(default_factory=dict)
+    """Further tables, by the names of the registered `RecipeSection`s that they are for."""
     swaps: tuple[Swap, ...] = ()
     """The parts that overrides have replaced, as `run.json` records them."""
 
@@ -86,27 +90,38 @@ class Recipe(config.Config):
             source = f"{source} with {' '.join(f'--set {text}' for text in overrides)}"
         with at(source=source):
             result, swaps = _overridden(tables, overrides)
-            if reserved := result.keys() & {"name", "source"}:
+            if reserved := result.keys() & {"name", "source", "sections"}:
                 raise ConfigError([((key,), "remove it: a recipe is named after its file") for key in sorted(reserved)])
             if "trainer" not in result and (command := _command(result)):
                 words = shlex.join(["axon", command, name if _installed(name, read_from) else read_from])
                 raise UsageError(f"{name} describes several trainings, each with its own tables: use `{words}`")
             if strays := [*_strays(result)]:
                 raise ConfigError(strays)
-            recipe = validate(cls, {**result, "name": name, "source": source})
+            sections = {key: _table(key, result.pop(key)) for key in sorted(result.keys() - cls.model_fields.keys())}
+            recipe = validate(cls, {**result, "sections": sections, "name": name, "source": source})
         report(swaps)
         return recipe.model_copy(update={"swaps": (*recipe.swaps, *swaps)})
 
     @property
     def tables(self) -> Table:
         """The recipe's contents as `of` takes them."""
-        return self.model_dump(mode="json", exclude={"name", "source", *(() if self.swaps else ("swaps",))})
+        without = {"name", "source", "sections", *(() if self.swaps else ("swaps",))}
+        return {**self.model_dump(mode="json", exclude=without), **self.sections}
+
+
+def _table(name: str, value: Any) -> Table:
+    """Return a section's table; a text is short for a table with this `type`."""
+    if isinstance(value, str):
+        return {"type": value}
+    if not isinstance(value, dict):
+        raise ConfigError([((name,), f"must be a table, got {shortened(repr(value), 200)}")])
+    return cast(Table, value)
 
 
 def _strays(tables: Table) -> Generator[tuple[tuple[str, ...], str]]:
     """Yield the fields a recipe does not have, each with the table it may belong in or a name close to it."""
-    known = ("summary", "model", "trainer", "data")
-    for name in sorted(tables.keys() - Recipe.model_fields.keys()):
+    known = ("summary", "model", "trainer", "data", *RECIPE_SECTIONS)
+    for name in sorted(tables.keys() - Recipe.model_fields.keys() - {*RECIPE_SECTIONS}):
         inside = [f"{table}.{found}" for table in known if (found := _field(tables.get(table), name))]
         near = inside or difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from axon_core.checkpoint.digests import digest
 from axon_core.checkpoint.loading import load_module, placed
+from axon_core.checkpoint.overlays import own_state
 from axon_core.checkpoint.row_order import keep_order, order_of
 from axon_core.checkpoint.trees import read_whole
 from axon_core.errors import CheckpointError, ContractError
@@ -158,7 +159,7 @@ class TrainState:
 
         It is the same within `averaged`, where models and average have exchanged their numbers.
         """
-        models = {role: module.state_dict(keep_vars=True) for role, module in self.roles.items()}
+        models = {role: own_state(module) for role, module in self.roles.items()}
         average = None if self.average is None else dict(self.average)
         if self._swapped and average is not None:
             other = {id(self.parameters[name]): tensor for name, tensor in average.items()}

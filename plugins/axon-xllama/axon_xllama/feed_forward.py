@@ -53,7 +53,7 @@ class SwiGLU(FeedForwardLayer):
 
     def __init__(self, config: FeedForwardLayer.Config) -> None:
         super().__init__(config)
-        self.gate_up = StackedLinear(config.dim, (config.hidden_dim, config.hidden_dim))
+        self.gate_up = StackedLinear(config.dim, (config.hidden_dim, config.hidden_dim), names=("gate", "up"))
         self.gate = GatedSiLU()
         self.down = Linear(config.hidden_dim, config.dim, bias=False)
 

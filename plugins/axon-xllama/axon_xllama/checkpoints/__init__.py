@@ -2,5 +2,6 @@
 
 from axon_xllama.checkpoints.exporting import export_checkpoint
 from axon_xllama.checkpoints.importing import import_checkpoint, load_checkpoint
+from axon_xllama.checkpoints.matrices import Matrix, matrices
 
-__all__ = ["export_checkpoint", "import_checkpoint", "load_checkpoint"]
+__all__ = ["Matrix", "export_checkpoint", "import_checkpoint", "load_checkpoint", "matrices"]

@@ -13,7 +13,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from axon_core import NORMS, ROTARY_EMBEDDINGS, CheckpointError, to_json
-from axon_core.checkpoint import WEIGHTS, atomic_folder, check_weights, claimed_folder, load_config, read_tensor
+from axon_core.checkpoint import (
+    WEIGHTS,
+    atomic_folder,
+    check_weights,
+    claimed_folder,
+    load_config,
+    read_tensor,
+    whole_weights,
+)
 from axon_core.generation import published_settings
 from axon_core.interfaces import Layout
 from axon_core.registry import Spec
@@ -78,9 +86,10 @@ def _export(folder: Path, out: Path, format: Format, progress: ProgressCallback,
     model = load_config(folder, XLlama)
     check_parts(model, format)
     names = meta.NAMES if format == "meta" else hugging_face.names_of(model)
-    stored = stored_in(folder / WEIGHTS)
+    weights = whole_weights(folder)
+    stored = stored_in(weights)
     permuted = layout if Settings.of(model).layout != layout else None
-    parts = {part.theirs: _piece(folder / WEIGHTS, part, stored, permuted) for part in checkpoint_tensors(model, names)}
+    parts = {part.theirs: _piece(weights, part, stored, permuted) for part in checkpoint_tensors(model, names)}
     tokenizer = Tokenizer.load(folder)
     check_weights(folder)
     total = nbytes({name: [part] for name, part in parts.items()})

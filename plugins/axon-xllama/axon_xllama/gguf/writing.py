@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from axon_core import ROTARY_EMBEDDINGS, CheckpointError
-from axon_core.checkpoint import WEIGHTS, atomic_file, check_weights, load_config, read_tensor
+from axon_core.checkpoint import atomic_file, check_weights, load_config, read_tensor, whole_weights
 from axon_core.registry import import_optional
 from axon_core.text import Tokenizer
 from axon_core.training import pinned_model_folder
@@ -201,13 +201,14 @@ def _write(
     if factors is not None:
         writer.write_tensor_data(factors.numpy())
     total = sum(tensor.nbytes for tensor in tensors)
-    stored = stored_in(folder / WEIGHTS)
+    weights = whole_weights(folder)
+    stored = stored_in(weights)
     permuted = architecture == "llama" and Settings.of(model).layout == "half"
     other = architecture != "llama" and Settings.of(model).layout == "interleaved"
     for tensor in tensors:
         part = tensor.part
         name = part.ours if part.ours in stored else "head.weight"
-        values = read_tensor(folder / WEIGHTS, name, part.rows).float()
+        values = read_tensor(weights, name, part.rows).float()
         if part.heads is not None and (permuted or other):
             values = relayout(values, part.heads, "interleaved" if permuted else "half")
         writer.write_tensor_data(library.quantize(values.contiguous().numpy(), tensor.kind))

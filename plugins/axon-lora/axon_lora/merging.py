@@ -1,0 +1,53 @@
+"""Writing an adapted model as a whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from axon_core import CheckpointError, to_json
+from axon_core.checkpoint import atomic_folder, base_of, claimed_folder, load_config, load_into
+from axon_core.generation import PUBLISHED, published_settings
+from axon_core.interfaces import Model
+from axon_core.text import Tokenizer
+from axon_core.training import pinned_model_folder
+
+__all__ = ["merge_adapter"]
+
+
+def merge_adapter(run: Path, out: Path) -> Model:
+    """Write the model of a run with adapters as a whole one, each weight W₀ + s B A rounded once; return it.
+
+    Its outputs are those of the adapted model but for that rounding; it needs neither the base's folder nor the plugin.
+
+    Args:
+        run: a run's folder or a model's.
+        out: the folder to create; it must be new or empty.
+
+    Raises:
+        CheckpointError: the model in `run` has no adapter, its base is missing or has changed, or `out` cannot be
+            written to.
+        UsageError: `out` is not empty.
+    """
+    with claimed_folder(out) as place, pinned_model_folder(run) as folder:
+        if (base := base_of(folder)) is None:
+            raise CheckpointError(f"the model in {folder} is whole already: it has no adapter to merge")
+        model = load_config(folder, Model)
+        load_into(model, folder)
+        with atomic_folder(place) as new:
+            model.save(new, _tokenizer(folder))
+            if published := published_settings(folder)[0] or _published(base):
+                (new / PUBLISHED).write_text(to_json(published), encoding="utf-8")
+    return model
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer in a model's folder; models of other things than text have none."""
+    return Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
+
+
+def _published(base: Path) -> Mapping[str, Any]:
+    """Return the sampling settings that came with the first of the models below an adapter."""
+    inner = base_of(base)
+    return published_settings(base)[0] or ({} if inner is None else _published(inner))
