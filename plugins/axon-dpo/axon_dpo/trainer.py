@@ -94,7 +94,7 @@ class DPOTrainer(Trainer):
         with at("model"):
             validate(Start, recipe.model)
         with at("data"):
-            validate(PreferenceConfig, recipe.data)
+            validate(PreferenceConfig, recipe.data).check_template()
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
