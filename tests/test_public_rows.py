@@ -16,7 +16,7 @@ from axon_core import MODELS, Key, Trainer
 from axon_core.text import ByteTokenizer
 from axon_core.training import Recipe, build_trainer
 
-TRAINERS = {"sft": "demonstration", "reward": "preference", "dpo": "preference", "ppo": "prompt"}
+TRAINERS = {"sft": "demonstration", "reward": "preference", "dpo": "preference", "kto": "feedback", "ppo": "prompt"}
 RUNS = [
     pytest.param(trainer, case, id=f"{trainer}-{case.schema}-{number}")
     for number, case in enumerate(CASES)
