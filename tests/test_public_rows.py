@@ -13,7 +13,7 @@ import torch
 from public_rows import CASES, Case, Rows
 
 from axon_core import MODELS, Key, Trainer
-from axon_core.text import ByteTokenizer
+from axon_core.text import CHAT_TEMPLATES, ByteTokenizer, Message
 from axon_core.training import Recipe, build_trainer
 
 TRAINERS = {"sft": "demonstration", "reward": "preference", "dpo": "preference", "kto": "feedback", "ppo": "prompt"}
@@ -115,3 +115,24 @@ def test_invalid_rows_are_left_out_on_request(saved: str, tmp_path: Path, caplog
         left = build("sft", file, saved, skip_invalid=True)
     assert f"1 invalid rows left out, first line 2 of {file}" in caplog.text
     assert left.data_digest() == build("sft", write(tmp_path / "b.jsonl", good), saved).data_digest()
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "kto", "ppo"])
+def test_the_template_of_the_recipe_renders_prompts_and_answers(kind: str, saved: str, tmp_path: Path):
+    case = next(case for case in CASES if case.schema == ("sharegpt" if kind == "sft" else "hh-rlhf"))
+    file = write(tmp_path / "rows.jsonl", case.rows)
+    trainer: Any = build(kind, file, saved, template="llama2")
+    data = trainer.data
+    tokenizer, template = data.tokenizer, CHAT_TEMPLATES.build("llama2")
+    messages = [Message(**one) for one in case.own[TRAINERS[kind]][0].get("prompt", [])]
+    if kind == "sft":
+        dialogue = [Message(**one) for one in case.own["demonstration"][0]["messages"]]
+        assert data.train[0].tokens == template(tokenizer, dialogue)
+        return
+    asked, first = template(tokenizer, messages), data.train[0]
+    if kind == "ppo":
+        assert list(first.tokens) == asked
+        return
+    answers = {"reward": lambda: first.answers[0], "dpo": lambda: first.chosen, "kto": lambda: first.completion}
+    whole = template(tokenizer, [*messages, Message(role="assistant", content="3")])
+    assert first.prompt == asked and asked + answers[kind]() == whole

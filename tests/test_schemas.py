@@ -250,6 +250,17 @@ ERRORS: list[tuple[str, str, Rows, dict[str, Any], str]] = [
         r"line 1 of \S+ is a reply to 'b', which is not in the file",
     ),
     (
+        "circle",
+        SFT,
+        [
+            {"message_id": "a", "text": "x", "role": "prompter"},
+            {"message_id": "b", "parent_id": "c", "text": "x", "role": "assistant"},
+            {"message_id": "c", "parent_id": "b", "text": "x", "role": "prompter"},
+        ],
+        {},
+        r"line 2 of \S+ is a reply to a message that follows it",
+    ),
+    (
         "twice",
         SFT,
         [{"message_id": "a", "text": "x", "role": "prompter"}] * 2,

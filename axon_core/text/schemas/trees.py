@@ -59,7 +59,8 @@ def trees(rows: Iterable[DataRow]) -> Iterator[DataRow]:
     """Yield the trees of a file that has a row for each message, each with the number and name of its first row.
 
     Raises:
-        ValueError: two messages have one id, or a message's parent is not in the file; the text names the row.
+        ValueError: two messages have one id, or a message's parent is not in the file or follows it; the text names the
+            row.
     """
     nodes: dict[object, tuple[int, str, dict[str, Any]]] = {}
     parents: dict[object, object] = {}
@@ -80,9 +81,23 @@ def trees(rows: Iterable[DataRow]) -> Iterator[DataRow]:
                 "whole tree, or remove the reply"
             )
         nodes[parent][2]["replies"].append(nodes[key][2])
+    _refuse_circles(nodes, parents)
     for key, (number, place, node) in nodes.items():
         if key not in parents:
             yield DataRow(number, place, {"message_tree_id": key, "prompt": node})
+
+
+def _refuse_circles(nodes: Mapping[object, tuple[int, str, Any]], parents: Mapping[object, object]) -> None:
+    """Raise `ValueError` if a message replies to one that follows it, so that no tree would have either."""
+    rooted = {key for key in nodes if key not in parents}
+    for key in nodes:
+        path = dict[object, None]()
+        while key not in rooted:
+            if key in path:
+                raise ValueError(f"{nodes[key][1]} is a reply to a message that follows it; remove one of them")
+            path[key] = None
+            key = parents[key]
+        rooted |= path.keys()
 
 
 def _root(row: Mapping[str, Any]) -> Tree:
