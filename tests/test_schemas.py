@@ -69,7 +69,7 @@ ERRORS: list[tuple[str, str, Rows, dict[str, Any], str]] = [
         [{"question": "2 + 2?", "answer": "4", "source": "me"}],
         {},
         r"line 1 of \S+ is not a valid completion: completion: this field is required; prompt: this field is required"
-        r"\. It has the fields 'question', 'answer', 'source', which is of no schema with demonstrations; the nearest "
+        r"\. It has the fields 'question', 'answer', 'source', and so is of no schema with demonstrations; the nearest "
         r"is completion \(completion, prompt\); name its fields, as in data\.fields = "
         r'\{ completion = "answer", prompt = "question" \}',
     ),

@@ -114,7 +114,7 @@ class Recogniser:
         remedy = f"name its fields, as in data.fields = {{ {mapping} }}" if mapping else "correct it, or remove it"
         kind = kind_name(nearest.gives[self._purpose].kind)
         return (
-            f"{place} is not a valid {kind}: {why}. It has {listed_fields(fields)}, which is of no schema with "
+            f"{place} is not a valid {kind}: {why}. It has {listed_fields(fields)}, and so is of no schema with "
             f"{PURPOSES[self._purpose]}; the nearest is {nearest}; {remedy}"
         )
 
