@@ -20,6 +20,7 @@ __all__ = [
     "check_unpacked",
     "gunzipped",
     "integer",
+    "json_elements",
     "not_utf8",
     "parse_json",
     "parse_toml",
@@ -33,6 +34,7 @@ TOML_CHARACTERS, JSON_CHARACTERS = 1 << 20, 1 << 26
 RATIO = 100
 """How many times its own size a packed file may unpack to, if that is more than 64 MiB."""
 _FREE = 64 << 20
+_SPACES = re.compile(r"[ \t\n\r]*")
 
 
 def integer(digits: str) -> int:
@@ -59,6 +61,48 @@ def parse_json(text: str, parse_int: Callable[[str], int] = integer, **hooks: An
         return _shallow(json.loads(_bounded(text, JSON_CHARACTERS), parse_int=parse_int, **hooks))
     except RecursionError:
         raise _too_deep() from None
+
+
+def json_elements(text: str, parse_int: Callable[[str], int] = integer, **hooks: Any) -> Generator[Any]:
+    """Yield the elements of a JSON array one after the other, so that they are never all held at once.
+
+    `parse_int` and `hooks` as for `parse_json`; the array may have any size, and each element `JSON_CHARACTERS`.
+
+    Raises:
+        ValueError: it is not an array, or an element is not what `parse_json` accepts.
+
+    >>> list(json_elements(' [1, {"a": 2}] '))
+    [1, {'a': 2}]
+    """
+    decoder = json.JSONDecoder(parse_int=parse_int, **hooks)
+    found, at = _mark(text, 0, "[")
+    if text[at : at + 1] == "]":
+        found, at = _mark(text, at, "]")
+    while found != "]":
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except RecursionError:
+            raise _too_deep() from None
+        if end - at > JSON_CHARACTERS:
+            raise ValueError(f"an element has {end - at:,} characters, but at most {JSON_CHARACTERS:,} are allowed")
+        yield _shallow(value)
+        del value
+        found, at = _mark(text, end, ",]")
+    if at < len(text):
+        raise ValueError(f"nothing may follow the array, got {text[at]!r} at character {at}")
+
+
+def _mark(text: str, at: int, wanted: str) -> tuple[str, int]:
+    """Return the next character that is no space, which must be one of `wanted`, and where what follows it begins."""
+    at = _past_spaces(text, at)
+    if (found := text[at : at + 1]) not in tuple(wanted):
+        raise ValueError(f"expected {' or '.join(wanted)} at character {at}, got {found!r}")
+    return found, _past_spaces(text, at + 1)
+
+
+def _past_spaces(text: str, at: int) -> int:
+    found = _SPACES.match(text, at)
+    return found.end() if found else at
 
 
 def parse_toml(text: str) -> dict[str, Any]:

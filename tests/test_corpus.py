@@ -220,3 +220,41 @@ def test_hidden_folders_are_passed_over(tmp_path: Path):
     (tmp_path / ".git" / "index").write_bytes(b"\xff\xfe")
     (tmp_path / "a.txt").write_text("text", encoding="utf-8")
     assert read_text(tmp_path) == "text"
+
+
+def test_rows_are_not_learned_as_text_unless_their_field_is_named(tmp_path: Path):
+    lines = '{"id": 1, "body": "one\\r\\ntwo"}\n\n{"id": 2, "body": "three"}\n'
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(lines)
+    with pytest.raises(DataError, match=r"rows\.jsonl holds rows, .*: line 1 of .* has the fields 'id', 'body'"):
+        read_text(rows)
+    with pytest.raises(DataError, match=r"data\.text_field = 'text', or use a trainer of such rows"):
+        TextData.load({"path": str(write(tmp_path / "b.ndjson", '{"id": 1, "text": "x"}'))})
+    assert read_text(rows, "body") == "one\ntwo\nthree"
+    assert TextData.load({"path": str(rows), "text_field": "body"}).tokenizer.vocab_size == len(set("one\ntwo\nthree"))
+    assert read_text(write(tmp_path / "a.json", '[{"body": "one"}, {"body": "two"}]'), "body") == "one\ntwo"
+    with pytest.raises(DataError, match=r"a\.json holds rows, not plain text: row 1 of"):
+        read_text(tmp_path / "a.json")
+    config = write(tmp_path / "config.json", '{\n "a": 1\n}')
+    assert read_text(config) == '{\n "a": 1\n}'  # JSON, but of no rows
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": 3}', r"line 1 of .* must have a text in the field 'text', but has 3 there"),
+        ('{"body": "x"}', r"line 1 of .* must have a text in the field 'text', but has the field 'body'"),
+        ("[1]", r"line 1 of .* must be a JSON object"),
+        ('{"text": " "}', "has no text"),
+    ],
+)
+def test_rows_without_the_named_text_are_refused(line: str, message: str, tmp_path: Path):
+    with pytest.raises(DataError, match=message):
+        read_text(write(tmp_path / "a.jsonl", line), "text")
+    with pytest.raises(DataError, match=r"data\.text_field needs a file of rows .* is none; leave text_field out"):
+        read_text(write(tmp_path / "a.txt", "text"), "text")
+
+
+def write(file: Path, text: str) -> Path:
+    file.write_text(text)
+    return file

@@ -4,6 +4,7 @@ from axon_core.alignment.logprobs import completion_logprobs as completion_logpr
 from axon_core.alignment.logprobs import encode_completion as encode_completion
 from axon_core.alignment.logprobs import token_entropies as token_entropies
 from axon_core.alignment.logprobs import token_logprobs as token_logprobs
+from axon_core.alignment.replies import encode_replies as encode_replies
 from axon_core.alignment.responses import Response as Response
 from axon_core.alignment.responses import is_finished as is_finished
 from axon_core.alignment.responses import response_text as response_text

@@ -17,7 +17,8 @@ __all__ = ["Scorer", "score_responses"]
 Scorer = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """Returns one finite number for each prompt and its response, which depends on these two alone.
 
-A scorer whose attribute `judges_ends` is true also gets, as `finished`, whether each response ended by itself."""
+A scorer whose attribute `judges_ends` is true also gets, as `finished`, whether each response ended by itself. One
+whose attribute `reads_tokens` is true also gets, as `prompt_tokens`, the tokens of the prompts, if they are known."""
 
 _ROWS = 512  # responses that are scored at once
 
@@ -27,6 +28,7 @@ class _Row(NamedTuple):
     prompt: str
     response: str
     finished: bool
+    tokens: Sequence[int] | None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prompt[:40]!r}) and the response {self.response[:40]!r}"
@@ -37,6 +39,7 @@ def score_responses(
     prompts: Sequence[tuple[str, str]],
     responses: Sequence[Sequence[str]],
     finished: Sequence[Sequence[bool]] | None = None,
+    tokens: Sequence[Sequence[int]] | None = None,
 ) -> Float[Tensor, "b n"]:
     """Return in float64 what each of n responses to each prompt is worth.
 
@@ -45,14 +48,15 @@ def score_responses(
         prompts: each preceded by its name for messages, such as "line 3 of prompts.jsonl".
         responses: n for each prompt.
         finished: whether each ended by itself, rather than being cut off; by default, all did.
+        tokens: of each prompt, for a scorer that reads them.
 
     Raises:
         TrainingError: the reward fails, or is not one finite number for each; the message names the prompt.
     """
     ends = finished or [[True] * len(some) for some in responses]
     rows = [
-        _Row(*prompt, text, end)
-        for prompt, some, these in zip(prompts, responses, ends, strict=True)
+        _Row(*prompt, text, end, ids)
+        for prompt, some, these, ids in zip(prompts, responses, ends, tokens or [None] * len(prompts), strict=True)
         for text, end in zip(some, these, strict=True)
     ]
     found: list[float] = []
@@ -84,5 +88,9 @@ def _some(reward: Scorer, rows: Sequence[_Row]) -> list[float]:
 
 
 def _called(reward: Scorer, rows: Sequence[_Row]) -> list[float]:
-    ends = {"finished": [row.finished for row in rows]} if getattr(reward, "judges_ends", False) else {}
-    return [float(score) for score in reward([row.prompt for row in rows], [row.response for row in rows], **ends)]
+    more: dict[str, object] = {}
+    if getattr(reward, "judges_ends", False):
+        more["finished"] = [row.finished for row in rows]
+    if getattr(reward, "reads_tokens", False) and all(row.tokens is not None for row in rows):
+        more["prompt_tokens"] = [row.tokens for row in rows]
+    return [float(score) for score in reward([row.prompt for row in rows], [row.response for row in rows], **more)]

@@ -17,13 +17,16 @@ from axon_core import config
 from axon_core.checkpoint.digests import digest
 from axon_core.config import at
 from axon_core.documents import not_utf8
-from axon_core.errors import DataError
-from axon_core.folders import TEXT_SUFFIXES, data_files
+from axon_core.errors import AxonError, DataError
+from axon_core.escaping import shortened
+from axon_core.folders import TEXT_SUFFIXES, data_files, full_suffix
 from axon_core.paths import expanded
 from axon_core.randomness import Key
 from axon_core.registry.spec import Spec
 from axon_core.text.language_data import SourcePlan, piece_lengths
 from axon_core.text.order import across_epochs
+from axon_core.text.schemas.recognise import listed_fields
+from axon_core.text.schemas.rows import STRUCTURED, data_rows
 from axon_core.text.tokenizer import Tokenizer, train_tokenizer
 
 __all__ = ["TextConfig", "TextData", "TextExamples", "Windows", "read_text", "split_text"]
@@ -37,21 +40,26 @@ class TextConfig(config.Config):
     path: str | None = None
     """A UTF-8 text file, or a folder of them (`TEXT_SUFFIXES`); `~` and `$VARIABLES` are filled in. Left out: Python's
     own reference."""
+    text_field: str | None = None
+    """The field that holds the text, if the file has rows: JSON lines, also as `.gz`, a `.json` array, or parquet."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """The fraction of the text, at its end, that is kept from training and used for evaluation."""
     tokenizer: Spec = Field(default_factory=lambda: Spec(type="char"), validate_default=True)
     """How text becomes tokens: `byte`, `char` or `sentencepiece`, with options."""
 
 
-def read_text(path: str | Path | None = None) -> str:
+def read_text(path: str | Path | None = None, text_field: str | None = None) -> str:
     """Return the text of a UTF-8 file, or of a folder's text files in the order of their paths, joined by newlines.
 
     In a folder, text files are those with a suffix of `TEXT_SUFFIXES`; one warning names what else is there
     (`data_files`). A file given by its own name may have any suffix. Without a path it is the English reference text
     that every CPython ships in `pydoc_data.topics`.
 
+    A file of rows is read with a `text_field` only: it is the texts of that field, joined by newlines.
+
     Raises:
-        DataError: the path names an unset variable, does not exist, cannot be read, is not UTF-8, or holds no text.
+        DataError: the path names an unset variable, does not exist, cannot be read, is not UTF-8, holds no text, or
+            holds rows without a `text_field` or no rows with one.
     """
     if path is None:
         from pydoc_data.topics import topics
@@ -60,11 +68,46 @@ def read_text(path: str | Path | None = None) -> str:
     place = expanded(path)
     if not place.exists():
         raise DataError(f"no such file or folder: {place} (current folder: {Path.cwd()})")
-    files = data_files(place, "text", TEXT_SUFFIXES) if place.is_dir() else [place]
-    text = "\n".join(_read_file(file) for file in files)
+    if text_field is not None:
+        text = "\n".join(_column(place, text_field))
+    else:
+        _refuse_rows(place)
+        files = data_files(place, "text", TEXT_SUFFIXES) if place.is_dir() else [place]
+        text = "\n".join(_read_file(file) for file in files)
     if not text.strip():
         raise DataError(f"{place} has no text; give a UTF-8 text file or a folder of them")
     return text
+
+
+def _refuse_rows(place: Path) -> None:
+    """Raise `DataError` if a file holds rows, whose braces and names of fields are no text to learn."""
+    suffix = full_suffix(place)
+    if place.is_dir() or suffix not in STRUCTURED:
+        return
+    try:
+        first = next(data_rows(place)[1], None)
+    except AxonError:
+        if ".json" in (suffix, suffix.removesuffix(".gz")):  # JSON of another kind, to be learned as it is
+            return
+        raise
+    fields = first.fields if first else {}
+    guess = "text" if "text" in fields or not fields else next(iter(fields))
+    raise DataError(
+        f"{place} holds rows, not plain text: {first.place if first else 'it'} has {listed_fields(fields)}. Name the "
+        f"field with the text, as in data.text_field = {shortened(repr(guess), 40)}, or use a trainer of such rows"
+    )
+
+
+def _column(place: Path, field: str) -> Iterator[str]:
+    """Yield the texts in a field of a file's rows."""
+    if place.is_dir() or full_suffix(place) not in STRUCTURED:
+        known = ", ".join(sorted(STRUCTURED))
+        raise DataError(f"data.text_field needs a file of rows ({known}), but {place} is none; leave text_field out")
+    for row in data_rows(place)[1]:
+        if not isinstance(text := row.fields.get(field), str):
+            found = f"{shortened(repr(text), 40)} there" if field in row.fields else listed_fields(row.fields)
+            raise DataError(f"{row.place} must have a text in the field {shortened(repr(field), 40)}, but has {found}")
+        yield text.replace("\r\n", "\n")
 
 
 def _read_file(file: Path) -> str:
@@ -181,7 +224,7 @@ class TextData:
             DataError: the text cannot be read or tokenized.
         """
         settings = values if isinstance(values, TextConfig) else config.validate(TextConfig, values)
-        text = read_text(settings.path)
+        text = read_text(settings.path, settings.text_field)
         if tokenizer is None:
             with at("tokenizer"):
                 tokenizer = train_tokenizer(settings.tokenizer, text)

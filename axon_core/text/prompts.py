@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from axon_core.errors import ContextError, DataError
+from axon_core.errors import AxonError, ContextError, DataError, UsageError
+from axon_core.text.chat_template import ChatTemplate
+from axon_core.text.records import Prompt
 from axon_core.text.tokenizer import Tokenizer
 
-__all__ = ["EncodedPrompt", "check_room", "encode_prompts"]
+__all__ = ["EncodedPrompt", "check_room", "encode_asked", "encode_prompts"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class EncodedPrompt:
     """One prompt."""
 
     text: str
-    """What it says."""
+    """What it says; of messages, what their tokens say."""
     tokens: tuple[int, ...]
     """Its tokens."""
     name: str
@@ -28,21 +30,42 @@ class EncodedPrompt:
         return self.name, self.text
 
 
-def encode_prompts(named: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> tuple[EncodedPrompt, ...]:
-    """Return the prompts of pairs of a name and a text, such as `read_prompts` returns.
+def encode_asked(prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> list[int]:
+    """Return the ids of a prompt: a text by itself, messages by a chat template, left open for the answer.
+
+    Raises:
+        DataError: it cannot be encoded.
+        UsageError: it has messages, and there is no template, or one of them cannot be told apart from its marks.
+    """
+    if isinstance(prompt, str):
+        return tokenizer.encode_prompt(prompt)
+    if template is None:
+        raise UsageError("a prompt of messages needs a chat template, got none; choose one, as in data.template")
+    return template(tokenizer, prompt)
+
+
+def encode_prompts(
+    named: Iterable[tuple[str, Prompt]], tokenizer: Tokenizer, template: ChatTemplate | None = None
+) -> tuple[EncodedPrompt, ...]:
+    """Return the prompts of pairs of a name and a prompt, such as `read_prompts` returns.
+
+    Args:
+        named: the pairs.
+        tokenizer: the model's.
+        template: what renders prompts that are messages.
 
     Raises:
         DataError: one cannot be encoded, or is empty and no marker comes before it; the message names it.
     """
     prompts = list[EncodedPrompt]()
-    for name, text in named:
+    for name, prompt in named:
         try:
-            tokens = tuple(tokenizer.encode_prompt(text))
-        except DataError as error:
+            tokens = tuple(encode_asked(prompt, tokenizer, template))
+        except AxonError as error:
             raise DataError(f"{name}: {error}") from None
         if not tokens:
             raise DataError(f"{name} is empty; a model needs at least one token to continue")
-        prompts.append(EncodedPrompt(text, tokens, name))
+        prompts.append(EncodedPrompt(prompt if isinstance(prompt, str) else tokenizer.decode(tokens), tokens, name))
     return tuple(prompts)
 
 

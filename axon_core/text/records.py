@@ -4,39 +4,42 @@
 {"prompt": "2 + 2 =", "completion": " 4"}
 {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5", "margin": 1.0}
 {"prompt": "2 + 2 =", "responses": [" 5", " 4", " four"], "ranking": [1, 2, 0]}
+{"prompt": "2 + 2 =", "completion": " 4", "label": true}
 {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
+
+A prompt may also be messages, `[{"role": "user", "content": "2 + 2?"}]`: a chat template renders it and the answer.
 """
 
 from __future__ import annotations
 
-import codecs
-import io
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
 
 from axon_core.config import Config, validate
-from axon_core.documents import gunzipped, not_utf8, parse_json
 from axon_core.errors import ConfigError, DataError
 from axon_core.escaping import shortened
-from axon_core.folders import refuse_folder
 from axon_core.paths import expanded
+from axon_core.text.json_rows import json_lines, read_json_lines
 
 __all__ = [
     "Comparison",
     "CompletionRecord",
     "Dialogue",
+    "Feedback",
     "Message",
+    "Prompt",
     "PromptRecord",
     "Ranking",
     "Records",
     "Text",
+    "kind_name",
     "line_names",
+    "prompt_texts",
     "read_json_lines",
     "read_prompts",
     "read_records",
@@ -53,29 +56,91 @@ Text = Annotated[str, Field(min_length=1)]
 class _Record(Config):
     model_config = ConfigDict(strict=True)  # a number is not a text, and "1" is not a number
 
+    def texts(self) -> list[str]:
+        """Return its texts in their order."""
+        return [text for name in _TEXTS for text in prompt_texts(getattr(self, name, ()))]
+
+
+class Message(_Record):
+    """One message of a dialogue."""
+
+    role: Literal["system", "user", "assistant"]
+    """Whose it is."""
+    content: Text
+    """What it says."""
+
+
+_TEXT = TypeAdapter[str](Text, config=ConfigDict(strict=True))
+_MESSAGES = TypeAdapter[tuple[Message, ...]](Annotated[tuple[Message, ...], Field(min_length=1, strict=False)])
+
+
+def _text_or_messages(value: Any, _: Any) -> str | tuple[Message, ...]:
+    """Return a prompt of either kind, checked by the rules of that kind alone, so that an error names those."""
+    if not isinstance(value, list | tuple):
+        return _TEXT.validate_python(value)
+    messages = _MESSAGES.validate_python(value)
+    _check_turns(messages)
+    if messages[-1].role != "user":
+        raise ValueError("the messages of a prompt must end with the user's, got the assistant's; remove the last one")
+    return messages
+
+
+def _check_turns(messages: Sequence[Message]) -> None:
+    roles = [message.role for message in messages]
+    begin = roles[0] == "system"
+    for i, role in enumerate(roles[begin:], begin):
+        if role != (expected := ("user", "assistant")[(i - begin) % 2]):
+            raise ValueError(f"message {i + 1} must be the {expected}'s, because the two take turns, got {role!r}")
+    if begin and len(roles) == 1:
+        raise ValueError("a user's message must follow the system's, got none")
+
+
+Prompt = Annotated[str | tuple[Message, ...], WrapValidator(_text_or_messages)]
+"""A text to continue, or the messages of a dialogue that ends with the user's."""
+
+
+_TEXTS = ("prompt", "messages", "completion", "chosen", "rejected", "responses")
+
+
+def prompt_texts(value: str | Sequence[Message | str]) -> list[str]:
+    """Return the text of a prompt, or those of its messages."""
+    texts = [value] if isinstance(value, str) else value
+    return [text.content if isinstance(text, Message) else text for text in texts]
+
 
 class PromptRecord(_Record):
     """A prompt; other fields of its line, such as a completion, are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    prompt: Text
-    """The text to continue."""
+    prompt: Prompt
+    """What to continue, or to answer."""
 
 
 class CompletionRecord(_Record):
     """A prompt, and how it should continue."""
 
-    prompt: Text
+    prompt: Prompt
     """What the text begins with."""
     completion: Text
     """What should follow."""
 
 
+class Feedback(_Record):
+    """A prompt, a continuation, and whether it is desirable."""
+
+    prompt: Prompt
+    """What the text begins with."""
+    completion: Text
+    """What follows."""
+    label: bool
+    """Whether that is desirable."""
+
+
 class Comparison(_Record):
     """A prompt and two continuations, of which the first was preferred."""
 
-    prompt: Text
+    prompt: Prompt
     """What both texts begin with."""
     chosen: Text
     """The continuation that was preferred."""
@@ -90,13 +155,19 @@ class Comparison(_Record):
     def _different(self) -> Self:
         if self.chosen == self.rejected:
             raise ValueError(f"chosen and rejected must differ, but both are {shortened(repr(self.chosen), 60)}")
+        _check_ends(self.prompt, self.unfinished)
         return self
+
+
+def _check_ends(prompt: Prompt, unfinished: Sequence[object]) -> None:
+    if unfinished and not isinstance(prompt, str):
+        raise ValueError("unfinished needs a prompt that is a text: a chat template ends every message")
 
 
 class Ranking(_Record):
     """A prompt and several continuations, ranked."""
 
-    prompt: Text
+    prompt: Prompt
     """What all texts begin with."""
     responses: Annotated[tuple[Text, ...], Field(min_length=2, strict=False)]
     """The continuations."""
@@ -114,20 +185,12 @@ class Ranking(_Record):
             raise ValueError(f"unfinished must list numbers of responses, 0 … {k - 1}, got {unknown[0]}")
         if twice := next((text for text in self.responses if self.responses.count(text) > 1), None):
             raise ValueError(f"responses must differ, but two are {shortened(repr(twice), 60)}")
+        _check_ends(self.prompt, self.unfinished)
         return self
 
     def pairs(self) -> list[tuple[int, int]]:
         """Return the numbers of the better and the worse response of all K (K − 1) / 2 pairs, the best first."""
         return list(combinations(self.ranking, 2))
-
-
-class Message(_Record):
-    """One message of a dialogue."""
-
-    role: Literal["system", "user", "assistant"]
-    """Whose it is."""
-    content: Text
-    """What it says."""
 
 
 class Dialogue(_Record):
@@ -138,21 +201,20 @@ class Dialogue(_Record):
 
     @model_validator(mode="after")
     def _alternating(self) -> Self:
-        roles = [message.role for message in self.messages]
-        begin = roles[0] == "system"
-        for i, role in enumerate(roles[begin:], begin):
-            if role != (expected := ("user", "assistant")[(i - begin) % 2]):
-                raise ValueError(f"message {i + 1} must be the {expected}'s, because the two take turns, got {role!r}")
-        if begin and len(roles) == 1:
-            raise ValueError("a user's message must follow the system's, got none")
+        _check_turns(self.messages)
         return self
 
 
 class Records(list[R]):
-    """The records of a file, and the number of each one's line, counted from 1: blank lines hold none."""
+    """The records of a file, and the number of each one's line, counted from 1: blank lines hold none.
 
-    def __init__(self) -> None:
+    Args:
+        unit: what the numbers count, for messages: lines, or the rows of a table.
+    """
+
+    def __init__(self, unit: Literal["line", "row"] = "line") -> None:
         super().__init__()
+        self.unit = unit
         self.lines: list[int] = []
 
     def add(self, line: int, record: R) -> None:
@@ -164,7 +226,8 @@ class Records(list[R]):
 def line_names(records: Sequence[object], path: Path | str) -> list[str]:
     """Return what to call each record of a file in a message, `line 3 of path`; records from elsewhere are numbered."""
     lines = records.lines if isinstance(records, Records) else range(1, len(records) + 1)
-    return [f"line {line} of {path}" for line in lines]
+    unit = records.unit if isinstance(records, Records) else "line"
+    return [f"{unit} {line} of {path}" for line in lines]
 
 
 def read_records(path: Path | str, kind: type[R]) -> Records[R]:
@@ -180,82 +243,38 @@ def read_records(path: Path | str, kind: type[R]) -> Records[R]:
         DataError: the file cannot be read or is empty, or a line is not a record of that kind.
     """
     records = Records[R]()
-    for number, place, value in _lines(path):
+    for number, place, value in json_lines(path):
         try:
             records.add(number, validate(kind, value))
         except ConfigError as error:
             strange = not all(name in value for name, field in kind.model_fields.items() if field.is_required())
             remedy = "use these field names in every line" if strange else "correct the line, or remove it"
-            what = re.findall("[A-Z][a-z]+", kind.__name__.removesuffix("Record"))[-1].lower()
-            raise DataError(f"{place} is not a valid {what}: {error}; {remedy}") from None
+            raise DataError(f"{place} is not a valid {kind_name(kind)}: {error}; {remedy}") from None
     if not records:
         raise DataError(f"{path} has no records; write one per line: {', '.join(map(repr, kind.model_fields))}")
     return records
 
 
+def kind_name(kind: type[BaseModel]) -> str:
+    """Return what a kind of records is called in messages.
+
+    >>> kind_name(CompletionRecord)
+    'completion'
+    """
+    return re.findall("[A-Z][a-z]+", kind.__name__.removesuffix("Record"))[-1].lower()
+
+
+class _TextPrompt(PromptRecord):
+    """A prompt that is a text."""
+
+    prompt: Text
+    """The text to continue."""
+
+
 def read_prompts(path: Path | str) -> list[tuple[str, str]]:
     """Return the prompts in a file of JSON lines, each preceded by its name for messages; see `read_records`."""
-    records = read_records(path, PromptRecord)
+    records = read_records(path, _TextPrompt)
     return [*zip(line_names(records, expanded(path)), (record.prompt for record in records), strict=True)]
-
-
-def read_json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the JSON object in each line of a file, or of a `.gz` file, preceded by the line's name for messages.
-
-    Blank lines are skipped.
-
-    Raises:
-        DataError: the path is a folder's, the file cannot be read or unpacks to far more than its size, or a line is
-            not UTF-8 text, is not a JSON object, or has a field twice.
-    """
-    for _, place, value in _lines(path):
-        yield place, value
-
-
-def _lines(path: Path | str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    file, number = expanded(path), 0
-    refuse_folder(file, "a file of JSON lines")
-    try:
-        with io.BytesIO(gunzipped(file)) if file.suffix == ".gz" else file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                place = f"line {number} of {file}"
-                if line.removeprefix(codecs.BOM_UTF8).strip():
-                    yield number, place, _object(line, place)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise DataError(f"cannot read {file} after line {number}: {reason}") from None
-
-
-def _object(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        value = parse_json(line.decode("utf-8-sig"), int, object_pairs_hook=_fields, parse_constant=_no_number)
-    except UnicodeDecodeError as error:
-        raise DataError(not_utf8(place, error)) from None
-    except _Twice as error:
-        raise DataError(f"{place} has the field {error.args[0]!r} twice; remove one of them") from None
-    except ValueError as error:
-        raise DataError(f"{place} is not JSON: {error}; write one object per line") from None
-    if not isinstance(value, dict):
-        raise DataError(f'{place} must be a JSON object such as {{"prompt": …}}, got {shortened(repr(value), 60)}')
-    return value  # pyright: ignore[reportUnknownVariableType]
-
-
-class _Twice(ValueError):
-    """An object has a field twice."""
-
-
-def _no_number(name: str) -> None:
-    """Refuse `NaN` and `Infinity`, which Python's reader accepts as numbers."""
-    raise ValueError(f"{name} is not a number")
-
-
-def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise _Twice(name)
-        fields[name] = value
-    return fields
 
 
 def split_records(items: Sequence[T], held_out: float, what: str) -> tuple[tuple[T, ...], tuple[T, ...]]:

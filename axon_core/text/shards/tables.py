@@ -1,4 +1,4 @@
-"""Columns of texts in parquet files, read a batch of rows at a time; needs the extra `parquet`."""
+"""Columns and rows of parquet files, read a batch of rows at a time; needs the extra `parquet`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from axon_core.errors import DataError
 from axon_core.escaping import shortened
 from axon_core.registry.optional import import_optional
 
-__all__ = ["column_values", "row_groups"]
+__all__ = ["column_values", "row_groups", "table_rows"]
 
 _ROWS = 256
 
@@ -48,6 +48,21 @@ def column_values(path: Path, field: str, begin: int, end: int) -> Iterator[str 
             for batch in batches:
                 yield from batch.column(0).to_pylist()
         except OSError as error:  # what pyarrow raises for damaged pages too
+            raise DataError(f"cannot read {path}: {shortened(str(error), 200)}") from None
+
+
+def table_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table as dictionaries, a batch of them in memory at a time; None stands for an empty cell.
+
+    Raises:
+        DataError: the file cannot be read.
+        UsageError: pyarrow is not installed.
+    """
+    with _opened(path) as table:
+        try:
+            for batch in table.iter_batches(_ROWS, use_threads=False):
+                yield from batch.to_pylist()
+        except OSError as error:
             raise DataError(f"cannot read {path}: {shortened(str(error), 200)}") from None
 
 

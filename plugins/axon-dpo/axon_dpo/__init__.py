@@ -1,7 +1,18 @@
-"""Direct preference optimisation (arXiv 2305.18290): language models trained on comparisons alone."""
+"""Direct preference optimisation (arXiv 2305.18290): language models trained on comparisons, or on feedback, alone."""
 
 from axon_dpo.data import PreferenceConfig, PreferenceData
+from axon_dpo.feedback import FeedbackConfig, FeedbackData
+from axon_dpo.kto import KTOTrainer
 from axon_dpo.losses import PREFERENCE_LOSSES, PreferenceLoss
 from axon_dpo.trainer import DPOTrainer
 
-__all__ = ["PREFERENCE_LOSSES", "DPOTrainer", "PreferenceConfig", "PreferenceData", "PreferenceLoss"]
+__all__ = [
+    "PREFERENCE_LOSSES",
+    "DPOTrainer",
+    "FeedbackConfig",
+    "FeedbackData",
+    "KTOTrainer",
+    "PreferenceConfig",
+    "PreferenceData",
+    "PreferenceLoss",
+]

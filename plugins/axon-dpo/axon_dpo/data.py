@@ -10,21 +10,31 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
-from axon_core import DataError, config
-from axon_core.alignment import Sequences, encode_completion
+from axon_core import AxonError, DataError, validate
+from axon_core.alignment import Sequences, encode_replies
 from axon_core.checkpoint import digest
-from axon_core.text import Comparison, Tokenizer, line_names, read_records, split_records
+from axon_core.text import (
+    ChatTemplate,
+    Comparison,
+    Ranking,
+    RowsConfig,
+    Tokenizer,
+    line_names,
+    read_comparisons,
+    split_records,
+)
 
 __all__ = ["Pairs", "PreferenceConfig", "PreferenceData"]
 
 
-class PreferenceConfig(config.Config):
+class PreferenceConfig(RowsConfig):
     """The `[data]` table of a recipe whose data are comparisons."""
 
     path: str
-    """JSON lines of `{"prompt", "chosen", "rejected"}`, or such a file as `.gz`; `~` and `$VARIABLES` are filled in.
+    """Rows of `{"prompt", "chosen", "rejected"}` or of another known schema: JSON lines, also as `.gz`, a `.json`
+    array, or parquet; `~` and `$VARIABLES` are filled in.
 
-    A `margin` beside them is allowed; this paper's losses do not use it."""
+    A `margin` is not used by this paper's losses. A ranking counts as all its pairs."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """The share of the comparisons, at the file's end, that is held out of training and used for evaluation."""
 
@@ -68,9 +78,11 @@ class PreferenceData:
     @classmethod
     def load(cls, settings: PreferenceConfig, tokenizer: Tokenizer, context: int) -> Self:
         """Read a file, then continue as `of` does. Also raises `DataError` if a line is not a comparison."""
-        records = read_records(settings.path, Comparison)
-        names = line_names(records, settings.path)
-        return cls.of(records, tokenizer, context, settings.held_out, names)
+        records = read_comparisons(settings.path, settings)
+        named = zip(line_names(records, settings.path), records, strict=True)
+        pairs = [(name, pair) for name, record in named for pair in _pairs(record)]
+        names, comparisons = [name for name, _ in pairs], [pair for _, pair in pairs]
+        return cls.of(comparisons, tokenizer, context, settings.held_out, names, settings.chat_template(records))
 
     @classmethod
     def of(
@@ -80,6 +92,7 @@ class PreferenceData:
         context: int,
         held_out: float = 0.1,
         names: Sequence[str] | None = None,
+        template: ChatTemplate | None = None,
     ) -> Self:
         """Tokenize comparisons and split them; at least one is held out.
 
@@ -92,13 +105,14 @@ class PreferenceData:
             context: the most tokens a model can take.
             held_out: the share of them, at their end, that is held out of training.
             names: what to call each in messages; by default "comparison" and its number, counted from 1.
+            template: what renders prompts that are messages, and the answers to them.
 
         Raises:
             DataError: a text cannot be encoded, both are the same tokens, or there are fewer than two comparisons.
             ContextError: a prompt and its continuation are longer than the context.
         """
         names = names or [f"comparison {i}" for i in range(1, len(records) + 1)]
-        pairs = [_encoded(record, tokenizer, name) for record, name in zip(records, names, strict=True)]
+        pairs = [_encoded(record, tokenizer, template, name) for record, name in zip(records, names, strict=True)]
         train, rest = split_records(pairs, held_out, "comparisons")
         for pair in pairs:
             Sequences.of(((pair.prompt, text) for text in pair[2:]), context=context, names=[pair.name] * 2)
@@ -110,14 +124,26 @@ class PreferenceData:
         return digest(*([pair[1:] for pair in part] for part in (self.train, self.held_out)))
 
 
-def _encoded(record: Comparison, tokenizer: Tokenizer, name: str) -> Pair:
+def _pairs(record: Comparison | Ranking) -> list[Comparison]:
+    """Return the comparisons in a record; of a ranking all pairs, the best first."""
+    if isinstance(record, Comparison):
+        return [record]
+    found = list[Comparison]()
+    for better, worse in record.pairs():
+        both = {"chosen": record.responses[better], "rejected": record.responses[worse]}
+        cut_off = [name for name, i in zip(both, (better, worse), strict=True) if i in record.unfinished]
+        found.append(validate(Comparison, {"prompt": record.prompt, **both, "unfinished": cut_off}))
+    return found
+
+
+def _encoded(record: Comparison, tokenizer: Tokenizer, template: ChatTemplate | None, name: str) -> Pair:
+    both = [
+        (text, name not in record.unfinished)
+        for name, text in (("chosen", record.chosen), ("rejected", record.rejected))
+    ]
     try:
-        prompt = tokenizer.encode_prompt(record.prompt)
-        chosen, rejected = (
-            encode_completion(tokenizer, text, finished=name not in record.unfinished)
-            for name, text in (("chosen", record.chosen), ("rejected", record.rejected))
-        )
-    except DataError as error:
+        prompt, (chosen, rejected) = encode_replies(record.prompt, both, tokenizer, template)
+    except AxonError as error:
         raise DataError(f"{name}: {error}") from None
     if chosen == rejected:
         raise DataError(f"{name}: chosen and rejected must differ, but their tokens are the same; remove it")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -27,6 +28,8 @@ __all__ = [
     "conservative",
     "hinge",
     "ipo",
+    "prospect",
+    "reference_point",
     "robust",
     "sigmoid",
 ]
@@ -61,6 +64,44 @@ def ipo(delta: Float[Tensor, "*b"], beta: float) -> Float[Tensor, "*b"]:
 def hinge(delta: Float[Tensor, "*b"], beta: float) -> Float[Tensor, "*b"]:
     """Return max(0, 1 − βΔ): zero once the chosen text is preferred by enough (arXiv 2309.06657)."""
     return (1 - beta * delta).relu()
+
+
+def prospect(
+    ratios: Float[Tensor, "*b"],
+    desirable: Bool[Tensor, "*b"],
+    point: Float[Tensor, "*b"] | float,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Float[Tensor, "*b"]:
+    """Return λ_y − v: v is λ_D σ(β(r − z_0)) for a desirable text and λ_U σ(β(z_0 − r)) for another.
+
+    Source: arXiv 2402.01306, Eq. 7 by the count of TRL's `KTOTrainer`, which computes the same.
+
+    Args:
+        ratios: r = log π(y|x)/π_ref(y|x).
+        desirable: which texts are.
+        point: z_0, at which a text is neither a gain nor a loss (`reference_point`).
+        beta: how soon gains and losses saturate.
+        desirable_weight: λ_D.
+        undesirable_weight: λ_U.
+    """
+    gain = torch.where(desirable, ratios - point, point - ratios)
+    missed = (-beta * gain).sigmoid()  # 1 − σ(x) = σ(−x)
+    return torch.where(desirable, desirable_weight * missed, undesirable_weight * missed)
+
+
+def reference_point(total: float, count: float) -> float:
+    """Return z_0 = max(0, the mean of log π(y'|x)/π_ref(y'|x)), for texts y' that belong to other prompts than x.
+
+    This estimates KL(π ‖ π_ref) without sampling; no gradient flows through it. Source: arXiv 2402.01306, as for
+    `prospect`.
+
+    Args:
+        total: the sum over the pairs.
+        count: how many there are.
+    """
+    return max(0.0, total / count) if count else 0.0
 
 
 class PreferenceLoss(ABC):

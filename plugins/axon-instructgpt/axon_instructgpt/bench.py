@@ -137,7 +137,7 @@ class Bench:
 
     def accuracy(self, scorer: Scorer, rankings: Sequence[Ranking], file: Path) -> float:
         """Return the share of the pairs in the rankings, read from `file`, that a reward orders as they do."""
-        named = [*zip(line_names(rankings, file), (ranking.prompt for ranking in rankings), strict=True)]
+        named = [*zip(line_names(rankings, file), (ranking.texts()[0] for ranking in rankings), strict=True)]
         written = [[ranking.responses[i] for i in ranking.ranking] for ranking in rankings]
         ends = [[i not in ranking.unfinished for i in ranking.ranking] for ranking in rankings]
         scores = score_responses(scorer, named, written, ends)

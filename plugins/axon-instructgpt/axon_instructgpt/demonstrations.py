@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, NamedTuple, Self
 
 from pydantic import Field
 
-from axon_core import AxonError, ContextError, DataError, at, config
-from axon_core.alignment import encode_completion
+from axon_core import AxonError, ContextError, DataError
+from axon_core.alignment import encode_replies
 from axon_core.checkpoint import digest
 from axon_core.registry import Spec
 from axon_core.text import (
-    CHAT_TEMPLATES,
     ChatTemplate,
     CompletionRecord,
     Dialogue,
+    RowsConfig,
     Tokenizer,
     line_names,
-    read_json_lines,
-    read_records,
     split_records,
 )
 from axon_instructgpt.template import answers
 
-__all__ = ["DemonstrationConfig", "Demonstrations", "Example", "read_demonstrations"]
+__all__ = ["DemonstrationConfig", "Demonstrations", "Example"]
 
 
-class DemonstrationConfig(config.Config):
+class DemonstrationConfig(RowsConfig):
     """The `[data]` table of a recipe whose data are demonstrations."""
 
     path: str
-    """JSON lines of `{"prompt", "completion"}`, or of `{"messages": [{"role", "content"}, …]}`; it may be a `.gz`."""
+    """Rows of `{"prompt", "completion"}`, of `{"messages": [{"role", "content"}, …]}`, or of another known schema: JSON
+    lines, also as `.gz`, a `.json` array, or parquet."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """The share of them, at the file's end, that is held out of training and used for evaluation."""
-    template: Spec = Spec(type="plain")
-    """How dialogues become tokens, by `type`."""
     turns: Literal["all", "last"] = "all"
     """Which of the assistant's messages are learned; `last` is for Ghost Attention (arXiv 2307.09288, Section 3.3)."""
     tokenizer: Spec = Spec(type="byte")
@@ -83,8 +79,7 @@ class Demonstrations:
             DataError: one cannot be encoded, a dialogue has nothing to learn, or there are fewer than two.
             ContextError: one is longer than the context.
         """
-        with at("template"):
-            template = CHAT_TEMPLATES.build(settings.template)
+        template = settings.chat_template(records)
         examples: list[Example] = []
         for name, record in zip(line_names(records, settings.path), records, strict=True):
             try:
@@ -105,20 +100,19 @@ class Demonstrations:
         return digest(self.train, self.held_out)
 
 
-def read_demonstrations(path: str) -> Sequence[CompletionRecord | Dialogue]:
-    """Return the records of a file, all of the first one's kind. Raises `DataError` as `read_records` does."""
-    first = next(iter(islice(read_json_lines(path), 1)), ("", {}))[1]
-    return read_records(path, Dialogue if "messages" in first else CompletionRecord)
-
-
 def _encoded(
-    record: CompletionRecord | Dialogue, tokenizer: Tokenizer, template: ChatTemplate, turns: Literal["all", "last"]
+    record: CompletionRecord | Dialogue,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    turns: Literal["all", "last"],
 ) -> Example:
     if isinstance(record, CompletionRecord):
-        prompt, completion = tokenizer.encode_prompt(record.prompt), encode_completion(tokenizer, record.completion)
+        prompt, (completion,) = encode_replies(record.prompt, [(record.completion, True)], tokenizer, template)
         return Example(prompt + completion, [False] * len(prompt) + [True] * len(completion))
     if record.messages[-1].role != "assistant":
         raise DataError("a dialogue must end with the assistant's message; remove the last one, or add its answer")
+    if template is None:
+        raise DataError("a dialogue needs a chat template, got none; choose one, as in data.template")
     tokens, spans = answers(template, tokenizer, record.messages)
     scored = [False] * len(tokens)
     for begin, end in spans[-1:] if turns == "last" else spans:

@@ -4,41 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from axon_core import DataError, config
-from axon_core.alignment import Sequences, encode_completion
+from axon_core import AxonError, DataError
+from axon_core.alignment import Sequences, encode_replies
 from axon_core.checkpoint import digest
 from axon_core.registry import Spec
 from axon_core.text import (
     PAD,
+    ChatTemplate,
     Comparison,
     CompletionRecord,
+    Dialogue,
+    Prompt,
     Ranking,
+    RowsConfig,
     Tokenizer,
     line_names,
-    read_json_lines,
-    read_records,
     split_records,
 )
 
-__all__ = ["Ranked", "RankedConfig", "RankedData", "collate_ranked", "read_rankings"]
+__all__ = ["Ranked", "RankedConfig", "RankedData", "collate_ranked"]
 
 
-class RankedConfig(config.Config):
+class RankedConfig(RowsConfig):
     """The `[data]` table of a recipe whose data are ranked answers."""
 
     path: str
-    """JSON lines of `{"prompt", "chosen", "rejected"[, "margin"]}`, or of `{"prompt", "responses", "ranking"}`."""
+    """Rows of `{"prompt", "chosen", "rejected"[, "margin"]}`, of `{"prompt", "responses", "ranking"}`, or of another
+    known schema: JSON lines, also as `.gz`, a `.json` array, or parquet."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """The share of them, at the file's end, that is held out of training and used for evaluation."""
     demonstrations: str | None = None
-    """JSON lines of `{"prompt", "completion"}` whose mean score is to be 0; left out, the best answers of `path`."""
+    """Rows of `{"prompt", "completion"}`, or of another schema of demonstrations, whose mean score is to be 0; left
+    out, the best answers of `path`."""
     tokenizer: Spec = Spec(type="byte")
     """How text becomes tokens, for a new model; a saved one has its own."""
 
@@ -79,7 +82,7 @@ class RankedData:
         tokenizer: Tokenizer,
         context: int,
         settings: RankedConfig,
-        demonstrations: Sequence[CompletionRecord] = (),
+        demonstrations: Sequence[CompletionRecord | Dialogue] = (),
     ) -> Self:
         """Tokenize rankings and split them; a finished text ends with `eos`, where the tokenizer has one.
 
@@ -88,7 +91,8 @@ class RankedData:
             ContextError: a prompt and an answer are longer than the context.
         """
         named = zip(records, line_names(records, settings.path), strict=True)
-        ranked = [_encoded(record, tokenizer, name) for record, name in named]
+        template = settings.chat_template([*records, *demonstrations])
+        ranked = [_encoded(record, tokenizer, template, name) for record, name in named]
         for one in ranked:
             pairs = ((one.prompt, answer) for answer in one.answers)
             Sequences.of(pairs, context=context, names=[one.name] * len(one.answers))
@@ -98,9 +102,10 @@ class RankedData:
         given: list[tuple[list[int], list[int]]] = []
         for name, record in zip(names, demonstrations, strict=True):
             try:
-                given.append((tokenizer.encode_prompt(record.prompt), encode_completion(tokenizer, record.completion)))
-            except DataError as error:
+                prompt, (completion,) = encode_replies(*_last_answer(record), tokenizer, template)
+            except AxonError as error:
                 raise DataError(f"{name}: {error}") from None
+            given.append((prompt, completion))
         if given:
             Sequences.of(given, context=context, names=names)
         return cls(tokenizer, train, held_out, tuple(given or best))
@@ -110,12 +115,6 @@ class RankedData:
         """A checksum that changes with the rankings and demonstrations or their tokens."""
         rankings = ([ranked[1:] for ranked in part] for part in (self.train, self.held_out))
         return digest(*rankings, self.demonstrations)
-
-
-def read_rankings(path: str) -> Sequence[Comparison | Ranking]:
-    """Return the records of a file, all of the first one's kind. Raises `DataError` as `read_records` does."""
-    first = next(iter(islice(read_json_lines(path), 1)), ("", {}))[1]
-    return read_records(path, Ranking if "responses" in first else Comparison)
 
 
 def collate_ranked(ranked: Sequence[Ranked]) -> dict[str, Tensor]:
@@ -136,17 +135,26 @@ def collate_ranked(ranked: Sequence[Ranked]) -> dict[str, Tensor]:
     }
 
 
-def _encoded(record: Comparison | Ranking, tokenizer: Tokenizer, name: str) -> Ranked:
+def _encoded(record: Comparison | Ranking, tokenizer: Tokenizer, template: ChatTemplate | None, name: str) -> Ranked:
     if isinstance(record, Comparison):
         both, margin = {"chosen": record.chosen, "rejected": record.rejected}, record.margin
         texts = [(text, name not in record.unfinished) for name, text in both.items()]
     else:
         texts, margin = [(record.responses[i], i not in record.unfinished) for i in record.ranking], 0.0
     try:
-        prompt = tokenizer.encode_prompt(record.prompt)
-        answers = [encode_completion(tokenizer, text, finished=finished) for text, finished in texts]
-    except DataError as error:
+        prompt, answers = encode_replies(record.prompt, texts, tokenizer, template)
+    except AxonError as error:
         raise DataError(f"{name}: {error}") from None
     if len({tuple(answer) for answer in answers}) < len(answers):
         raise DataError(f"{name}: the answers must differ, but two have the same tokens; remove one")
     return Ranked(name, prompt, answers, margin)
+
+
+def _last_answer(record: CompletionRecord | Dialogue) -> tuple[Prompt, list[tuple[str, bool]]]:
+    """Return the prompt of a demonstration, and its answer, which is finished."""
+    if isinstance(record, CompletionRecord):
+        return record.prompt, [(record.completion, True)]
+    *asked, last = record.messages
+    if last.role != "assistant":
+        raise DataError("a dialogue must end with the assistant's message; remove the last one, or add its answer")
+    return tuple(asked), [(last.content, True)]

@@ -15,10 +15,10 @@ from axon_core import ContractError, Key, at, sum_numbers, validate
 from axon_core.alignment import Sequences, require_role
 from axon_core.generation import evaluation_mode
 from axon_core.interfaces import CausalLM
-from axon_core.text import Comparison, CompletionRecord, Order, read_records
+from axon_core.text import Order, read_comparisons, read_demonstrations
 from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, to_device, track_own
 from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
-from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked, read_rankings
+from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked
 from axon_instructgpt.reward_model import RewardModel
 from axon_instructgpt.start import begin
 
@@ -70,7 +70,7 @@ class RewardTrainer(Trainer):
         with at("model"):
             InitialModel.check(recipe.model)
         with at("data"):
-            validate(RankedConfig, recipe.data)
+            validate(RankedConfig, recipe.data).check_template()
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
@@ -86,14 +86,9 @@ class RewardTrainer(Trainer):
             config = validate(cls.Config, recipe.trainer.options)
         with at("data"):
             settings = validate(RankedConfig, recipe.data)
-            records = read_rankings(settings.path)
-            given = read_records(settings.demonstrations, CompletionRecord) if settings.demonstrations else []
-        texts = [
-            record.prompt
-            + "".join((record.chosen, record.rejected) if isinstance(record, Comparison) else record.responses)
-            for record in records
-        ]
-        text = "".join([*texts, *(record.prompt + record.completion for record in given)])
+            records = read_comparisons(settings.path, settings)
+            given = read_demonstrations(settings.demonstrations) if settings.demonstrations else []
+        text = "".join(text for record in (*records, *given) for text in record.texts())
         model, tokenizer = begin(recipe, saved, config.seed, settings.tokenizer, text)
         if isinstance(model, CausalLM):
             with Key((config.seed, "head")).seeded("cpu"):

@@ -14,9 +14,9 @@ from axon_core import Key, at, sum_numbers, validate
 from axon_core.alignment import require_role, token_logprobs
 from axon_core.generation import sample_text
 from axon_core.interfaces import CausalLM
-from axon_core.text import CHAT_TEMPLATES, CompletionRecord, Order
+from axon_core.text import Order, read_demonstrations
 from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, track_own
-from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example, read_demonstrations
+from axon_instructgpt.demonstrations import DemonstrationConfig, Demonstrations, Example
 from axon_instructgpt.packing import collate, pack
 from axon_instructgpt.start import begin
 
@@ -66,9 +66,7 @@ class SFTTrainer(Trainer):
         with at("model"):
             InitialModel.check(recipe.model)
         with at("data"):
-            settings = validate(DemonstrationConfig, recipe.data)
-            with at("template"):
-                CHAT_TEMPLATES.config(settings.template)
+            validate(DemonstrationConfig, recipe.data).check_template()
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
@@ -80,13 +78,8 @@ class SFTTrainer(Trainer):
             config = validate(cls.Config, recipe.trainer.options)
         with at("data"):
             settings = validate(DemonstrationConfig, recipe.data)
-            records = read_demonstrations(settings.path)
-        text = "".join(
-            record.prompt + record.completion
-            if isinstance(record, CompletionRecord)
-            else "".join(message.content for message in record.messages)
-            for record in records
-        )
+            records = read_demonstrations(settings.path, settings)
+        text = "".join(text for record in records for text in record.texts())
         model, tokenizer = begin(recipe, saved, config.seed, settings.tokenizer, text)
         context = require_role({"model": model}, "model", CausalLM, "sft").context
         with at("data"):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from axon_core import MODELS, ByteTokenizer, fit, validate
-from axon_core.text import Comparison, Ranking, read_records
+from axon_core.text import Comparison, Ranking, read_comparisons, read_records
 from axon_core.training import Recipe, build_trainer, load_pretrained
 from axon_dpo import PreferenceData
 from axon_instructgpt import RewardModel
 from axon_instructgpt.comparisons import Comparisons
-from axon_instructgpt.rankings import RankedConfig, RankedData, read_rankings
+from axon_instructgpt.rankings import RankedConfig, RankedData
 from axon_instructgpt.report import Report
 
 PROMPT, LENGTH = 2, 3  # tokens of a prompt, and the most of a response: together they fill the context
@@ -58,7 +58,7 @@ def test_comparisons_say_which_responses_were_cut_off(folder):
 def test_no_end_is_learned_where_there_was_none_and_the_context_is_enough(folder):
     tokenizer, records = ByteTokenizer(), folder / "comparisons" / "rankings.jsonl"
     settings = RankedConfig(path=str(records))
-    ranked = RankedData.of(read_rankings(str(records)), tokenizer, PROMPT + LENGTH, settings)
+    ranked = RankedData.of(read_comparisons(records), tokenizer, PROMPT + LENGTH, settings)
     answers = [answer for one in (*ranked.train, *ranked.held_out) for answer in one.answers]
     comparisons = read_records(folder / "comparisons" / "comparisons.jsonl", Comparison)
     pairs = PreferenceData.of(comparisons, tokenizer, PROMPT + LENGTH)

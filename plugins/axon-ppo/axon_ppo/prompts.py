@@ -8,19 +8,31 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from axon_core import config
+from axon_core import expanded
 from axon_core.checkpoint import digest
 from axon_core.registry import Spec
-from axon_core.text import EncodedPrompt, Text, Tokenizer, encode_prompts, read_prompts
+from axon_core.text import (
+    ChatTemplate,
+    EncodedPrompt,
+    Prompt,
+    PromptRecord,
+    RowsConfig,
+    Text,
+    Tokenizer,
+    encode_prompts,
+    line_names,
+    read_prompt_records,
+)
 
 __all__ = ["PromptConfig", "PromptData"]
 
 
-class PromptConfig(config.Config):
+class PromptConfig(RowsConfig):
     """The `[data]` table of a recipe whose data are prompts."""
 
     path: str | None = None
-    """A file of JSON lines, each with a `prompt`; other fields, such as a `completion`, are ignored."""
+    """Rows with a `prompt`, a text or messages, or of another known schema, of which the prompts are read: JSON lines,
+    also as `.gz`, a `.json` array, or parquet."""
     prompts: tuple[Text, ...] = ()
     """The prompts themselves, if they are few."""
     held_out: float = Field(default=0.1, ge=0, lt=1)
@@ -34,11 +46,12 @@ class PromptConfig(config.Config):
             raise ValueError("give either path, a file of JSON lines, or prompts")
         return self
 
-    def read(self) -> list[tuple[str, str]]:
-        """Return the prompts, each after what to call it in a message; raises `DataError` as `read_prompts` does."""
+    def read(self) -> list[tuple[str, PromptRecord]]:
+        """Return the prompts, each after what to call it in a message; raises as `read_prompt_records` does."""
         if self.path is None:
-            return [(f"prompt {i}", text) for i, text in enumerate(self.prompts)]
-        return read_prompts(self.path)
+            return [(f"prompt {i}", PromptRecord(prompt=text)) for i, text in enumerate(self.prompts)]
+        records = read_prompt_records(self.path, self)
+        return [*zip(line_names(records, expanded(self.path)), records, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -56,9 +69,15 @@ class PromptData:
     held_out: tuple[EncodedPrompt, ...] = ()
 
     @classmethod
-    def of(cls, named: Sequence[tuple[str, str]], tokenizer: Tokenizer, held_out: float = 0.0) -> Self:
-        """Build the data from pairs of a name and a text. Raises `DataError` if one cannot be encoded."""
-        prompts = encode_prompts(named, tokenizer)
+    def of(
+        cls,
+        named: Sequence[tuple[str, Prompt]],
+        tokenizer: Tokenizer,
+        held_out: float = 0.0,
+        template: ChatTemplate | None = None,
+    ) -> Self:
+        """Build the data from pairs of a name and a prompt. Raises `DataError` if one cannot be encoded."""
+        prompts = encode_prompts(named, tokenizer, template)
         kept = len(prompts) - int(len(prompts) * held_out)
         return cls(tokenizer, prompts[:kept], prompts[kept:])
 

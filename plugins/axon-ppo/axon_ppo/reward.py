@@ -25,7 +25,8 @@ class Reward(Protocol):
     """What responses are worth: any callable of texts, whose class has a `Config` if it is registered.
 
     If it has an attribute `judges_ends` that is true, it is also given, as `finished`, which responses ended by
-    themselves (`axon_core.alignment.rewards.Scorer`).
+    themselves, and with `reads_tokens`, as `prompt_tokens`, the tokens of the prompts
+    (`axon_core.alignment.rewards.Scorer`).
     """
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[float]:
@@ -77,6 +78,7 @@ class ModelReward:
         """A run's folder or a model's; `~` and `$VARIABLES` are filled in."""
 
     judges_ends = True
+    reads_tokens = True  # those of a rendered dialogue have markers, which its text has not
 
     def __init__(self, config: Config) -> None:
         folder = named_model_folder(config.path)
@@ -101,13 +103,21 @@ class ModelReward:
 
     @torch.no_grad()
     def __call__(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        finished: Sequence[bool] | None = None,
+        prompt_tokens: Sequence[Sequence[int]] | None = None,
     ) -> list[float]:
-        """Return the scores at the ends of the responses; no `eos` follows one that is not `finished`."""
-        tokens = self.tokenizer
+        """Return the scores at the ends of the responses; no `eos` follows one that is not `finished`.
+
+        The tokens of the prompts are `prompt_tokens`; by default they are those of the texts.
+        """
+        tokens, ends = self.tokenizer, finished or [True] * len(prompts)
+        asked = prompt_tokens or [tokens.encode_prompt(prompt) for prompt in prompts]
         pairs = [
-            (tokens.encode_prompt(prompt), encode_completion(tokens, response, finished=end))
-            for prompt, response, end in zip(prompts, responses, finished or [True] * len(prompts), strict=True)
+            (prompt, encode_completion(tokens, response, finished=end))
+            for prompt, response, end in zip(asked, responses, ends, strict=True)
         ]
         device = next(self.model.parameters()).device
         rows = Sequences.of(pairs).to(device)

@@ -63,10 +63,15 @@ def build_roles(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
             initial = InitialModel(roles.policy, None if "init" in roles.policy else saved)
     with at("data"):
         settings = validate(PromptConfig, recipe.data)
-        named = settings.read()
+        records = settings.read()
         with at("tokenizer"):
-            tokenizer = initial.tokenizer(settings.tokenizer, "".join(text for _, text in named))
-        data = PromptData.of(named, tokenizer, settings.held_out)
+            text = "".join(text for _, record in records for text in record.texts())
+            tokenizer = initial.tokenizer(settings.tokenizer, text)
+        named, template = (
+            [(name, record.prompt) for name, record in records],
+            settings.chat_template(record for _, record in records),
+        )
+        data = PromptData.of(named, tokenizer, settings.held_out, template)
     with at("model", "policy"):
         policy = initial.build(CausalLM, seed, tokenizer)
     with at("model"), Key((seed, "roles")).seeded("cpu"):
@@ -94,7 +99,7 @@ def check_tables(recipe: Recipe) -> None:
             with at("auxiliary"):
                 AUXILIARY_LOSSES.config(roles.auxiliary)
     with at("data"):
-        validate(PromptConfig, recipe.data)
+        validate(PromptConfig, recipe.data).check_template()
 
 
 def _value(policy: nn.Module, tokenizer: Tokenizer, start: Saved | None) -> nn.Module:

@@ -195,7 +195,8 @@ class PPOTrainer(PPOBase):
             written = list(zip(asked, (response.tokens for response in responses), strict=True))
             texts = [[response_text(tokenizer, prompt, response)] for prompt, response in written]
             finished = [[response.finished] for response in responses]
-            score = score_responses(self.reward, [prompt.named for prompt in prompts], texts, finished)[:, 0]
+            named = [prompt.named for prompt in prompts]
+            score = score_responses(self.reward, named, texts, finished, asked)[:, 0]
             score -= c.unfinished_penalty * (~torch.tensor(finished)[:, 0]).double()
             rows = Sequences.of(written).to(c.device)
             said = score_tokens(self.policy, self.reference, self.value, rows, pieces=pieces, **how)

@@ -1,0 +1,66 @@
+"""The options of a recipe's table `data` that every trainer shares whose data are rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from axon_core.config import Config, at
+from axon_core.registry.spec import Spec
+from axon_core.text.chat_template import CHAT_TEMPLATES, ChatTemplate
+from axon_core.text.schemas.known import SCHEMAS
+
+__all__ = ["RowsConfig"]
+
+_NAMES = sorted(schema.name for schema in SCHEMAS)
+_FIELDS = sorted({name for schema in SCHEMAS for name in schema.fields})
+
+
+class RowsConfig(Config):
+    """How rows are read, and how the dialogues in them become tokens."""
+
+    fields: dict[str, str] = Field(default_factory=dict)
+    """What the rows call Axon's fields, as in `{prompt = "question", completion = "answer"}`; left out, the schema is
+    recognised by the fields that the rows have."""
+    format: str | None = None
+    """The schema of the rows, such as `alpaca`, where they have the fields of several."""
+    skip_invalid: bool = False
+    """Leave out rows of the schema that break one of its rules, and say how many, instead of refusing the file."""
+    template: Spec = Spec(type="plain")
+    """How dialogues become tokens, by `type`."""
+
+    @field_validator("fields")
+    @classmethod
+    def _known_fields(cls, fields: dict[str, str]) -> dict[str, str]:
+        if unknown := next((name for name in fields if name not in _FIELDS), None):
+            raise ValueError(f"must map names of {', '.join(_FIELDS)}, got {unknown!r}")
+        return fields
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, format: str | None) -> str | None:
+        if format is not None and format not in _NAMES:
+            raise ValueError(f"must be one of {', '.join(_NAMES)}, got {format!r}")
+        return format
+
+    def check_template(self) -> None:
+        """Raise `UnknownKey` or `ConfigError` if the table names a template that there is not, or with wrong options.
+
+        The default template is looked up only where a row needs one.
+        """
+        if "template" in self.model_fields_set:
+            with at("template"):
+                CHAT_TEMPLATES.config(self.template)
+
+    def chat_template(self, records: Iterable[Any]) -> ChatTemplate | None:
+        """Return the template, or None if no record has messages. Raises `UnknownKey` as `check_template` does."""
+        if not any(_has_messages(record) for record in records):
+            return None
+        with at("template"):
+            return CHAT_TEMPLATES.build(self.template)
+
+
+def _has_messages(record: Any) -> bool:
+    return hasattr(record, "messages") or not isinstance(getattr(record, "prompt", ""), str)
