@@ -37,7 +37,7 @@ from support.workers import Worker
 from torch import nn
 
 from axon_core.nn import pack_products
-from axon_core.nn.quantization import Int8Linear
+from axon_core.nn.int8 import Int8Linear
 
 PEERS = {"fp32": "fp32", "bf16": "bf16", "int8": "q8_0"}
 """What llama.cpp calls a precision."""

@@ -292,6 +292,7 @@ def _config_class(cls: type) -> type[Config]:
 OWN = {
     **dict.fromkeys(("attention", "rotary_embedding", "norm", "model"), "axon_core.registries"),
     "chat_template": "axon_core.text.chat_template",
+    "quantization": "axon_core.nn.quantization",
     "trainer": "axon_core.training.trainers",
 }
 """Where the core's own registries are; like a plugin's, each is imported when it is asked for."""
