@@ -7,18 +7,22 @@ half, as in bitsandbytes.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from axon_core.nn._native import library
+from axon_core.errors import UsageError
+from axon_core.nn._native import compile_kernels, library
 from axon_core.nn.linear import TiedLinear, affine
 from axon_core.nn.quantization import QuantizedLinear
+from axon_core.precision import wide_dtype, widen
 
-__all__ = ["LevelLinear", "levels_product", "widen_levels"]
+__all__ = ["LevelLinear", "PackedLevels", "coded_product", "levels_product", "widen_levels"]
 
+_ROWS = 16  # the most for which a product is faster on the 4 bits themselves than on widened ones
 _WIDENED = 1 << 18  # numbers of a weight that are widened at once: what a processor's cache holds
 
 
@@ -31,33 +35,97 @@ def widen_levels(
     count: int,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, " count"]:
-    """Return the weights from `first` to before `first + count`: `levels[code] · scale`, rounded once, to `dtype`."""
-    return torch.ops.axon.widen_levels(codes, scales, levels, block, first, count, dtype)
+    """Return the weights from `first` to before `first + count`: `levels[code] · scale`, rounded once, to `dtype`.
+
+    The scales are in float32 or bfloat16. On a CPU this is a kernel once the kernels are loaded (`compile_kernels`).
+    """
+    narrow = dtype == torch.bfloat16
+    run = torch.ops.axon.widen_levels if codes.device.type == "cpu" and block % 16 == 0 else _plain_widen
+    return run(codes, scales, levels, block, first, count, narrow).to(dtype)
 
 
-def _widen(
-    codes: Tensor, scales: Tensor, levels: Tensor, block: int, first: int, count: int, dtype: torch.dtype
+def _plain_widen(
+    codes: Tensor, scales: Tensor, levels: Tensor, block: int, first: int, count: int, narrow: bool
 ) -> Tensor:
+    """`widen_levels` in plain torch, to float32 or bfloat16."""
     pairs = codes[first // 2 : (first + count + 1) // 2]
     both = torch.stack((pairs >> 4, pairs & 15), -1).flatten()[first % 2 : first % 2 + count]
     blocks = torch.arange(first, first + count, device=codes.device).div_(block, rounding_mode="floor")
-    return (levels[both.int()] * scales.float()[blocks]).to(dtype)
+    wide = levels[both.int()] * scales.float()[blocks]
+    return wide.bfloat16() if narrow else wide
 
 
 library.define(
-    "widen_levels(Tensor codes, Tensor scales, Tensor levels, int block, int first, int count, ScalarType dtype)"
-    " -> Tensor"
+    "widen_levels(Tensor codes, Tensor scales, Tensor levels, int block, int first, int count, bool narrow) -> Tensor"
 )
-library.impl("widen_levels", _widen, "CompositeExplicitAutograd")
+library.impl("widen_levels", _plain_widen, "CompositeExplicitAutograd")
 
 
-def _widen_shape(
-    codes: Tensor, scales: Tensor, levels: Tensor, block: int, first: int, count: int, dtype: torch.dtype
+def _widened_shape(
+    codes: Tensor, scales: Tensor, levels: Tensor, block: int, first: int, count: int, narrow: bool
 ) -> Tensor:
-    return codes.new_empty(count, dtype=dtype)
+    return levels.new_empty(count, dtype=torch.bfloat16 if narrow else torch.float32)
 
 
-torch.library.register_fake("axon::widen_levels", _widen_shape, lib=library)
+torch.library.register_fake("axon::widen_levels", _widened_shape, lib=library)
+
+
+def coded_product(
+    x: Float[Tensor, "n d"],
+    codes: UInt8[Tensor, " n2"],
+    scales: Float[Tensor, " blocks"],
+    levels: Float[Tensor, 16],
+    block: int,
+    *,
+    first: int,
+    outputs: int,
+    bias: Float[Tensor, " r"] | None = None,
+) -> Float[Tensor, "n r"]:
+    """Return x Wᵀ + b for the rows of W from `first` on, r = `outputs`: every row has the same bits for any n.
+
+    W is what `widen_levels` returns in float32. Nothing but the sums is rounded on the way, in float32 and in one
+    order; the result is rounded once, to x's dtype.
+
+    Raises:
+        UsageError: a gradient is asked for.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise UsageError("packed weights have no gradients; run the model under torch.inference_mode(), or unpacked")
+    run = torch.ops.axon.coded_product if _has_kernel(x, block) else _plain_product
+    return run(x.contiguous(), codes, scales, levels, bias, block, first, outputs)
+
+
+def _has_kernel(x: Tensor, block: int) -> bool:
+    whole = x.shape[1] % 8 == 0 and block % 8 == 0
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and whole
+
+
+def _plain_product(
+    x: Tensor, codes: Tensor, scales: Tensor, levels: Tensor, bias: Tensor | None, block: int, first: int, outputs: int
+) -> Tensor:
+    """`coded_product` in plain torch: products of one row each, which is at one place in memory."""
+    wide = x.to(wide_dtype(x.dtype))
+    y, row = wide.new_empty(len(x), outputs), wide.new_empty(x.shape[1])
+    for at, rows, w in _pieces(wide, codes, scales, levels, block, first, outputs):
+        for i in range(len(x)):
+            y[i, at : at + rows] = torch.mv(w, row.copy_(wide[i]))
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+library.define(
+    "coded_product(Tensor x, Tensor codes, Tensor scales, Tensor levels, Tensor? bias, int block, int first,"
+    " int outputs) -> Tensor"
+)
+library.impl("coded_product", _plain_product, "CompositeExplicitAutograd")
+
+
+def _product_shape(
+    x: Tensor, codes: Tensor, scales: Tensor, levels: Tensor, bias: Tensor | None, block: int, first: int, outputs: int
+) -> Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
+torch.library.register_fake("axon::coded_product", _product_shape, lib=library)
 
 
 @torch.library.custom_op("axon::levels_product", mutates_args=())
@@ -66,9 +134,11 @@ def levels_product(
 ) -> Tensor:
     """Return x Wᵀ for the rows of W from `first` on, `(n d) -> (n outputs)`, in x's dtype.
 
-    W is widened to x's dtype in pieces that fit in a processor's cache. The operator has a derivative for x, which
-    widens the pieces again, and is known to `torch.compile`.
+    Up to 16 rows on a CPU are a `coded_product`. For more, W is widened to x's dtype in pieces that fit in a
+    processor's cache. The operator has a derivative for x, which widens the pieces again; `torch.compile` knows it.
     """
+    if len(x) <= _ROWS and _has_kernel(x, block) and compile_kernels():
+        return torch.ops.axon.coded_product(x.contiguous(), codes, scales, levels, None, block, first, outputs)
     out = x.new_empty(len(x), outputs)
     for at, rows, w in _pieces(x, codes, scales, levels, block, first, outputs):
         out[:, at : at + rows] = affine(x, w)
@@ -160,3 +230,58 @@ class LevelLinear(QuantizedLinear):
         """Return W in float32."""
         flat = widen_levels(self.weight, self.scales(), self.table, self.block, 0, self.outputs * self.inputs)
         return flat.view(self.outputs, self.inputs)
+
+    def packed(self) -> PackedLevels:
+        """Return the map whose rows do not depend on their number; it shares the codes."""
+        return PackedLevels(self)
+
+
+class PackedLevels(QuantizedLinear):
+    """The map of a `LevelLinear` for inference, whose rows do not depend on their number (`coded_product`).
+
+    Raises:
+        UsageError: a gradient is asked for.
+    """
+
+    scale: Tensor
+    table: Tensor
+
+    def __init__(self, original: LevelLinear) -> None:
+        nn.Module.__init__(self)
+        compile_kernels()
+        self.rows, self.outputs, self.inputs = original.rows, original.outputs, original.inputs
+        self.block = original.block
+        bias = original.bias
+        self.register_buffer("bias", None if bias is None else widen(bias))
+        for name, tensor in {"weight": original.weight, "scale": original.scales(), "table": original.table}.items():
+            self.register_buffer(name, tensor)
+
+    def take(self, weight: Float[Tensor, "r d"]) -> None:
+        """Weights are loaded before they are packed.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("a packed weight cannot be replaced; load the original model, and pack that")
+
+    def product(self, x: Float[Tensor, "n d"], rows: slice) -> Float[Tensor, "n o"]:
+        """Return x Wᵀ + b for these rows of W, rounded once."""
+        bias = None if self.bias is None else self.bias[rows]
+        stored = self.weight, self.scale, self.table, self.block
+        return coded_product(x, *stored, first=rows.start, outputs=rows.stop - rows.start, bias=bias)
+
+    def added(self, y: Float[Tensor, "... o"], rows: slice) -> Float[Tensor, "... o"]:
+        """Return `y`: the product has the bias."""
+        return y
+
+    def widened(self) -> Float[Tensor, "r d"]:
+        """Return W in float32."""
+        stored = self.weight, self.scale, self.table, self.block
+        return widen_levels(*stored, 0, self.outputs * self.inputs).view(self.outputs, self.inputs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLevels:
+        """Follow the module to another device; the bias stays in float32."""
+        bias = self.bias
+        super()._apply(fn, recurse)
+        self.bias = None if bias is None else bias.to(self.weight.device)
+        return self

@@ -83,6 +83,10 @@ class QuantizedLinear(nn.Module, ABC):
     def _compute(self, x: Float[Tensor, "... d"], rows: slice) -> Float[Tensor, "... r"]:
         n = x.shape[:-1].numel()
         y = self.product(x.reshape(n, self.inputs), rows).view(*x.shape[:-1], rows.stop - rows.start)
+        return self.added(y, rows)
+
+    def added(self, y: Float[Tensor, "... o"], rows: slice) -> Float[Tensor, "... o"]:
+        """Return y + b; a product that adds it itself replaces this."""
         return y if self.bias is None else y + self.bias[rows]
 
     def extra_repr(self) -> str:
