@@ -44,7 +44,7 @@ API = "axon.v1"
 """Prefix of every group read: the major version of the plugin interface this core speaks."""
 
 GROUPS = (
-    *("attention", "rotary_embedding", "norm", "model", "trainer", "chat_template", "quantization"),
+    *("attention", "rotary_embedding", "norm", "model", "trainer", "chat_template", "quantization", "optimizer"),
     *("paper", "command", "hooks", "registry"),
 )
 """The core's own groups; a plugin adds one by naming a registry of its own in group `registry`."""
