@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from support.bandwidth import bandwidth
-from support.decoders import BYTES, DTYPES
+from support.decoders import BYTES, DTYPES, QUANTIZED
 from support.machine import Others
 from support.record import facts, save, say
 from support.row_steps import PAST, Steps, llama_steps, packed_steps
@@ -36,10 +36,9 @@ from support.shapes import SHAPES, Shape
 from support.workers import Worker
 from torch import nn
 
-from axon_core.nn import pack_products
-from axon_core.nn.quantization import Int8Linear
+from axon_core.nn import pack_products, quantize
 
-PEERS = {"fp32": "fp32", "bf16": "bf16", "int8": "q8_0"}
+PEERS = {"fp32": "fp32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0", "nf4": "q4_0"}
 """What llama.cpp calls a precision."""
 
 CONTENDERS = ("eager", "compiled", "llama.cpp")
@@ -74,7 +73,10 @@ def products(options: argparse.Namespace) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for precision in options.precision:
         maps = linear_maps(shape, precision)
-        packed = [pack_products(Int8Linear(one) if precision == "int8" else one) for one in maps]
+        packed = [
+            pack_products(quantize(nn.Sequential(one), QUANTIZED[precision])[0] if precision in QUANTIZED else one)
+            for one in maps
+        ]
         for rows in options.rows or [1, 2, 4, 8, 16, 64, 256]:
             inputs = {d: torch.randn(rows, d).to(DTYPES[precision]) for d in {one.in_features for one in maps}}
             seconds = {"packed": float("inf"), "torch": float("inf")}

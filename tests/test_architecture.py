@@ -66,7 +66,10 @@ def identifiers(source: Path) -> set[str]:
 
 
 def test_the_core_names_no_paper():
-    parts = {f"axon.v1.{kind}" for kind in ("attention", "rotary_embedding", "norm", "model", "trainer", "paper")}
+    parts = {
+        f"axon.v1.{kind}"
+        for kind in ("attention", "rotary_embedding", "norm", "model", "trainer", "quantization", "paper")
+    }
     groups = [group for path in PLUGINS for group in project(path)["entry-points"].items()]
     names = {entry for group, entries in groups if group in parts for entry in entries}
     # Words that are keys as well: these, and those of the core's own vocabulary, such as `cache` or `mask`.

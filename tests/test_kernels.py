@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from axon_core.nn import _native, attend_blocks, pack_products
-from axon_core.nn.quantization import Int8Linear
+from axon_core.nn.int8 import Int8Linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # inductor's own
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")

@@ -254,5 +254,5 @@ def test_trainer_without_an_example_is_a_failure_not_a_pass() -> None:
 
 
 def test_class_of_no_interface_is_refused() -> None:
-    with pytest.raises(ContractError, match="Linear must implement one of the five interfaces, and implements none"):
+    with pytest.raises(ContractError, match="Linear must implement an interface of the kit, and implements none"):
         examine(nn.Linear)

@@ -284,7 +284,7 @@ def test_training_leaves_the_global_random_numbers_alone():
         ({"micro_batches": 9}, "micro_batches must be at most batch_size, got 9 > 8"),
         ({"schedule": "inverse_sqrt"}, "needs warmup"),
         ({"optimizer": {"type": "adamw", "lrr": 1}}, r"optimizer.lrr: unknown field 'lrr' \(did you mean 'lr'\?\)"),
-        ({"optimizer": {"type": "sgd"}}, "optimizer.type: must be one of adamw, muon, got 'sgd'"),
+        ({"optimizer": {"type": "sgd"}}, "optimizer.type: must be one of adamw, "),
         ({"optimizer": {"lr": -1}}, "optimizer.lr: must be greater than 0, got -1"),
         ({"ema": 1.0}, "ema: must be less than 1, got 1.0"),
         ({"step": 3}, "did you mean 'steps'"),

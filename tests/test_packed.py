@@ -18,7 +18,8 @@ from axon_core.nn import (
     rows_depend,
 )
 from axon_core.nn import packed as packed_module
-from axon_core.nn.quantization import Int8Linear, quantize
+from axon_core.nn.int8 import Int8Linear
+from axon_core.nn.quantization import quantize
 
 NUMBERS = [*range(1, 41), 64, 300]
 KINDS = ["float32", "bfloat16", "int8", "int8 of bfloat16", "float64", "float16"]

@@ -6,13 +6,14 @@ import torch
 from axon_core import MODELS
 from axon_core.checkpoint.models import load_config, load_into
 from axon_core.checkpoint.weights import weightless
-from axon_core.errors import UsageError
+from axon_core.errors import UnknownKey, UsageError
 from axon_core.generation.api import generate
 from axon_core.generation.decoder import Decoder
 from axon_core.generation.sampling import Sampling
 from axon_core.interfaces.model import CausalLM
+from axon_core.nn.int8 import Int8Linear, int8_product, to_int8
 from axon_core.nn.linear import StackedLinear
-from axon_core.nn.quantization import Int8Linear, int8_product, quantize, to_int8
+from axon_core.nn.quantization import quantize
 from axon_core.text.tokenizer import ByteTokenizer
 
 
@@ -101,7 +102,7 @@ def test_a_layer_with_a_bias_takes_both_tensors():
 def test_rounding_in_blocks_of_rows_is_rounding(monkeypatch):
     weight = torch.randn(7, 50)
     q, scale = to_int8(weight)
-    monkeypatch.setattr("axon_core.nn.quantization._AT_ONCE", 101)
+    monkeypatch.setattr("axon_core.nn.int8._AT_ONCE", 101)
     again, scales = to_int8(weight)
     assert torch.equal(q, again) and torch.equal(scale, scales)
 
@@ -133,7 +134,7 @@ def test_generation_with_8_bits():
 
 
 def test_an_unknown_quantisation():
-    with pytest.raises(UsageError, match="no quantisation 'int3'; choose among: int8"):
+    with pytest.raises(UnknownKey, match=r"quantization 'int3'"):
         quantize(model(), "int3")
 
 
@@ -145,7 +146,7 @@ def exact(x, q, scale):
 @pytest.mark.parametrize("rows", [0, 1, 2, 5, 16, 17, 40])
 @pytest.mark.parametrize("dim", [1, 7, 16, 20, 24, 64, 96])
 def test_products_are_those_of_the_widened_weight(rows, dim, dtype, monkeypatch):
-    monkeypatch.setattr("axon_core.nn.quantization._WIDENED", 100)
+    monkeypatch.setattr("axon_core.nn.int8._WIDENED", 100)
     q, scale = to_int8(torch.randn(13, dim))
     x = torch.randn(rows, dim).to(dtype)
     found, expected = int8_product(x, q, scale), exact(x, q, scale)

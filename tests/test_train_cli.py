@@ -205,7 +205,7 @@ def test_ctrl_c_saves_says_how_to_resume_and_exits_with_130(recipe: str, tmp_pat
 BAD = [
     (["--set", "trainer.stepz=3"], 2, "pangram.toml with --set trainer.stepz=3: trainer.stepz: unknown field 'stepz'"),
     (["--set", "trainer.steps=-3"], 2, "trainer.steps: must be greater than 0, got -3"),
-    (["--set", "trainer.optimizer.type=sgd"], 2, "trainer.optimizer.type: must be one of adamw, muon, got 'sgd'"),
+    (["--set", "trainer.optimizer.type=sgd"], 2, "trainer.optimizer.type: must be one of adamw, "),
     (["--set", "trainer.optimizer.lrr=3"], 2, "trainer.optimizer.lrr: unknown field 'lrr' (did you mean 'lr'?)"),
     (["--set", "trainer.type=nowhere"], 2, "no trainer 'nowhere' is installed"),
     (["--set", "model.type=nowhere"], 2, "no model 'nowhere' is installed"),

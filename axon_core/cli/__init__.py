@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = attach(
             "generation_options",
             "inference_options",
             "log_option",
+            "quantize_option",
             "report_device",
             "training_device_option",
         ],

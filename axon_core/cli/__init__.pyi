@@ -7,6 +7,7 @@ from axon_core.cli.options import device_option as device_option
 from axon_core.cli.options import generation_options as generation_options
 from axon_core.cli.options import inference_options as inference_options
 from axon_core.cli.options import log_option as log_option
+from axon_core.cli.options import quantize_option as quantize_option
 from axon_core.cli.options import report_device as report_device
 from axon_core.cli.options import training_device_option as training_device_option
 from axon_core.cli.output import ProgressLine as ProgressLine

@@ -16,6 +16,7 @@ from axon_core.config import validate
 from axon_core.errors import AxonError, UsageError
 from axon_core.generation.published import published_sampling
 from axon_core.generation.sampling import Sampling
+from axon_core.registry.registry import registry_of
 from axon_core.training.callbacks.usual import LOGS
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "generation_options",
     "inference_options",
     "log_option",
+    "quantize_option",
     "report_device",
     "training_device_option",
 ]
@@ -81,6 +83,19 @@ def device_option(command: Command) -> Command:
 def training_device_option(command: Command) -> Command:
     """Give a command that trains from a recipe the parameter `device`, which is None if the recipe decides."""
     return click.option("--device", help=f"{_DEVICE_HELP} By default the recipe's, which is auto.")(command)
+
+
+def quantize_option(command: Command) -> Command:
+    """Give a command the parameter `quantization`, the name of a registered quantisation, or None."""
+    about = "Store the weights in few bits: int8, int4, or any other that `axon list quantization` names."
+    option = click.option("--quantize", "quantization", metavar="NAME", callback=_registered, help=about)
+    return option(command)
+
+
+def _registered(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    if name is not None:
+        registry_of("quantization").entry(name)  # raises, before anything is read, if it is not installed
+    return name
 
 
 def _installed(context: click.Context, parameter: click.Parameter, logs: Sequence[str]) -> Sequence[str]:
@@ -197,7 +212,7 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--dtype", type=click.Choice(["fp32", "bf16"]), help="Compute in this precision; by default as saved."
         ),
-        click.option("--quantize", "quantization", type=click.Choice(["int8"]), help="Store the weights in 8 bits."),
+        quantize_option,
         device_option,
         click.option("--compile", is_flag=True, help="Compile the decoder: takes a minute, then runs much faster."),
     ]

@@ -1,4 +1,4 @@
-"""What modules compute with: linear maps, plain and packed; attention; dropout by example; 8-bit weights."""
+"""What modules compute with: linear maps, plain and packed; attention; dropout by example; weights in few bits."""
 
 from axon_core._lazy import attach
 
@@ -12,9 +12,10 @@ __getattr__, __dir__, __all__ = attach(
         "block_attention": ["attend_blocks", "scores_between"],
         "choice": ["best_tokens"],
         "dropout": ["Dropout", "drop", "dropout_rows", "replayed_dropout"],
+        "levels": ["LevelLinear", "widen_levels"],
         "linear": ["Linear", "StackedLinear", "TiedLinear", "affine"],
         "packed": ["PackedLinear", "pack_products", "pack_weight", "packed_product"],
-        "quantization": ["quantize"],
+        "quantization": ["QUANTIZATIONS", "Quantization", "QuantizedLinear", "quantize"],
         "row_dependence": ["rows_depend"],
     },
 )

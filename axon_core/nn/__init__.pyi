@@ -13,6 +13,8 @@ from axon_core.nn.dropout import Dropout as Dropout
 from axon_core.nn.dropout import drop as drop
 from axon_core.nn.dropout import dropout_rows as dropout_rows
 from axon_core.nn.dropout import replayed_dropout as replayed_dropout
+from axon_core.nn.levels import LevelLinear as LevelLinear
+from axon_core.nn.levels import widen_levels as widen_levels
 from axon_core.nn.linear import Linear as Linear
 from axon_core.nn.linear import StackedLinear as StackedLinear
 from axon_core.nn.linear import TiedLinear as TiedLinear
@@ -21,5 +23,8 @@ from axon_core.nn.packed import PackedLinear as PackedLinear
 from axon_core.nn.packed import pack_products as pack_products
 from axon_core.nn.packed import pack_weight as pack_weight
 from axon_core.nn.packed import packed_product as packed_product
+from axon_core.nn.quantization import QUANTIZATIONS as QUANTIZATIONS
+from axon_core.nn.quantization import Quantization as Quantization
+from axon_core.nn.quantization import QuantizedLinear as QuantizedLinear
 from axon_core.nn.quantization import quantize as quantize
 from axon_core.nn.row_dependence import rows_depend as rows_depend

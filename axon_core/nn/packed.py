@@ -18,8 +18,9 @@ from axon_core.errors import UsageError
 from axon_core.nn._huge_pages import use_huge_pages
 from axon_core.nn._native import lanes, library
 from axon_core.nn.activation import GatedSiLU, PackedGatedSiLU
+from axon_core.nn.int8 import Int8Linear
 from axon_core.nn.linear import Linear, StackedLinear, TiedLinear, rows_of
-from axon_core.nn.quantization import Int8Linear, copy_replacing
+from axon_core.nn.quantization import QuantizedLinear, copy_replacing
 from axon_core.precision import wide_dtype, widen
 
 __all__ = ["PackedLinear", "pack_products", "pack_weight", "packed_product"]
@@ -200,6 +201,8 @@ def pack_products(model: M) -> M:
     for module in model.modules():  # subclasses compute in their own way
         if isinstance(module, nn.Linear | TiedLinear | Int8Linear) and type(module) in _LINEAR:
             parts[module] = PackedLinear(module)
+        elif isinstance(module, QuantizedLinear):
+            parts[module] = module.packed()
     packed = copy_replacing(model, parts)
     weights = (m.weight for m in packed.modules() if isinstance(m, PackedLinear))
     use_huge_pages(weight for weight in weights if weight.nbytes >= _LARGE)

@@ -14,7 +14,7 @@ __all__ = ["rows_depend"]
 _PRODUCTS = (
     "mm", "addmm", "_addmm_activation", "bmm", "baddbmm", "addbmm", "mv", "addmv", "addr", "dot", "vdot", "linear",
     "matmul", "_weight_int8pack_mm", "_weight_int4pack_mm", "_linear_pointwise", "_convolution_pointwise",
-    "int8_product", "product",
+    "int8_product", "levels_product", "product",
 )  # fmt: skip
 _KINDS = ("convolution", "attention", "rnn", "lstm", "gru")  # parts of operators' names
 _ACTIVATIONS = (

@@ -44,7 +44,8 @@ API = "axon.v1"
 """Prefix of every group read: the major version of the plugin interface this core speaks."""
 
 GROUPS = (
-    *("attention", "rotary_embedding", "norm", "model", "trainer", "chat_template", "recipe_section"),
+    *("attention", "rotary_embedding", "norm", "model", "trainer", "chat_template"),
+    *("quantization", "optimizer", "recipe_section"),
     *("paper", "command", "hooks", "registry"),
 )
 """The core's own groups; a plugin adds one by naming a registry of its own in group `registry`."""

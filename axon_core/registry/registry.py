@@ -293,6 +293,8 @@ OWN = {
     **dict.fromkeys(("attention", "rotary_embedding", "norm", "model"), "axon_core.registries"),
     "chat_template": "axon_core.text.chat_template",
     "recipe_section": "axon_core.training.recipe_sections",
+    "quantization": "axon_core.nn.quantization",
+    "optimizer": "axon_core.training.optim",
     "trainer": "axon_core.training.trainers",
 }
 """Where the core's own registries are; like a plugin's, each is imported when it is asked for."""

@@ -10,7 +10,7 @@ from axon_core.errors import AxonError, ContractError, UsageError
 from axon_core.registry import discovery
 from axon_core.registry.discovery import Entry
 from axon_core.registry.registry import registry_of
-from axon_core.testing import division, norm, rotary_embedding, trainer
+from axon_core.testing import division, norm, quantization, rotary_embedding, trainer
 from axon_core.testing.kit import Broken, Case, Check, PartUnderTest, Suite
 
 __all__ = ["cases", "cases_of", "suites"]
@@ -18,7 +18,7 @@ __all__ = ["cases", "cases_of", "suites"]
 
 def suites() -> list[Suite]:
     """Return the suite of every interface."""
-    return [*division.SUITES, rotary_embedding.SUITE, norm.SUITE, trainer.SUITE]
+    return [*division.SUITES, rotary_embedding.SUITE, norm.SUITE, quantization.SUITE, trainer.SUITE]
 
 
 def cases(distribution: str | None = None) -> Iterator[Case]:
@@ -50,7 +50,7 @@ def cases_of(cls: type[Any], options: Mapping[str, Any] | None = None, name: str
     """
     suite = next((suite for suite in suites() if issubclass(cls, suite.interface)), None)
     if suite is None:
-        raise ContractError(f"{cls.__qualname__} must implement one of the five interfaces, and implements none")
+        raise ContractError(f"{cls.__qualname__} must implement an interface of the kit, and implements none")
     variants: Sequence[Mapping[str, Any]] = [options] if options else cls.examples
     if not variants:
         yield Case(PartUnderTest(name or cls.__qualname__, cls), _NO_EXAMPLE)

@@ -24,7 +24,15 @@ __getattr__, __dir__, __all__ = attach(
         "hooks": ["hook"],
         "loop": ["Fit", "evaluate", "fit", "run_evaluation"],
         "initial": ["InitialModel", "new_model"],
-        "optim": ["AdamW", "Muon", "Optimizer", "schedule"],
+        "optim": [
+            "OPTIMIZERS",
+            "AdamW",
+            "Muon",
+            "Optimizer",
+            "OptimizerConfig",
+            "matrices_and_vectors",
+            "schedule",
+        ],
         "pretrained": [
             "Saved",
             "load_pretrained",

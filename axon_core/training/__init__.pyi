@@ -24,9 +24,12 @@ from axon_core.training.loop import Fit as Fit
 from axon_core.training.loop import evaluate as evaluate
 from axon_core.training.loop import fit as fit
 from axon_core.training.loop import run_evaluation as run_evaluation
+from axon_core.training.optim import OPTIMIZERS as OPTIMIZERS
 from axon_core.training.optim import AdamW as AdamW
 from axon_core.training.optim import Muon as Muon
 from axon_core.training.optim import Optimizer as Optimizer
+from axon_core.training.optim import OptimizerConfig as OptimizerConfig
+from axon_core.training.optim import matrices_and_vectors as matrices_and_vectors
 from axon_core.training.optim import schedule as schedule
 from axon_core.training.pretrained import Saved as Saved
 from axon_core.training.pretrained import load_pretrained as load_pretrained

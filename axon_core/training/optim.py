@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, ValidationInfo
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, SerializeAsAny, ValidationInfo
 from torch import Tensor, nn
 
 from axon_core import config
@@ -16,10 +16,20 @@ from axon_core.config import Count, at, validate
 from axon_core.errors import ConfigError
 from axon_core.nn.linear import StackedLinear
 from axon_core.processes import by_mesh
+from axon_core.registry.registry import Registry
 from axon_core.registry.spec import Spec
 from axon_core.training.muon import COEFFICIENTS, MuonOptimizer
 
-__all__ = ["OPTIMIZERS", "AdamW", "Muon", "Optimizer", "moment_bytes", "schedule"]
+__all__ = [
+    "OPTIMIZERS",
+    "AdamW",
+    "Muon",
+    "Optimizer",
+    "OptimizerConfig",
+    "matrices_and_vectors",
+    "moment_bytes",
+    "schedule",
+]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ScheduleKind = Literal["constant", "linear", "cosine", "inverse_sqrt"]
@@ -49,39 +59,46 @@ def schedule(kind: ScheduleKind, step: int, *, steps: int, warmup: int = 0, fina
             return math.sqrt(warmup / (step + 1))
 
 
-class _Optimizer(config.Config):
-    """What all optimisers share; `build` makes the PyTorch optimisers."""
+class OptimizerConfig(config.Config):
+    """The options of an optimiser, which `build` makes: a registered class is its own `Config`.
 
+    A subclass names itself in `type` and has `lr`, the learning rate at its peak.
+    """
+
+    Config: ClassVar[type[config.Config]]
+
+    type: str
+    """The key it is registered under."""
+    lr: PositiveFloat = 1e-3
+    """Learning rate at its peak."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay of the first and second moment."""
     eps: PositiveFloat = 1e-8
     """AdamW's ε."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.Config = cls
 
     @abstractmethod
     def build(self, modules: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
         """Return optimisers that share the trainable parameters of `modules` among them."""
 
 
-class AdamW(_Optimizer):
+class AdamW(OptimizerConfig):
     """AdamW (1711.05101) on all parameters; vectors, such as the weights of norms and biases, do not decay."""
 
     type: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = 1e-3
-    """Learning rate at its peak."""
     weight_decay: NonNegativeFloat = 0.1
     """Decay of matrices a step, as a fraction of the learning rate."""
 
     def build(self, modules: Sequence[nn.Module]) -> list[torch.optim.Optimizer]:
         """Return one AdamW, with the matrices and the vectors in different groups."""
-        parameters = _parameters(modules)
-        groups = [
-            *_groups([p for p in parameters if p.ndim > 1], self.lr, weight_decay=self.weight_decay),
-            *_groups([p for p in parameters if p.ndim <= 1], self.lr, weight_decay=0.0),
-        ]
+        groups = matrices_and_vectors(modules, self.lr, self.weight_decay)
         return [torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=True)]
 
 
-class Muon(_Optimizer):
+class Muon(OptimizerConfig):
     """Muon on the hidden matrices of a model, AdamW without decay on the rest.
 
     A hidden matrix is one that the model's `hidden_matrices()` returns, or the weight of any `nn.Linear` if a module
@@ -131,15 +148,18 @@ class Muon(_Optimizer):
         return optimizers
 
 
-OPTIMIZERS: Mapping[str, type[_Optimizer]] = {"adamw": AdamW, "muon": Muon}
-"""Optimisers by type."""
+OPTIMIZERS: Registry[OptimizerConfig] = Registry("optimizer", OptimizerConfig)
+"""Optimisers by key."""
 
 
 def moment_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes an optimiser of `OPTIMIZERS` keeps for its parameters after its first update.
 
-    AdamW keeps two moments and a float32 counter a parameter, Muon one momentum.
+    AdamW keeps two moments and a float32 counter a parameter, Muon one momentum; another says it with a method of this
+    name.
     """
+    if callable(own := getattr(optimizer, "moment_bytes", None)):
+        return cast(int, own())
     parameters = [cast(Tensor, p) for group in optimizer.param_groups for p in group["params"]]
     if isinstance(optimizer, MuonOptimizer):
         return sum(p.nbytes for p in parameters)
@@ -148,7 +168,7 @@ def moment_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 def _parse(value: Any, info: ValidationInfo) -> Any:
     """Validate an optimiser's table by the config of its type; its errors know the field they stand in."""
-    if isinstance(value, _Optimizer):
+    if isinstance(value, OptimizerConfig):
         return value
     with at(str(info.field_name)):
         spec = Spec.of({"type": "adamw", **cast(dict[str, Any], value)} if isinstance(value, dict) else value)
@@ -157,8 +177,17 @@ def _parse(value: Any, info: ValidationInfo) -> Any:
         return validate(OPTIMIZERS[spec.type], spec.options)
 
 
-Optimizer = Annotated[AdamW | Muon, BeforeValidator(_parse)]
+Optimizer = Annotated[SerializeAsAny[OptimizerConfig], BeforeValidator(_parse)]
 """A config field that takes an optimiser's table, `{"type": "muon", "lr": 0.02}`, or its type alone; or none: AdamW."""
+
+
+def matrices_and_vectors(modules: Sequence[nn.Module], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Return parameter groups of the trainable matrices, which decay, and of the vectors, which do not."""
+    parameters = _parameters(modules)
+    return [
+        *_groups([p for p in parameters if p.ndim > 1], lr, weight_decay=weight_decay),
+        *_groups([p for p in parameters if p.ndim <= 1], lr, weight_decay=0.0),
+    ]
 
 
 def _groups(parameters: list[nn.Parameter], lr: float, **options: float) -> list[dict[str, Any]]:

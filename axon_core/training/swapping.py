@@ -180,9 +180,9 @@ def _configs(key: str, beside: str = "") -> tuple[Schema, ...]:
 def _offering(key: str) -> Generator[Mapping[str, type]]:
     """Yield every catalogue that offers something as `key`; of plugins' registries only those are imported."""
     from axon_core.text.tokenizer import tokenizer_types
-    from axon_core.training.optim import OPTIMIZERS
 
-    yield from (mapping for mapping in (OPTIMIZERS, tokenizer_types()) if key in mapping)
+    if key in (types := tokenizer_types()):
+        yield types
     imported = {registry.group: registry for registry in registries()}
     yield from (registry for registry in imported.values() if key in registry)
     for group, entries in discover().groups.items():

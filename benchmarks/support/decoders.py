@@ -27,9 +27,11 @@ Tokens = list[int]
 Generate = Callable[[Sequence[Tokens], int, Callable[[], None]], list[Tokens]]
 """Continues each prompt by so many tokens and returns them; calls the function after each step."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
-BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "q8_0": 34 / 32}
-"""Bytes a weight takes; llama.cpp's Q8_0 has a scale of 2 bytes for 32 weights."""
+QUANTIZED: dict[str, Any] = {"int8": "int8", "int4": "int4", "nf4": {"type": "nf4", "double": False}}
+"""Axon's quantisations, by precision."""
+DTYPES = {"fp32": torch.float32} | dict.fromkeys(("bf16", *QUANTIZED), torch.bfloat16)
+BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 18 / 32, "nf4": 36 / 64, "q8_0": 34 / 32, "q4_0": 18 / 32}
+"""Bytes a weight takes; llama.cpp's Q8_0 and Q4_0 have a scale of 2 bytes for 32 weights."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,10 @@ def decoder(contender: Contender, shape: Shape, device: str, threads: int, longe
 
 
 def _axon(contender: Contender, shape: Shape, device: str, threads: int, longest: int) -> Generate:
-    """Axon's `decode`; int8 is weight-only, made of bfloat16 weights."""
+    """Axon's `decode`; weights of 8 and 4 bits are made of bfloat16 ones."""
     model = shape.axon(device).to(DTYPES[contender.precision]).eval()
-    if contender.precision == "int8":
-        model = quantize(model, "int8")
+    if contender.precision in QUANTIZED:
+        model = quantize(model, QUANTIZED[contender.precision])
     greedy = Sampling(temperature=0)
 
     def generate(prompts: Sequence[Tokens], new: int, step: Callable[[], None]) -> list[Tokens]:
@@ -232,10 +234,13 @@ CONTENDERS = (
     Contender("axon-compiled-fp32", "axon", "fp32", True, _axon),
     Contender("axon-compiled-bf16", "axon", "bf16", True, _axon),
     Contender("axon-compiled-int8", "axon", "int8", True, _axon),
+    Contender("axon-compiled-int4", "axon", "int4", True, _axon),
+    Contender("axon-compiled-nf4", "axon", "nf4", True, _axon),
     Contender("transformers-fp32", "transformers", "fp32", False, _transformers),
     Contender("transformers-bf16", "transformers", "bf16", False, _transformers),
     Contender("transformers-compiled-bf16", "transformers", "bf16", True, _transformers),
     Contender("llama.cpp-f32", "llama.cpp", "fp32", False, _llama_cpp),
     Contender("llama.cpp-bf16", "llama.cpp", "bf16", False, _llama_cpp),
     Contender("llama.cpp-q8_0", "llama.cpp", "q8_0", False, _llama_cpp),
+    Contender("llama.cpp-q4_0", "llama.cpp", "q4_0", False, _llama_cpp),
 )

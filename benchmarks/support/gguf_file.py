@@ -16,6 +16,7 @@ from axon_xllama.checkpoints.layout import Settings, checkpoint_tensors, relayou
 TYPES = {
     "fp32": (GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "bf16": (GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+    "q4_0": (GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
     "q8_0": (GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
 

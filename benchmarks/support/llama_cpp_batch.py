@@ -20,12 +20,18 @@ class Token(NamedTuple):
     """Whether the scores of the token after it are wanted."""
 
 
+def _has_amx() -> bool:
+    """Whether llama.cpp lays quantised weights out for AMX, where llama-cpp-python 0.3.36 crashes in `llama_decode`."""
+    file = Path("/proc/cpuinfo")
+    return file.exists() and "amx_int8" in file.read_text("utf-8")
+
+
 class LlamaBatch:
     """A model of llama.cpp with the weights of a shape, and its memory for some sequences.
 
     Args:
         shape: the model's sizes.
-        precision: `fp32`, `bf16` or `q8_0`.
+        precision: `fp32`, `bf16`, `q8_0` or `q4_0`.
         threads: how many compute.
         longest: tokens of a sequence.
         sequences: how many there are.
@@ -47,7 +53,9 @@ class LlamaBatch:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.gguf"
             write_gguf(file, shape.axon(), precision)
-            self._model = api.llama_model_load_from_file(str(file).encode(), api.llama_model_default_params())
+            load = api.llama_model_default_params()
+            load.use_extra_bufts = not _has_amx()  # with AMX, its layout of 8 and 4 bits ends the process
+            self._model = api.llama_model_load_from_file(str(file).encode(), load)
         options = api.llama_context_default_params()
         options.n_ctx, options.n_batch, options.n_ubatch, options.n_seq_max = longest * sequences, 512, 512, sequences
         options.n_threads = options.n_threads_batch = threads

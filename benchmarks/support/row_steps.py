@@ -11,6 +11,7 @@ from axon_core.nn import pack_products, quantize
 from axon_eet.blocks import blocks_for
 from axon_eet.packed import PackedCache
 from axon_eet.passes import compiled_pass, eager_pass
+from support.decoders import QUANTIZED
 from support.llama_cpp_batch import LlamaBatch, Token
 from support.shapes import Shape
 
@@ -26,7 +27,7 @@ def packed_steps(shape: Shape, precision: str, threads: int, most: int, rows: in
     model = shape.axon().to(torch.float32 if precision == "fp32" else torch.bfloat16).eval()
     layers = [layer.states for layer in model.new_cache(1, 1).layers]
     dtype = model.embedding.weight.dtype
-    model = pack_products(quantize(model) if precision == "int8" else model).eval()
+    model = pack_products(quantize(model, QUANTIZED[precision]) if precision in QUANTIZED else model).eval()
     width = blocks_for(most)
     cache = PackedCache(layers, rows * width + 1, dtype, "cpu")
     run = compiled_pass(model, cache, spare=rows * width) if compiled else eager_pass(model, cache)

@@ -10,6 +10,7 @@
 #include "activation.h"
 #include "attention.h"
 #include "choice.h"
+#include "levels.h"
 #include "product.h"
 #include "threads.h"
 
@@ -93,6 +94,83 @@ Tensor packed_product(const Tensor& x, const Tensor& weight, const Maybe& scale,
     multiply_all(x, weight, floats(scale), floats(bias), static_cast<float*>(y.mutable_data_ptr()), outputs);
   else
     multiply_all(x, weight, floats(scale), floats(bias), static_cast<bf16*>(y.mutable_data_ptr()), outputs);
+  return y;
+}
+
+template <typename S, typename T>
+void multiply_codes(const Tensor& x, const Coded<S>& weight, int64_t block, int64_t first, const float* bias, Tensor& y) {
+  int64_t n = x.size(0), d = weight.d, outputs = y.size(1), stride = (d + GROUP - 1) / GROUP * GROUP;
+  const T* from = static_cast<const T*>(x.const_data_ptr());
+  T* to = static_cast<T*>(y.mutable_data_ptr());
+  Buffer<float> arranged(n * stride);
+  in_turns(n, 1 + (1 << 14) / (d + 1), [&](auto take) {
+    for (int64_t i; (i = take()) < n;) arrange_row(from + i * d, d, arranged.data + i * stride);
+  });
+  constexpr int64_t STEP = 16;  // outputs of a turn
+  int64_t turns = (outputs + STEP - 1) / STEP;
+  in_turns(turns, 1 + (1 << 16) / (n * STEP * d + 1), [&](auto take) {
+    auto run = [&]<int P>() {
+      for (int64_t turn; (turn = take()) < turns;) {
+        int64_t o = turn * STEP, last = std::min(o + STEP, outputs);
+        multiply_coded_rows<P>(weight, first + o, first + last, arranged.data, n, stride, bias ? bias + o : bias, to + o, outputs);
+      }
+    };
+    switch (blocks_of_groups(d, block)) {
+      case 1: run.template operator()<1>(); break;
+      case 2: run.template operator()<2>(); break;
+      case 4: run.template operator()<4>(); break;
+      default: run.template operator()<0>();
+    }
+  });
+}
+
+// Calls run(a pointer of the scales' type).
+template <typename Run>
+void with_scales(const Tensor& scales, const Run& run) {
+  if (scales.scalar_type() == ScalarType::Float)
+    run(static_cast<const float*>(scales.const_data_ptr()));
+  else
+    run(static_cast<const bf16*>(scales.const_data_ptr()));
+}
+
+Tensor coded_product(const Tensor& x, const Tensor& codes, const Tensor& scales, const Tensor& levels, const Maybe& bias,
+                     int64_t block, int64_t first, int64_t outputs) {
+  for (const Tensor& each : {x, codes, scales, levels})
+    STD_TORCH_CHECK(each.is_contiguous(), "products with codes read contiguous tensors");
+  int64_t d = x.size(1);
+  STD_TORCH_CHECK(d % 8 == 0 && block % 8 == 0, "rows and blocks of codes must be multiples of 8");
+  STD_TORCH_CHECK((first + outputs) * d <= 2 * codes.numel() && (first + outputs) * d <= block * scales.numel(),
+                  "the rows must lie in the codes");
+  Tensor y = torch::stable::new_empty(x, {x.size(0), outputs});
+  if (!x.size(0)) return y;
+  with_scales(scales, [&]<typename S>(const S* from) {
+    Coded<S> weight{static_cast<const uint8_t*>(codes.const_data_ptr()), {from, block}, Levels(floats(levels)), d};
+    x.scalar_type() == ScalarType::Float ? multiply_codes<S, float>(x, weight, block, first, floats(bias), y)
+                                         : multiply_codes<S, bf16>(x, weight, block, first, floats(bias), y);
+  });
+  return y;
+}
+
+Tensor widen_levels(const Tensor& codes, const Tensor& scales, const Tensor& levels, int64_t block, int64_t first, int64_t count,
+                    bool narrow) {
+  for (const Tensor& each : {codes, scales, levels}) STD_TORCH_CHECK(each.is_contiguous(), "codes are read in order");
+  STD_TORCH_CHECK(block % 16 == 0 && first >= 0 && first + count <= 2 * codes.numel() && first + count <= block * scales.numel(),
+                  "the weights must lie in the codes, and a block be a multiple of 16");
+  Tensor y = torch::stable::new_empty(levels, {count}, narrow ? ScalarType::BFloat16 : ScalarType::Float);
+  constexpr int64_t STEP = 1 << 14;  // weights of a turn, a multiple of 16
+  int64_t begin = first / STEP, turns = (first + count + STEP - 1) / STEP - begin;
+  with_scales(scales, [&]<typename S>(const S* from) {
+    auto run = [&]<typename T>(T* to) {
+      in_turns(turns, 2, [&](auto take) {
+        for (int64_t turn; (turn = take()) < turns;) {
+          int64_t at = std::max(first, (begin + turn) * STEP), end = std::min(first + count, (begin + turn + 1) * STEP);
+          widen_codes(static_cast<const uint8_t*>(codes.const_data_ptr()), Scales<S>{from, block}, floats(levels), at, end - at,
+                      to + at - first);
+        }
+      });
+    };
+    narrow ? run(static_cast<bf16*>(y.mutable_data_ptr())) : run(static_cast<float*>(y.mutable_data_ptr()));
+  });
   return y;
 }
 
@@ -215,6 +293,8 @@ std::tuple<Tensor, Tensor> best_tokens(const Tensor& logits, int64_t k, int64_t 
 
 STABLE_TORCH_LIBRARY_IMPL(axon, CPU, m) {
   m.impl("packed_product", TORCH_BOX(&axon::packed_product));
+  m.impl("coded_product", TORCH_BOX(&axon::coded_product));
+  m.impl("widen_levels", TORCH_BOX(&axon::widen_levels));
   m.impl("gated_silu", TORCH_BOX(&axon::gated_silu));
   m.impl("best_tokens", TORCH_BOX(&axon::best_tokens));
   m.impl("attend_blocks", TORCH_BOX(&axon::attend_blocks));

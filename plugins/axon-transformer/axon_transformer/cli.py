@@ -12,7 +12,7 @@ import click
 
 from axon_core import AxonError, UsageError, printable_json, to_json, validate
 from axon_core.checkpoint import atomic_file, claimed_file
-from axon_core.cli import ProgressLine, device_option, echo, echo_generated, report_device
+from axon_core.cli import ProgressLine, device_option, echo, echo_generated, quantize_option, report_device
 from axon_core.training import RunFolder, pinned_model_folder
 from axon_transformer.averaging import latest_models
 from axon_transformer.corpus import read_lines, split_lines
@@ -36,7 +36,7 @@ from axon_transformer.translate import Translation, Translator
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each sentence, with every detail.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Sentences per batch.")
 @click.option("--average", default=1, show_default=True, type=click.IntRange(1), help="Average the last checkpoints.")
-@click.option("--quantize", "quantization", type=click.Choice(["int8"]), help="Store the weights in 8 bits.")
+@quantize_option
 @device_option
 @click.option(
     "--attention", type=click.Path(path_type=Path), help="With one TEXT: draw what each layer and head attends to."

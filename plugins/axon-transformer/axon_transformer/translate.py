@@ -63,13 +63,13 @@ class Translator:
     def load(cls, *folders: Path | str, device: str = "cpu", quantization: str | None = None) -> Self:
         """Load model and tokenizer from a folder; from several, the mean of the models. It computes on `device`.
 
-        With `quantization` "int8" the weights of all linear maps, the output's included, have 8 bits. On a CPU the
-        model is packed (`pack_products`) and can be neither trained nor saved. The first call ever
+        With a `quantization`, such as "int8", the weights of all linear maps, the output's included, have few bits. On
+        a CPU the model is packed (`pack_products`) and can be neither trained nor saved. The first call ever
         compiles the core's kernels, in some seconds; without a C++ compiler, a warning says that it stays as it is.
 
         Raises:
             CheckpointError: a folder has no model or tokenizer, it is damaged, or the models are not of one size.
-            UsageError: there is no such quantisation.
+            UnknownKey: there is no such quantisation.
         """
         model = average([Transformer.load(folder) for folder in folders]).to(device)
         tokenizer = Tokenizer.load(folders[0])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from axon_core import Scope
 from axon_core.nn import PackedLinear, attend, pack_products, quantize, rows_depend
-from axon_core.nn.quantization import Int8Linear
+from axon_core.nn.int8 import Int8Linear
 from axon_transformer import MultiHeadAttention, Search, Transformer, beam_search
 from axon_transformer.rows import BeamCache
 from axon_transformer.search import CachedScorer, Hypothesis
