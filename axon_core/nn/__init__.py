@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "levels": ["LevelLinear", "widen_levels"],
         "linear": ["Linear", "StackedLinear", "TiedLinear", "affine"],
         "packed": ["PackedLinear", "pack_products", "pack_weight", "packed_product"],
-        "quantization": ["QUANTIZATIONS", "Quantization", "QuantizedLinear", "quantize"],
+        "quantization": ["QUANTIZATIONS", "Quantization", "QuantizedLinear", "copy_replacing", "quantize"],
         "row_dependence": ["rows_depend"],
     },
 )

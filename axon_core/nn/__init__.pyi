@@ -26,5 +26,6 @@ from axon_core.nn.packed import packed_product as packed_product
 from axon_core.nn.quantization import QUANTIZATIONS as QUANTIZATIONS
 from axon_core.nn.quantization import Quantization as Quantization
 from axon_core.nn.quantization import QuantizedLinear as QuantizedLinear
+from axon_core.nn.quantization import copy_replacing as copy_replacing
 from axon_core.nn.quantization import quantize as quantize
 from axon_core.nn.row_dependence import rows_depend as rows_depend

@@ -33,6 +33,7 @@ class QuantizedLinear(nn.Module, ABC):
 
     Attributes:
         rows: how many outputs each of a `StackedLinear`'s maps has; None for a single map.
+        names: what each of those is called; empty for a single map.
         outputs, inputs: the sizes r and d.
         weight: the stored numbers; what else belongs to them are other buffers.
         bias: b, or None.
@@ -44,6 +45,7 @@ class QuantizedLinear(nn.Module, ABC):
     def __init__(self, original: nn.Linear | TiedLinear) -> None:
         super().__init__()
         self.rows = original.rows if isinstance(original, StackedLinear) else None
+        self.names = original.names if isinstance(original, StackedLinear) else []
         self.outputs, self.inputs = original.weight.shape
         bias: Tensor | None = original.bias
         self.register_buffer("bias", None if bias is None else bias.detach())

@@ -7,14 +7,14 @@ from functools import partial
 
 from jaxtyping import Shaped
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from axon_core import CheckpointError, ConfigError, Key
 from axon_core.checkpoint import WeightChange
 from axon_core.interfaces import Model
 from axon_lora.adapter import Adapter, tensor_of
 from axon_lora.low_rank import LowRank, LowRankUpdate, adapt, low_rank_scale, merged_weight
-from axon_lora.targets import ALL, Target, find_targets, within
+from axon_lora.targets import ALL, Map, Target, find_targets, inputs_of, within
 
 __all__ = ["LoRA"]
 
@@ -58,7 +58,7 @@ class LoRA(Adapter):
         names: list[str] = []
         for name, (module, updates) in self._updates(model).items():
             low_rank = LowRank(
-                module.in_features, updates, dropout=self.config.dropout, magnitudes=self.config.dora, key=key(name)
+                inputs_of(module), updates, dropout=self.config.dropout, magnitudes=self.config.dora, key=key(name)
             )
             adapt(module, low_rank)
             names += [f"{name}.adapter.{own}" for own, _ in low_rank.named_parameters()]
@@ -90,7 +90,7 @@ class LoRA(Adapter):
             merge[f"{name}.weight"] = partial(
                 merged_weight,
                 updates=updates,
-                a=taken(f"{place}.a", sum(update.rank for update in updates), module.in_features),
+                a=taken(f"{place}.a", sum(update.rank for update in updates), inputs_of(module)),
                 b=[taken(f"{place}.b.{i}", update.outputs, update.rank) for i, update in enumerate(updates)],
                 magnitude=taken(f"{place}.magnitude", outputs) if self.config.dora else None,
             )
@@ -101,8 +101,8 @@ class LoRA(Adapter):
         def change(name: str, weight: Tensor) -> Tensor:
             if name in whole:
                 return whole[name]
-            weight = self.base_weight(model, name, weight)
-            return merge[name](weight) if name in merge else weight
+            base = self.base_weight(model, name, weight)
+            return (merge[name](base) if name in merge else base).to(weight.dtype)
 
         return change
 
@@ -132,9 +132,9 @@ class LoRA(Adapter):
             raise ConfigError([(("rank",), rule)])
         return LowRankUpdate(target.part, target.rows, rank, low_rank_scale(alpha, rank, stabilized=c.rslora))
 
-    def _updates(self, model: Model) -> dict[str, tuple[nn.Linear, list[LowRankUpdate]]]:
+    def _updates(self, model: Model) -> dict[str, tuple[Map, list[LowRankUpdate]]]:
         """Return the maps that are adapted by name, each with the updates of its matrices."""
-        maps: dict[str, tuple[nn.Linear, list[LowRankUpdate]]] = {}
+        maps: dict[str, tuple[Map, list[LowRankUpdate]]] = {}
         for target, update in self.updates(model):
             maps.setdefault(target.map, (target.module, []))[1].append(update)
         return maps

@@ -10,10 +10,11 @@ from torch import nn
 
 from axon_core import ConfigError
 from axon_core.interfaces import Model
-from axon_core.nn import StackedLinear, TiedLinear
+from axon_core.nn import QuantizedLinear, StackedLinear, TiedLinear
 
-__all__ = ["ALL", "Target", "find_targets", "linear_maps", "within"]
+__all__ = ["ALL", "Map", "Target", "find_targets", "inputs_of", "linear_maps", "within"]
 
+Map = nn.Linear | QuantizedLinear
 ALL = "all"
 """The target that stands for every linear map but the output head."""
 
@@ -32,22 +33,27 @@ class Target:
 
     map: str
     place: str
-    module: nn.Linear
+    module: Map
     part: int
     rows: slice
 
     @property
     def rank_at_most(self) -> int:
         """The largest rank that an update can have."""
-        return min(self.module.in_features, self.rows.stop - self.rows.start)
+        return min(inputs_of(self.module), self.rows.stop - self.rows.start)
 
 
-def linear_maps(model: nn.Module) -> dict[str, nn.Linear]:
+def inputs_of(module: Map) -> int:
+    """Return how many features a map takes."""
+    return module.in_features if isinstance(module, nn.Linear) else module.inputs
+
+
+def linear_maps(model: nn.Module) -> dict[str, Map]:
     """Return the linear maps of a model by their place, without its output head and those that share a weight."""
     tied = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | TiedLinear)}
-    maps = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    maps = {name: part for name, part in model.named_modules() if isinstance(part, Map)}
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
-    head = {name for name, part in maps.items() if vocabulary is not None and part.out_features == vocabulary}
+    head = {name for name, part in maps.items() if vocabulary is not None and _outputs(part) == vocabulary}
     return {name: part for name, part in maps.items() if id(part.weight) not in tied and name not in head}
 
 
@@ -62,7 +68,7 @@ def find_targets(model: Model, targets: Collection[str]) -> list[Target]:
         ConfigError: a target names nothing; the message lists what there is. Or it names a tied head.
     """
     body = linear_maps(model)
-    maps = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    maps = {name: part for name, part in model.named_modules() if isinstance(part, Map)}
     everything = [target for name, module in maps.items() for target in _matrices(name, module)]
     found: dict[str, Target] = {}
     for asked in targets:
@@ -77,9 +83,13 @@ def find_targets(model: Model, targets: Collection[str]) -> list[Target]:
     return [target for target in everything if target.place in found]
 
 
-def _matrices(name: str, module: nn.Linear) -> list[Target]:
-    if not isinstance(module, StackedLinear):
-        return [Target(name, name, module, 0, slice(0, module.out_features))]
+def _outputs(module: Map) -> int:
+    return module.out_features if isinstance(module, nn.Linear) else module.outputs
+
+
+def _matrices(name: str, module: Map) -> list[Target]:
+    if not isinstance(module, StackedLinear | QuantizedLinear) or module.rows is None:
+        return [Target(name, name, module, 0, slice(0, _outputs(module)))]
     ends = [0, *accumulate(module.rows)]
     return [
         Target(name, f"{name}.{part}", module, i, slice(ends[i], ends[i + 1])) for i, part in enumerate(module.names)
@@ -91,14 +101,14 @@ def within(target: str, place: str) -> bool:
     return f".{target}." in f".{place}."
 
 
-def _is_tied(model: nn.Module, module: nn.Linear) -> bool:
+def _is_tied(model: nn.Module, module: Map) -> bool:
     return any(isinstance(part, nn.Embedding | TiedLinear) and part.weight is module.weight for part in model.modules())
 
 
-def _known(maps: dict[str, nn.Linear]) -> str:
+def _known(maps: dict[str, Map]) -> str:
     """Return what targets could be named, shortly: each name in a place once, numbers left out."""
     names: dict[str, None] = {ALL: None}
     for place, module in maps.items():
-        parts: Sequence[str] = module.names if isinstance(module, StackedLinear) else []
+        parts: Sequence[str] = module.names if isinstance(module, StackedLinear | QuantizedLinear) else []
         names |= dict.fromkeys(part for part in (*place.split("."), *parts) if not part.isdecimal())
     return ", ".join(names)
