@@ -10,6 +10,7 @@
 namespace axon {
 
 constexpr int64_t GROUP = 8 * LANES;  // weights that are read at once
+constexpr int64_t AHEAD = 4096;       // bytes of codes that are fetched before they are needed
 
 // The 16 levels, in registers where the processor can look them up there.
 struct Levels {
@@ -104,6 +105,7 @@ template <int R, int O, int P, typename S>
   const uint8_t* begin = w.codes + uint64_t(o * w.d) / 2;
   int64_t bytes = uint64_t(w.d) / 2, blocks = P ? w.d / w.scales.block : 0;
   const S* scales = w.scales.from + o * blocks;
+  int64_t ahead = (AHEAD / (O * bytes) + 1) * O * bytes;  // what the rows that come then will read
   for (int64_t first = 0; first < w.d; first += GROUP, x += GROUP, begin += GROUP / 2) {
     int64_t some = std::min<int64_t>((w.d - first) / 8, LANES);
     Words codes[O];
@@ -112,7 +114,7 @@ template <int R, int O, int P, typename S>
     for (int c = 0; c < O; c++) {
       const uint8_t* from = begin + c * bytes;
       codes[c] = some == LANES ? load<Words>(from) : (Words)read_some(reinterpret_cast<const float*>(from), some);
-      __builtin_prefetch(from + O * bytes, 0, 2);
+      __builtin_prefetch(from + ahead, 0, 2);
     }
     AXON_UNROLL
     for (int s = 0; s < 8; s++) {

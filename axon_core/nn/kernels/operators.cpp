@@ -106,12 +106,12 @@ void multiply_codes(const Tensor& x, const Coded<S>& weight, int64_t block, int6
   in_turns(n, 1 + (1 << 14) / (d + 1), [&](auto take) {
     for (int64_t i; (i = take()) < n;) arrange_row(from + i * d, d, arranged.data + i * stride);
   });
-  constexpr int64_t STEP = 16;  // outputs of a turn
-  int64_t turns = (outputs + STEP - 1) / STEP;
-  in_turns(turns, 1 + (1 << 16) / (n * STEP * d + 1), [&](auto take) {
+  int64_t step = std::max<int64_t>(16, (1 << 16) / d / 4 * 4);  // outputs of a turn: 32 KB of codes
+  int64_t turns = (outputs + step - 1) / step;
+  in_turns(turns, 1 + (1 << 16) / (n * step * d + 1), [&](auto take) {
     auto run = [&]<int P>() {
       for (int64_t turn; (turn = take()) < turns;) {
-        int64_t o = turn * STEP, last = std::min(o + STEP, outputs);
+        int64_t o = turn * step, last = std::min(o + step, outputs);
         multiply_coded_rows<P>(weight, first + o, first + last, arranged.data, n, stride, bias ? bias + o : bias, to + o, outputs);
       }
     };
