@@ -24,12 +24,13 @@ BUILT_ON = {
     "axon-lora": ["axon_xllama"],
     "axon-mistral": ["axon_gqa", "axon_xllama"],
     "axon-mixtral": ["axon_xllama"],
+    "axon-qlora": ["axon_lora"],
     "axon-transformer": ["axon_llamachat"],
     "axon-yarn": ["axon_roformer"],
 }
 """What a plugin is made for, where no name could choose it: a server and its engine, pages and what shows them, the
 frequencies and attentions that another paper changes, and the model whose feed-forwards and checkpoints it adds,
-or whose matrices PEFT's files name."""
+or whose matrices PEFT's files name; and the adapter that another paper puts on fewer bits."""
 
 
 def project(folder: Path) -> dict:

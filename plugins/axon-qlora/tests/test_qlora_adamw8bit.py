@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
@@ -34,7 +33,6 @@ def test_small_tensors_are_adamws():
 
 
 def test_large_tensors_are_nearly_adamws_and_as_near_as_bitsandbytes():
-    bitsandbytes = pytest.importorskip("bitsandbytes")
     del bitsandbytes
     layers = [linear(64, 100) for _ in range(2)]
     before = layers[0].weight.detach().clone()

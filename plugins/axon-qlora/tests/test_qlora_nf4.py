@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from bitsandbytes import functional
 
 from axon_qlora import LEVELS, dynamic_map, from_double, from_dynamic, from_nf4, to_double, to_dynamic, to_nf4
 
@@ -42,7 +43,6 @@ def test_the_error_on_normal_numbers():
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 130, 4096 + 7])
 @pytest.mark.parametrize("block", [64, 128])
 def test_codes_and_scales_of_any_length_are_bitsandbytes(n, block):
-    functional = pytest.importorskip("bitsandbytes.functional")
     w = normal(n, seed=n)
     theirs, state = functional.quantize_4bit(w, blocksize=block, quant_type="nf4")
     codes, absmax = to_nf4(w, block)
@@ -54,7 +54,6 @@ def test_codes_and_scales_of_any_length_are_bitsandbytes(n, block):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_codes_and_scales_of_a_weight_are_bitsandbytes(dtype):
     """Of a million numbers, some of which lie between two levels, in each dtype."""
-    functional = pytest.importorskip("bitsandbytes.functional")
     w = normal().view(1024, 1024).to(dtype)
     theirs, state = functional.quantize_4bit(w, quant_type="nf4")
     codes, absmax = to_nf4(w)
@@ -64,7 +63,6 @@ def test_codes_and_scales_of_a_weight_are_bitsandbytes(dtype):
 
 def test_double_quantisation_is_bitsandbytes():
     """Up to scales about as near to two numbers of the map: bitsandbytes looks them up a little less exactly."""
-    functional = pytest.importorskip("bitsandbytes.functional")
     w = normal()
     codes, absmax = to_nf4(w)
     theirs, state = functional.quantize_4bit(w, quant_type="nf4", compress_statistics=True)
@@ -82,7 +80,6 @@ def test_double_quantisation_is_bitsandbytes():
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_the_dynamic_map_is_bitsandbytes(signed):
-    functional = pytest.importorskip("bitsandbytes.functional")
     theirs = functional.create_dynamic_map(signed)
     assert torch.equal(dynamic_map(signed), torch.as_tensor(theirs, dtype=torch.float32))
 
