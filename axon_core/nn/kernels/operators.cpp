@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "activation.h"
+#include "amx.h"
 #include "attention.h"
 #include "choice.h"
 #include "levels.h"
@@ -65,10 +66,46 @@ void multiply_rows(const W* w, int64_t panels, const Rows<W>& rows, const float*
   });
 }
 
+#ifdef AXON_AMX
+// Multiplies every block of 32 rows with a panel before the next panel, which is fetched during the first.
+void multiply_in_tiles(const bf16* x, int64_t n, int64_t d, const bf16* w, int64_t panels, int64_t steps, const float* scale,
+                       const float* bias, bf16* y, int64_t outputs) {
+  int64_t padded = (d + TILE_INPUTS - 1) / TILE_INPUTS * TILE_INPUTS, size = steps * STEP<bf16>;
+  int64_t blocks = (n + BLOCK_ROWS - 1) / BLOCK_ROWS;
+  auto rows_of = [&](int64_t block) { return std::min(n - block * BLOCK_ROWS, BLOCK_ROWS); };
+  Buffer<bf16> tiled(n * padded);
+  auto block_at = [&](int64_t block) { return tiled.data + block * BLOCK_ROWS * padded; };
+  in_turns(blocks, 1 + (1 << 15) / (BLOCK_ROWS * d + 1), [&](auto take) {
+    for (int64_t block; (block = take()) < blocks;) tile_rows(x + block * BLOCK_ROWS * d, rows_of(block), d, block_at(block));
+  });
+  in_turns(panels, 1 + (1 << 16) / (n * size + 1), [&](auto take) {
+    Tiles tiles;
+    alignas(64) float sums[BLOCK_ROWS * OUTPUTS];
+    for (int64_t p = take(), following; p < panels; p = following) {
+      following = take();
+      const char* ahead = reinterpret_cast<const char*>(w + following * size);
+      int64_t o = p * OUTPUTS;
+      for (int64_t block = 0; block < blocks; block++, ahead = nullptr) {
+        int64_t rows = rows_of(block);
+        tiles.multiply(w + p * size, steps, block_at(block), rows, sums, ahead);
+        finish(sums, rows, scale ? scale + o : scale, bias ? bias + o : bias, y + block * BLOCK_ROWS * outputs + o, outputs,
+               outputs - o);
+      }
+    }
+  });
+}
+#endif
+
 template <typename T>
 void multiply_all(const Tensor& x, const Tensor& weight, const float* scale, const float* bias, T* y, int64_t outputs) {
   int64_t n = x.size(0), d = x.size(1), panels = weight.size(0), padded = weight.size(1) * weight.size(3);
   const void* w = weight.const_data_ptr();
+#ifdef AXON_AMX
+  if constexpr (std::is_same_v<T, bf16>)
+    if (weight.scalar_type() == ScalarType::BFloat16 && has_tiles())
+      return multiply_in_tiles(static_cast<const bf16*>(x.const_data_ptr()), n, d, static_cast<const bf16*>(w), panels,
+                               weight.size(1), scale, bias, y, outputs);
+#endif
   std::optional<Buffer<float>> buffer;
   const float* wide = widened_rows(static_cast<const T*>(x.const_data_ptr()), n, d, padded, buffer);
   if (weight.scalar_type() == ScalarType::Float)
