@@ -61,6 +61,20 @@ def test_the_error_is_that_of_float32_sums():
     assert ((y - expected).abs() <= bound + (expected.abs() + bound) * 2.0**-8).all()
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("d", [4, 512, 770])
+def test_products_of_8_bit_weights_are_exact_to_their_limits(d, sign):
+    """Sums of bytes in tiles for 17 rows, of 16 bits in registers for one: the same bits."""
+    torch.manual_seed(4)
+    weight = torch.where(torch.rand(70, d) < 0.9, 127, torch.randint(-127, 128, (70, d))).to(torch.int8)
+    x = torch.where(torch.rand(17, d) < 0.9, sign * 32767, torch.randint(-32767, 32768, (17, d))).float()
+    packed = pack_weight(weight)
+    y = packed_product(x, packed, 70)
+    assert torch.equal(y, torch.cat([packed_product(row[None], packed, 70) for row in x]))
+    expected = x.double() @ weight.double().T
+    assert ((y.double() - expected).abs() <= 2 * 2.0**-24 * x.double().abs() @ weight.double().abs().T).all()
+
+
 PRODUCTS = """
     import sys, torch
     from axon_core.nn import pack_weight, packed_product
