@@ -68,6 +68,9 @@ def packed_product(
     """Return s ⊙ (x Wᵀ) + b for a weight of `pack_weight`, with r = `outputs`: every row has the same bits for any n.
 
     Everything is summed in float32 (float64 for float64), one input after the other, and rounded once, to x's dtype.
+    bfloat16 rows and weights are multiplied with AMX on processors that have it, where even and odd inputs are summed
+    apart, 32 at a time, and numbers below the smallest normal float32 are 0; with `AXON_NO_AMX=1` in the environment,
+    or where the system forbids it, the whole process computes without. 8-bit weights give the same bits either way.
     With 8-bit weights on a CPU, x is first rounded to 16 bits in pieces of 512 inputs of a row, each with the smallest
     power of two as its step; what it is multiplied by is exact. On an accelerator the rows are computed in tiles of
     16, which no test here has run.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "activation.h"
+#include "amx.h"
 #include "attention.h"
 #include "choice.h"
 #include "levels.h"
@@ -65,10 +66,47 @@ void multiply_rows(const W* w, int64_t panels, const Rows<W>& rows, const float*
   });
 }
 
+#ifdef AXON_AMX
+// Multiplies every block of rows with a panel before the next panel, which is fetched during the first.
+template <typename W, typename X, typename T>
+void multiply_in_tiles(const W* w, int64_t panels, int64_t steps, const X* x, const float* scales, int64_t n, int64_t d,
+                       const float* scale, const float* bias, T* y, int64_t outputs) {
+  constexpr int64_t most = TileKind<W>::BLOCK, inputs = TileKind<W>::INPUTS;
+  int64_t size = steps * STEP<W>, padded = (d + inputs - 1) / inputs * inputs, blocks = (n + most - 1) / most;
+  int64_t pieces = (d + Kind<W>::INPUTS - 1) / Kind<W>::INPUTS;
+  Buffer<X> tiled(n * padded);
+  auto rows_of = [&](int64_t block) { return std::min(n - block * most, most); };
+  auto block_at = [&](int64_t block) { return tiled.data + block * most * padded; };
+  in_turns(blocks, 1 + (1 << 15) / (most * d + 1), [&](auto take) {
+    for (int64_t block; (block = take()) < blocks;) tile_rows(x + block * most * d, rows_of(block), d, block_at(block));
+  });
+  in_turns(panels, 1 + (1 << 16) / (n * size + 1), [&](auto take) {
+    Tiles tiles;
+    alignas(64) float sums[most * OUTPUTS];
+    for (int64_t p = take(), following; p < panels; p = following) {
+      following = take();
+      const char* ahead = reinterpret_cast<const char*>(w + following * size);
+      int64_t o = p * OUTPUTS;
+      for (int64_t block = 0; block < blocks; block++, ahead = nullptr) {
+        int64_t rows = rows_of(block), i = block * most;
+        multiply_block(tiles, w + p * size, steps, block_at(block), scales ? scales + i * pieces : scales, rows, sums, ahead);
+        finish(sums, rows, scale ? scale + o : scale, bias ? bias + o : bias, y + i * outputs + o, outputs, outputs - o);
+      }
+    }
+  });
+}
+#endif
+
 template <typename T>
 void multiply_all(const Tensor& x, const Tensor& weight, const float* scale, const float* bias, T* y, int64_t outputs) {
   int64_t n = x.size(0), d = x.size(1), panels = weight.size(0), padded = weight.size(1) * weight.size(3);
   const void* w = weight.const_data_ptr();
+#ifdef AXON_AMX
+  if constexpr (std::is_same_v<T, bf16>)
+    if (weight.scalar_type() == ScalarType::BFloat16 && has_tiles())
+      return multiply_in_tiles(static_cast<const bf16*>(w), panels, weight.size(1),
+                               static_cast<const bf16*>(x.const_data_ptr()), nullptr, n, d, scale, bias, y, outputs);
+#endif
   std::optional<Buffer<float>> buffer;
   const float* wide = widened_rows(static_cast<const T*>(x.const_data_ptr()), n, d, padded, buffer);
   if (weight.scalar_type() == ScalarType::Float)
@@ -83,6 +121,11 @@ void multiply_all(const Tensor& x, const Tensor& weight, const float* scale, con
     for (int64_t i; (i = take()) < n;)
       round_row(wide + i * padded, padded, whole.data + i * padded, scales.data + i * rows.pieces());
   });
+#ifdef AXON_AMX
+  if (n > 4 && has_tiles())  // registers read the weights for fewer as fast
+    return multiply_in_tiles(static_cast<const int8_t*>(w), panels, weight.size(1), whole.data, scales.data, n, padded, scale,
+                             bias, y, outputs);
+#endif
   multiply_rows(static_cast<const int8_t*>(w), panels, rows, scale, bias, y, outputs);
 }
 

@@ -211,18 +211,15 @@ inline void round_row(const float* x, int64_t d, int16_t* q, float* scales) {
 // s ⊙ sums + b for the outputs of a panel, rounded to the result's dtype.
 template <typename T>
 void finish(const float* sums, int64_t n, const float* scale, const float* bias, T* y, int64_t stride, int64_t outputs) {
-  for (int c = 0; c < WIDTH && c * LANES < outputs; c++) {
-    int64_t some = std::min<int64_t>(outputs - c * LANES, LANES);
-    Floats s = scale ? read_some(scale + c * LANES, some) : Floats{};
-    Floats b = bias ? read_some(bias + c * LANES, some) : Floats{};
-    for (int64_t i = 0; i < n; i++) {
+  for (int64_t i = 0; i < n; i++)
+    for (int c = 0; c < WIDTH && c * LANES < outputs; c++) {
+      int64_t some = std::min<int64_t>(outputs - c * LANES, LANES);
       Floats v = load<Floats>(sums + (i * WIDTH + c) * LANES);
-      if (scale) v = v * s;
-      if (bias) v = v + b;
+      if (scale) v = v * read_some(scale + c * LANES, some);
+      if (bias) v = v + read_some(bias + c * LANES, some);
       T* to = y + i * stride + c * LANES;
       some == LANES ? write(to, v) : write_some(to, v, some);
     }
-  }
 }
 
 }  // namespace axon
