@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from axon_core.checkpoint.models import base_of
 from axon_core.config import validate
 from axon_core.documents import parse_json
-from axon_core.errors import ConfigError
+from axon_core.errors import CheckpointError, ConfigError
 from axon_core.generation.sampling import Sampling
 
 __all__ = ["PUBLISHED", "published_sampling", "published_settings"]
@@ -37,10 +38,11 @@ def published_sampling(folder: Path) -> Mapping[str, Any]:
 def published_settings(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Return what the folder's `generation_config.json` says about sampling, in Hugging Face's terms.
 
-    Beside it, there is a sentence for each value that breaks a rule, and is therefore left out.
+    Beside it, there is a sentence for each value that breaks a rule, and is therefore left out. A model that is an
+    overlay of a saved one has what came with that one, unless its own folder has the file.
     """
     try:
-        values = parse_json((folder / PUBLISHED).read_text(encoding="utf-8-sig"))
+        values = parse_json(_file(folder).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}, []
     found: dict[str, Any] = {}
@@ -53,6 +55,19 @@ def published_settings(folder: Path) -> tuple[dict[str, Any], list[str]]:
         else:
             found[name] = value
     return found, wrong
+
+
+def _file(folder: Path) -> Path:
+    """Return the file of a model's folder, or of the first below it that has one."""
+    while not (folder / PUBLISHED).exists():
+        try:
+            below = base_of(folder)
+        except CheckpointError:  # a folder of another project, or one that is reported where it is read
+            break
+        if below is None:
+            break
+        folder = below
+    return folder / PUBLISHED
 
 
 def _broken(name: str, value: object) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from axon_core import CheckpointError, to_json
 from axon_core.checkpoint import atomic_folder, base_of, claimed_folder, load_config, load_into
@@ -31,13 +29,13 @@ def merge_adapter(run: Path, out: Path) -> Model:
         UsageError: `out` is not empty.
     """
     with claimed_folder(out) as place, pinned_model_folder(run) as folder:
-        if (base := base_of(folder)) is None:
+        if base_of(folder) is None:
             raise CheckpointError(f"the model in {folder} is whole already: it has no adapter to merge")
         model = load_config(folder, Model)
         load_into(model, folder)
         with atomic_folder(place) as new:
             model.save(new, _tokenizer(folder))
-            if published := published_settings(folder)[0] or _published(base):
+            if published := published_settings(folder)[0]:
                 (new / PUBLISHED).write_text(to_json(published), encoding="utf-8")
     return model
 
@@ -45,9 +43,3 @@ def merge_adapter(run: Path, out: Path) -> Model:
 def _tokenizer(folder: Path) -> Tokenizer | None:
     """Return the tokenizer in a model's folder; models of other things than text have none."""
     return Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
-
-
-def _published(base: Path) -> Mapping[str, Any]:
-    """Return the sampling settings that came with the first of the models below an adapter."""
-    inner = base_of(base)
-    return published_settings(base)[0] or ({} if inner is None else _published(inner))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -11,11 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from safetensors import safe_open
 
 from axon_core import TRAINERS, AxonError, CheckpointError, ConfigError, Key
-from axon_core.checkpoint import base_of, load_config, load_into
+from axon_core.checkpoint import base_of, load_config, load_into, own_tensors
+from axon_core.generation import published_sampling
 from axon_core.interfaces import Model
 from axon_core.training import Recipe, build_trainer, fit
 from axon_lora.merging import merge_adapter
@@ -76,9 +77,7 @@ def test_resuming_is_exact(recipe, saved, tmp_path: Path):
 
 def test_a_killed_training_resumes_exactly(recipe, saved, tmp_path: Path):
     plan = recipe(saved(), trainer={"steps": 60, "save_every": 1})
-    lines = [f"[{table}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items() if not isinstance(v, dict))
-             for table, values in plan.tables.items() if isinstance(values, dict)]  # fmt: skip
-    (tmp_path / "plan.toml").write_text("".join(lines))
+    (tmp_path / "plan.toml").write_text(tomli_w.dumps(plan.tables))
     command = [sys.executable, "-m", "axon_core", "train", str(tmp_path / "plan.toml"), "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     running = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -90,6 +89,29 @@ def test_a_killed_training_resumes_exactly(recipe, saved, tmp_path: Path):
     subprocess.run([*command, str(tmp_path / "killed"), "--resume"], check=True, capture_output=True)
     for file in ("model/model.safetensors", "checkpoints/step-60/tensors.safetensors"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes(), file
+
+
+def test_the_sampling_that_came_with_the_base_is_kept(recipe, saved, tmp_path: Path):
+    base = saved()
+    (base / "generation_config.json").write_text('{"temperature": 0.3, "do_sample": true}')
+    trained(recipe(base), tmp_path / "run")
+    merge_adapter(tmp_path / "run", tmp_path / "merged")
+    for folder in (tmp_path / "run" / "model", tmp_path / "merged"):
+        assert published_sampling(folder) == {"temperature": 0.3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_what_one_does(recipe, saved, tmp_path: Path, strategy: str):
+    plan = recipe(saved(), {"batch_size": 4, "parallel": {"strategy": strategy}}, dropout=0.1)
+    (tmp_path / "plan.toml").write_text(tomli_w.dumps(plan.tables))
+    command = [sys.executable, "-m", "axon_core", "train", str(tmp_path / "plan.toml"), "--out"]
+    subprocess.run([*command, str(tmp_path / "one")], check=True, capture_output=True)
+    subprocess.run([*command, str(tmp_path / "two"), "--nproc", "2"], check=True, capture_output=True)
+    one, two = (own_tensors(tmp_path / name / "model") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-5, rtol=1e-3, msg=name)
 
 
 def test_the_base_is_bit_for_bit_what_it_was(recipe, saved, tmp_path: Path):
