@@ -20,6 +20,8 @@ PRECISIONS = {
     "float32": lambda model: model,
     "bf16": lambda model: model.to(torch.bfloat16),
     "int8": lambda model: quantize(model.to(torch.bfloat16)),
+    "int4": lambda model: quantize(model.to(torch.bfloat16), "int4"),
+    "nf4": lambda model: quantize(model.to(torch.bfloat16), "nf4"),
 }
 
 
@@ -29,8 +31,8 @@ def told(answer):
     return [[piece for piece in pieces if piece.choice == i] for i in range(answer.question.n)], answer.prompt
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_answers_in_half_precision_and_8_bits_are_the_same_beside_others(build, precision):
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4", "nf4"])
+def test_answers_in_half_precision_8_and_4_bits_are_the_same_beside_others(build, precision):
     model, alone = PRECISIONS[precision](build()), []
     for question in QUESTIONS:
         with Engine(model, TOKENIZER) as engine:
@@ -38,6 +40,7 @@ def test_answers_in_half_precision_and_8_bits_are_the_same_beside_others(build, 
     with Engine(model, TOKENIZER, rows=4, chunk=7) as engine:
         answers = [engine.submit(question) for question in reversed(QUESTIONS)]
         assert [told(answer) for answer in answers] == alone[::-1]
+        assert engine.notes == []
 
 
 @pytest.mark.slow
