@@ -20,7 +20,19 @@ from axon_core.text.tokenizer import ByteTokenizer
 from axon_core.training import devices, muon, trainer
 from axon_core.training.devices import choose_device
 
-COMPUTES_NOT = {"export", "import", "info", "doctor", "list", "new", "papers", "plan", "recipes", "search", "tokenize"}
+COMPUTES_NOT = {"adapter export", "adapter import", "merge"} | {
+    "export",
+    "import",
+    "info",
+    "doctor",
+    "list",
+    "new",
+    "papers",
+    "plan",
+    "recipes",
+    "search",
+    "tokenize",
+}
 """Commands without a device: they list, or copy weights file by file."""
 EXAMINES = {"check", "reproduce"}
 """Commands whose known answers are those of the CPU, or of what a claim's own recipe says."""

@@ -25,6 +25,7 @@ CASES = {
     "causal_lm": Case("eval_tokens", "tokens", {"held_out": 0.5}),
     "ddpm": Case("eval_images", "images"),
     "dpo": Case("eval_comparisons", "comparisons"),
+    "kto": Case("eval_answers", "answers"),
     "ppo": Case("eval_prompts", "prompts", {"held_out": 0.6}),
     "ppo_control": Case("episodes", None),
     "reward": Case("eval_prompts", "prompts"),

@@ -93,7 +93,7 @@ def _section(**options: object) -> AdapterSection:
 @cache
 def _base() -> tuple[dict[str, torch.Tensor], str]:
     """Return the weights of a model that was trained on the English text inside Python, and its characters."""
-    text, sums = read_text(), _SUMS.read_text(encoding="utf-8")
+    text, sums = read_text(), _SUMS.read_text(encoding="utf-8-sig")
     characters = "".join(sorted({*text, *sums}))
     with Key((0, "base")).seeded("cpu"):
         model = MODELS.build({"type": "xllama", **_SIZES}, vocab_size=len(characters))
@@ -107,7 +107,7 @@ def _adapted(seed: int, targets: tuple[str, ...], rank: int) -> float:
     model = MODELS.build({"type": "xllama", **_SIZES}, vocab_size=len(characters))
     model.load_state_dict(weights)
     _section(rank=rank, targets=targets).attach(model, Key((seed, "adapter")))
-    tokens = _encoded(_SUMS.read_text(encoding="utf-8"), characters)
+    tokens = _encoded(_SUMS.read_text(encoding="utf-8-sig"), characters)
     _train(model, tokens[:-4096], _STEPS, 5e-3, seed=seed)
     with torch.no_grad():
         return _loss(model, tokens[-4096 - 1 :].unfold(0, 65, 64)).item()

@@ -23,11 +23,11 @@ def dynamic_map(signed: bool = True) -> Float[Tensor, 256]:
     """
     found = [0.0, 1.0]
     for i in range(7):
-        ends = torch.linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1)
+        ends = torch.linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1, dtype=torch.float32)
         middles = 10.0 ** (i - 6) * ((ends[:-1] + ends[1:]) / 2)
         found += middles.tolist()
         found += (-middles).tolist() if signed else []
-    return torch.tensor(sorted(found))
+    return torch.tensor(sorted(found), dtype=torch.float32)
 
 
 def to_dynamic(
