@@ -145,7 +145,7 @@ def _class(path: str, cls: type) -> list[str]:
         if name.startswith("_") and name != "__call__":
             continue
         where = f"{path}.{name}"
-        if inspect.isclass(member) and member.__qualname__.startswith(cls.__qualname__):
+        if inspect.isclass(member) and member is not cls and member.__qualname__.startswith(cls.__qualname__):
             body.append("\n".join(_class(where, member)))
         elif isinstance(member, property):
             body.append("\n".join(_directive("property", where, [_doc(member)])))
