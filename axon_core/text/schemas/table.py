@@ -10,7 +10,9 @@ from pydantic import Field, field_validator
 from axon_core.config import Config, at
 from axon_core.registry.spec import Spec
 from axon_core.text.chat_template import CHAT_TEMPLATES, ChatTemplate
+from axon_core.text.jinja_template import published_template
 from axon_core.text.schemas.known import SCHEMAS
+from axon_core.text.tokenizer import Tokenizer
 
 __all__ = ["RowsConfig"]
 
@@ -28,8 +30,8 @@ class RowsConfig(Config):
     """The schema of the rows, such as `alpaca`, where they have the fields of several."""
     skip_invalid: bool = False
     """Leave out rows of the schema that break one of its rules, and say how many, instead of refusing the file."""
-    template: Spec = Spec(type="plain")
-    """How dialogues become tokens, by `type`."""
+    template: Spec | None = None
+    """How dialogues become tokens, by `type`; left out, as the model was published with, or else `plain`."""
 
     @field_validator("fields")
     @classmethod
@@ -50,16 +52,24 @@ class RowsConfig(Config):
 
         The default template is looked up only where a row needs one.
         """
-        if "template" in self.model_fields_set:
+        if self.template is not None:
             with at("template"):
                 CHAT_TEMPLATES.config(self.template)
 
-    def chat_template(self, records: Iterable[Any]) -> ChatTemplate | None:
-        """Return the template, or None if no record has messages. Raises `UnknownKey` as `check_template` does."""
+    def chat_template(self, records: Iterable[Any], tokenizer: Tokenizer) -> ChatTemplate | None:
+        """Return the template for a model, or None if no record has messages.
+
+        Without a choice it is the one that `axon chat` then writes dialogues in, if the model was published with one.
+
+        Raises:
+            UnknownKey: as `check_template` does.
+        """
         if not any(_has_messages(record) for record in records):
             return None
+        if self.template is None and (published := published_template(tokenizer)):
+            return published
         with at("template"):
-            return CHAT_TEMPLATES.build(self.template)
+            return CHAT_TEMPLATES.build(self.template or Spec(type="plain"))
 
 
 def _has_messages(record: Any) -> bool:

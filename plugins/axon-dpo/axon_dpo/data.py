@@ -82,7 +82,8 @@ class PreferenceData:
         named = zip(line_names(records, settings.path), records, strict=True)
         pairs = [(name, pair) for name, record in named for pair in _pairs(record)]
         names, comparisons = [name for name, _ in pairs], [pair for _, pair in pairs]
-        return cls.of(comparisons, tokenizer, context, settings.held_out, names, settings.chat_template(records))
+        template = settings.chat_template(records, tokenizer)
+        return cls.of(comparisons, tokenizer, context, settings.held_out, names, template)
 
     @classmethod
     def of(

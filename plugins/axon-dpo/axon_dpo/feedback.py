@@ -94,7 +94,7 @@ class FeedbackData:
     def load(cls, settings: FeedbackConfig, tokenizer: Tokenizer, context: int) -> Self:
         """Read a file, then continue as `of` does. Also raises `DataError` if a row is no feedback."""
         records = read_feedback(settings.path, settings)
-        names, template = line_names(records, settings.path), settings.chat_template(records)
+        names, template = line_names(records, settings.path), settings.chat_template(records, tokenizer)
         return cls.of(records, tokenizer, context, settings.held_out, names, template)
 
     @classmethod

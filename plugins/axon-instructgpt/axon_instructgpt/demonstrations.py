@@ -79,7 +79,7 @@ class Demonstrations:
             DataError: one cannot be encoded, a dialogue has nothing to learn, or there are fewer than two.
             ContextError: one is longer than the context.
         """
-        template = settings.chat_template(records)
+        template = settings.chat_template(records, tokenizer)
         examples: list[Example] = []
         for name, record in zip(line_names(records, settings.path), records, strict=True):
             try:

@@ -91,7 +91,7 @@ class RankedData:
             ContextError: a prompt and an answer are longer than the context.
         """
         named = zip(records, line_names(records, settings.path), strict=True)
-        template = settings.chat_template([*records, *demonstrations])
+        template = settings.chat_template([*records, *demonstrations], tokenizer)
         ranked = [_encoded(record, tokenizer, template, name) for record, name in named]
         for one in ranked:
             pairs = ((one.prompt, answer) for answer in one.answers)

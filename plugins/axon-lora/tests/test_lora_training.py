@@ -176,6 +176,15 @@ def test_unknown_sections_and_wrong_tables_are_named(recipe, saved):
         build_trainer(recipe(saved(), type="lorra"))
 
 
+def test_the_recipe_lowers_the_held_out_loss_of_a_model_like_the_demos(tmp_path: Path):
+    sizes = ["model.dim=64", "model.n_layers=2", "model.hidden_dim=128", "trainer.steps=150", "trainer.eval_tokens=500"]
+    trained(Recipe.load("xllama-tiny", sizes), tmp_path / "base")
+    plan = Recipe.load("lora-tiny", [f"model.init='{tmp_path / 'base'}'", "trainer.steps=40", "trainer.warmup=4"])
+    before = build_trainer(plan).evaluate()["loss"]
+    after = trained(plan, tmp_path / "run").evaluate()["loss"]
+    assert after < 0.7 * before, (before, after)
+
+
 EVERY = [(name, i) for name in TRAINERS for i in range(len(TRAINERS[name].examples))]
 
 

@@ -69,7 +69,7 @@ def build_roles(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
             tokenizer = initial.tokenizer(settings.tokenizer, text)
         named, template = (
             [(name, record.prompt) for name, record in records],
-            settings.chat_template(record for _, record in records),
+            settings.chat_template((record for _, record in records), tokenizer),
         )
         data = PromptData.of(named, tokenizer, settings.held_out, template)
     with at("model", "policy"):
