@@ -174,8 +174,8 @@ def _beside(card: Card) -> list[str]:
 
 
 def _step(cls: type) -> object | None:
-    """The method that is the paper's: the loss of a trainer, the forward pass of anything else, or its features."""
-    names = ("loss",) if issubclass(cls, Trainer) else ("forward", "features")
+    """The method that is the paper's: the loss of a trainer, the forward pass of a module, or what a weight becomes."""
+    names = ("loss",) if issubclass(cls, Trainer) else ("forward", "features", "base_weight", "quantize")
     return next((vars(cls)[name] for name in names if name in vars(cls)), None)
 
 
