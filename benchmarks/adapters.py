@@ -2,7 +2,8 @@
 
     pip install -c constraints.txt -e ".[bench]" peft bitsandbytes
     python benchmarks/adapters.py lora --save       # LoRA on the 125M shape, in float32 and in bf16
-    python benchmarks/adapters.py qlora --save      # adapters on NF4, 1.1B shape, beside full fine-tuning in bf16
+    python benchmarks/adapters.py qlora --save      # adapters on NF4, 1.1B shape
+    python benchmarks/adapters.py full --save       # all weights of it in bf16, with transformers
     python benchmarks/adapters.py quality MODEL     # the held-out loss of a model folder in fewer bits
 
 Each side trains in a process of its own (`support/adapter_sides.py`); they take turns. Each A starts from the same
@@ -134,16 +135,20 @@ def lora(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def qlora(options: argparse.Namespace) -> dict[str, Any]:
-    """Return QLoRA's figures, and then those of full fine-tuning alone: it takes most of the memory there is."""
+    """Return QLoRA's figures."""
     with models(options.shape or "1.1b", options.models, dtype=torch.bfloat16) as folder:
         axon = Side("axon", folder, quantized=True, precision="bf16", checkpointing=True)
         axon = replace(axon, windows=options.windows or 1, tokens=options.tokens or 512)
         sides = {"axon": axon, "peft": replace(axon, program="peft")}
-        results = {"qlora": compare(sides, options.rounds, 1, options.threads, TOLERANCE["bf16"])}
-        if not options.without_full:
-            full = replace(axon, program="full", quantized=False)
-            results["full"] = compare({"full": full}, max(1, options.rounds // 2), 1, options.threads, 1.0)
-    return results
+        return {"qlora": compare(sides, options.rounds, 1, options.threads, TOLERANCE["bf16"])}
+
+
+def full(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of full fine-tuning in bfloat16, which takes a large part of the memory there is."""
+    with models(options.shape or "1.1b", options.models, dtype=torch.bfloat16) as folder:
+        side = Side("full", folder, precision="bf16", checkpointing=True)
+        side = replace(side, windows=options.windows or 1, tokens=options.tokens or 512)
+        return {"bf16": compare({"full": side}, options.rounds, 1, options.threads, TOLERANCE["bf16"])}
 
 
 def quality(options: argparse.Namespace) -> dict[str, Any]:
@@ -166,7 +171,7 @@ def quality(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["lora", "qlora", "quality"])
+    parser.add_argument("what", choices=["lora", "qlora", "full", "quality"])
     parser.add_argument("model", nargs="?", type=Path, help="for quality: an Axon model folder")
     parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument("--precision", choices=TOLERANCE, nargs="+", default=["fp32", "bf16"])
@@ -174,13 +179,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, help="of a window; for quality, in all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", type=Path, help="where the weights are kept for another run")
-    parser.add_argument("--without-full", action="store_true", help="leave full fine-tuning out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--save", action="store_true", help="write the JSON into benchmarks/results")
     options = parser.parse_args()
     if (options.what == "quality") != (options.model is not None):
         parser.error("quality, and nothing else, needs a MODEL")
-    measured = {"lora": lora, "qlora": qlora, "quality": quality}[options.what](options)
+    measured = {"lora": lora, "qlora": qlora, "full": full, "quality": quality}[options.what](options)
     settings = {name: getattr(options, name) for name in ("shape", "windows", "tokens", "rounds")}
     results = {**facts("cpu", options.threads), "settings": settings, "results": measured}
     print(json.dumps(measured, indent=2) if options.what == "quality" else table(measured))
