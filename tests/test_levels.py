@@ -8,7 +8,7 @@ from torch import nn
 
 from axon_core import MODELS, StackedLinear
 from axon_core.errors import UsageError
-from axon_core.nn import levels, pack_products, quantize, rows_depend
+from axon_core.nn import QUANTIZATIONS, levels, pack_products, quantize, rows_depend
 from axon_core.nn._native import compile_kernels
 from axon_core.nn.int4 import Int4Linear, to_int4
 from axon_core.nn.levels import coded_product, levels_product, widen_levels
@@ -137,9 +137,10 @@ def test_rows_that_lie_elsewhere_are_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [0, 1, 16, 17, 40])
+@pytest.mark.parametrize("rows", [0, 1, 16, 17, 40, 130])
 def test_a_product_and_its_gradient(rows, dtype, monkeypatch):
     monkeypatch.setattr("axon_core.nn.levels._WIDENED", 300)
+    monkeypatch.setattr("axon_core.nn.levels._MANY_WIDENED", 200)
     weight = stored(13, 64, 64)
     wide = naive(*weight, (13, 64))
     x = torch.randn(rows, 64).to(dtype).requires_grad_()
@@ -161,6 +162,16 @@ def model(**options):
     torch.manual_seed(0)
     sizes = {"vocab_size": 258, "context": 64, "dim": 64, "n_layers": 2, "n_heads": 4}
     return MODELS["xllama"].build(**{**sizes, **options}).eval()
+
+
+@pytest.mark.parametrize("name", ["int4", "int8"])
+def test_autocast_narrows_the_products_as_of_any_linear_map(name):
+    linear, x = StackedLinear(64, [8, 24], bias=True), torch.randn(2, 3, 64, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = QUANTIZATIONS.build(name).quantize(linear)(x)
+        assert [part.dtype for part in parts] == [part.dtype for part in linear(x)] == [torch.bfloat16] * 2
+    sum(part.float().sum() for part in parts).backward()
+    assert x.grad is not None and x.grad.dtype == torch.float32
 
 
 @needs_compiler

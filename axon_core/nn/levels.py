@@ -24,6 +24,7 @@ __all__ = ["LevelLinear", "PackedLevels", "coded_product", "levels_product", "wi
 
 _ROWS = 16  # the most for which a product is faster on the 4 bits themselves than on widened ones
 _WIDENED = 1 << 18  # numbers of a weight that are widened at once: what a processor's cache holds
+_MANY_ROWS, _MANY_WIDENED = 128, 1 << 24  # for so many rows it is better to start fewer products: 32 MB in bfloat16
 
 
 def widen_levels(
@@ -134,10 +135,11 @@ def levels_product(
 ) -> Tensor:
     """Return x Wᵀ for the rows of W from `first` on, `(n d) -> (n outputs)`, in x's dtype.
 
-    Up to 16 rows on a CPU are a `coded_product`. For more, W is widened to x's dtype in pieces that fit in a
-    processor's cache. The operator has a derivative for x, which widens the pieces again; `torch.compile` knows it.
+    Up to 16 rows on a CPU are a `coded_product`. For more, W is widened to x's dtype in pieces: for up to 128 rows as
+    large as a processor's cache, for more of up to 2²⁴ numbers. The operator has a derivative for x, which widens the
+    pieces again; `torch.compile` knows it.
     """
-    if len(x) <= _ROWS and _has_kernel(x, block) and compile_kernels():
+    if x.device.type == "cpu" and compile_kernels() and len(x) <= _ROWS and _has_kernel(x, block):
         return torch.ops.axon.coded_product(x.contiguous(), codes, scales, levels, None, block, first, outputs)
     out = x.new_empty(len(x), outputs)
     for at, rows, w in _pieces(x, codes, scales, levels, block, first, outputs):
@@ -169,7 +171,7 @@ def _(gradient: Tensor, codes: Tensor, scales: Tensor, levels: Tensor, block: in
 def _pieces(like: Tensor, codes: Tensor, scales: Tensor, levels: Tensor, block: int, first: int, outputs: int) -> Any:
     """Yield rows of W, widened to the dtype of `like`: the first one's number, how many there are, and the piece."""
     d = like.shape[1]
-    step = max(1, _WIDENED // max(1, d))
+    step = max(1, (_MANY_WIDENED if len(like) > _MANY_ROWS else _WIDENED) // max(1, d))
     for at in range(0, outputs, step):
         rows = min(step, outputs - at)
         yield at, rows, widen_levels(codes, scales, levels, block, (first + at) * d, rows * d, like.dtype).view(rows, d)

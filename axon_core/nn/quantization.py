@@ -83,13 +83,14 @@ class QuantizedLinear(nn.Module, ABC):
         return self._compute(x, rows_of(self.rows, first, last))
 
     def _compute(self, x: Float[Tensor, "... d"], rows: slice) -> Float[Tensor, "... r"]:
-        n = x.shape[:-1].numel()
-        y = self.product(x.reshape(n, self.inputs), rows).view(*x.shape[:-1], rows.stop - rows.start)
-        return self.added(y, rows)
+        if torch.is_autocast_enabled(kind := x.device.type) and x.dtype != torch.float64:  # as of any linear map
+            x = x.to(torch.get_autocast_dtype(kind))
+        y = self.product(x.reshape(-1, self.inputs), rows)
+        return self.added(y if x.ndim == 2 else y.view(*x.shape[:-1], rows.stop - rows.start), rows)
 
     def added(self, y: Float[Tensor, "... o"], rows: slice) -> Float[Tensor, "... o"]:
         """Return y + b; a product that adds it itself replaces this."""
-        return y if self.bias is None else y + self.bias[rows]
+        return y if self.bias is None else y + self.bias[rows].to(y.dtype)
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows."""

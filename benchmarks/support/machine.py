@@ -56,6 +56,11 @@ def peak_memory(device: str) -> int:
     )
 
 
+def resident_memory() -> int:
+    """Return the bytes of this process that are in memory."""
+    return _kibibytes("/proc/self/status", "VmRSS") * 1024
+
+
 def available_memory() -> int:
     """Return how many bytes new processes may take."""
     return _kibibytes("/proc/meminfo", "MemAvailable") * 1024

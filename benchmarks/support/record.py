@@ -25,6 +25,8 @@ def facts(device: str, threads: int) -> dict[str, Any]:
         "axon-xllama",
         "transformers",
         "accelerate",
+        "peft",
+        "bitsandbytes",
         "datasets",
         "llama-cpp-python",
         "gguf",

@@ -132,11 +132,11 @@ class LowRank(nn.Module):
         self.magnitude = None if m is None else nn.Parameter(m)
 
     def add(
-        self, y: Float[Tensor, "... o"], x: Float[Tensor, "... i"], rows: slice, base: _Adapted
-    ) -> Float[Tensor, "... o"]:
+        self, y: Float[Tensor, "n o"], x: Float[Tensor, "... i"], rows: slice, base: _Adapted
+    ) -> Float[Tensor, "n o"]:
         """Return W₀ x + s B A x for rows of the weight, those of whole matrices (arXiv 2106.09685, Section 4.1).
 
-        y is W₀ x, and is overwritten.
+        y is W₀ x with its rows one below the other, and is overwritten.
         """
         mine = [i for i, u in enumerate(self.updates) if rows.start <= u.rows.start and u.rows.stop <= rows.stop]
         if not mine:
@@ -149,10 +149,10 @@ class LowRank(nn.Module):
             for u in (self.updates[i] for i in mine)
         ]
         b = [self.b[i].to(y.dtype) for i in mine]
-        result = _add(y.flatten(0, -2), terms, h.split([ranks[i] for i in mine], -1), b).view(y.shape)
+        result = _add(y, terms, h.split([ranks[i] for i in mine], -1), b)
         return result if self.magnitude is None else self._scaled(result, rows, base)
 
-    def _scaled(self, y: Float[Tensor, "... o"], rows: slice, base: _Adapted) -> Float[Tensor, "... o"]:
+    def _scaled(self, y: Float[Tensor, "n o"], rows: slice, base: _Adapted) -> Float[Tensor, "n o"]:
         """Return m / ‖W₀ + s B A‖ times the product; a bias is not part of it. No gradient goes through the norm."""
         assert self.magnitude is not None
         m, before, pieces = self.magnitude.split([u.outputs for u in self.updates]), rows.start, list[Tensor]()
@@ -240,14 +240,16 @@ class _Adapted(nn.Module):
     def forward(self, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"] | tuple[Float[Tensor, "... _"], ...]:
         rows = cast("list[int] | None", getattr(self, "local_rows", None))
         if rows is None:
-            y = cast(Any, super()).forward(x)
-            return self.adapter.add(y, x, slice(0, y.shape[-1]), self)
+            y = cast(Any, super()).forward(x.flatten(0, -2))  # not the outputs: a view could not be overwritten
+            return self.adapter.add(y, x, slice(0, y.shape[-1]), self).view(*x.shape[:-1], y.shape[-1])
         return self.compute_maps(x, 0, len(rows)).split(rows, -1)
 
     def compute_maps(self, x: Float[Tensor, "... i"], first: int, last: int) -> Float[Tensor, "... r"]:
         """Return the outputs of the maps from `first` to before `last` alone, side by side."""
-        y, before = cast(Any, super()).compute_maps(x, first, last), sum(self.local_rows[:first])
-        return self.adapter.add(y, x, slice(before, before + y.shape[-1]), self)
+        y = cast(Any, super()).compute_maps(x.flatten(0, -2), first, last)
+        before = sum(self.local_rows[:first])
+        result = self.adapter.add(y, x, slice(before, before + y.shape[-1]), self)
+        return result.view(*x.shape[:-1], y.shape[-1])
 
 
 @cache

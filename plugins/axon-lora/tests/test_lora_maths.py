@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from axon_core import AxonError, ConfigError, Key, validate
 from axon_core.nn import Linear, StackedLinear
-from axon_lora import AdapterSection, LowRank, LowRankUpdate, low_rank_scale, merged_weight, updated_weight
+from axon_lora import AdapterSection, LowRank, LowRankUpdate, low_rank, low_rank_scale, merged_weight, updated_weight
 from axon_lora.low_rank import adapt
 from axon_xllama import XLlama
 
@@ -211,3 +212,20 @@ def test_gradients_are_those_of_finite_differences(dora: bool, compiling: bool, 
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     values = [x, *low_rank.parameters()]
     assert torch.autograd.gradcheck(lambda x, *_: torch.cat(stack(x), -1), values)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8), (6, 8)])
+def test_outputs_are_overwritten_and_not_copied(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
+    """What is added to is memory that the base's product has just made, whatever the shape of the inputs."""
+    taken: list[int] = []
+    original = low_rank._AddInPlace.forward
+
+    def noted(ctx: Any, y: torch.Tensor, *rest: Any) -> torch.Tensor:
+        taken.append(y.data_ptr())
+        return original(ctx, y, *rest)
+
+    monkeypatch.setattr(low_rank._AddInPlace, "forward", staticmethod(noted))
+    linear = Linear(8, 5)
+    adapt(linear, LowRank(8, [LowRankUpdate(0, slice(0, 5), 2, 1.0)]))
+    y = linear(torch.randn(shape))
+    assert y.shape == (*shape[:-1], 5) and taken == [y.data_ptr()]
