@@ -8,10 +8,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from axon_core import AxonError, ConfigError, Key, validate
+from axon_core import MODELS, AxonError, ConfigError, Key, validate
 from axon_core.nn import Linear, StackedLinear
-from axon_lora import AdapterSection, LowRank, LowRankUpdate, low_rank_scale, merged_weight, updated_weight
+from axon_lora import (
+    AdapterSection,
+    LowRank,
+    LowRankUpdate,
+    decomposed_weight,
+    linear_maps,
+    low_rank_scale,
+    merged_weight,
+    updated_weight,
+)
 from axon_lora.low_rank import adapt
 from axon_xllama import XLlama
 
@@ -211,3 +221,28 @@ def test_gradients_are_those_of_finite_differences(dora: bool, compiling: bool, 
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     values = [x, *low_rank.parameters()]
     assert torch.autograd.gradcheck(lambda x, *_: torch.cat(stack(x), -1), values)
+
+
+def test_a_hidden_map_of_as_many_outputs_as_there_are_tokens_is_no_head():
+    model = MODELS["xllama"].build(vocab_size=32, context=16, dim=32, n_layers=1, n_heads=2, hidden_dim=48)
+    found = {*linear_maps(model)}
+    assert {"blocks.0.attention.out", "blocks.0.feed_forward.down"} <= found and "head" not in found
+
+
+def test_a_row_of_zeros_has_no_direction_and_stays_one():
+    weight = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    linear = nn.Linear(2, 2, bias=False)
+    linear.weight.data.copy_(weight)
+    adapt(linear, LowRank(2, [LowRankUpdate(0, slice(0, 2), 1, 1.0)], magnitudes=True))
+    y = linear(torch.ones(1, 2))
+    y.sum().backward()
+    assert y.tolist() == [[0.0, 7.0]] and torch.isfinite(linear.adapter.b[0].grad).all()
+    assert torch.equal(decomposed_weight(weight, torch.tensor([0.0, 5.0])), weight)
+
+
+def test_a_model_is_not_adapted_twice():
+    model = MODELS["xllama"].build(vocab_size=31, context=16, dim=32, n_layers=1, n_heads=2, hidden_dim=48)
+    section = AdapterSection(validate(AdapterSection.Config, {"rank": 2}))
+    section.attach(model)
+    with pytest.raises(ConfigError, match=r"changed by \[adapter\] already"):
+        section.attach(model)
