@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -160,4 +161,40 @@ def test_a_damaged_folder_is_refused_by_name(base: Path, tmp_path: Path, damage:
         (folder / "config.json").write_text(json.dumps(facts))
         (folder / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match=r"is damaged|it has no part trunk"):
+        loaded(folder)
+
+
+def test_a_base_that_changes_or_goes_during_the_training_is_not_taken_for_the_one_that_was_read(
+    base: Path, tmp_path: Path
+):
+    trainer, before = build_trainer(recipe(base)), (base / "config.json").read_bytes()
+    other = MODELS.build({"type": "xllama", "dim": 16, "n_layers": 2, "n_heads": 2, "context": 24}, vocab_size=258)
+    other.save(base)
+    trainer.models["model"].save(tmp_path / "changed")
+    with pytest.raises(CheckpointError, match="another one now"):
+        loaded(tmp_path / "changed")
+    base.rename(tmp_path / "moved")
+    trainer.models["model"].save(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match="which is not there"):
+        loaded(tmp_path / "gone")
+    facts = json.loads((tmp_path / "gone" / "config.json").read_text())
+    assert facts["base"]["fingerprint"] == hashlib.sha256(before).hexdigest()
+
+
+def test_an_overlay_is_not_saved_over_its_base(base: Path):
+    trainer, before = build_trainer(recipe(base)), (base / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="save elsewhere"):
+        trainer.models["model"].save(base)
+    assert (base / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["/" + "x" * 300, "/x" * 5000, "../" * 3 + "y" * 300, "", "\0"])
+def test_a_strange_place_of_the_base_is_refused_by_name(base: Path, tmp_path: Path, place: str):
+    trained(recipe(base), tmp_path / "run")
+    folder = tmp_path / "run" / "model"
+    facts = json.loads((folder / "config.json").read_text())
+    facts["base"] |= {"folder": place, "relative": place}
+    (folder / "config.json").write_text(json.dumps(facts))
+    (folder / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="which is not there"):
         loaded(folder)

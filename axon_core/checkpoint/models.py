@@ -25,7 +25,7 @@ from axon_core.checkpoint.tensor_files import Readable, file_order, read_header,
 from axon_core.checkpoint.weights import give, load_weights, misfit, sizes, tensors_once, weightless
 from axon_core.config import at, validate
 from axon_core.documents import parse_json
-from axon_core.errors import CheckpointError, ConfigError, first_line
+from axon_core.errors import CheckpointError, ConfigError, UsageError, first_line
 from axon_core.escaping import shortened
 from axon_core.json_text import to_json
 from axon_core.processes import is_first, is_spread, together
@@ -104,11 +104,13 @@ def save_model(model: Model, folder: Path, tokenizer: Vocabulary | None = None) 
 
     Raises:
         CheckpointError: the folder cannot be written to, or the tokenizer has more tokens than the model.
-        UsageError: another process saves into it; the message names that process.
+        UsageError: another process saves into it, and the message names that process; or it has the model's own base.
         PeerError: the model is spread over processes, and the first cannot write.
     """
     if tokenizer is not None:
         check_vocabulary(tokenizer, getattr(model.config, "vocab_size", tokenizer.vocab_size))
+    if (found := overlaid(model)) and found[2].base and found[2].base.resolve() == folder.resolve():
+        raise UsageError(f"{folder} has the weights that this model adds to, which would be lost; save elsewhere")
     kept, tied = _to_save(model)
     later = Later.current()
     spread = later is None and any(is_spread(tensor) for tensor in kept.values())
@@ -129,11 +131,19 @@ def _to_save(model: Model) -> tuple[dict[str, Tensor], dict[str, str]]:
         return own_state(model), {}
     kept, tied = tensors_once(model)
     for prefix, part, overlay in overlays(model):
-        own = {name: kept.pop(f"{prefix}{name}").detach() for name in overlay.names}
+        own = {name: kept[f"{prefix}{name}"].detach() for name in overlay.names}
         change = _section(overlay.section, overlay.options).weight_change(part, own)
+        for name in overlay.names - _names_without_overlay(part):
+            del kept[f"{prefix}{name}"]
         for name in [name for name in kept if name.startswith(prefix)]:
             kept[name] = change(name.removeprefix(prefix), kept[name].detach())
     return kept, tied
+
+
+def _names_without_overlay(model: nn.Module) -> set[str]:
+    """Return the names of the tensors that a model of this config has before a section changes it."""
+    with weightless(), forked("cpu"):
+        return {*cast("Model", type(model)(model.config)).state_dict()}
 
 
 def _section(name: str, options: Mapping[str, Any]) -> Any:
@@ -205,13 +215,13 @@ def _base(model: Model, folder: Path) -> _Base | None:
     """Return what `config.json` in `folder` says of the saved model that `model` is an overlay of."""
     if (found := overlaid(model)) is None:
         return None
-    prefix, _, overlay = found
+    prefix, part, overlay = found
     assert overlay.base is not None
     there = overlay.base.absolute()
     return _Base(
         folder=str(there),
         relative=os.path.relpath(there, folder.absolute()),
-        fingerprint=fingerprint(there),
+        fingerprint=cast("Model", part).loaded_as or fingerprint(there),
         prefix=prefix,
         section=overlay.section,
         options=dict(overlay.options),
@@ -298,7 +308,8 @@ def _where(folder: Path, base: _Base) -> Path:
     # A training publishes its last checkpoint's model one level higher than where it was written.
     below = re.sub(r"^(\.\./)+", "", PurePath(base.relative).as_posix())
     places = [Path(base.folder), *(parent / below for parent in folder.absolute().parents)]
-    there = [place for place in places if (place / _CONFIG).exists()]
+    # `Path.exists` raises an error for a name that is too long.
+    there = [place for place in places if os.path.exists(place / _CONFIG)]
     if not there:
         raise CheckpointError(
             f"{folder} adds to the model in {shortened(base.folder, 300)}, which is not there; move it back, or keep "
@@ -407,7 +418,9 @@ def _misfit(model: Model, folder: Path, base: _Base | None) -> str | None:
     if problem := _misfit(inner, there, _saved(there).base):
         return problem
     held = read_header(folder / WEIGHTS)[1]
-    mine = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.startswith(within)}
+    mine = {
+        name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.startswith(base.prefix)
+    }
     for name, tensor in mine.items() if within else ():
         if name not in held:
             return f"{name} is missing"

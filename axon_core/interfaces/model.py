@@ -42,6 +42,8 @@ class Model(nn.Module, ABC):
 
     loaded_from: Path | None = None
     """The folder that its weights were read from to be trained further; None for a new model."""
+    loaded_as: str | None = None
+    """The checksum of the model in that folder when it was read; another may be there by the time this is saved."""
     overlay: Overlay | None = None
     """What is trained instead of its weights, if that is so (`RecipeSection`)."""
 

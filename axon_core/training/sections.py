@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from torch import Tensor
 
 from axon_core import config
-from axon_core.checkpoint.models import base_of, load_into
+from axon_core.checkpoint.models import base_of, fingerprint, load_into
 from axon_core.checkpoint.overlays import WeightChange
 from axon_core.config import at, validate
 from axon_core.interfaces.model import Model
@@ -120,11 +120,12 @@ def read_weights(model: M, folder: Path) -> M:
     sections, saved = _active.get()
     if sections and saved is not None and folder == saved:
         folder = base_of(folder) or folder
+    loaded_as = fingerprint(folder)
     changing = [section for section in sections if type(section).load is not RecipeSection.load]
     if changing:
         model = changing[-1].load(model, folder)
     else:
         load_into(model, folder)
         model = model.float()
-    model.loaded_from = folder
+    model.loaded_from, model.loaded_as = folder, loaded_as
     return model

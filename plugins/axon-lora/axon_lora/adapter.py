@@ -117,8 +117,11 @@ class AdapterSection(RecipeSection):
         """Adapt one model: its parameters are frozen, and saving it writes what is trained instead.
 
         Raises:
-            ConfigError: the adapter does not suit the model.
+            ConfigError: the adapter does not suit the model, or something else is trained instead of its weights.
         """
+        if model.overlay is not None:
+            rule = f"the model is changed by [{model.overlay.section}] already; save it, and load it, to adapt that"
+            raise ConfigError([((), rule)])
         model.requires_grad_(False)
         names = self.adapter.adapt(model, key)
         for name in names:

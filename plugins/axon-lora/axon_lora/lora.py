@@ -100,7 +100,7 @@ class LoRA(Adapter):
 
         def change(name: str, weight: Tensor) -> Tensor:
             if name in whole:
-                return whole[name]
+                return whole[name].to(weight.dtype)
             base = self.base_weight(model, name, weight)
             return (merge[name](base) if name in merge else base).to(weight.dtype)
 

@@ -41,9 +41,15 @@ def updated_weight(
 def decomposed_weight(weight: Float[Tensor, "o i"], magnitude: Float[Tensor, " o"]) -> Float[Tensor, "o i"]:
     """Return m W / ‖W‖, where each row of W, of one output, has its own norm and magnitude.
 
-    Source: DoRA, arXiv 2402.09353, Eq. 5. The paper speaks of columns; its authors' code takes one magnitude an output.
+    A row of zeros stays one. Source: DoRA, arXiv 2402.09353, Eq. 5. The paper speaks of columns; its authors' code
+    takes one magnitude an output.
     """
-    return weight * (magnitude / torch.linalg.vector_norm(weight, dim=1)).unsqueeze(1)
+    return weight * (magnitude / _row_norms(weight)).unsqueeze(1)
+
+
+def _row_norms(weight: Float[Tensor, "o i"]) -> Float[Tensor, " o"]:
+    """Return what rows are divided by: their norms, and for a row of zeros the smallest number, as 0 / 0 is none."""
+    return torch.linalg.vector_norm(weight, dim=1).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ class LowRank(nn.Module):
                 continue
             with torch.no_grad():  # Section 4.3
                 whole = updated_weight(base.plain_weight()[update.rows], a, b, update.scale)
-                norm = torch.linalg.vector_norm(whole, dim=1)
+                norm = _row_norms(whole)
             pieces += [own.new_ones(update.rows.start - before), own / norm]
             before = update.rows.stop
         factor = torch.cat([*pieces, m[0].new_ones(rows.stop - before)]).to(y.dtype)

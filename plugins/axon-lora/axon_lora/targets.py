@@ -53,7 +53,13 @@ def linear_maps(model: nn.Module) -> dict[str, Map]:
     tied = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | TiedLinear)}
     maps = {name: part for name, part in model.named_modules() if isinstance(part, Map)}
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
-    head = {name for name, part in maps.items() if vocabulary is not None and _outputs(part) == vocabulary}
+    # A hidden map may have as many outputs as there are tokens; `hidden_matrices` leaves out the head.
+    hidden = {id(weight) for weight in model.hidden_matrices()} if isinstance(model, Model) else set[int]()
+    head = {
+        name
+        for name, part in maps.items()
+        if isinstance(part, nn.Linear) and part.out_features == vocabulary and id(part.weight) not in hidden
+    }
     return {name: part for name, part in maps.items() if id(part.weight) not in tied and name not in head}
 
 

@@ -9,10 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from axon_core import AxonError, ConfigError, Key, validate
+from axon_core import MODELS, AxonError, ConfigError, Key, validate
 from axon_core.nn import Linear, StackedLinear
-from axon_lora import AdapterSection, LowRank, LowRankUpdate, low_rank, low_rank_scale, merged_weight, updated_weight
+from axon_lora import (
+    AdapterSection,
+    LowRank,
+    LowRankUpdate,
+    decomposed_weight,
+    linear_maps,
+    low_rank,
+    low_rank_scale,
+    merged_weight,
+    updated_weight,
+)
 from axon_lora.low_rank import adapt
 from axon_xllama import XLlama
 
@@ -229,3 +240,28 @@ def test_outputs_are_overwritten_and_not_copied(shape: tuple[int, ...], monkeypa
     adapt(linear, LowRank(8, [LowRankUpdate(0, slice(0, 5), 2, 1.0)]))
     y = linear(torch.randn(shape))
     assert y.shape == (*shape[:-1], 5) and taken == [y.data_ptr()]
+
+
+def test_a_hidden_map_of_as_many_outputs_as_there_are_tokens_is_no_head():
+    model = MODELS["xllama"].build(vocab_size=32, context=16, dim=32, n_layers=1, n_heads=2, hidden_dim=48)
+    found = {*linear_maps(model)}
+    assert {"blocks.0.attention.out", "blocks.0.feed_forward.down"} <= found and "head" not in found
+
+
+def test_a_row_of_zeros_has_no_direction_and_stays_one():
+    weight = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    linear = nn.Linear(2, 2, bias=False)
+    linear.weight.data.copy_(weight)
+    adapt(linear, LowRank(2, [LowRankUpdate(0, slice(0, 2), 1, 1.0)], magnitudes=True))
+    y = linear(torch.ones(1, 2))
+    y.sum().backward()
+    assert y.tolist() == [[0.0, 7.0]] and torch.isfinite(linear.adapter.b[0].grad).all()
+    assert torch.equal(decomposed_weight(weight, torch.tensor([0.0, 5.0])), weight)
+
+
+def test_a_model_is_not_adapted_twice():
+    model = MODELS["xllama"].build(vocab_size=31, context=16, dim=32, n_layers=1, n_heads=2, hidden_dim=48)
+    section = AdapterSection(validate(AdapterSection.Config, {"rank": 2}))
+    section.attach(model)
+    with pytest.raises(ConfigError, match=r"changed by \[adapter\] already"):
+        section.attach(model)

@@ -14,11 +14,12 @@ import tomli_w
 import torch
 from safetensors import safe_open
 
-from axon_core import TRAINERS, AxonError, CheckpointError, ConfigError, Key
+from axon_core import MODELS, TRAINERS, AxonError, CheckpointError, ConfigError, Key, validate
 from axon_core.checkpoint import base_of, load_config, load_into, own_tensors
 from axon_core.generation import published_sampling
 from axon_core.interfaces import Model
 from axon_core.training import Recipe, build_trainer, fit
+from axon_lora import AdapterSection
 from axon_lora.merging import merge_adapter
 
 
@@ -228,3 +229,23 @@ def _moved(trainer):
 
 def _exports(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in sorted((run / "model").rglob("*.safetensors"))}
+
+
+def test_parts_trained_whole_have_the_dtype_of_a_half_precision_base(recipe, saved, tmp_path: Path):
+    base = saved(dtype=torch.bfloat16)
+    trained(recipe(base, also=["head", "embedding", "norm"]), tmp_path / "run")
+    model = loaded(tmp_path / "run" / "model")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model(torch.arange(8).view(1, 8)).isfinite().all()
+
+
+def test_a_new_model_is_saved_with_the_parts_that_are_trained_whole(tmp_path: Path):
+    torch.manual_seed(0)
+    model = MODELS["xllama"].build(vocab_size=31, context=16, dim=32, n_layers=1, n_heads=2, hidden_dim=48)
+    AdapterSection(validate(AdapterSection.Config, {"rank": 2, "also": ["head", "norm"]})).attach(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    model.save(tmp_path / "model")
+    tokens = torch.arange(8).view(1, 8)
+    torch.testing.assert_close(loaded(tmp_path / "model")(tokens), model(tokens))

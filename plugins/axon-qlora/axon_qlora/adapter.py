@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ from jaxtyping import Shaped
 from pydantic import Field
 from torch import Tensor, nn
 
+from axon_core import ConfigError, Key
 from axon_core.checkpoint import load_into
 from axon_core.interfaces import Model
 from axon_core.nn import QUANTIZATIONS, copy_replacing
@@ -49,6 +51,18 @@ class QLoRA(LoRA):
         into = copy_replacing(model, {part: quantization.quantize(part) for part in maps})
         load_into(model, folder, into)
         return into.float()
+
+    def adapt(self, model: Model, key: Key) -> Collection[str]:
+        """Attach updates as LoRA does.
+
+        Raises:
+            ConfigError: the model's weights are not in few bits, as those of a new model: what is saved would be
+                another one than was trained.
+        """
+        if wide := [name for name, part in linear_maps(model).items() if isinstance(part, nn.Linear)]:
+            rule = f"qlora is for saved models, whose weights are read into few bits, and {wide[0]} is new; use init"
+            raise ConfigError([(("type",), rule)])
+        return super().adapt(model, key)
 
     def base_weight(self, model: Model, name: str, weight: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         """Return what the stored numbers of a weight stand for, in float32: the updates were trained beside those."""

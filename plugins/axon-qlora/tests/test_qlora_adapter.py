@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from axon_core import MODELS, ByteTokenizer
+from axon_core import MODELS, ByteTokenizer, ConfigError, validate
 from axon_core.checkpoint import load_config, load_into, own_tensors
 from axon_core.interfaces import Model
 from axon_core.nn import QuantizedLinear
 from axon_core.training import Recipe, build_trainer, fit
-from axon_lora import linear_maps
+from axon_lora import AdapterSection, linear_maps
 from axon_lora.merging import merge_adapter
 from axon_qlora import from_nf4, to_nf4
 
@@ -125,3 +125,10 @@ def test_trainers_of_rows_train_it(base: Path, tmp_path: Path, trainer: str, row
     model = loaded(tmp_path / "run" / "model")
     bias = model.bias if trainer == "reward" else 0
     torch.testing.assert_close(model(TOKENS) + bias, role(TOKENS), atol=2e-5, rtol=2e-5)
+
+
+def test_a_new_model_is_refused_as_its_weights_would_be_rounded_only_when_it_is_saved():
+    model = MODELS["xllama"].build(vocab_size=31, context=16, dim=32, n_layers=1, n_heads=2, hidden_dim=48)
+    section = AdapterSection(validate(AdapterSection.Config, {"type": "qlora", "rank": 2}))
+    with pytest.raises(ConfigError, match="qlora is for saved models"):
+        section.attach(model)
