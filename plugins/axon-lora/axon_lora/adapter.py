@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["ADAPTERS", "SECTION", "Adapter", "AdapterSection", "set_tensor", "tensor_of"]
 
 M = TypeVar("M", bound=Model)
+
+_log = logging.getLogger("axon")
 
 SECTION = "adapter"
 """The table of a recipe that adapters are for."""
@@ -111,6 +114,8 @@ class AdapterSection(RecipeSection):
         for role in trainer.trainable:
             for model in _models(role, trainer.models[role]):
                 if model.overlay is None:  # roles may share a model
+                    if model.loaded_from is None:
+                        _log.warning("the %s is new: its frozen weights are random; model.init names a saved one", role)
                     self.attach(model, Key((trainer.config.seed, SECTION, role)))
 
     def attach(self, model: Model, key: Key = _KEY) -> None:

@@ -128,7 +128,9 @@ class LoRA(Adapter):
         rank = ([r for name, r in c.ranks.items() if within(name, target.place)] or [c.rank])[-1]
         alpha = ([a for name, a in c.alphas.items() if within(name, target.place)] or [c.alpha or rank])[-1]
         if rank > (most := target.rank_at_most):
+            name = target.place.rpartition(".")[2]
             rule = f"must be at most {most}, the smaller side of {target.place}, got {rank}"
+            rule += f"; lower it, or give that its own: ranks = {{ {name} = {most} }}"
             raise ConfigError([(("rank",), rule)])
         return LowRankUpdate(target.part, target.rows, rank, low_rank_scale(alpha, rank, stabilized=c.rslora))
 

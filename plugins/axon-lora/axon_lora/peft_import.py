@@ -87,6 +87,10 @@ def _assigned(
         if not name.startswith(PREFIX):
             raise CheckpointError(f"the adapter's {printable(name)} must begin with {PREFIX}, as PEFT saves it")
         module, half = _split(name.removeprefix(PREFIX))
+        if "lora_embedding_" in name:
+            raise CheckpointError(f"the adapter has {printable(name)}: adapters of embeddings are not computed here")
+        if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
+            raise CheckpointError(f"the adapter's {printable(name)} must hold finite numbers of a floating-point type")
         if module not in by_name or not half:
             raise CheckpointError(f"the adapter's {printable(name)} has no place in the model; is it another base's?")
         matrix = by_name[module]

@@ -180,7 +180,10 @@ def test_each_target_may_have_its_own_rank_and_alpha():
     ("options", "told"),
     [
         ({"targets": ["query"]}, "must name linear maps, got 'query', and there are all, blocks, attention"),
-        ({"rank": 17}, "rank: must be at most 16, the smaller side of blocks.0.attention.qkv.projection.q, got 17"),
+        (
+            {"rank": 17},
+            "at most 16, the smaller side of blocks.0.attention.qkv.projection.q, got 17; lower it, or",
+        ),
         ({"ranks": {"k_proj": 2}}, "ranks.k_proj: must name some of the targets, got 'k_proj'"),
         ({"also": ["lm_head"]}, "also: must name parts of the model (embedding, blocks, norm, head), got 'lm_head'"),
         ({"also": ["attention"]}, "must not name what targets name too, got blocks.0.attention.out.weight"),

@@ -151,6 +151,12 @@ WRONG_TENSORS = {
         "but use_dora is false",
     ),
     "nothing": (lambda t: {}, "has no lora_A and lora_B"),
+    "no numbers": (lambda t: {n: x * torch.nan for n, x in t.items()}, "must hold finite numbers"),
+    "whole numbers": (lambda t: {n: x.long() for n, x in t.items()}, "must hold finite numbers"),
+    "an embedding": (
+        lambda t: {**t, "base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 258)},
+        "adapters of embeddings are not computed here",
+    ),
 }  # fmt: skip
 
 
