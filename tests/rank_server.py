@@ -194,7 +194,8 @@ class Group:
         }
 
     def _said(self, rank: int, name: str) -> str:
-        return (self.logs / f"{rank}.{name}").read_text()
+        log = self.logs / f"{rank}.{name}"
+        return log.read_text() if log.exists() else ""  # one that was ended before it began said nothing
 
     def _attempt(self, attempt: int) -> list[int]:
         pids = []

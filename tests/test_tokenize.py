@@ -22,7 +22,7 @@ from axon_core.cli import main
 from axon_core.text.encoding import array_encoder, token_dtype
 from axon_core.text.fingerprints import tokenizer_fingerprint
 from axon_core.text.shards import passages as reading
-from axon_core.text.shards import work
+from axon_core.text.shards import tokenizing, work
 from axon_core.text.shards.folder import ShardFolder
 from axon_core.text.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, train_tokenizer
 
@@ -175,6 +175,25 @@ def test_spans_cut_between_lines_lose_nothing(tmp_path: Path, monkeypatch: pytes
         out = tmp_path / f"out{size}"
         assert run(tmp_path / "a.txt", "--tokenizer", "byte", "--out", out, "--shard-bytes", size) == 0
         assert texts(out) == [text.removeprefix("\ufeff").replace("\r\n", "\n")]
+
+
+def test_a_shard_that_is_removed_meanwhile_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As by a process of a killed call, which takes what it did not write for the remains of another tokenizer."""
+    (tmp_path / "a.txt").write_text(TEXT * 4, encoding="utf-8")
+    line = (tmp_path / "a.txt", "--tokenizer", "byte", "--shard-bytes", 2000)
+    assert run(*line, "--out", tmp_path / "one") == 0
+    rounds, whole = [], tokenizing.run_units
+
+    def disturbed(job, pending, processes):
+        yield from whole(job, pending, processes)
+        rounds.append(sorted(pending))
+        if len(rounds) < 3:
+            sorted(job.folder.glob("00001-*.safetensors"))[-1].unlink()
+
+    monkeypatch.setattr(tokenizing, "run_units", disturbed)
+    assert run(*line, "--out", tmp_path / "two") == 0
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert len(rounds[0]) > 2 and rounds[1:] == [[1], [1]]
 
 
 def test_the_bytes_depend_on_neither_processes_nor_a_kill(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ __all__ = ["SHARD_BYTES", "TokenizerChoice", "tokenize_files"]
 SHARD_BYTES = 64 << 20
 """Bytes of the files, or of text in packed files, that a shard holds by default."""
 _PLAN = "plan.json"
+_ROUNDS = 3  # how often what is missing is made: once, unless processes of a killed call are still there
 ReportBytes = Callable[[int, int, int], object]
 """Called with the bytes that have been read, those to be read in all, and the tokens so far."""
 
@@ -93,7 +94,7 @@ def tokenize_files(
 
     Raises:
         DataError: a file cannot be read, holds no text, or has an invalid document.
-        CheckpointError: the folder cannot be written to.
+        CheckpointError: the folder cannot be written to, or another program removes shards from it.
         UsageError: the folder has something else, or another process writes to it; or a package is missing that a file
             needs.
     """
@@ -170,19 +171,27 @@ def _compare(out: Path, plan: _Plan) -> None:
 
 
 def _run(job: Job, plan: _Plan, processes: int, report: ReportBytes) -> None:
-    fingerprint = job.fingerprint
-    pending: dict[int, Sequence[Span]] = {}
-    read, tokens = 0, 0
-    for number, unit in enumerate(plan.units):
-        shards = finished_shards(job.folder, number, fingerprint)
-        if shards and shards[-1].last:
-            read += sum(span.size for span in unit)
-        else:
-            pending[number] = unit
-    report(read, plan.total, tokens)
-    for progress in run_units(job, pending, processes):
-        read, tokens = read + progress.read, tokens + progress.tokens
+    tokens = 0
+    for again in range(_ROUNDS):
+        pending = _unfinished(job, plan)
+        if again and not pending:
+            return
+        read = plan.total - sum(span.size for unit in pending.values() for span in unit)
         report(read, plan.total, tokens)
+        for progress in run_units(job, pending, processes):
+            read, tokens = read + progress.read, tokens + progress.tokens
+            report(read, plan.total, tokens)
+    if pending := _unfinished(job, plan):
+        raise CheckpointError(
+            f"{job.folder} lacks the shards of {len(pending)} parts, which another program removes; end that, and run "
+            "the same command again"
+        )
+
+
+def _unfinished(job: Job, plan: _Plan) -> dict[int, Sequence[Span]]:
+    """Return the units that are not done: after a kill, processes that outlive the first may have removed a shard."""
+    found = {number: finished_shards(job.folder, number, job.fingerprint) for number in range(len(plan.units))}
+    return {number: plan.units[number] for number, shards in found.items() if not (shards and shards[-1].last)}
 
 
 def _finish(out: Path, plan: _Plan, tokenizer: Tokenizer) -> ShardIndex:

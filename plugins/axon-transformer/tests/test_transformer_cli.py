@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from axon_core import CheckpointError, UsageError, validate
+from axon_core import CheckpointError, UnknownKey, validate
 from axon_core.nn import PackedLinear
 from axon_core.text import CharTokenizer
 from axon_core.training import Recipe, build_trainer, fit, report_progress_to
@@ -295,7 +295,7 @@ def test_a_loaded_translator_is_packed_and_8_bits_are_asked_for(small_run: Path,
         assert found[0].logprob == pytest.approx(expected[0].logprob, abs=1e-3)
     out, _ = said("translate", small_run, "--quantize", "int8", *SOURCES[:2])
     assert out.splitlines() == [best.text for best, *_ in rounded.translate(SOURCES[:2])]
-    with pytest.raises(UsageError, match="there is no quantisation 'int3'"):
+    with pytest.raises(UnknownKey, match="no quantization 'int3' is installed"):
         Translator.load(model, quantization="int3")
 
 
