@@ -109,6 +109,7 @@ def load_checkpoint(
             rows = [next(read) for _ in parts]
             tensor = rows[0].clone() if len(rows) == 1 else torch.cat(rows)
             model.load_state_dict({name: tensor}, strict=False, assign=True)
+            del rows  # before the next are read
     if model.config.tie_embeddings:
         model.head.weight = model.embedding.weight
     return model.eval(), words
