@@ -194,7 +194,7 @@ CASES = [
         dialogues(said("Hi there", "Hello!", "Who?", "Me."), said(*_SHORT[1]), said(*_SHORT[2])),
     ),
     Case(
-        "llama2-text",
+        "inst-text",
         [
             {"text": "<s>[INST] Hi there [/INST] Hello! </s><s>[INST] Who? [/INST] Me. </s>"},
             {"text": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nSpell cat. [/INST] c, a, t </s>"},

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for what several test modules 
 from damage import cut, flip_last
 
 from axon_core import MODELS
-from axon_core.checkpoint.models import check_weights, load_config, load_into, save_config
+from axon_core.checkpoint.model_folder import check_weights
+from axon_core.checkpoint.models import load_config, load_into, save_config
 from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
 

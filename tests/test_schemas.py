@@ -114,7 +114,7 @@ ERRORS: list[tuple[str, str, Rows, dict[str, Any], str]] = [
         SFT,
         [{"text": "### Human: Hi### Assistant: Ho"}, {"text": "<s>[INST] Hi [/INST] Ho </s>"}],
         {},
-        "line 2 of .* llama2-text .* guanaco",
+        "line 2 of .* inst-text .* guanaco",
     ),
     (
         "another purpose",

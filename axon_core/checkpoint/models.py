@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import shlex
 from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from pydantic import BaseModel, Field
 from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from axon_core.checkpoint.atomic import atomic_file, write_text, writing
 from axon_core.checkpoint.exports import Gathered, Later
-from axon_core.checkpoint.manifest import add_to_manifest, claimed_files, read_checked, sha256
+from axon_core.checkpoint.manifest import add_to_manifest, claimed_files, sha256
+from axon_core.checkpoint.model_folder import (
+    CONFIG,
+    WEIGHTS,
+    SavedBase,
+    base_weights,
+    build_section,
+    damaged,
+    fingerprint,
+    own_tensors,
+    recipe_sections,
+    saved_model,
+    where_base,
+)
 from axon_core.checkpoint.overlays import WeightChange, overlaid, overlays, own_state
 from axon_core.checkpoint.tensor_files import Readable, file_order, read_header, write_tensors
 from axon_core.checkpoint.weights import give, load_weights, misfit, sizes, tensors_once, weightless
-from axon_core.config import at, validate
-from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError, UsageError, first_line
 from axon_core.escaping import shortened
 from axon_core.json_text import to_json
@@ -32,64 +38,20 @@ from axon_core.processes import is_first, is_spread, together
 from axon_core.randomness import forked
 from axon_core.registries import MODELS
 from axon_core.registry import provenance
-from axon_core.registry.discovery import DIST_NAME
-from axon_core.registry.registry import Registry, registry_of
 
 if TYPE_CHECKING:
     from axon_core.interfaces.model import Model, Vocabulary
 
 __all__ = [
-    "WEIGHTS",
-    "base_of",
-    "base_weights",
     "check_vocabulary",
-    "check_weights",
-    "fingerprint",
     "load_config",
     "load_into",
     "load_model",
-    "own_tensors",
     "save_config",
     "save_model",
-    "section_of",
-    "whole_weights",
 ]
 
-_CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-"""The file of a model folder that holds the weights."""
-
 M = TypeVar("M", bound="Model")
-
-
-class _Part(BaseModel):
-    """A part by its names, which are safe in a command line that a user is to paste."""
-
-    group: str
-    key: str
-    distribution: str = Field(pattern=rf"^(\(this session\)|{DIST_NAME})$")
-    version: str = Field(pattern=r"^[A-Za-z0-9.!+_-]*$")
-
-
-class _Base(BaseModel):
-    """Which saved model another one is an overlay of, and what is made of its weights."""
-
-    folder: str
-    relative: str
-    fingerprint: str
-    prefix: str = ""
-    section: str
-    options: dict[str, Any]
-
-
-class _Saved(BaseModel):
-    """What `config.json` holds."""
-
-    type: str | None
-    config: dict[str, Any]
-    parts: list[_Part]
-    sha256: str
-    base: _Base | None = None
 
 
 def save_model(model: Model, folder: Path, tokenizer: Vocabulary | None = None) -> None:
@@ -132,7 +94,7 @@ def _to_save(model: Model) -> tuple[dict[str, Tensor], dict[str, str]]:
     kept, tied = tensors_once(model)
     for prefix, part, overlay in overlays(model):
         own = {name: kept[f"{prefix}{name}"].detach() for name in overlay.names}
-        change = _section(overlay.section, overlay.options).weight_change(part, own)
+        change = build_section(overlay.section, overlay.options).weight_change(part, own)
         for name in overlay.names - _names_without_overlay(part):
             del kept[f"{prefix}{name}"]
         for name in [name for name in kept if name.startswith(prefix)]:
@@ -146,19 +108,8 @@ def _names_without_overlay(model: nn.Module) -> set[str]:
         return {*cast("Model", type(model)(model.config)).state_dict()}
 
 
-def _section(name: str, options: Mapping[str, Any]) -> Any:
-    """Return a section of a recipe (`axon_core.training.RecipeSection`), by the name of its table."""
-    with at(name):
-        kind = _sections()[name]
-        return kind(validate(kind.Config, options))
-
-
-def _sections() -> Registry[Any]:
-    return registry_of("recipe_section")
-
-
 def _write(model: Model, folder: Path, tensors: Mapping[str, Tensor | Readable], *, tied: Mapping[str, str]) -> None:
-    with claimed_files(folder, WEIGHTS, _CONFIG), writing(folder):
+    with claimed_files(folder, WEIGHTS, CONFIG), writing(folder):
         with atomic_file(folder / WEIGHTS) as draft:
             checksum = write_tensors(draft, tensors, tied)
         save_config(model, folder, checksum)
@@ -194,7 +145,7 @@ def save_config(model: Model, folder: Path, checksum: str | None = None) -> None
     """
     checksum = checksum or sha256(folder / WEIGHTS)
     base = _base(model, folder)
-    parts = provenance.parts_of([model], *([_sections()[base.section]] if base else []))
+    parts = provenance.parts_of([model], *([recipe_sections()[base.section]] if base else []))
     kind = provenance.class_of(model)
     # The first entry is as good as any: one class may be offered under several keys.
     own = [key for part in parts if part["group"] == "model" and MODELS[key := provenance.key(part)] is kind]
@@ -207,18 +158,18 @@ def save_config(model: Model, folder: Path, checksum: str | None = None) -> None
     }
     if base is not None:
         facts["base"] = base.model_dump()
-    write_text(folder / _CONFIG, to_json(facts, indent=1))
-    add_to_manifest(folder, _CONFIG, WEIGHTS, known={WEIGHTS: checksum})
+    write_text(folder / CONFIG, to_json(facts, indent=1))
+    add_to_manifest(folder, CONFIG, WEIGHTS, known={WEIGHTS: checksum})
 
 
-def _base(model: Model, folder: Path) -> _Base | None:
+def _base(model: Model, folder: Path) -> SavedBase | None:
     """Return what `config.json` in `folder` says of the saved model that `model` is an overlay of."""
     if (found := overlaid(model)) is None:
         return None
     prefix, part, overlay = found
     assert overlay.base is not None
     there = overlay.base.absolute()
-    return _Base(
+    return SavedBase(
         folder=str(there),
         relative=os.path.relpath(there, folder.absolute()),
         fingerprint=cast("Model", part).loaded_as or fingerprint(there),
@@ -251,45 +202,29 @@ def load_into(model: Model, folder: Path, into: Model | None = None) -> None:
 
 
 def _load(model: Model, folder: Path, into: nn.Module, change: WeightChange | None) -> None:
-    saved = _saved(folder)
+    saved = saved_model(folder)
     if saved.base is not None:
         return _load_overlay(model, folder, into, change, saved.base)
     if _read(model, folder, into, change) != saved.sha256:
-        raise _damaged(folder)
+        raise damaged(folder)
     return None
 
 
-def _load_overlay(model: Model, folder: Path, into: nn.Module, change: WeightChange | None, base: _Base) -> None:
+def _load_overlay(model: Model, folder: Path, into: nn.Module, change: WeightChange | None, base: SavedBase) -> None:
     """Read the model that `folder` is an overlay of, as the section that made it changes its weights; then the rest."""
     within = base.prefix.rstrip(".")
     inner, target = (cast("Model", each.get_submodule(within)) if within else each for each in (model, into))
     tensors = dict(own_tensors(folder))
     own = {name.removeprefix(base.prefix): tensors.pop(name) for name in list(tensors) if name.startswith(base.prefix)}
-    made = _section(base.section, base.options).weight_change(cast("Model", inner), own)
+    made = build_section(base.section, base.options).weight_change(cast("Model", inner), own)
 
     def both(name: str, weight: Tensor) -> Tensor:
         weight = made(name, weight)
         return weight if change is None else change(f"{base.prefix}{name}", weight)
 
-    _load(cast("Model", inner), _where(folder, base), target, both)
+    _load(cast("Model", inner), where_base(folder, base), target, both)
     for name, tensor in tensors.items():
         give(into, [name], model.state_dict(keep_vars=True)[name], change(name, tensor) if change else tensor)
-
-
-def own_tensors(folder: Path) -> Mapping[str, Tensor]:
-    """Return the tensors in a model folder: of an overlay, what was trained instead of its base's weights.
-
-    Raises:
-        CheckpointError: they are damaged.
-    """
-    try:
-        data = (folder / WEIGHTS).read_bytes()
-        tensors = load_safetensors(data)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
-    if hashlib.sha256(data).hexdigest() != _saved(folder).sha256:
-        raise _damaged(folder)
-    return tensors
 
 
 def _read(model: Model, folder: Path, into: nn.Module, change: WeightChange | None) -> str:
@@ -297,76 +232,6 @@ def _read(model: Model, folder: Path, into: nn.Module, change: WeightChange | No
         return load_weights(model, folder / WEIGHTS, into, change)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
-
-
-def _where(folder: Path, base: _Base) -> Path:
-    """Return the folder of the saved model that the one in `folder` is an overlay of.
-
-    Raises:
-        CheckpointError: it is not where it was, nor beside `folder` as it was; or it has changed.
-    """
-    # A training publishes its last checkpoint's model one level higher than where it was written.
-    below = re.sub(r"^(\.\./)+", "", PurePath(base.relative).as_posix())
-    places = [Path(base.folder), *(parent / below for parent in folder.absolute().parents)]
-    # `Path.exists` raises an error for a name that is too long.
-    there = [place for place in places if os.path.exists(place / _CONFIG)]
-    if not there:
-        raise CheckpointError(
-            f"{folder} adds to the model in {shortened(base.folder, 300)}, which is not there; move it back, or keep "
-            "both folders where they are to each other"
-        )
-    if not (same := [place for place in there if fingerprint(place) == base.fingerprint]):
-        raise CheckpointError(
-            f"{folder} adds to the model that was in {there[0]} when it was trained, which is another one now; "
-            "restore that model"
-        )
-    return same[0]
-
-
-def base_of(folder: Path) -> Path | None:
-    """Return the folder of the saved model that the one in `folder` is an overlay of, or None if it is whole.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or the base is not there or has changed.
-    """
-    base = _saved(folder).base
-    return None if base is None else _where(folder, base)
-
-
-def section_of(folder: Path) -> Any:
-    """Return the `axon_core.training.RecipeSection` that the model in `folder` was trained with; None if it is whole.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or the section's plugin is not installed.
-    """
-    saved = _saved(folder)
-    provenance.require([part.model_dump() for part in saved.parts], f"the model in {folder}")
-    return None if saved.base is None else _section(saved.base.section, saved.base.options)
-
-
-def whole_weights(folder: Path) -> Path:
-    """Return the file of all weights in a model folder.
-
-    Raises:
-        CheckpointError: the model is an overlay of a saved one, so that no file has its weights.
-    """
-    if (base := base_of(folder)) is not None:
-        raise CheckpointError(
-            f"{folder} has only what was trained on top of {base}; write the whole model first: axon merge "
-            f"{shlex.quote(str(folder))} --out FOLDER"
-        )
-    return folder / WEIGHTS
-
-
-def base_weights(folder: Path) -> Path:
-    """Return the file that most of the model's weights are in: its own, or that of the model that it is an overlay of.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or a base is not there or has changed.
-    """
-    while (base := base_of(folder)) is not None:
-        folder = base
-    return folder / WEIGHTS
 
 
 def load_config(folder: Path, cls: type[M]) -> M:
@@ -378,7 +243,7 @@ def load_config(folder: Path, cls: type[M]) -> M:
     Raises:
         CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
     """
-    saved = _saved(folder)
+    saved = saved_model(folder)
     provenance.require([part.model_dump() for part in saved.parts], f"the model in {folder}")
     found: type[Model] = cls if saved.type is None else MODELS[saved.type]
     if not issubclass(found, cls):
@@ -394,7 +259,7 @@ def load_config(folder: Path, cls: type[M]) -> M:
             model = cast(M, found.build(**saved.config))
         problem = _misfit(model, folder, saved.base)
     except ConfigError as error:
-        raise error.inside("config", source=str(folder / _CONFIG)) from None
+        raise error.inside("config", source=str(folder / CONFIG)) from None
     except FileNotFoundError:
         raise CheckpointError(f"no model in {folder}: {WEIGHTS} is missing") from None
     except (OSError, SafetensorError) as error:
@@ -406,16 +271,16 @@ def load_config(folder: Path, cls: type[M]) -> M:
     return model
 
 
-def _misfit(model: Model, folder: Path, base: _Base | None) -> str | None:
+def _misfit(model: Model, folder: Path, base: SavedBase | None) -> str | None:
     """Return in words how the tensors in `folder`, and in that of its base, are not the model's, or None."""
     if base is None:
         return misfit(model, folder / WEIGHTS)
-    within, there = base.prefix.rstrip("."), _where(folder, base)
+    within, there = base.prefix.rstrip("."), where_base(folder, base)
     try:
         inner = cast("Model", model.get_submodule(within))
     except AttributeError:
         return f"it has no part {shortened(within, 100)}"
-    if problem := _misfit(inner, there, _saved(there).base):
+    if problem := _misfit(inner, there, saved_model(there).base):
         return problem
     held = read_header(folder / WEIGHTS)[1]
     mine = {
@@ -429,34 +294,3 @@ def _misfit(model: Model, folder: Path, base: _Base | None) -> str | None:
     if strange := sorted(name for name in held.keys() - mine.keys() if not name.startswith(base.prefix)):
         return f"{strange[0]} is not among its tensors"
     return None
-
-
-def check_weights(folder: Path) -> None:
-    """Read all weights in `folder`, and raise `CheckpointError` if they are not those that were saved."""
-    if sha256(folder / WEIGHTS) != _saved(folder).sha256:
-        raise _damaged(folder)
-
-
-def fingerprint(folder: Path) -> str:
-    """Return a checksum of the model in `folder`: of its config, which holds that of the weights."""
-    return sha256(folder / _CONFIG)
-
-
-def _saved(folder: Path) -> _Saved:
-    if not folder.is_dir():
-        raise CheckpointError(f"no model folder {folder}")
-    try:
-        facts = parse_json(read_checked(folder / _CONFIG).decode("utf-8-sig"))
-        if isinstance(facts, dict) and "sha256" not in facts:
-            raise CheckpointError(
-                f"{folder} does not contain a model saved by Axon; import models of other projects first"
-            )
-        return validate(_Saved, facts)
-    except FileNotFoundError:
-        raise CheckpointError(f"no model in {folder}: {_CONFIG} is missing") from None
-    except (ConfigError, OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / _CONFIG} is damaged: {error}") from None
-
-
-def _damaged(folder: Path) -> CheckpointError:
-    return CheckpointError(f"{folder / WEIGHTS} is damaged: it does not match the checksum in {_CONFIG}")

@@ -182,7 +182,8 @@ def inference_options(command: Callable[..., Any]) -> Callable[..., Any]:
         def open_run(run: Path) -> Opened:
             import torch
 
-            from axon_core.checkpoint.models import base_weights, fingerprint, load_into
+            from axon_core.checkpoint.model_folder import base_weights, fingerprint
+            from axon_core.checkpoint.models import load_into
             from axon_core.checkpoint.weights import dtypes
             from axon_core.interfaces.model import CausalLM
             from axon_core.nn.quantization import quantize

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from axon_core.checkpoint.models import base_of
+from axon_core.checkpoint.model_folder import base_of
 from axon_core.config import validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError

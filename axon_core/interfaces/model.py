@@ -65,7 +65,7 @@ class Model(nn.Module, ABC):
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers are trained, shared ones counted once."""
+        """How many numbers its parameters hold, shared ones counted once, frozen ones too."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def save(self, folder: Path | str, tokenizer: Vocabulary | None = None) -> None:

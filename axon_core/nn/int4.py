@@ -24,7 +24,7 @@ def to_int4(weight: Float[Tensor, "*any"]) -> tuple[UInt8[Tensor, " n2"], Float[
 
     The codes q + 8 lie two to a byte, the first in the high half. Of the scales that make the largest number of a block
     −8, −7.5 or −8.5 steps, the one with the least squared error is taken: on normal numbers the error is 4 % less than
-    with −8 alone (llama.cpp's Q4_0), and 15 % less than with −7 … 7.
+    with −8 alone, and 15 % less than with −7 … 7.
     """
     flat = weight.detach().flatten()
     blocks = -(-len(flat) // _BLOCK)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from torch import Tensor
 
 from axon_core import config
-from axon_core.checkpoint.models import base_of, fingerprint, load_into
+from axon_core.checkpoint.model_folder import base_of, fingerprint
+from axon_core.checkpoint.models import load_into
 from axon_core.checkpoint.overlays import WeightChange
 from axon_core.config import at, validate
 from axon_core.interfaces.model import Model

@@ -150,7 +150,7 @@ SCHEMAS: tuple[RowSchema, ...] = (
         fits=lambda row: has_headings(row["text"]),
     ),
     RowSchema(
-        "llama2-text",
+        "inst-text",
         frozenset({"text"}),
         _dialogues(lambda row: {"messages": by_instructions(row["text"])}),
         fits=lambda row: has_instructions(row["text"]),

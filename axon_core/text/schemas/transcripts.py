@@ -52,7 +52,7 @@ def by_speakers(text: str) -> list[RawMessage]:
 
 
 def by_instructions(text: str) -> list[RawMessage]:
-    """Return the messages of Llama 2's format, with the system's between `<<SYS>>` and `<</SYS>>`.
+    """Return messages between `[INST]` and `[/INST]`, the answers, and the system's between `<<SYS>>` and `<</SYS>>`.
 
     >>> by_instructions("<s>[INST] Hi [/INST] Hello </s>")
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]

@@ -56,9 +56,6 @@ class Adapter(ABC):
         load_into(model, folder)
         return model.float()
 
-    def check(self, trainer: Trainer) -> None:  # noqa: B027  (by default there is nothing to check)
-        """Raise `ConfigError` if it does not suit the settings of the trainer; by default it suits all."""
-
     @abstractmethod
     def adapt(self, model: Model, key: Key) -> Collection[str]:
         """Change a model, whose parameters are frozen, and return the names of the tensors that are trained in it.
@@ -110,7 +107,6 @@ class AdapterSection(RecipeSection):
         """Adapt the models that the trainer trains. Raises `ConfigError` if the adapter does not suit them."""
         if trainer.config.parallel.tensor > 1:
             raise ConfigError([((), "adapters cannot be divided within matrices; leave out trainer.parallel.tensor")])
-        self.adapter.check(trainer)
         for role in trainer.trainable:
             for model in _models(role, trainer.models[role]):
                 if model.overlay is None:  # roles may share a model
