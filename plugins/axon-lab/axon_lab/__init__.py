@@ -1,0 +1,1 @@
+"""The lab: compare parts across papers, keep the evidence, publish it."""
