@@ -190,6 +190,20 @@ def test_models_are_prepared_once():
     assert unit.forward is once
 
 
+@pytest.mark.parametrize("key", sorted(TRAINERS))
+def test_activations_that_are_computed_again_change_no_update(key: str):
+    """With them off and on, every trainer makes the same two updates; a layer that keeps something fails here."""
+    weights = []
+    for again in (False, True):
+        tables = job(0, TRAINERS[key].examples[0], precision="fp64", steps=2)["tables"]
+        tables["trainer"]["parallel"] = {"activation_checkpointing": again}
+        trainer = build_trainer(Recipe.of(tables, "example", "an example"))
+        fit(trainer, progress=False)
+        weights.append({name: p for role in trainer.trainable for name, p in trainer.models[role].named_parameters()})
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, rtol=1e-12, atol=1e-12, msg=name)
+
+
 def test_a_model_names_its_units_of_sharding():
     class Named(nn.Module):
         def __init__(self) -> None:

@@ -57,7 +57,7 @@ class Memory:
 
     The decoder may have several rows for each sentence, one after another, as beam search does: cross-attention takes
     all of them as queries of one memory. So a memory is neither copied nor reordered, and what the attention of layer i
-    computes from it (keys and values, say) is kept once, in `caches[i]`.
+    computes from it while decoding (keys and values, say) is kept once, in `caches[i]`.
 
     With a `kernel`, which computes the attention to it, dropped sentences stay in its memory.
     """
@@ -133,10 +133,11 @@ class DecoderLayer(nn.Module):
         """Return the tokens' features after this layer."""
         attended, crossed, fed = self.residuals
         x = attended(x, lambda x: self.attention(x, scope, cache=cache))
-        x = crossed(x, lambda x: self._across(x, memory))
+        # A whole pass keeps nothing: computed again for its gradients, it must do what it did the first time.
+        kept = None if cache is None else memory.caches[self.cross.config.layer]
+        x = crossed(x, lambda x: self._across(x, memory, kept))
         return fed(x, self.feed_forward)
 
-    def _across(self, x: Float[Tensor, "b n d"], memory: Memory) -> Float[Tensor, "b n d"]:
+    def _across(self, x: Float[Tensor, "b n d"], memory: Memory, cache: LayerCache | None) -> Float[Tensor, "b n d"]:
         queries = x.reshape(len(memory), -1, x.shape[-1])
-        cache = memory.caches[self.cross.config.layer]
         return self.cross(queries, memory.scope(queries), memory=memory.features, cache=cache).view_as(x)
