@@ -1,6 +1,8 @@
 """Sphinx's settings. Nothing is fetched, neither to build the pages nor to read them."""
 
+import sys
 from importlib.metadata import version as _version
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -9,7 +11,9 @@ from sphinx.application import Sphinx
 project = "Axon"
 author = copyright = "The Axon authors"
 version = release = _version("axon-core")
-extensions = ["myst_parser"]
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+extensions = ["myst_parser", "axon_docs.typeset"]
+html_math_renderer = "mathml"
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 html_theme = "furo"

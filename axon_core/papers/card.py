@@ -15,7 +15,18 @@ from axon_core.registry.discovery import Entry, discover
 from axon_core.registry.packages import CARD, package_folders
 from axon_core.registry.suggest import unknown_name
 
-__all__ = ["Card", "Claim", "InstalledRecipe", "Paper", "cards", "find_card", "find_recipe", "read_card", "recipes"]
+__all__ = [
+    "Card",
+    "Claim",
+    "Equation",
+    "InstalledRecipe",
+    "Paper",
+    "cards",
+    "find_card",
+    "find_recipe",
+    "read_card",
+    "recipes",
+]
 
 StrippedText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -40,6 +51,17 @@ class Claim(Config):
     """Longest duration on two CPU cores, in seconds."""
 
 
+class Equation(Config):
+    """An equation of a paper, as its page shows it."""
+
+    where: StrippedText
+    """Where the paper states it: `Section 3.2.1, Eq. 1`."""
+    latex: StrippedText
+    """The equation in LaTeX, on one line."""
+    text: StrippedText
+    """What it says, in one sentence."""
+
+
 class Paper(Config):
     """A paper's card: its description, and the claims that can be checked."""
 
@@ -55,6 +77,8 @@ class Paper(Config):
     """Its arXiv id without the version: `1706.03762`."""
     summary: StrippedText
     """Its result, in one sentence."""
+    equation: tuple[Equation, ...] = ()
+    """The equations that its plugin computes, the main one first."""
     claim: tuple[Claim, ...] = ()
     """The claims that can be checked."""
     command: dict[str, StrippedText] = Field(default_factory=dict)

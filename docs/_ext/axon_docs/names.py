@@ -49,7 +49,7 @@ def public(package: str) -> dict[str, list[Public]]:
     A module's are those in its `__all__`, or, where it has none, the classes, functions and constants it defines.
     """
     top, *others = modules(package)
-    exported = [Public(package, name, getattr(top, name)) for name in sorted(top.__all__)]
+    exported = [Public(package, name, getattr(top, name)) for name in sorted(getattr(top, "__all__", ()))]
     known = {identity(found) for found in exported}
     names = {package: exported}
     for module in others:

@@ -55,6 +55,7 @@ def page(card: Card, root: Path) -> str:
             "",
             f"> {paper.summary}",
             "",
+            *_equations(paper),
             *_swap(name),
             *_by_name(name),
             *_beside(card),
@@ -64,6 +65,16 @@ def page(card: Card, root: Path) -> str:
             re.sub(r"^(#+ )", r"#\1", readme, flags=re.MULTILINE),
         ]
     )
+
+
+def _equations(paper: Paper) -> list[str]:
+    """The section of the paper's equations, typeset; a card without any has none."""
+    if not paper.equation:
+        return []
+    lines = ["## In one equation" if len(paper.equation) == 1 else "## Equations", ""]
+    for equation in paper.equation:
+        lines += [f"{equation.text} *{equation.where}*", "", "```{math}", equation.latex, "```", ""]
+    return lines
 
 
 def _claimed(paper: Paper) -> list[str]:
