@@ -72,14 +72,19 @@ def page(algorithm: PseudocodeAlgorithm) -> str:
             "",
             "The definitions that the lines stand in; the lines themselves are marked.",
             "",
+            "::::{container} algorithm-source",
             *source,
+            "::::",
+            "",
             "## Transcription",
             "",
             "The steps in NumPy's float64, with their numbers; it gives what the part gives, to 10⁻¹².",
             "",
+            ":::{container} algorithm-source",
             "```{code-block} python",
             transcription,
             "```",
+            ":::",
             "",
         ]
     )
@@ -136,7 +141,7 @@ def _source(at: str, label: str, spans: Sequence[SourceSpan]) -> list[str]:
     module, _, name = at.partition(":")
     return [
         f"({label})=",
-        f"### {name}",
+        f"### `{name}`",
         "",
         f"`{_path(module, definition.file)}`",
         "",

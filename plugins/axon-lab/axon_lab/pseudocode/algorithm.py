@@ -13,7 +13,7 @@ from axon_core import config
 
 __all__ = ["Anchor", "NumberedStep", "PseudocodeAlgorithm", "load_algorithms"]
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Anchor(config.Config):
@@ -21,14 +21,14 @@ class Anchor(config.Config):
 
     at: Annotated[str, StringConstraints(pattern=r"^axon_\w+(\.\w+)*:\w+(\.\w+)*$")]
     """The definition: `module:qualified name`, as in `axon_core.nn.attention:QKV.forward`."""
-    lines: Text
+    lines: _Text
     """The whole text of one or several adjacent lines, without their indentation."""
 
 
 class NumberedStep(config.Config):
     """One numbered line of pseudocode."""
 
-    text: Text
+    text: _Text
     """The line, in Unicode: `W_{e}` is a subscript and `Y^{h}` a superscript."""
     indent: NonNegativeInt = 0
     """How many loops it stands in."""
@@ -45,23 +45,23 @@ class PseudocodeAlgorithm(config.Config):
     """Its name, as the page's: `token-embedding`."""
     order: PositiveInt
     """Its place in the presentation."""
-    title: Text
+    title: _Text
     """Its title."""
-    call: Text
+    call: _Text
     """Its signature: `e ← Embedding(v | W_{e})`."""
-    source: Text
+    source: _Text
     """Where it is stated: arXiv id, with section, equation or algorithm."""
-    about: Text
+    about: _Text
     """What it is for, and how it differs from its source."""
-    inputs: tuple[Text, ...]
+    inputs: tuple[_Text, ...]
     """What it takes."""
-    output: Text
+    output: _Text
     """What it returns."""
-    parameters: tuple[Text, ...] = ()
+    parameters: tuple[_Text, ...] = ()
     """What is learned or chosen."""
-    part: Text
+    part: _Text
     """The registered part that it is compared with: `ATTENTIONS["MHA"]`."""
-    transcription: Text
+    transcription: _Text
     """The function of the module `transcriptions` that does the same."""
     step: tuple[NumberedStep, ...] = Field(min_length=1)
     """Its steps; the first has number 1."""

@@ -20,7 +20,7 @@ from axon_lab.pseudocode.transcriptions import HeadWeights, LayerWeights
 
 __all__ = ["COMPARISONS", "TOLERANCE", "largest_difference"]
 
-Pair = tuple[np.ndarray, Tensor]
+Compared = tuple[np.ndarray, Tensor]
 """What the transcription returns, and what the part does."""
 
 TOLERANCE = 1e-12
@@ -46,7 +46,7 @@ def largest_difference(algorithm: str, seed: int = 0) -> float:
         raise NotRun(f"{algorithm} needs a part that is not installed: {error}") from error
 
 
-def compare_embedding(generator: torch.Generator) -> Iterable[Pair]:
+def compare_embedding(generator: torch.Generator) -> Iterable[Compared]:
     """Compare what enters X-Llama's first layer with `embed_token`."""
     for model, tokens, _ in _models(generator):
         entered: list[Tensor] = []
@@ -58,7 +58,7 @@ def compare_embedding(generator: torch.Generator) -> Iterable[Pair]:
             yield np.stack([steps.embed_token(v, W_e) for v in row]), X
 
 
-def compare_rotary(generator: torch.Generator) -> Iterable[Pair]:
+def compare_rotary(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `ROTARY_EMBEDDINGS["rotary"]` with `rotate_features`."""
     cls: Any = ROTARY_EMBEDDINGS["rotary"]
     for r, n, heads, base in ((2, 3, 1, BASES[0]), (8, 40, 3, BASES[0]), (64, 300, 1, BASES[1])):
@@ -69,7 +69,7 @@ def compare_rotary(generator: torch.Generator) -> Iterable[Pair]:
         yield np.array(wanted), rotated
 
 
-def compare_single_query(generator: torch.Generator) -> Iterable[Pair]:
+def compare_single_query(generator: torch.Generator) -> Iterable[Compared]:
     """Compare the last token of `ATTENTIONS["MHA"]` with one head, in a whole pass and in decoding."""
     for n, d in ((1, 2), (5, 4), (33, 16)):
         part = _attention("MHA", generator, dim=d, n_heads=1, bias=True)
@@ -87,7 +87,7 @@ def compare_single_query(generator: torch.Generator) -> Iterable[Pair]:
         yield wanted, decoded[0, -1]
 
 
-def compare_attention(generator: torch.Generator) -> Iterable[Pair]:
+def compare_attention(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `ATTENTIONS["MHA"]` with one head: causal, over all tokens, and over a memory with padding."""
     for b, n, d in ((1, 1, 2), (2, 7, 4), (11, LONG, 4)):
         part = _attention("MHA", generator, dim=d, n_heads=1, bias=True)
@@ -103,7 +103,7 @@ def compare_attention(generator: torch.Generator) -> Iterable[Pair]:
             yield from _cross(part, x, generator, lambda X, Z, mask, W=W: steps.attend_columns(X, Z, W, mask))
 
 
-def compare_heads(generator: torch.Generator) -> Iterable[Pair]:
+def compare_heads(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `ATTENTIONS["MHA"]`: causal self-attention, and attention to a memory with padding."""
     for b, n, h, d in ((1, 1, 1, 2), (2, 9, 3, 12), (3, LONG, 4, 16)):
         part = _attention("MHA", generator, dim=d, n_heads=h, bias=True)
@@ -120,7 +120,7 @@ def compare_heads(generator: torch.Generator) -> Iterable[Pair]:
             )
 
 
-def compare_groups(generator: torch.Generator) -> Iterable[Pair]:
+def compare_groups(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `ATTENTIONS["GQA"]` with rotary embeddings, for one group, several, and one for each head."""
     rotary: Any = ROTARY_EMBEDDINGS["rotary"]
     for b, n, h, k, d in ((1, 1, 2, 1, 4), (2, 9, 4, 2, 16), (1, 13, 3, 3, 12), (3, LONG, 4, 1, 16)):
@@ -139,7 +139,7 @@ def compare_groups(generator: torch.Generator) -> Iterable[Pair]:
                 yield steps.attend_groups(_array(row).T, *W, _array(part.out.weight), base).T, got
 
 
-def compare_rmsnorm(generator: torch.Generator) -> Iterable[Pair]:
+def compare_rmsnorm(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `NORMS["rmsnorm"]`, with gradients and without; the small inputs are those that ε matters for."""
     cls: Any = NORMS["rmsnorm"]
     for d, eps in ((1, EPS), (5, EPS), (64, 1e-6)):
@@ -151,7 +151,7 @@ def compare_rmsnorm(generator: torch.Generator) -> Iterable[Pair]:
         yield wanted, norm(x)
 
 
-def compare_swiglu(generator: torch.Generator) -> Iterable[Pair]:
+def compare_swiglu(generator: torch.Generator) -> Iterable[Compared]:
     """Compare the feed-forward `swiglu` of X-Llama."""
     MODELS.entry("xllama")  # its distribution defines the registry
     cls: Any = registry_of("feed_forward")["swiglu"]
@@ -164,7 +164,7 @@ def compare_swiglu(generator: torch.Generator) -> Iterable[Pair]:
         yield np.stack(wanted), part(x, Scope.over(x))[0]
 
 
-def compare_unembedding(generator: torch.Generator) -> Iterable[Pair]:
+def compare_unembedding(generator: torch.Generator) -> Iterable[Compared]:
     """Compare X-Llama's head: the distribution, and the token that `sample_tokens` draws from it."""
     for model, tokens, _ in _models(generator):
         features = model.features(tokens).flatten(0, 1)
@@ -176,7 +176,7 @@ def compare_unembedding(generator: torch.Generator) -> Iterable[Pair]:
         yield drawn.astype(float), sample_tokens(logits, Sampling(), uniform).double()
 
 
-def compare_transformer(generator: torch.Generator) -> Iterable[Pair]:
+def compare_transformer(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `MODELS["xllama"]`, with Llama 2's parts."""
     for model, tokens, base in _models(generator):
         layers = [_layer(block) for block in model.blocks]
@@ -188,7 +188,7 @@ def compare_transformer(generator: torch.Generator) -> Iterable[Pair]:
                 yield steps.predict_tokens(x.numpy(), *given, base, EPS).T, got
 
 
-COMPARISONS: dict[str, Callable[[torch.Generator], Iterable[Pair]]] = {
+COMPARISONS: dict[str, Callable[[torch.Generator], Iterable[Compared]]] = {
     "token-embedding": compare_embedding,
     "rotary-embedding": compare_rotary,
     "single-query-attention": compare_single_query,
@@ -261,7 +261,7 @@ def _cross(
     x: Tensor,
     generator: torch.Generator,
     transcribed: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-) -> Iterable[Pair]:
+) -> Iterable[Compared]:
     """Compare cross-attention of `x` to a memory of which a few tokens are padding."""
     b, n, d = x.shape
     m = n + 2
