@@ -10,7 +10,11 @@ from axon_lab.pseudocode.comparisons import TOLERANCE, largest_difference
 
 
 def steps_have_lines() -> Outcome:
-    """Check that every step of every algorithm names lines of the installed source, each once in its definition."""
+    """Check that every step of every algorithm names lines of the installed source, each once in its definition.
+
+    Raises:
+        NotRun: a plugin whose source they name is not installed.
+    """
     algorithms = load_algorithms()
     anchors = [anchor for algorithm in algorithms for step in algorithm.step for anchor in step.code]
     packages = sorted({anchor.at.partition(":")[0].partition(".")[0] for anchor in anchors})

@@ -87,7 +87,10 @@ def attend_single_query(
 def attend_columns(
     X: Float[Array, "x n"], Z: Float[Array, "z m"], W: HeadWeights, mask: Bool[Array, "m n"]
 ) -> Float[Array, "o n"]:
-    """Return what each column of X gathers from the columns of Z that `mask` lets it see (Algorithm 4)."""
+    """Return what each column of X gathers from the columns of Z that `mask` lets it see.
+
+    Source: arXiv 2207.09238, Algorithm 4.
+    """
     Q = W.W_q @ X + W.b_q[:, None]  # 1
     K = W.W_k @ Z + W.b_k[:, None]  # 2
     V = W.W_v @ Z + W.b_v[:, None]  # 3
@@ -178,7 +181,10 @@ def predict_tokens(
     base: float,
     eps: float,
 ) -> Float[Array, "v n"]:
-    """Return the distribution of the token after each prefix of `x`: Algorithm 10 with the layers of Llama 2."""
+    """Return the distribution of the token after each prefix of `x`, with the layers of Llama 2.
+
+    Source: arXiv 2207.09238, Algorithm 10; arXiv 2307.09288, Section 2.2.
+    """
     columns = range(len(x))
     X = np.stack([embed_token(v, W_e) for v in x], axis=1)  # 1
     for W in layers:  # 2
