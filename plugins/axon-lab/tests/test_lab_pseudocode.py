@@ -260,7 +260,7 @@ def test_a_claim_is_not_run_where_a_part_is_not_installed(monkeypatch):
         def __getitem__(self, key):
             raise UnknownKey(f"no {key}")
 
-    monkeypatch.setattr("axon_lab.pseudocode.comparisons.ATTENTIONS", Empty())
+    monkeypatch.setattr("axon_lab.pseudocode.random_parts.ATTENTIONS", Empty())
     with pytest.raises(NotRun, match="needs a part that is not installed: no GQA"):
         largest_difference("grouped-query-attention")
     assert claimed("attention").verdict == "not run"

@@ -76,7 +76,7 @@ def load_algorithms() -> tuple[PseudocodeAlgorithm, ...]:
     """
     found = [
         PseudocodeAlgorithm.model_validate(tomllib.loads(file.read_text("utf-8")))
-        for file in (files(__package__) / "algorithms").iterdir()
+        for file in (files("axon_lab.pseudocode") / "algorithms").iterdir()
         if file.name.endswith(".toml")
     ]
     return tuple(sorted(found, key=lambda algorithm: algorithm.order))

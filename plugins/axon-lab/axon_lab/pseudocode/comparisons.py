@@ -10,13 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from axon_core import ATTENTIONS, MODELS, NORMS, ROTARY_EMBEDDINGS, Cache, NotRun, Scope, UnknownKey
+from axon_core import MODELS, NORMS, ROTARY_EMBEDDINGS, Cache, NotRun, Scope, UnknownKey
 from axon_core.generation import Sampling, sample_tokens
 from axon_core.registry import registry_of
 from axon_lab.pseudocode import transcriptions as steps
-from axon_lab.pseudocode.transcriptions import HeadWeights, LayerWeights
+from axon_lab.pseudocode.random_parts import (
+    BASES,
+    EPS,
+    LONG,
+    as_array,
+    draw_attention,
+    draw_models,
+    draw_tensor,
+    draw_weights,
+    head_weights,
+    layer_weights,
+    projection_weights,
+)
 
 __all__ = ["COMPARISONS", "TOLERANCE", "largest_difference"]
 
@@ -25,10 +37,6 @@ Compared = tuple[np.ndarray, Tensor]
 
 TOLERANCE = 1e-12
 """Largest difference between a part and its transcription, both in float64, of numbers of the order of 1."""
-
-BASES, EPS = (10_000.0, 500.0), 1e-5
-LONG = 192
-"""Tokens from which on a CPU computes attention without gradients block by block."""
 
 
 def largest_difference(algorithm: str, seed: int = 0) -> float:
@@ -48,12 +56,12 @@ def largest_difference(algorithm: str, seed: int = 0) -> float:
 
 def compare_embedding(generator: torch.Generator) -> Iterable[Compared]:
     """Compare what enters X-Llama's first layer with `embed_token`."""
-    for model, tokens, _ in _models(generator):
+    for model, tokens, _ in draw_models(generator):
         entered: list[Tensor] = []
         handle = model.blocks[0].register_forward_pre_hook(lambda _, args, kept=entered: kept.append(args[0]))
         model(tokens)
         handle.remove()
-        W_e = _array(model.embedding.weight).T
+        W_e = as_array(model.embedding.weight).T
         for row, X in zip(tokens.tolist(), entered[0], strict=True):
             yield np.stack([steps.embed_token(v, W_e) for v in row]), X
 
@@ -63,21 +71,21 @@ def compare_rotary(generator: torch.Generator) -> Iterable[Compared]:
     cls: Any = ROTARY_EMBEDDINGS["rotary"]
     for r, n, heads, base in ((2, 3, 1, BASES[0]), (8, 40, 3, BASES[0]), (64, 300, 1, BASES[1])):
         rotary = cls(cls.Config(dim=r, base=base)).double()
-        x = _random(generator, 1, n, heads, r)
+        x = draw_tensor(generator, 1, n, heads, r)
         rotated = rotary(torch.arange(n)[None])(x)[0]
-        wanted = [[steps.rotate_features(_array(head), t, base) for head in row] for t, row in enumerate(x[0])]
+        wanted = [[steps.rotate_features(as_array(head), t, base) for head in row] for t, row in enumerate(x[0])]
         yield np.array(wanted), rotated
 
 
 def compare_single_query(generator: torch.Generator) -> Iterable[Compared]:
     """Compare the last token of `ATTENTIONS["MHA"]` with one head, in a whole pass and in decoding."""
     for n, d in ((1, 2), (5, 4), (33, 16)):
-        part = _attention("MHA", generator, dim=d, n_heads=1, bias=True)
+        part = draw_attention("MHA", generator, dim=d, n_heads=1, bias=True)
         part.out.weight.copy_(torch.eye(d))
         part.out.bias.zero_()
-        x = _random(generator, 1, n, d)
-        context = [_array(e) for e in x[0]]
-        wanted = steps.attend_single_query(context[-1], context, _heads(part)[0])
+        x = draw_tensor(generator, 1, n, d)
+        context = [as_array(e) for e in x[0]]
+        wanted = steps.attend_single_query(context[-1], context, head_weights(part)[0])
         yield wanted, part(x, Scope.over(x))[0, -1]
         cache = Cache([part.state()], 1, n, dtype=x.dtype, device="cpu")
         decoded = x[:, :0]
@@ -90,33 +98,33 @@ def compare_single_query(generator: torch.Generator) -> Iterable[Compared]:
 def compare_attention(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `ATTENTIONS["MHA"]` with one head: causal, over all tokens, and over a memory with padding."""
     for b, n, d in ((1, 1, 2), (2, 7, 4), (11, LONG, 4)):
-        part = _attention("MHA", generator, dim=d, n_heads=1, bias=True)
+        part = draw_attention("MHA", generator, dim=d, n_heads=1, bias=True)
         part.out.weight.copy_(torch.eye(d))
         part.out.bias.zero_()
-        x, (W,) = _random(generator, b, n, d), _heads(part)
+        x, (W,) = draw_tensor(generator, b, n, d), head_weights(part)
         for row, got in zip(x, part(x, Scope.over(x)), strict=True):
-            yield steps.attend_columns(_array(row).T, _array(row).T, W, _causal(n)).T, got
+            yield steps.attend_columns(as_array(row).T, as_array(row).T, W, _causal(n)).T, got
         if n < LONG:
             everything = np.ones((n, n), dtype=bool)
             for row, got in zip(x, part(x, Scope.over(x, causal=False)), strict=True):
-                yield steps.attend_columns(_array(row).T, _array(row).T, W, everything).T, got
+                yield steps.attend_columns(as_array(row).T, as_array(row).T, W, everything).T, got
             yield from _cross(part, x, generator, lambda X, Z, mask, W=W: steps.attend_columns(X, Z, W, mask))
 
 
 def compare_heads(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `ATTENTIONS["MHA"]`: causal self-attention, and attention to a memory with padding."""
     for b, n, h, d in ((1, 1, 1, 2), (2, 9, 3, 12), (3, LONG, 4, 16)):
-        part = _attention("MHA", generator, dim=d, n_heads=h, bias=True)
-        x, heads = _random(generator, b, n, d), _heads(part)
-        W_o, b_o = _array(part.out.weight), _array(part.out.bias)
+        part = draw_attention("MHA", generator, dim=d, n_heads=h, bias=True)
+        x, heads = draw_tensor(generator, b, n, d), head_weights(part)
+        W_o, b_o = as_array(part.out.weight), as_array(part.out.bias)
         for row, got in zip(x, part(x, Scope.over(x)), strict=True):
-            yield steps.attend_heads(_array(row).T, _array(row).T, heads, W_o, b_o, _causal(n)).T, got
+            yield steps.attend_heads(as_array(row).T, as_array(row).T, heads, W_o, b_o, _causal(n)).T, got
         if n < LONG:
             yield from _cross(
                 part,
                 x,
                 generator,
-                lambda X, Z, mask, given=(heads, W_o, b_o): steps.attend_heads(X, Z, *given, mask),
+                lambda X, Z, mask, W=heads, W_o=W_o, b_o=b_o: steps.attend_heads(X, Z, W, W_o, b_o, mask),
             )
 
 
@@ -125,7 +133,7 @@ def compare_groups(generator: torch.Generator) -> Iterable[Compared]:
     rotary: Any = ROTARY_EMBEDDINGS["rotary"]
     for b, n, h, k, d in ((1, 1, 2, 1, 4), (2, 9, 4, 2, 16), (1, 13, 3, 3, 12), (3, LONG, 4, 1, 16)):
         for base in BASES[: 2 if n < LONG else 1]:
-            part = _attention(
+            part = draw_attention(
                 "GQA",
                 generator,
                 rotary(rotary.Config(dim=d // h, base=base)),
@@ -134,18 +142,19 @@ def compare_groups(generator: torch.Generator) -> Iterable[Compared]:
                 n_kv_heads=k,
                 bias=False,
             )
-            x, W = _random(generator, b, n, d), _projections(part)
+            x, (W_q, W_k, W_v) = draw_tensor(generator, b, n, d), projection_weights(part)
+            W_o = as_array(part.out.weight)
             for row, got in zip(x, part(x, Scope.over(x)), strict=True):
-                yield steps.attend_groups(_array(row).T, *W, _array(part.out.weight), base).T, got
+                yield steps.attend_groups(as_array(row).T, W_q, W_k, W_v, W_o, base).T, got
 
 
 def compare_rmsnorm(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `NORMS["rmsnorm"]`, with gradients and without; the small inputs are those that ε matters for."""
     cls: Any = NORMS["rmsnorm"]
     for d, eps in ((1, EPS), (5, EPS), (64, 1e-6)):
-        norm = _drawn(cls(cls.Config(dim=d, eps=eps)), generator)
-        x = torch.cat([_random(generator, 9, d), 1e-3 * _random(generator, 9, d), torch.zeros(1, d)])
-        wanted = np.stack([steps.normalise_rms(_array(e), _array(norm.weight), eps) for e in x])
+        norm = draw_weights(cls(cls.Config(dim=d, eps=eps)), generator)
+        x = torch.cat([draw_tensor(generator, 9, d), 1e-3 * draw_tensor(generator, 9, d), torch.zeros(1, d)])
+        wanted = np.stack([steps.normalise_rms(as_array(e), as_array(norm.weight), eps) for e in x])
         with torch.enable_grad():
             yield wanted, norm(x)
         yield wanted, norm(x)
@@ -156,20 +165,20 @@ def compare_swiglu(generator: torch.Generator) -> Iterable[Compared]:
     MODELS.entry("xllama")  # its distribution defines the registry
     cls: Any = registry_of("feed_forward")["swiglu"]
     for n, d, m in ((1, 1, 1), (7, 4, 6), (3, 16, 48)):
-        part: Any = _drawn(cls(cls.Config(dim=d, hidden_dim=m)), generator)
-        x = _random(generator, 1, n, d)
-        W_gate, W_up = np.split(_array(part.gate_up.weight), 2)
-        W_down = _array(part.down.weight)
-        wanted = [steps.transform_swiglu(_array(e), W_gate, W_up, W_down) for e in x[0]]
+        part: Any = draw_weights(cls(cls.Config(dim=d, hidden_dim=m)), generator)
+        x = draw_tensor(generator, 1, n, d)
+        W_gate, W_up = np.split(as_array(part.gate_up.weight), 2)
+        W_down = as_array(part.down.weight)
+        wanted = [steps.transform_swiglu(as_array(e), W_gate, W_up, W_down) for e in x[0]]
         yield np.stack(wanted), part(x, Scope.over(x))[0]
 
 
 def compare_unembedding(generator: torch.Generator) -> Iterable[Compared]:
     """Compare X-Llama's head: the distribution, and the token that `sample_tokens` draws from it."""
-    for model, tokens, _ in _models(generator):
+    for model, tokens, _ in draw_models(generator):
         features = model.features(tokens).flatten(0, 1)
-        logits, W_u = model.logits(features), _array(model.head.weight)
-        p = np.stack([steps.unembed(_array(e), W_u) for e in features])
+        logits, W_u = model.logits(features), as_array(model.head.weight)
+        p = np.stack([steps.unembed(as_array(e), W_u) for e in features])
         yield p, logits.softmax(-1)
         uniform = torch.rand(len(logits), generator=generator, dtype=torch.float64)
         drawn = (p.cumsum(-1) <= uniform.numpy()[:, None]).sum(-1)
@@ -178,9 +187,9 @@ def compare_unembedding(generator: torch.Generator) -> Iterable[Compared]:
 
 def compare_transformer(generator: torch.Generator) -> Iterable[Compared]:
     """Compare `MODELS["xllama"]`, with Llama 2's parts."""
-    for model, tokens, base in _models(generator):
-        layers = [_layer(block) for block in model.blocks]
-        given = _array(model.embedding.weight).T, layers, _array(model.norm.weight), _array(model.head.weight)
+    for model, tokens, base in draw_models(generator):
+        layers = [layer_weights(block) for block in model.blocks]
+        given = as_array(model.embedding.weight).T, layers, as_array(model.norm.weight), as_array(model.head.weight)
         for mode in (torch.no_grad, torch.enable_grad):
             with mode():
                 predicted = model(tokens).softmax(-1)
@@ -204,51 +213,11 @@ COMPARISONS: dict[str, Callable[[torch.Generator], Iterable[Compared]]] = {
 
 
 def _difference(wanted: np.ndarray, got: Tensor) -> float:
-    found = _array(got)
+    found = as_array(got)
     if found.shape != wanted.shape or found.dtype != np.float64:
         return float("inf")
     worst = float(np.abs(wanted - found).max())
     return worst if worst == worst else float("inf")
-
-
-def _array(x: Tensor) -> np.ndarray:
-    return x.detach().numpy()
-
-
-def _random(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def _drawn(module: nn.Module, generator: torch.Generator) -> Any:
-    """`module` in float64 with random weights: rows of a length around 1, and gains and biases around 0."""
-    module.double().eval()
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.copy_(_random(generator, *weight.shape) * weight.shape[-1] ** (-0.5 if weight.ndim > 1 else 0))
-    return module
-
-
-def _attention(name: str, generator: torch.Generator, rotary: nn.Module | None = None, **sizes: Any) -> Any:
-    cls: Any = ATTENTIONS[name]
-    return _drawn(cls(cls.Config(**sizes), rotary), generator)
-
-
-def _projections(part: Any) -> list[list[np.ndarray]]:
-    """The matrices W_q, W_k and W_v of every head, from the rows of an attention's one projection."""
-    stacked = part.qkv.projection
-    return [np.split(W, len(W) // part.qkv.head_dim) for W in np.split(_array(stacked.weight), _ends(stacked.rows))]
-
-
-def _heads(part: Any) -> list[HeadWeights]:
-    """The matrices and biases of every head of multi-head attention."""
-    stacked = part.qkv.projection
-    biases = [np.split(b, len(b) // part.qkv.head_dim) for b in np.split(_array(stacked.bias), _ends(stacked.rows))]
-    W_q, W_k, W_v, b_q, b_k, b_v = (*_projections(part), *biases)
-    return [HeadWeights(*head) for head in zip(W_q, b_q, W_k, b_k, W_v, b_v, strict=True)]
-
-
-def _ends(rows: list[int]) -> list[int]:
-    return [rows[0], rows[0] + rows[1]]
 
 
 def _causal(n: int) -> np.ndarray:
@@ -265,42 +234,10 @@ def _cross(
     """Compare cross-attention of `x` to a memory of which a few tokens are padding."""
     b, n, d = x.shape
     m = n + 2
-    memory = _random(generator, b, m, d)
+    memory = draw_tensor(generator, b, m, d)
     valid = torch.rand(b, m, generator=generator, dtype=torch.float64) < 0.7
     valid[:, 0] = True
     found = part(x, Scope.across(x, valid), memory=memory)
     for row, Z, seen, got in zip(x, memory, valid, found, strict=True):
         mask = np.repeat(seen.numpy()[:, None], n, axis=1)
-        yield transcribed(_array(row).T, _array(Z).T, mask).T, got
-
-
-def _models(generator: torch.Generator) -> Iterable[tuple[Any, Tensor, float]]:
-    """X-Llamas with Llama 2's parts, some tokens for each, and the base of its rotary embedding."""
-    cls: Any = MODELS["xllama"]
-    sizes = ((11, 4, 1, 1, 1, 1, 2), (23, 24, 2, 4, 2, 2, 9), (17, 16, 1, 4, 1, 3, LONG))
-    for (vocab_size, dim, n_layers, n_heads, n_kv_heads, b, n), base in zip(sizes, (*BASES, BASES[0]), strict=True):
-        model = cls.build(
-            vocab_size=vocab_size,
-            context=n,
-            dim=dim,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            attention={"type": "GQA", "n_kv_heads": n_kv_heads},
-            rotary={"type": "rotary", "base": base},
-            norm={"type": "rmsnorm", "eps": EPS},
-            feed_forward={"type": "swiglu"},
-        )
-        tokens = torch.randint(vocab_size, (b, n), generator=generator)
-        yield _drawn(model, generator), tokens, base
-
-
-def _layer(block: Any) -> LayerWeights:
-    feed_forward = block.feed_forward
-    return LayerWeights(
-        _array(block.attention_norm.weight),
-        *_projections(block.attention),
-        _array(block.attention.out.weight),
-        _array(block.feed_forward_norm.weight),
-        *np.split(_array(feed_forward.gate_up.weight), 2),
-        _array(feed_forward.down.weight),
-    )
+        yield transcribed(as_array(row).T, as_array(Z).T, mask).T, got
