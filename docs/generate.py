@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 
-from axon_docs import commands, papers, picture, reference  # noqa: E402
+from axon_docs import commands, papers, picture, pseudocode, reference  # noqa: E402
 
 BEGIN, END = "<!-- papers: written by docs/generate.py --front -->", "<!-- end of papers -->"
 
@@ -34,7 +34,7 @@ def pages() -> dict[str, str]:
     about = "Every public name of the core and of the plugins, from the docstrings."
     made["reference/index.md"] = _index("Reference", about, api)
     made["commands.md"] = commands.page()
-    return made
+    return made | pseudocode.pages()
 
 
 def written() -> dict[str, str]:
