@@ -11,7 +11,7 @@ from axon_core import UsageError
 from axon_core.config import Config
 from axon_lab.board.rules import budget_problems, entry_problems
 from axon_lab.board.running import check_recipe, load_recipe, run_seed
-from axon_lab.board.tasks import EntryFile, SeedRun, TaskFolder
+from axon_lab.board.tasks import EntryFile, TaskFolder
 
 __all__ = ["CheckedEntry", "CheckedSeed", "check_entry"]
 
@@ -21,8 +21,10 @@ class CheckedSeed(Config):
 
     seed: int
     """The seed."""
-    recorded: float
-    """The entry's figure."""
+    lowest: float
+    """The entry's figure, or the lowest that it may have been."""
+    highest: float
+    """The same, or the highest."""
     measured: float
     """That of the run now."""
     seconds: NonNegativeFloat
@@ -31,6 +33,11 @@ class CheckedSeed(Config):
     """Seconds of the processor, all threads together."""
     agrees: bool
     """Whether the two differ by at most the task's tolerance."""
+
+    @property
+    def difference(self) -> float:
+        """How far the measured figure is above the recorded one, or, below 0, under it."""
+        return self.measured - min(max(self.measured, self.lowest), self.highest)
 
 
 class CheckedEntry(Config):
@@ -64,9 +71,9 @@ def check_entry(
         DataError: the data cannot be read.
         TrainingError: a training diverged.
     """
-    recorded = {run.seed: run for run in file.entry.run}
-    if strange := next((seed for seed in seeds if seed not in recorded), None):
-        raise UsageError(f"{file.name} has no run with seed {strange}; its seeds: {', '.join(map(str, recorded))}")
+    known = file.entry.seeds
+    if strange := [seed for seed in seeds if seed not in known]:
+        raise UsageError(f"{file.name} has no run with seed {strange[0]}; its seeds: {', '.join(map(str, known))}")
     problems = entry_problems(folder, file.entry, load_recipe(file.recipe))
     if not problems:
         try:
@@ -75,22 +82,24 @@ def check_entry(
             problems.append(str(error))
     found: list[CheckedSeed] = []
     if not problems:
-        for number, seed in enumerate(wanted := [*(seeds or recorded)], 1):
+        for number, seed in enumerate(wanted := seeds or known, 1):
             tell(f"{file.name}, seed {seed} ({number} of {len(wanted)}): training")
-            found.append(_again(folder, file, recorded[seed], runs / f"seed-{seed}"))
+            found.append(_again(folder, file, seed, runs / f"seed-{seed}"))
             problems += budget_problems(folder.task, [(seed, found[-1].seconds, found[-1].cpu_seconds)])
     return CheckedEntry(
         task=folder.name, entry=file.name, problems=tuple(problems), remarks=file.entry.remarks, seeds=tuple(found)
     )
 
 
-def _again(folder: TaskFolder, file: EntryFile, recorded: SeedRun, place: Path) -> CheckedSeed:
-    found = run_seed(folder.task, load_recipe(file.recipe, recorded.seed), place)
+def _again(folder: TaskFolder, file: EntryFile, seed: int, place: Path) -> CheckedSeed:
+    found = run_seed(folder.task, load_recipe(file.recipe, seed), place)
+    lowest, highest = file.entry.interval(seed)
     return CheckedSeed(
-        seed=recorded.seed,
-        recorded=recorded.value,
+        seed=seed,
+        lowest=lowest,
+        highest=highest,
         measured=found.value,
         seconds=found.seconds,
         cpu_seconds=found.cpu_seconds or 0.0,
-        agrees=abs(found.value - recorded.value) <= folder.task.tolerance,
+        agrees=lowest - folder.task.tolerance <= found.value <= highest + folder.task.tolerance,
     )

@@ -96,12 +96,19 @@ def show(task: str, records: Path, as_json: bool) -> None:
 
 def _entry_row(one: EntryFile) -> tuple[str, ...]:
     entry = one.entry
-    seeds = ", ".join(f"{run.seed}: {run.value:.4f}" for run in entry.run)
-    seconds = sum(run.seconds for run in entry.run) / len(entry.run)
     count = entry.selection.candidates
     part = f"{entry.selection.part}{'' if count is None else f', of {count}'}"
     remarks = "; ".join(entry.remarks)
-    return one.name, entry.date, f"{entry.mean:.4f}", seeds, f"{seconds:.0f}", f"{entry.parameters:,}", part, remarks
+    return (
+        one.name,
+        entry.date,
+        f"{entry.mean:.4f}",
+        entry.figures,
+        f"{entry.seconds:.0f}",
+        f"{entry.parameters:,}",
+        part,
+        remarks,
+    )
 
 
 @command.command("check")
@@ -139,9 +146,9 @@ def check(
         rows = [
             (
                 str(s.seed),
-                f"{s.recorded:.4f}",
+                f"{s.lowest:.4f}" if s.lowest == s.highest else f"{s.lowest:.4f} to {s.highest:.4f}",
                 f"{s.measured:.4f}",
-                f"{s.measured - s.recorded:+.4f}",
+                f"{s.difference:+.4f}",
                 f"{s.seconds:.0f}",
             )
             for s in found.seeds

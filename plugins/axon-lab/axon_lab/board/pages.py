@@ -67,8 +67,6 @@ def _section(folder: TaskFolder) -> list[str]:
 
 def _row(one: EntryFile, record: bool) -> str:
     entry, name = one.entry, in_markdown(one.name)
-    runs = ", ".join(f"{run.value:.4g} ({run.seed})" for run in entry.run)
-    seconds = sum(run.seconds for run in entry.run) / len(entry.run)
     count = entry.selection.candidates
     chosen = (
         f"Chosen on: {entry.selection.part}{'' if count is None else f', {count} candidates'}. {entry.selection.how}"
@@ -76,7 +74,7 @@ def _row(one: EntryFile, record: bool) -> str:
     remarks = f" Remark: {'; '.join(entry.remarks)}." if entry.remarks else ""
     words = in_markdown(f"{entry.changed} {chosen}{remarks}")
     mean = f"{entry.mean:.4f}".rstrip("0")
-    cells = [f"**{name}**" if record else name, entry.date, mean, runs, f"{seconds:,.0f}", words]
+    cells = [f"**{name}**" if record else name, entry.date, mean, entry.figures, f"{entry.seconds:,.0f}", words]
     return f"| {' | '.join(cells)} |"
 
 

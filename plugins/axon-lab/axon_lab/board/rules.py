@@ -55,7 +55,9 @@ def entry_problems(folder: TaskFolder, entry: BoardEntry, recipe: Recipe) -> lis
             "the recipe is not the one that was run: its digest differs from the entry's. Restore it, or enter the "
             "changed recipe as another entry"
         )
-    return problems + budget_problems(folder.task, [(run.seed, run.seconds, run.cpu_seconds) for run in entry.run])
+    times = [(run.seed, run.seconds, run.cpu_seconds) for run in entry.run]
+    times += [(seed, entry.spread.seconds, None) for seed in entry.spread.seeds] if entry.spread else []
+    return problems + budget_problems(folder.task, times)
 
 
 def budget_problems(task: BoardTask, times: Sequence[tuple[int, float, float | None]]) -> list[str]:

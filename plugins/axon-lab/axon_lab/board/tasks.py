@@ -12,9 +12,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
 from axon_core import ConfigError, UsageError, at, parse_toml, to_json, to_toml, validate
 from axon_core.config import Config
@@ -26,6 +34,7 @@ __all__ = [
     "EntryFile",
     "Reference",
     "SeedRun",
+    "SeedSpread",
     "Selection",
     "TaskFolder",
     "find_task",
@@ -99,6 +108,21 @@ class SeedRun(Config):
     """Seconds of the processor, all threads together; left out where nobody measured them."""
 
 
+class SeedSpread(Config):
+    """What is known of trainings whose figures by seed were not kept."""
+
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Their seeds."""
+    mean: float
+    """The mean figure."""
+    lowest: float
+    """The lowest one."""
+    highest: float
+    """The highest one."""
+    seconds: NonNegativeFloat
+    """Seconds of one training by the clock."""
+
+
 class Selection(Config):
     """How the recipe was chosen."""
 
@@ -134,13 +158,46 @@ class BoardEntry(Config):
     """Versions of the installed plugins, by distribution."""
     selection: Selection
     """How its recipe was chosen."""
-    run: tuple[SeedRun, ...] = Field(min_length=1)
+    run: tuple[SeedRun, ...] = ()
     """Its trainings."""
+    spread: SeedSpread | None = None
+    """Instead of `run`, in entries from before the board, what was kept of them."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if bool(self.run) is (self.spread is not None):
+            raise ValueError("give the trainings as [[run]], one for each seed, or else their spread")
+        return self
 
     @property
     def mean(self) -> float:
         """The mean figure over the seeds, which ranks the entry."""
-        return mean(run.value for run in self.run)
+        return self.spread.mean if self.spread else mean(run.value for run in self.run)
+
+    @property
+    def seconds(self) -> float:
+        """The mean seconds of a training by the clock."""
+        return self.spread.seconds if self.spread else mean(run.seconds for run in self.run)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of its trainings."""
+        return self.spread.seeds if self.spread else tuple(run.seed for run in self.run)
+
+    def interval(self, seed: int) -> tuple[float, float]:
+        """Return the lowest and the highest figure that a seed may have had; mostly they are one."""
+        if self.spread:
+            return self.spread.lowest, self.spread.highest
+        value = next(run.value for run in self.run if run.seed == seed)
+        return value, value
+
+    @property
+    def figures(self) -> str:
+        """The figures by seed, in words."""
+        if self.spread:
+            seeds = ", ".join(map(str, self.spread.seeds))
+            return f"{self.spread.lowest:.4f} to {self.spread.highest:.4f} (seeds {seeds})"
+        return ", ".join(f"{run.value:.4f} (seed {run.seed})" for run in self.run)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -150,7 +207,7 @@ class BoardEntry(Config):
             remarks.append("chosen on the held-out part")
         elif self.selection.part == "unknown":
             remarks.append("how it was chosen is not recorded")
-        if both := sorted({run.seed for run in self.run} & {*self.selection.seeds}):
+        if both := sorted({*self.seeds} & {*self.selection.seeds}):
             words = ", ".join(map(str, both))
             remarks.append(f"seed{'s' if len(both) > 1 else ''} {words} took part in the choice")
         return tuple(remarks)
