@@ -71,7 +71,7 @@ def _listed(task: TaskFolder) -> tuple[str, ...]:
 @click.argument("task")
 @_records
 @json_option
-def show(task: str, records: Path, as_json: bool) -> None:
+def show_entries(task: str, records: Path, as_json: bool) -> None:
     """Show a task's rules and all its entries."""
     folder = find_task(records, task)
     if as_json:
@@ -119,7 +119,7 @@ def _entry_row(one: EntryFile) -> tuple[str, ...]:
 @_records
 @json_option
 @click.pass_context
-def check(
+def recheck(
     ctx: click.Context,
     task: str,
     entry: str | None,
@@ -176,7 +176,7 @@ def check(
 @click.option("--dry-run", is_flag=True, help="Only check the rules.")
 @_records
 @json_option
-def enter(
+def enter_recipe(
     task: str,
     recipe: str,
     name: str | None,
@@ -216,7 +216,7 @@ def enter(
 @command.command("page")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The folder to write to.")
 @_records
-def page(out: Path, records: Path) -> None:
+def export_board(out: Path, records: Path) -> None:
     """Write the board as a page: Markdown, and each record over time as a picture."""
     from axon_lab.board.pages import write_board_page
 

@@ -19,12 +19,12 @@ from axon_core.training import TRAINERS, Recipe, fit, hook
 from axon_lab.board.rules import budget_problems, recipe_problems, trained_parameters, trainer_problems
 from axon_lab.board.tasks import BoardTask, SeedRun
 
-__all__ = ["Measured", "check_recipe", "hardware", "load_recipe", "plugin_versions", "run_seed", "run_seeds"]
+__all__ = ["MeasuredSeed", "check_recipe", "hardware", "load_recipe", "plugin_versions", "run_seed", "run_seeds"]
 
 _UNNEEDED = ("eval_every", "patience", "save_every", "log")
 
 
-class Measured(SeedRun):
+class MeasuredSeed(SeedRun):
     """A training with what its recipe is worth knowing by."""
 
     parameters: int
@@ -80,7 +80,7 @@ def check_recipe(task: BoardTask, recipe: Recipe) -> int:
     return trained_parameters(trainer)
 
 
-def run_seed(task: BoardTask, recipe: Recipe, folder: Path) -> Measured:
+def run_seed(task: BoardTask, recipe: Recipe, folder: Path) -> MeasuredSeed:
     """Train a recipe, which has its seed, in a new run folder, and measure it once.
 
     Raises:
@@ -98,7 +98,7 @@ def run_seed(task: BoardTask, recipe: Recipe, folder: Path) -> Measured:
         raise UsageError(
             f"the evaluation has no number {task.metric!r}, but {', '.join(found)}; mend the task's metric"
         )
-    return Measured(
+    return MeasuredSeed(
         seed=trainer.config.seed,
         value=float(value),
         seconds=round(watch.seconds, 2),
@@ -109,19 +109,19 @@ def run_seed(task: BoardTask, recipe: Recipe, folder: Path) -> Measured:
 
 def run_seeds(
     task: BoardTask, recipe: str | Path, seeds: Sequence[int], folder: Path, tell: Callable[[str], object]
-) -> list[Measured]:
+) -> list[MeasuredSeed]:
     """Train a recipe with each seed, in folders `seed-N`; what is finished there already is not run again.
 
     Raises:
         UsageError: a training took longer than the budget, or `run_seed` has a reason.
         DataError: the data cannot be read.
     """
-    results: list[Measured] = []
+    results: list[MeasuredSeed] = []
     for number, seed in enumerate(seeds, 1):
         place, file = folder / f"seed-{seed}", folder / f"seed-{seed}.json"
         if file.exists():
             tell(f"seed {seed} ({number} of {len(seeds)}): finished before, in {file}")
-            results.append(validate(Measured, parse_json(file.read_text("utf-8"))))
+            results.append(validate(MeasuredSeed, parse_json(file.read_text("utf-8"))))
             continue
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)

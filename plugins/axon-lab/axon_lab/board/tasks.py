@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -24,9 +24,10 @@ from pydantic import (
     model_validator,
 )
 
-from axon_core import ConfigError, UsageError, at, parse_toml, to_json, to_toml, validate
-from axon_core.config import Config
-from axon_core.training import Recipe
+from axon_core import Config, ConfigError, UsageError, at, parse_toml, to_json, to_toml, validate
+
+if TYPE_CHECKING:  # listing the board imports no torch
+    from axon_core.training import Recipe
 
 __all__ = [
     "BoardEntry",
@@ -37,6 +38,7 @@ __all__ = [
     "SeedSpread",
     "Selection",
     "TaskFolder",
+    "entry_text",
     "find_task",
     "read_tasks",
     "recipe_digest",

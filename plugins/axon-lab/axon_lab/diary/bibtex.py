@@ -30,7 +30,7 @@ def in_latex(text: str) -> str:
     '100 {\\%} of R{\\&}D{\\_}{\\textbraceleft}x{\\textbraceright}'
     """
     line = re.sub(r"\s+", " ", text).strip()
-    return "".join(_SPECIAL.get(character, character) for character in printable(line, line=True))
+    return re.sub(r"[\\{}~^#$%&_]", lambda found: _SPECIAL[found[0]], printable(line, line=True))
 
 
 def to_bibtex(notes: Iterable[Note]) -> str:

@@ -42,7 +42,7 @@ def command() -> None:
 @click.option("--focus", multiple=True, metavar="NAME", help="What it is about, as scaling-laws; repeatable.")
 @click.option("--status", type=_STATUS, help="By default `read` with a first note, `wanted` without.")
 @_diary
-def add(arxiv: str, note: str, title: str | None, focus: Sequence[str], status: Any, folder: Path) -> None:
+def note_paper(arxiv: str, note: str, title: str | None, focus: Sequence[str], status: Any, folder: Path) -> None:
     """Add a note on the paper with the arXiv id ID."""
     found = add_note(folder, arxiv, note, title=title, focus=focus, status=status)
     echo(f"{found.title}: {found.status}, in {found.file}")
@@ -54,7 +54,7 @@ def add(arxiv: str, note: str, title: str | None, focus: Sequence[str], status: 
 @_diary
 @json_option
 @click.pass_context
-def list_notes(ctx: click.Context, status: str | None, focus: str | None, folder: Path, as_json: bool) -> None:
+def list_papers(ctx: click.Context, status: str | None, focus: str | None, folder: Path, as_json: bool) -> None:
     """List the papers of the diary."""
     diary = read_diary(folder)
     if focus is not None and focus not in diary.focuses:
@@ -67,7 +67,7 @@ def list_notes(ctx: click.Context, status: str | None, focus: str | None, folder
 @_diary
 @json_option
 @click.pass_context
-def search(ctx: click.Context, words: Sequence[str], folder: Path, as_json: bool) -> None:
+def search_papers(ctx: click.Context, words: Sequence[str], folder: Path, as_json: bool) -> None:
     """List the papers whose id, title, authors, focus or notes have all WORDS."""
     diary = read_diary(folder)
     _show(ctx, diary, diary.chosen(words=words), as_json)
@@ -80,7 +80,7 @@ def search(ctx: click.Context, words: Sequence[str], folder: Path, as_json: bool
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; left out, printed.")
 @_diary
 @click.pass_context
-def export(
+def export_papers(
     ctx: click.Context, bibtex: bool, status: str | None, focus: str | None, output: Path | None, folder: Path
 ) -> None:
     """Export the papers for a list of references."""
@@ -98,7 +98,7 @@ def export(
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The folder to write to.")
 @_diary
 @click.pass_context
-def pages(ctx: click.Context, out: Path, folder: Path) -> None:
+def export_diary(ctx: click.Context, out: Path, folder: Path) -> None:
     """Write the diary as pages in Markdown, one for each focus."""
     diary = read_diary(folder)
     for page in write_diary_pages(diary, out):

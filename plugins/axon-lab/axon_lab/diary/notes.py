@@ -23,9 +23,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from axon_core import ConfigError, UsageError, at, parse_toml, printable, to_toml, validate
+from axon_core import Config, ConfigError, UsageError, at, parse_toml, printable, to_toml, validate
 from axon_core.checkpoint import claimed_file, write_text, writing
-from axon_core.config import Config
 from axon_core.papers import Paper, cards
 
 __all__ = [
