@@ -3,19 +3,9 @@
 What trains is in modules of its own, so that listing the board imports no torch.
 """
 
+from axon_lab.board.folders import EntryFile, TaskFolder, find_task, read_tasks
 from axon_lab.board.pages import board_page, record_curve, write_board_page
-from axon_lab.board.tasks import (
-    BoardEntry,
-    BoardTask,
-    EntryFile,
-    Reference,
-    SeedRun,
-    SeedSpread,
-    Selection,
-    TaskFolder,
-    find_task,
-    read_tasks,
-)
+from axon_lab.board.tasks import BoardEntry, BoardTask, Reference, SeedRun, SeedSpread, Selection
 
 __all__ = [
     "BoardEntry",

@@ -8,9 +8,9 @@ from pathlib import Path
 from pydantic import NonNegativeFloat
 
 from axon_core import Config, UsageError
+from axon_lab.board.folders import EntryFile, TaskFolder
 from axon_lab.board.rules import budget_problems, entry_problems
 from axon_lab.board.running import check_recipe, load_recipe, run_seed
-from axon_lab.board.tasks import EntryFile, TaskFolder
 
 __all__ = ["CheckedEntry", "CheckedSeed", "check_entry"]
 

@@ -13,7 +13,8 @@ import click
 
 from axon_core import UsageError
 from axon_core.cli import echo, json_option, print_json, print_table
-from axon_lab.board.tasks import EntryFile, Selection, TaskFolder, find_task, read_tasks
+from axon_lab.board.folders import EntryFile, TaskFolder, find_task, read_tasks
+from axon_lab.board.tasks import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 _tell = partial(echo, err=True)

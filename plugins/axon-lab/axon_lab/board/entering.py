@@ -10,8 +10,9 @@ from pathlib import Path
 
 from axon_core import UsageError, to_toml
 from axon_core.checkpoint import claimed_file, write_text, writing
+from axon_lab.board.folders import EntryFile, TaskFolder, entry_text, find_task, recipe_digest
 from axon_lab.board.running import check_recipe, hardware, load_recipe, plugin_versions, run_seeds
-from axon_lab.board.tasks import BoardEntry, EntryFile, SeedRun, Selection, TaskFolder, entry_text, recipe_digest
+from axon_lab.board.tasks import BoardEntry, SeedRun, Selection
 
 __all__ = ["check_candidate", "enter_candidate"]
 
@@ -69,6 +70,7 @@ def enter_candidate(
     """
     plan = load_recipe(recipe)
     with claimed_file(folder.path / "task.toml"):
+        folder = find_task(folder.path.parent, folder.name)  # with what another process entered just now
         check_candidate(folder, name, recipe, seeds, chosen)
         found = run_seeds(folder.task, recipe, seeds, runs / recipe_digest(plan)[:12], tell)
         entry = BoardEntry(

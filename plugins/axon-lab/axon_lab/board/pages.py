@@ -9,7 +9,7 @@ from pathlib import Path
 
 from axon_core import in_markdown, printable
 from axon_core.checkpoint import write_text, writing
-from axon_lab.board.tasks import EntryFile, TaskFolder
+from axon_lab.board.folders import EntryFile, TaskFolder
 
 __all__ = ["board_page", "record_curve", "write_board_page"]
 
@@ -37,7 +37,7 @@ def board_page(tasks: Sequence[TaskFolder]) -> str:
         "# Board",
         "Fixed tasks that fit two cores, and the recipes that hold their records. A recipe is chosen on a validation "
         "part cut from the training part; the held-out part is evaluated once per entry. `axon board check TASK` runs "
-        "an entry again.",
+        "an entry again. Hollow dots are entries with a remark, such as one chosen on the held-out part.",
     ]
     for task in tasks:
         parts += _section(task)
@@ -48,34 +48,40 @@ def _section(folder: TaskFolder) -> list[str]:
     task = folder.task
     limits = [
         *([f"at most {task.parameters:,} parameters"] if task.parameters else []),
-        *([f"{task.seconds / 60:g} minutes on {task.cores} cores"] if task.seconds else []),
+        *([f"{task.seconds:,.0f} seconds on {task.cores} cores"] if task.seconds else []),
     ]
     direction = "higher" if task.higher_is_better else "lower"
     facts = ", ".join([f"Measured: {task.metric}, in {task.unit}, {direction} is better", *limits])
     parts = [f"## {in_markdown(task.title)}", in_markdown(task.summary), f"{in_markdown(facts)}."]
-    if not folder.entries:
-        return [*parts, "It has no entry yet."]
-    best = {one.name for one in folder.history}
-    rows = [_row(one, one.name in best) for one in folder.entries]
-    rows += [
-        f"| {in_markdown(r.title)}, no entry | | {r.value:g} | | | {in_markdown(r.source)} |" for r in task.reference
+    others = [
+        f"- To compare with: {in_markdown(f'{one.title}, {one.value:g}. {one.source}')}." for one in task.reference
     ]
-    head = "| entry | date | mean | seeds | seconds | what changed, and how it was chosen |\n|---|---|---|---|---|---|"
+    if not folder.entries:
+        return [*parts, "It has no entry yet.", *(["\n".join(others)] if others else [])]
+    best = {one.name for one in folder.history}
+    head = "| entry | date | mean | seeds | seconds | chosen on |\n|---|---|---|---|---|---|"
+    rows = [_row(one, one.name in best) for one in folder.entries]
     curve = f"![The record over time](board-{folder.name}.svg)"
-    return [*parts, curve, "\n".join([head, *rows])]
+    words = [_described(one) for one in folder.entries]
+    return [*parts, curve, "\n".join([head, *rows]), "\n".join([*words, *others])]
 
 
 def _row(one: EntryFile, record: bool) -> str:
     entry, name = one.entry, in_markdown(one.name)
-    count = entry.selection.candidates
-    chosen = (
-        f"Chosen on: {entry.selection.part}{'' if count is None else f', {count} candidates'}. {entry.selection.how}"
-    )
-    remarks = f" Remark: {'; '.join(entry.remarks)}." if entry.remarks else ""
-    words = in_markdown(f"{entry.changed} {chosen}{remarks}")
+    choice = entry.selection
+    candidates = "" if choice.candidates is None else f", {choice.candidates} candidates"
+    chosen = "nothing" if choice.part == "none" else f"{choice.part}{candidates}"
     mean = f"{entry.mean:.4f}".rstrip("0")
-    cells = [f"**{name}**" if record else name, entry.date, mean, entry.figures, f"{entry.seconds:,.0f}", words]
+    cells = [f"**{name}**" if record else name, entry.date, mean, entry.figures, f"{entry.seconds:,.0f}", chosen]
     return f"| {' | '.join(cells)} |"
+
+
+def _described(one: EntryFile) -> str:
+    """Return what an entry changed, how it was chosen, and what is to be said against it."""
+    entry = one.entry
+    remarks = f" Remark: {'; '.join(entry.remarks)}." if entry.remarks else ""
+    words = f"{one.name}: {entry.changed} How it was chosen: {entry.selection.how}{remarks}"
+    return f"- {in_markdown(words)} {in_markdown(entry.hardware)}, commit {in_markdown(entry.commit)}."
 
 
 def record_curve(folder: TaskFolder) -> str:
@@ -110,8 +116,8 @@ def record_curve(folder: TaskFolder) -> str:
             f'<circle cx="{x(day)}" cy="{y(one.entry.mean)}" r="5" fill="{fill}" stroke="#2563eb" stroke-width="2">'
         )
         drawn.append(f"{circle}<title>{title}</title></circle>")
-    for figure in (low + room, high - room):
-        drawn.append(_text(_LEFT - 8, y(figure) + 4, f"{figure:.4g}", "end"))
+    for figure in sorted({min(figures), max(figures)}):
+        drawn.append(_text(_LEFT - 8, y(figure) + 4, f"{figure:.5g}", "end"))
     for day, anchor in ((first, "start"), *([(last, "end")] if max(days) > first else [])):
         drawn.append(_text(x(day), _HEIGHT - 12, date.fromordinal(day).isoformat(), anchor))
     axes = f'<path d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}" fill="none" stroke="#888"/>'

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from axon_core import Trainer
 from axon_core.training import Recipe
-from axon_lab.board.tasks import BoardEntry, BoardTask, TaskFolder, recipe_digest
+from axon_lab.board.folders import TaskFolder, recipe_digest
+from axon_lab.board.tasks import BoardEntry, BoardTask
 
 __all__ = ["budget_problems", "entry_problems", "recipe_problems", "trained_parameters", "trainer_problems"]
 

@@ -51,7 +51,7 @@ class _Stopwatch:
 
 
 def load_recipe(name: str | Path, seed: int | None = None) -> Recipe:
-    """Return a recipe by name or file, without what evaluates, saves or logs on the way, and with a seed.
+    """Return a recipe by name or file, for the CPU, without what evaluates, saves or logs on the way, and with a seed.
 
     Raises:
         UnknownKey: no installed plugin has a recipe of that name.
@@ -60,7 +60,7 @@ def load_recipe(name: str | Path, seed: int | None = None) -> Recipe:
     """
     recipe = Recipe.load(name)
     options = {key: value for key, value in recipe.tables["trainer"].items() if key not in _UNNEEDED}
-    options |= {} if seed is None else {"seed": seed}
+    options |= {"device": "cpu"} | ({} if seed is None else {"seed": seed})
     return Recipe.of({**recipe.tables, "trainer": options}, recipe.name, recipe.source)
 
 
