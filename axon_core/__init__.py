@@ -6,7 +6,7 @@ _find, __dir__, __all__ = attach(
     __name__,
     {
         "config": ["Config", "Count", "at", "validate"],
-        "documents": ["check_unpacked", "gunzipped", "parse_json", "parse_toml"],
+        "documents": ["check_unpacked", "gunzipped", "parse_json", "parse_toml", "to_toml"],
         "errors": [
             "AmbiguousKey",
             "AxonError",

@@ -8,6 +8,7 @@ from axon_core.documents import check_unpacked as check_unpacked
 from axon_core.documents import gunzipped as gunzipped
 from axon_core.documents import parse_json as parse_json
 from axon_core.documents import parse_toml as parse_toml
+from axon_core.documents import to_toml as to_toml
 from axon_core.errors import AmbiguousKey as AmbiguousKey
 from axon_core.errors import AxonError as AxonError
 from axon_core.errors import CheckpointError as CheckpointError

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from axon_core.cli import main
 from axon_core.errors import ConfigError, DataError
 from axon_core.randomness import Key
 from axon_core.text.corpus import TextData, Windows, read_text
@@ -258,3 +259,30 @@ def test_rows_without_the_named_text_are_refused(line: str, message: str, tmp_pa
 def write(file: Path, text: str) -> Path:
     file.write_text(text)
     return file
+
+
+def test_a_validation_part_is_read_instead_of_the_held_out_part_which_nothing_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "text.txt"
+    file.write_text("abcdefgh" * 90 + "VW" * 40 + "XYZ?" * 50)  # 800 characters, then 200 that are held out
+    values = {"path": str(file), "held_out": 0.2, "validation": 0.1}
+    data, plain = TextData.load(values), TextData.load({**values, "validation": None})
+    decode = data.tokenizer.decode
+    assert decode(data.train.tolist()) == "abcdefgh" * 90 and decode(data.held_out.tolist()) == "VW" * 40
+    assert plain.tokenizer.decode(plain.held_out.tolist()) == "XYZ?" * 50
+    assert data.tokenizer.vocab_size == plain.tokenizer.vocab_size - 4  # not even the vocabulary has seen them
+    examples = data.examples(8, Key((0,)))
+    trained = {token for step in range(200) for token in examples.batch(step, 4)["tokens"].flatten().tolist()}
+    assert sorted(decode([token]) for token in trained) == list("abcdefgh")
+    evaluated = {token for rows in data.held_out_batches(8, 4) for token in rows.flatten().tolist()}
+    assert {decode([token]) for token in evaluated} == {"V", "W"}
+    assert len({data.digest, plain.digest, TextData.load({**values, "validation": 0.2}).digest}) == 3
+    file.write_text(file.read_text()[:800] + "!" * 200)
+    assert TextData.load(values).digest == data.digest  # whatever is held out
+    assert str(examples.sources(0)[0]) == "text: 720 tokens, 0 epochs; 80 for validation"
+    line = ["train", "xllama-tiny", "--dry-run", "--set", f"data.path={file}", "--set", "data.validation=0.1"]
+    assert main([*line, "--set", "trainer.prompt=abc"]) == 0
+    assert "; 90 for validation" in (text := capsys.readouterr().out) and "validation = 0.1" in text
+    with pytest.raises(DataError, match="the validation part must have at least 2 tokens, got 1; give more text or a "):
+        TextData.load({**values, "validation": 0.001})

@@ -34,10 +34,10 @@ CASES = {
 }
 
 
-def build(key: str, **options: Any) -> Trainer:
+def build(key: str, data: Mapping[str, Any] | None = None, **options: Any) -> Trainer:
     example = {name: dict(table) for name, table in TRAINERS[key].examples[0].items()}
     example["trainer"] |= options
-    example["data"] |= CASES[key].data
+    example["data"] |= {**CASES[key].data, **(data or {})}
     return build_trainer(Recipe.of(example, "small", "small.toml"))
 
 
@@ -92,3 +92,16 @@ def test_a_cap_of_episodes_is_how_many_are_played() -> None:
 )
 def test_what_is_read_is_spread_evenly(n: int, most: int, numbers: list[int]) -> None:
     assert list(evenly_spaced(n, most)) == numbers
+
+
+@pytest.mark.parametrize("key", [key for key in CASES if key not in ("ppo_control", "translation")])
+def test_a_validation_part_is_the_only_one_evaluated_and_not_trained_on(key: str) -> None:
+    def sizes(data: Any) -> tuple[int, int]:
+        return len(data.train), len(data.held_out)
+
+    plain: Any = build(key)
+    chosen: Any = build(key, {"validation": 0.5})
+    held = sizes(plain.data)[0] - sizes(chosen.data)[0]
+    assert sizes(chosen.data)[1] == held > 0
+    assert chosen.data.digest != plain.data.digest
+    assert set(evaluated(chosen)[0]) == set(evaluated(plain)[0])

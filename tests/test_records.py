@@ -24,6 +24,7 @@ from axon_core.text.records import (
     line_names,
     read_prompts,
     read_records,
+    split_records,
 )
 
 GOOD = {
@@ -210,3 +211,10 @@ def test_blank_lines_are_passed_over_and_other_lines_keep_their_numbers(tmp_path
     file.write_bytes(b"\n \n")
     with pytest.raises(DataError, match="has no records"):
         read_records(file, PromptRecord)
+
+
+def test_a_validation_part_is_cut_from_what_is_trained_on():
+    assert split_records(range(20), 0.2, "numbers", 0.25) == ((*range(12),), (*range(12, 16),))
+    assert split_records(range(20), 0.2, "numbers")[1] == (*range(16, 20),)
+    with pytest.raises(DataError, match="there must be at least 2 numbers"):
+        split_records(range(2), 0.2, "numbers", 0.25)

@@ -149,6 +149,22 @@ def test_evaluation_has_each_held_out_target_once_and_begins_with_a_document(tmp
     assert few.shape == (7, 9) and (few[-1] - few[0]).min() > 700
 
 
+@pytest.mark.parametrize("validation", [0.0005, 0.03, 0.4])
+def test_a_validation_part_ends_where_the_held_out_part_begins(tmp_path: Path, validation: float) -> None:
+    folder = numbered(tmp_path)
+    plain, data = data_of(folder, held_out=0.3), data_of(folder, held_out=0.3, validation=validation)
+
+    def held(data: TokenData) -> set[int]:
+        return {token for batch in data.held_out_examples(8, 3) for token in batch["tokens"].flatten().tolist()}
+
+    trained = {*data.examples(8, Key((0,))).batch(0, 400)["tokens"].flatten().tolist()}
+    assert held(data) and max(held(data)) < min(held(plain)) and max(trained) < min(held(data))
+    share = len(held(data)) / 2800
+    assert abs(share - validation) < 0.015  # a document has 37 tokens
+    assert data.digest != plain.digest
+    assert str(data.examples(8, Key((0,))).sources(0)[0]).endswith("for validation")
+
+
 def test_sources_are_mixed_by_weight_and_each_has_epochs_of_its_own(tmp_path: Path) -> None:
     both = numbered(tmp_path, "both", 0, 4000)
     a, b = (numbered(tmp_path, name, *part, tokenizer=both) for name, part in (("a", (0, 3000)), ("b", (3000, 4000))))

@@ -17,6 +17,14 @@ __getattr__, __dir__, __all__ = attach(
             "report_device",
             "training_device_option",
         ],
-        "output": ["ProgressLine", "echo", "echo_generated", "echo_renewed", "json_option", "print_json"],
+        "output": [
+            "ProgressLine",
+            "echo",
+            "echo_generated",
+            "echo_renewed",
+            "json_option",
+            "print_json",
+            "print_table",
+        ],
     },
 )

@@ -16,3 +16,4 @@ from axon_core.cli.output import echo_generated as echo_generated
 from axon_core.cli.output import echo_renewed as echo_renewed
 from axon_core.cli.output import json_option as json_option
 from axon_core.cli.output import print_json as print_json
+from axon_core.cli.output import print_table as print_table

@@ -98,7 +98,7 @@ def command(
         stop_at=stop_at,
         recipe={"name": plan.name, **plan.tables},
     )
-    _report(result, trainer, out, time.monotonic() - begun)
+    _report(result, trainer, plan, out, time.monotonic() - begun)
 
 
 def _show(plan: Plan, as_json: bool) -> None:
@@ -166,7 +166,7 @@ def _size(trainer: Trainer) -> str:
     return f"{size}, {frozen:,} of them frozen" if frozen else size
 
 
-def _report(result: FitResult, trainer: Trainer, out: Path, seconds: float) -> None:
+def _report(result: FitResult, trainer: Trainer, plan: Recipe, out: Path, seconds: float) -> None:
     """Print the result, where it is, and a command to run next; the sample is made by all processes."""
     sample = None if result.status == "paused" else run_evaluation(trainer, trainer.sample)
     if not is_first():
@@ -174,7 +174,8 @@ def _report(result: FitResult, trainer: Trainer, out: Path, seconds: float) -> N
     folder = shlex.quote(str(out))
     echo(f"{result.status} after step {result.step}, {timedelta(seconds=round(seconds))}")
     if result.metrics:
-        echo(f"held out: {described(result.metrics)}")
+        part = "held out" if plan.tables.get("data", {}).get("validation") is None else "validation"
+        echo(f"{part}: {described(result.metrics)}")
     if result.status == "paused":
         echo(f"Continue with: axon train --resume --out {folder}")
         return

@@ -5,7 +5,7 @@ from axon_core._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "card": ["Paper", "find_card", "find_recipe"],
+        "card": ["Card", "Paper", "cards", "find_card", "find_recipe"],
         "claims": ["NotRun", "Outcome", "check_claim"],
     },
 )

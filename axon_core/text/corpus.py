@@ -44,6 +44,9 @@ class TextConfig(config.Config):
     """The field that holds the text, if the file has rows: JSON lines, also as `.gz`, a `.json` array, or parquet."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """The fraction of the text, at its end, that is kept from training and used for evaluation."""
+    validation: float | None = Field(default=None, gt=0, lt=1)
+    """The fraction of the training part, at its end, that is not trained on either and that evaluation reads instead of
+    the held-out part, which then nothing reads: to choose settings by. Left out, none."""
     tokenizer: Spec = Field(default_factory=lambda: Spec(type="char"), validate_default=True)
     """How text becomes tokens: `byte`, `char` or `sentencepiece`, with options."""
 
@@ -167,11 +170,12 @@ class TextExamples:
 
     Args:
         windows: what to sample.
-        held_out: how many tokens are held out.
+        held_out: how many tokens evaluation reads.
+        validation: whether those are a validation part.
     """
 
-    def __init__(self, windows: Windows, held_out: int) -> None:
-        self._windows, self._held_out = windows, held_out
+    def __init__(self, windows: Windows, held_out: int, *, validation: bool = False) -> None:
+        self._windows, self._held_out, self._validation = windows, held_out, validation
 
     def batch(self, step: int, size: int) -> dict[str, Tensor]:
         """Return the windows of a step: `tokens` `(b n+1)`. Raises `UsageError` as `Windows.batch` does."""
@@ -180,7 +184,10 @@ class TextExamples:
     def sources(self, examples: int) -> list[SourcePlan]:
         """Return the text, and how often so many examples go through it."""
         tokens, epochs = len(self._windows.tokens), examples / self._windows.per_epoch
-        return [SourcePlan(name="text", tokens=tokens, held_out=self._held_out, share=1.0, epochs=epochs)]
+        part = "for validation" if self._validation else "held out"
+        return [
+            SourcePlan(name="text", tokens=tokens, held_out=self._held_out, evaluated=part, share=1.0, epochs=epochs)
+        ]
 
 
 def split_text(text: str, held_out: float) -> tuple[str, str]:
@@ -196,7 +203,8 @@ class TextData:
     Attributes:
         tokenizer: what turned the text into tokens.
         train: tokens of the first part.
-        held_out: tokens of the rest.
+        held_out: tokens of the rest, which evaluation reads.
+        validation: whether that is a validation part, and the text went on behind it.
 
     Raises:
         DataError: fewer than two tokens are held out.
@@ -205,34 +213,40 @@ class TextData:
     tokenizer: Tokenizer
     train: Int[Tensor, " n"]
     held_out: Int[Tensor, " m"]
+    validation: bool = False
 
     def __post_init__(self) -> None:
         if len(self.held_out) < 2:
             raise DataError(
-                f"the held-out part must have at least 2 tokens, got {len(self.held_out)}; give more text or a "
-                "larger held_out"
+                f"the {'validation' if self.validation else 'held-out'} part must have at least 2 tokens, got "
+                f"{len(self.held_out)}; give more text or a larger {'validation' if self.validation else 'held_out'}"
             )
 
     @classmethod
     def load(cls, values: TextConfig | dict[str, Any], tokenizer: Tokenizer | None = None) -> Self:
         """Read the text, split it, and tokenize both parts.
 
-        Without a `tokenizer` one is trained, on the whole text: its vocabulary must cover the held-out part too.
+        Without a `tokenizer` one is trained, on the whole text: its vocabulary must cover the held-out part too. With a
+        validation part, the held-out part is cut off first, and what is left is the whole text.
 
         Raises:
             ConfigError: `values` break a rule of `TextConfig`.
             DataError: the text cannot be read or tokenized.
         """
         settings = values if isinstance(values, TextConfig) else config.validate(TextConfig, values)
-        text = read_text(settings.path, settings.text_field)
+        text, share = read_text(settings.path, settings.text_field), settings.held_out
+        if settings.validation is not None:
+            (text, _), share = split_text(text, share), settings.validation
         if tokenizer is None:
             with at("tokenizer"):
                 tokenizer = train_tokenizer(settings.tokenizer, text)
-        return cls.of(text, tokenizer, settings.held_out)
+        return cls.of(text, tokenizer, share, validation=settings.validation is not None)
 
     @classmethod
-    def of(cls, text: str, tokenizer: Tokenizer | None = None, held_out: float = 0.1) -> Self:
-        """Split a given text and tokenize both parts, by default into characters.
+    def of(
+        cls, text: str, tokenizer: Tokenizer | None = None, held_out: float = 0.1, *, validation: bool = False
+    ) -> Self:
+        """Split a given text and tokenize both parts, by default into characters; the end may be for `validation`.
 
         Raises:
             DataError: the text cannot be tokenized, or is too short.
@@ -240,7 +254,7 @@ class TextData:
         tokenizer = tokenizer or train_tokenizer("char", text)
         parts = split_text(text, held_out)
         train, rest = (torch.tensor(tokenizer.encode(part), dtype=torch.int32) for part in parts)
-        return cls(tokenizer, train, rest)
+        return cls(tokenizer, train, rest, validation)
 
     @property
     def digest(self) -> str:
@@ -253,7 +267,7 @@ class TextData:
         Raises:
             DataError: the text has fewer tokens than that.
         """
-        return TextExamples(Windows(self.train, context, key), len(self.held_out))
+        return TextExamples(Windows(self.train, context, key), len(self.held_out), validation=self.validation)
 
     @property
     def held_out_targets(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Int
@@ -25,7 +25,9 @@ class SourcePlan(Config):
     tokens: NonNegativeInt
     """Tokens that are trained on, without those held out."""
     held_out: NonNegativeInt
-    """Tokens that are held out."""
+    """Tokens that evaluation reads: those held out, or a validation part."""
+    evaluated: Literal["held out", "for validation"] = "held out"
+    """Which of the two they are."""
     share: NonNegativeFloat
     """Its share of the training's examples, from 0 to 1."""
     epochs: NonNegativeFloat
@@ -34,7 +36,8 @@ class SourcePlan(Config):
     def __str__(self) -> str:
         """One line for people."""
         share = "" if self.share == 1 else f", {100 * self.share:.4g} % of the examples"
-        return f"{self.name}: {self.tokens:,} tokens{share}, {self.epochs:,.3g} epochs; {self.held_out:,} held out"
+        evaluated = f"{self.held_out:,} {self.evaluated}"
+        return f"{self.name}: {self.tokens:,} tokens{share}, {self.epochs:,.3g} epochs; {evaluated}"
 
 
 def piece_lengths(tokenizer: Tokenizer) -> Int[Tensor, " v"]:

@@ -277,11 +277,16 @@ def read_prompts(path: Path | str) -> list[tuple[str, str]]:
     return [*zip(line_names(records, expanded(path)), (record.prompt for record in records), strict=True)]
 
 
-def split_records(items: Sequence[T], held_out: float, what: str) -> tuple[tuple[T, ...], tuple[T, ...]]:
+def split_records(
+    items: Sequence[T], held_out: float, what: str, validation: float | None = None
+) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """Return the first of them to train on, and the share `held_out` at their end, at least one each.
 
-    `what` names the items in the plural. Raises `DataError` if there are fewer than two.
+    With `validation`, the share held out is left out, and the rest is split by that share.
+    `what` names the items in the plural. Raises `DataError` if there are too few, fewer than two or three.
     """
+    if validation is not None:
+        items, held_out = split_records(items, held_out, what)[0], validation
     if len(items) < 2:
         raise DataError(f"there must be at least 2 {what}, one to train on and one held out, got {len(items)}")
     cut = min(max(1, round(len(items) * (1 - held_out))), len(items) - 1)

@@ -30,6 +30,9 @@ class RowsConfig(Config):
     """The schema of the rows, such as `alpaca`, where they have the fields of several."""
     skip_invalid: bool = False
     """Leave out rows of the schema that break one of its rules, and say how many, instead of refusing the file."""
+    validation: float | None = Field(default=None, gt=0, lt=1)
+    """The share of the rows to train on, at their end, that is not trained on either and that evaluation reads instead
+    of those held out, which then take no part: to choose settings by. Left out, none."""
     template: Spec | None = None
     """How dialogues become tokens, by `type`; left out, as the model was published with, or else `plain`."""
 

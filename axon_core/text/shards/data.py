@@ -39,6 +39,9 @@ class TokensConfig(config.Config):
     """Several folders, each with its weight: its share of the windows, divided by the sum of all weights."""
     held_out: float = Field(default=0.01, gt=0, lt=1)
     """The fraction of each folder's tokens, at their end, that is kept from training and used for evaluation."""
+    validation: float | None = Field(default=None, gt=0, lt=1)
+    """The fraction of each folder's training part, at its end, that is not trained on either and that evaluation reads
+    instead of the held-out part, which then nothing reads: to choose settings by. Left out, none."""
     documents: bool = False
     """Whether the documents of a window are masked from one another, each with positions that begin at 0."""
 
@@ -65,25 +68,37 @@ class _TokenSource:
     held_out: Sequence[Stretch]
 
     @classmethod
-    def of(cls, name: str, weight: float, share: float) -> Self:
-        """Open a folder, and hold out a share of its tokens, from the end of a document on if one ends near."""
+    def of(cls, name: str, weight: float, share: float, validation: float | None = None) -> Self:
+        """Open a folder, and hold out a share of its tokens, from the end of a document on if one ends near.
+
+        With `validation`, what evaluation reads is that share of the rest, and the tokens held out are in neither part.
+        """
         reader = ShardReader(ShardFolder(expanded(name)))
         index = reader.folder.index
-        rest = index.tokens - max(2, ceil(index.tokens * share))
+        rest = kept = index.tokens - max(2, ceil(index.tokens * share))
+        if validation is not None:
+            rest -= max(2, ceil(rest * validation))
         train: list[Stretch] = []
         held_out: list[Stretch] = []
         for number, shard in enumerate(index.shards):
-            cut = max(0, min(rest, shard.tokens))
-            if 0 < cut < shard.tokens:
-                ends = reader.opened(number).ends
-                at = bisect_left(ends, cut)
-                cut = ends[at] if at < len(ends) and ends[at] < shard.tokens - 1 else cut
+            end = shard.tokens if validation is None else _cut(reader, number, kept, shard.tokens)
+            cut = _cut(reader, number, rest, end)
             train += [Stretch(number, 0, cut)] * (cut > 0)
-            held_out += [Stretch(number, cut, shard.tokens)] * (cut < shard.tokens - 1)
-            rest -= shard.tokens
+            held_out += [Stretch(number, cut, end)] * (cut < end - 1)
+            rest, kept = rest - shard.tokens, kept - shard.tokens
         if not held_out:
             raise DataError(f"{name} has too few tokens to hold out two, got {index.tokens}; give more text")
         return cls(name, weight, reader, train, held_out)
+
+
+def _cut(reader: ShardReader, number: int, cut: int, end: int) -> int:
+    """Return where to divide the first `end` tokens of a shard: at `cut`, or where the document there ends."""
+    cut = max(0, min(cut, end))
+    if not 0 < cut < end:
+        return cut
+    ends = reader.opened(number).ends
+    at = bisect_left(ends, cut)
+    return ends[at] if at < len(ends) and ends[at] < end - 1 else cut
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,8 @@ class TokenData:
             DataError: a folder is unfinished, a file is missing, truncated or damaged, a folder is given twice, or two
                 tokenizers differ.
         """
-        sources = [_TokenSource.of(name, weight, settings.held_out) for name, weight in settings.weights.items()]
+        shares = settings.held_out, settings.validation
+        sources = [_TokenSource.of(name, weight, *shares) for name, weight in settings.weights.items()]
         first = sources[0].reader.folder
         if len({source.reader.folder.path.resolve() for source in sources}) < len(sources):
             raise DataError("paths names a folder twice; name it once, with the sum of its weights")
@@ -134,6 +150,7 @@ class TokenData:
         """A checksum of all tokens and weights, from the checksums in the indices."""
         shards = [[shard.sha256 for shard in source.reader.folder.index.shards] for source in self._sources]
         settings = [self.settings.held_out, self.settings.documents, [source.weight for source in self._sources]]
+        settings += [] if self.settings.validation is None else [self.settings.validation]
         return digest(self._sources[0].reader.folder.index.tokenizer, settings, shards)
 
     @property
@@ -147,7 +164,7 @@ class TokenData:
         Raises:
             DataError: no stretch of a folder is as long as a window.
         """
-        return TokenExamples(self._sources, context, key, self.settings.documents)
+        return TokenExamples(self._sources, context, key, self.settings)
 
     def held_out_examples(self, context: int, size: int, most: int | None = None) -> Iterator[dict[str, Tensor]]:
         """Yield windows that cover what is held out of every folder: each target exactly once.
@@ -188,14 +205,17 @@ class TokenExamples:
         sources: the folders.
         context: number of targets in a window.
         key: what the order depends on.
-        documents: whether the documents of each window are numbered.
+        settings: whether the documents of each window are numbered, and what evaluation reads.
 
     Raises:
         DataError: no stretch of a folder is as long as a window.
     """
 
-    def __init__(self, sources: Sequence[_TokenSource], context: int, key: Key, documents: bool) -> None:
-        self._sources, self._context, self._documents = sources, context, documents
+    def __init__(self, sources: Sequence[_TokenSource], context: int, key: Key, settings: TokensConfig) -> None:
+        self._sources, self._context, self._documents = sources, context, settings.documents
+        self._evaluated: Literal["held out", "for validation"] = (
+            "held out" if settings.validation is None else "for validation"
+        )
         self._mixture = Mixture([source.weight for source in sources])
         self._windows = [ShardWindows(source.train, context, key(i)) for i, source in enumerate(sources)]
         for source, windows in zip(sources, self._windows, strict=True):
@@ -227,6 +247,7 @@ class TokenExamples:
                 name=source.name,
                 tokens=sum(stretch.tokens for stretch in source.train),
                 held_out=sum(stretch.tokens for stretch in source.held_out),
+                evaluated=self._evaluated,
                 share=float(share),
                 epochs=float(share) * examples / windows.per_epoch,
             )

@@ -47,6 +47,9 @@ class PictureConfig(config.Config):
     Subfolders are numbered in the order of their names: whole numbers by value, then the others as text."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """The share of the pictures, chosen at random, that is held out of training and used for evaluation."""
+    validation: float | None = Field(default=None, gt=0, lt=1)
+    """The share of the others that is not trained on either and that evaluation reads instead of those held out, which
+    then take no part: to choose settings by. Left out, none."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +137,30 @@ class PictureData:
         if labels is None or not config.classes:
             labels, raw = torch.zeros(len(images), dtype=torch.long), _Raw(images, levels=raw.levels)
         labels, known = _renumbered(labels, raw.names, names, config.path) if names else (labels, raw.names)
-        held_out = round(config.held_out * len(images))
-        if not 0 < held_out < len(images):
-            raise DataError(
-                f"{config.path} has {len(images)} pictures, of which held_out {config.held_out:g} leaves "
-                f"{len(images) - held_out} to train on and {held_out} to evaluate; give more pictures"
-            )
         order = torch.randperm(len(images), generator=Key(("held out",)).generator())
-        parts = [PictureSplit(images[part], labels[part]) for part in (order[held_out:], order[:held_out])]
+        evaluated, trained = _divided(order, config, "held_out")
+        if config.validation is not None:
+            evaluated, trained = _divided(trained, config, "validation")
+        parts = [PictureSplit(images[part], labels[part]) for part in (trained, evaluated)]
         return cls(*parts, names=known, levels=raw.levels)
 
     def unit(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return pictures over [−1, 1]."""
         return to_unit(images, self.levels)
+
+
+def _divided(
+    order: Int[Tensor, " n"], config: PictureConfig, name: Literal["held_out", "validation"]
+) -> tuple[Int[Tensor, " m"], Int[Tensor, " k"]]:
+    """Return the first pictures in an order, the share that the setting `name` says, and the others."""
+    share = getattr(config, name)
+    size = round(share * len(order))
+    if not 0 < size < len(order):
+        raise DataError(
+            f"{config.path} has {len(order)} pictures, of which {name} {share:g} leaves {len(order) - size} to train "
+            f"on and {size} to evaluate; give more pictures"
+        )
+    return order[:size], order[size:]
 
 
 def _renumbered(

@@ -37,6 +37,16 @@ def test_digits():
     assert data.held_out.labels.bincount(minlength=10).min() > 5
 
 
+def test_a_validation_part_of_pictures_has_none_that_are_held_out():
+    plain = PictureData.load(PictureConfig(path="digits"))
+    data = PictureData.load(PictureConfig(path="digits", validation=0.1))
+    assert (len(data.train), len(data.held_out)) == (1455, 162)
+    together = torch.cat([data.held_out.images, data.train.images])
+    assert torch.equal(together, plain.train.images) and data.digest != plain.digest
+    with pytest.raises(DataError, match=r"of which validation 0.0001 leaves 1617 to train on and 0 to evaluate"):
+        PictureData.load(PictureConfig(path="digits", validation=0.0001))
+
+
 def test_a_folder_with_a_subfolder_for_each_class(tmp_path, caplog):
     for i in range(4):
         put(tmp_path, f"cats/{i}.png", colour=10 + i)

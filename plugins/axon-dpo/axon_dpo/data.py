@@ -83,7 +83,7 @@ class PreferenceData:
         pairs = [(name, pair) for name, record in named for pair in _pairs(record)]
         names, comparisons = [name for name, _ in pairs], [pair for _, pair in pairs]
         template = settings.chat_template(records, tokenizer)
-        return cls.of(comparisons, tokenizer, context, settings.held_out, names, template)
+        return cls.of(comparisons, tokenizer, context, settings.held_out, names, template, settings.validation)
 
     @classmethod
     def of(
@@ -94,6 +94,7 @@ class PreferenceData:
         held_out: float = 0.1,
         names: Sequence[str] | None = None,
         template: ChatTemplate | None = None,
+        validation: float | None = None,
     ) -> Self:
         """Tokenize comparisons and split them; at least one is held out.
 
@@ -107,6 +108,7 @@ class PreferenceData:
             held_out: the share of them, at their end, that is held out of training.
             names: what to call each in messages; by default "comparison" and its number, counted from 1.
             template: what renders prompts that are messages, and the answers to them.
+            validation: the share of the rest that is held out instead, the first share left out.
 
         Raises:
             DataError: a text cannot be encoded, both are the same tokens, or there are fewer than two comparisons.
@@ -114,7 +116,7 @@ class PreferenceData:
         """
         names = names or [f"comparison {i}" for i in range(1, len(records) + 1)]
         pairs = [_encoded(record, tokenizer, template, name) for record, name in zip(records, names, strict=True)]
-        train, rest = split_records(pairs, held_out, "comparisons")
+        train, rest = split_records(pairs, held_out, "comparisons", validation)
         for pair in pairs:
             Sequences.of(((pair.prompt, text) for text in pair[2:]), context=context, names=[pair.name] * 2)
         return cls(tokenizer, Pairs(train), Pairs(rest))

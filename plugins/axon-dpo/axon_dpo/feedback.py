@@ -95,7 +95,7 @@ class FeedbackData:
         """Read a file, then continue as `of` does. Also raises `DataError` if a row is no feedback."""
         records = read_feedback(settings.path, settings)
         names, template = line_names(records, settings.path), settings.chat_template(records, tokenizer)
-        return cls.of(records, tokenizer, context, settings.held_out, names, template)
+        return cls.of(records, tokenizer, context, settings.held_out, names, template, settings.validation)
 
     @classmethod
     def of(
@@ -106,6 +106,7 @@ class FeedbackData:
         held_out: float = 0.1,
         names: Sequence[str] | None = None,
         template: ChatTemplate | None = None,
+        validation: float | None = None,
     ) -> Self:
         """Tokenize answers and split them; at least one is held out.
 
@@ -118,6 +119,7 @@ class FeedbackData:
             held_out: the share of them, at their end, that is held out of training.
             names: what to call each in messages; by default "answer" and its number, counted from 1.
             template: what renders prompts that are messages, and the answers to them.
+            validation: the share of the rest that is held out instead, the first share left out.
 
         Raises:
             DataError: a text cannot be encoded, or there are fewer than two answers.
@@ -131,7 +133,7 @@ class FeedbackData:
                     f"{one.name}: prompt and completion must have at most {context} tokens together, the model's "
                     f"context, got {size}; shorten it, leave it out, or use a model with a longer context"
                 )
-        train, rest = split_records(judged, held_out, "answers")
+        train, rest = split_records(judged, held_out, "answers", validation)
         return cls(tokenizer, Judgements(train, context), Judgements(rest, context))
 
     @property

@@ -92,7 +92,7 @@ class Demonstrations:
                     "it out, or use a model with a longer context"
                 )
             examples.append(example)
-        return cls(tokenizer, *split_records(examples, settings.held_out, "demonstrations"))
+        return cls(tokenizer, *split_records(examples, settings.held_out, "demonstrations", settings.validation))
 
     @property
     def digest(self) -> str:

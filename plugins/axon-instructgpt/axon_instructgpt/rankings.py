@@ -96,7 +96,7 @@ class RankedData:
         for one in ranked:
             pairs = ((one.prompt, answer) for answer in one.answers)
             Sequences.of(pairs, context=context, names=[one.name] * len(one.answers))
-        train, held_out = split_records(ranked, settings.held_out, "ranked prompts")
+        train, held_out = split_records(ranked, settings.held_out, "ranked prompts", settings.validation)
         best = [(one.prompt, one.answers[0]) for one in train]
         names = line_names(demonstrations, settings.demonstrations or "the demonstrations")
         given: list[tuple[list[int], list[int]]] = []

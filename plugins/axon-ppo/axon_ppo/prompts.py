@@ -75,8 +75,14 @@ class PromptData:
         tokenizer: Tokenizer,
         held_out: float = 0.0,
         template: ChatTemplate | None = None,
+        validation: float | None = None,
     ) -> Self:
-        """Build the data from pairs of a name and a prompt. Raises `DataError` if one cannot be encoded."""
+        """Build the data from pairs of a name and a prompt. Raises `DataError` if one cannot be encoded.
+
+        With `validation`, the share held out is left out, and the rest is split by that share.
+        """
+        if validation is not None:
+            named, held_out = named[: len(named) - int(len(named) * held_out)], validation
         prompts = encode_prompts(named, tokenizer, template)
         kept = len(prompts) - int(len(prompts) * held_out)
         return cls(tokenizer, prompts[:kept], prompts[kept:])

@@ -71,7 +71,7 @@ def build_roles(recipe: Recipe, seed: int, saved: Path | None) -> Parts:
             [(name, record.prompt) for name, record in records],
             settings.chat_template((record for _, record in records), tokenizer),
         )
-        data = PromptData.of(named, tokenizer, settings.held_out, template)
+        data = PromptData.of(named, tokenizer, settings.held_out, template, settings.validation)
     with at("model", "policy"):
         policy = initial.build(CausalLM, seed, tokenizer)
     with at("model"), Key((seed, "roles")).seeded("cpu"):
