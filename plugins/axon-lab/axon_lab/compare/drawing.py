@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+
+from axon_lab.compare.wording import as_html
 
 __all__ = ["Line", "Span", "axis_svg", "curves_svg", "interval_span", "interval_svg", "swatch_svg", "ticks"]
 
@@ -16,7 +17,7 @@ WIDTH, HEIGHT = 480, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 44
 _COLORS, _DASHES = 7, ("", "7 3", "2 3", "9 3 2 3")
 _ROW = 26
-_EARLY = 0.2  # the part of the training whose steep beginning does not set the scale
+_EARLY = 0.4  # the part of the training whose steep beginning does not set the scale
 
 Points = Sequence[tuple[float, float]]
 
@@ -120,16 +121,16 @@ def curves_svg(lines: Sequence[Line], x_title: str, y_title: str, last: float, s
         at = y_of(y)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_tick_words(y)}</text>')
-    parts.append(f'<text x="{_LEFT + across / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>')
+    parts.append(f'<text x="{_LEFT + across / 2}" y="{HEIGHT - 8}" text-anchor="middle">{as_html(x_title)}</text>')
     turned = f'transform="translate(13 {_TOP + down / 2}) rotate(-90)"'
-    parts.append(f'<text {turned} text-anchor="middle">{escape(y_title)}</text>')
+    parts.append(f'<text {turned} text-anchor="middle">{as_html(y_title)}</text>')
     drawn: list[str] = []
     for line in lines:
         for points, kind in (*((run, "thin") for run in line.runs), (line.mean, "thick")):
             path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
             drawn.append(f'<g class="{kind}"><polyline points="{path}" {_style(line.style)}/></g>' if path else "")
     inside = f'<svg x="{_LEFT}" y="{_TOP}" width="{across}" height="{down}" viewBox="{_LEFT} {_TOP} {across} {down}">'
-    label = escape(f"{y_title} over {x_title}: {', '.join(line.name for line in lines)}")
+    label = as_html(f"{y_title} over {x_title}: {', '.join(line.name for line in lines)}")
     box = f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
     return f"{box}{''.join(parts)}{inside}{''.join(drawn)}</svg></svg>"
 
@@ -151,7 +152,7 @@ def interval_svg(span: Span, mean: float, interval: tuple[float, float] | None, 
     """Return one row of a forest plot: the mean and its interval, and a line at zero; arrows where it is cut off."""
     middle, zero = _ROW / 2, f"{span.place(0):.1f}"
     parts = [f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="{_ROW}"/>']
-    if interval:
+    if interval and span.low <= mean <= span.high:
         low, high = map(span.place, interval)
         parts.append(f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}"/>')
         for value, x in zip(interval, (low, high), strict=True):
@@ -177,7 +178,7 @@ def axis_svg(span: Span, left: str, right: str) -> str:
         x = span.place(value)
         parts.append(f'<line class="tick" x1="{x:.1f}" x2="{x:.1f}" y1="31" y2="36"/>')
         parts.append(f'<text x="{x:.1f}" y="28" text-anchor="middle">{_tick_words(value)}</text>')
-    parts.append(f'<text x="0" y="12">← {escape(left)}</text>')
-    parts.append(f'<text x="{span.width}" y="12" text-anchor="end">{escape(right)} →</text>')
+    parts.append(f'<text x="0" y="12">← {as_html(left)}</text>')
+    parts.append(f'<text x="{span.width}" y="12" text-anchor="end">{as_html(right)} →</text>')
     parts.append(f'<line class="tick" x1="0" x2="{span.width}" y1="35.5" y2="35.5"/>')
     return f'<svg class="row" width="{span.width}" height="36" role="img" aria-label="scale">{"".join(parts)}</svg>'

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from itertools import product
 from statistics import median
 
 from axon_lab.compare.conclusions import CellSummary
 from axon_lab.compare.results import Axis, CellResult, LeftOut
-from axon_lab.compare.wording import Words
+from axon_lab.compare.wording import Words, as_html
 
 __all__ = ["heat_maps", "ramp_color"]
 
@@ -21,14 +20,14 @@ def ramp_color(part: float) -> tuple[str, str]:
     """Return the colour of a place on the ramp, 0 the worst and 1 the best, and that of text on it.
 
     >>> ramp_color(0.0), ramp_color(1.0)
-    (('#f0f4f9', '#111'), ('#08376f', '#fff'))
+    (('#f0f4f9', '#000'), ('#08376f', '#fff'))
     """
     place = min(max(part, 0.0), 1.0) * (len(_RAMP) - 1)
     i = min(int(place), len(_RAMP) - 2)
     mixed = [round(a + (b - a) * (place - i)) for a, b in zip(_RAMP[i], _RAMP[i + 1], strict=True)]
-    red, green, blue = ((c / 255) ** 2.2 for c in mixed)
+    red, green, blue = (((c / 255 + 0.055) / 1.055) ** 2.4 for c in mixed)
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue  # WCAG 2: black and white contrast equally at 0.179
-    return f"#{''.join(f'{c:02x}' for c in mixed)}", "#111" if luminance > 0.179 else "#fff"
+    return f"#{''.join(f'{c:02x}' for c in mixed)}", "#000" if luminance > 0.179 else "#fff"
 
 
 def heat_maps(words: Words) -> str:
@@ -42,7 +41,7 @@ def heat_maps(words: Words) -> str:
     parts: list[str] = []
     for other in product(*others):
         named = [f"{comparison.axes[i].path} = {value}" for i, value in enumerate(other) if i not in places]
-        parts += [f"<h3>{escape(', '.join(named))}</h3>"] if len(comparison.axes) > 2 else []
+        parts += [f"<h3>{as_html(', '.join(named))}</h3>"] if len(comparison.axes) > 2 else []
         parts.append(_table(words, places, other, (best, worst)))
     return _legend(words, best, worst) + "".join(parts)
 
@@ -53,7 +52,7 @@ def _scale(words: Words) -> tuple[float, float]:
     scores = sorted((sign * cell.mean for cell in words.conclusions.cells if cell.mean is not None), reverse=True)
     if not scores:
         return 0.0, 0.0
-    worst = max(scores[-1], scores[0] - 4 * (scores[0] - median(scores))) if len(scores) > 2 else scores[-1]
+    worst = max(scores[-1], scores[0] - 3 * (scores[0] - median(scores))) if len(scores) > 2 else scores[-1]
     return sign * scores[0], sign * worst
 
 
@@ -62,7 +61,7 @@ def _table(words: Words, places: Sequence[int], other: Sequence[str], scale: tup
     results = {cell.values: cell for cell in words.comparison.cells}
     summaries = {cell.values: cell for cell in words.conclusions.cells}
     left_out = {each.values: each for each in words.comparison.left_out}
-    head = "".join(f"<th>{escape(value)}</th>" for value in columns.values)
+    head = "".join(f"<th>{as_html(value)}</th>" for value in columns.values)
     lines = [f'<thead><tr><th class="name">{_corner(rows, columns)}</th>{head}</tr></thead>']
     for row in rows.values:
         cells: list[str] = []
@@ -71,12 +70,12 @@ def _table(words: Words, places: Sequence[int], other: Sequence[str], scale: tup
             values[places[0]], values[places[1]] = row, column
             key = tuple(values)
             cells.append(_cell(words, results.get(key), summaries.get(key), left_out.get(key), scale))
-        lines.append(f'<tr><th class="name">{escape(row)}</th>{"".join(cells)}</tr>')
+        lines.append(f'<tr><th class="name">{as_html(row)}</th>{"".join(cells)}</tr>')
     return f'<div class="box"><table class="heat">{"".join(lines)}</table></div>'
 
 
 def _corner(rows: Axis, columns: Axis) -> str:
-    return f"{escape(rows.path)} ↓<br>{escape(columns.path)} →"
+    return f"{as_html(rows.path)} ↓<br>{as_html(columns.path)} →"
 
 
 def _cell(
@@ -89,16 +88,16 @@ def _cell(
     """Return one cell: its mean in colour, or why there is none."""
     if result is None or summary is None:
         reason = left_out.reason if left_out else "not in this comparison"
-        return f'<td class="none">left out<small class="reason">{escape(reason)}</small></td>'
+        return f'<td class="none">left out<small class="reason">{as_html(reason)}</small></td>'
     missing = ", ".join(f"{n} {status}" for status, n in summary.statuses.items() if status != "done")
     if summary.mean is None:
         reason = next((run.reason for run in result.runs if run.reason), "")
         kind = "failed" if {"failed", "killed"} & summary.statuses.keys() else "none"
-        return f'<td class="{kind}">{escape(missing or "no runs")}<small class="reason">{escape(reason)}</small></td>'
+        return f'<td class="{kind}">{as_html(missing or "no runs")}<small class="reason">{as_html(reason)}</small></td>'
     best, worst = scale
     background, ink = ramp_color((summary.mean - worst) / (best - worst) if best != worst else 1.0)
     error = "" if summary.standard_error is None else f"<small>± {words.number(summary.standard_error)}</small>"
-    note = f"<small>{escape(missing)}</small>" if missing else ""
+    note = f"<small>{as_html(missing)}</small>" if missing else ""
     style = f"background:{background};color:{ink}"
     return f'<td style="{style}"><b>{words.number(summary.mean)}</b>{error}{note}</td>'
 
@@ -108,6 +107,6 @@ def _legend(words: Words, best: float, worst: float) -> str:
     means = [cell.mean for cell in words.conclusions.cells if cell.mean is not None]
     more = " and worse" if any((mean - worst) * (worst - best) > 0 for mean in means) else ""
     bar = f'<span class="ramp" style="background:linear-gradient(to right, {ramp})"></span>'
-    metric = f"{escape(words.comparison.metric)}, {escape(words.comparison.unit)}"
+    metric = f"{as_html(words.comparison.metric)}, {as_html(words.comparison.unit)}"
     text = f"{metric}: {words.number(worst)}{more} {bar} {words.number(best)} (best)"
     return f'<p class="soft">{text}. A difference in colour is not a claim; the claims are above.</p>'

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from importlib.resources import files
 
-from axon_core import printable
 from axon_lab.compare.conclusions import Difference
 from axon_lab.compare.drawing import (
     Line,
@@ -22,7 +20,7 @@ from axon_lab.compare.drawing import (
 from axon_lab.compare.heat_map import heat_maps
 from axon_lab.compare.results import CellResult, Comparison
 from axon_lab.compare.tables import comparison_table
-from axon_lab.compare.wording import Words, p_words, plural
+from axon_lab.compare.wording import Words, as_html, p_words, plural
 
 __all__ = ["comparison_page"]
 
@@ -47,18 +45,13 @@ def comparison_page(words: Words) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{_text(title)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+        f"<title>{as_html(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{as_html(title)}</h1>\n{''.join(sections)}</main>\n</body>\n</html>\n"
     )
 
 
-def _text(text: str) -> str:
-    """Return text of a recipe, a path or an error as HTML that shows it as it is."""
-    return escape(printable(text, line=True))
-
-
 def _section(title: str, inside: str) -> str:
-    return f"<section>\n<h2>{_text(title)}</h2>\n{inside}\n</section>\n" if inside else ""
+    return f"<section>\n<h2>{as_html(title)}</h2>\n{inside}\n</section>\n" if inside else ""
 
 
 def _list(items: Iterable[str], kind: str = "") -> str:
@@ -66,11 +59,11 @@ def _list(items: Iterable[str], kind: str = "") -> str:
 
 
 def _answers(words: Words) -> str:
-    parts = [f'<p class="soft">{_text(words.measured())}</p>', f'<p class="headline">{_text(words.headline())}</p>']
+    parts = [f'<p class="soft">{as_html(words.measured())}</p>', f'<p class="headline">{as_html(words.headline())}</p>']
     for title, differences in words.groups():
         claimed = [each for each in differences if each.verdict in _CLAIMED]
         others = [each for each in differences if each.verdict not in _CLAIMED]
-        parts.append(f"<h3>{_text(title)}</h3>" if title else "")
+        parts.append(f"<h3>{as_html(title)}</h3>" if title else "")
         parts.append(_list(_answer(words, each) for each in claimed) if claimed else "")
         if len(others) > _LINES:
             named = _list(_answer(words, each) for each in others)
@@ -80,19 +73,19 @@ def _answers(words: Words) -> str:
             )
         elif others:
             parts.append(_list(_answer(words, each) for each in others))
-    parts += [f'<p class="soft">{_text(note)}</p>' for note in words.notes()]
+    parts += [f'<p class="soft">{as_html(note)}</p>' for note in words.notes()]
     return f"<section>\n{''.join(parts)}\n</section>\n"
 
 
 def _answer(words: Words, difference: Difference) -> str:
     kind = ' class="claim"' if difference.verdict in _CLAIMED else ""
-    name, verdict = _text(words.name(difference)), _text(words.verdict(difference))
-    return f'<li{kind}>{name}: <span class="evidence">{_text(words.evidence(difference))}:</span> {verdict}.</li>'
+    name, verdict = as_html(words.name(difference)), as_html(words.verdict(difference))
+    return f'<li{kind}>{name}: <span class="evidence">{as_html(words.evidence(difference))}:</span> {verdict}.</li>'
 
 
 def _problems(words: Words) -> str:
-    unfinished = [f"<li>{_text(each)}</li>" for each in words.unfinished()]
-    left_out = [f"<li>{_text(each)}</li>" for each in words.left_out()]
+    unfinished = [f"<li>{as_html(each)}</li>" for each in words.unfinished()]
+    left_out = [f"<li>{as_html(each)}</li>" for each in words.left_out()]
     return _section("Not finished", _list(unfinished, ' class="problems"') if unfinished else "") + _section(
         "Left out, does not fit the recipe", _list(left_out) if left_out else ""
     )
@@ -106,14 +99,14 @@ def _forest(words: Words) -> str:
     known = [(each.mean, each.interval or (each.mean, each.mean)) for each in differences if each.mean is not None]
     span = interval_span([(low, mean, high) for mean, (low, high) in known])
     sides = ("lower: worse", "higher: better") if comparison.higher_is_better else ("lower: better", "higher: worse")
-    unit = _text(comparison.unit)
+    unit = as_html(comparison.unit)
     head = (
-        f'<thead><tr><th class="name">difference</th><th>{axis_svg(span, *sides)}</th><th>mean ± se, {unit}</th>'
-        f"<th>95 % interval, {unit}</th><th>p</th><th>p, Holm</th><th>pairs</th></tr></thead>"
+        f'<thead><tr><th class="name">difference</th><th class="plot">{axis_svg(span, *sides)}</th>'
+        f"<th>mean ± se, {unit}</th><th>95 % interval, {unit}</th><th>p</th><th>p, Holm</th><th>pairs</th></tr></thead>"
     )
     rows: list[str] = []
     for title, group in words.groups():
-        rows.append(f'<tr class="group"><th colspan="7">{_text(title)}</th></tr>' if title else "")
+        rows.append(f'<tr class="group"><th colspan="7">{as_html(title)}</th></tr>' if title else "")
         rows += [_forest_row(words, span, each, short=bool(title) and each.axis is None) for each in group]
     methods = {each.method for each in differences}
     how = "Student's t interval" if "t" in methods or not methods - {None} else "the BCa bootstrap's"
@@ -124,13 +117,13 @@ def _forest(words: Words) -> str:
         f"{plural(sum(each.p is not None for each in differences), 'difference')}, is below 0.05."
     )
     table = f'<div class="box"><table class="forest">{head}<tbody>{"".join(rows)}</tbody></table></div>'
-    return f'{table}<p class="soft">{_text(note)}</p>'
+    return f'{table}<p class="soft">{as_html(note)}</p>'
 
 
 def _forest_row(words: Words, span: Span, difference: Difference, *, short: bool) -> str:
     """Return a row of the forest plot; a `short` one does not name the reference, which its title does."""
-    name = _text(words.comparison.name(difference.values) if short else words.name(difference))
-    pairs = _text(words.pairs(difference))
+    name = as_html(words.comparison.name(difference.values) if short else words.name(difference))
+    pairs = as_html(words.pairs(difference))
     if difference.mean is None:
         return f'<tr><td class="name">{name}</td><td colspan="5">no pair of finished runs</td><td>{pairs}</td></tr>'
     claimed = difference.verdict in _CLAIMED
@@ -141,7 +134,7 @@ def _forest_row(words: Words, span: Span, difference: Difference, *, short: bool
         for p in (difference.p, difference.p_holm)
     ]
     weight = "b" if claimed else "span"
-    cells = "".join(f"<td>{_text(text)}</td>" for text in (mean, words.interval(difference), *ps, pairs))
+    cells = "".join(f"<td>{as_html(text)}</td>" for text in (mean, words.interval(difference), *ps, pairs))
     return f'<tr><td class="name"><{weight}>{name}</{weight}></td><td class="plot">{drawn}</td>{cells}</tr>'
 
 
@@ -151,7 +144,7 @@ def _table(words: Words) -> str:
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(
-            f"<{tag}{' class=name' if i < names or i == len(titles) - 1 else ''}>{_text(cell)}</{tag}>"
+            f"<{tag}{' class=name' if i < names or i == len(titles) - 1 else ''}>{as_html(cell)}</{tag}>"
             for i, cell in enumerate(cells)
         )
 
@@ -182,11 +175,13 @@ def _curves(comparison: Comparison) -> str:
         return ""
     titles = ("seconds of training" if by_seconds else "step", f"{comparison.metric}, {comparison.unit}")
     plots = "".join(
-        f"<figure>{f'<figcaption>{_text(panel)}</figcaption>' if panel else ''}"
+        f"<figure>{f'<figcaption>{as_html(panel)}</figcaption>' if panel else ''}"
         f"{curves_svg(inside, *titles, last, shown)}</figure>"
         for panel, inside in panels.items()
     )
-    legend = _list((f"<li>{swatch_svg(style)}{_text(name)}</li>" for name, style in styles.items()), ' class="legend"')
+    legend = _list(
+        (f"<li>{swatch_svg(style)}{as_html(name)}</li>" for name, style in styles.items()), ' class="legend"'
+    )
     note = "Thin: each seed, also of runs that failed. Thick: the mean of the finished ones. "
     note += (
         "What lies above the plot is cut off."
@@ -218,4 +213,4 @@ def _design(comparison: Comparison) -> str:
         ("hardware", comparison.hardware or "not recorded"),
         ("versions", ", ".join(f"{name} {version}" for name, version in comparison.versions.items()) or "not recorded"),
     ]
-    return f"<dl>{''.join(f'<dt>{_text(name)}</dt><dd>{_text(fact)}</dd>' for name, fact in facts)}</dl>"
+    return f"<dl>{''.join(f'<dt>{as_html(name)}</dt><dd>{as_html(fact)}</dd>' for name, fact in facts)}</dl>"

@@ -41,10 +41,10 @@ def write_report(comparison: Comparison, out: Path) -> str:
     """
     conclusions = conclude(comparison)
     words = Words(comparison, conclusions)
-    stored = _Stored(comparison=comparison, conclusions=conclusions)
-    write_text(out / "compare.json", stored.model_dump_json(indent=1) + "\n")
-    write_text(out / "compare.csv", to_csv(words))
-    write_text(out / "compare.html", comparison_page(words))
+    stored = _Stored(comparison=comparison, conclusions=conclusions).model_dump_json(indent=1) + "\n"
+    files = {"compare.json": stored, "compare.csv": to_csv(words), "compare.html": comparison_page(words)}
+    for name, content in files.items():
+        write_text(out / name, content)
     return comparison_text(words)
 
 

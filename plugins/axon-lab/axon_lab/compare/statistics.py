@@ -158,8 +158,10 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Pa
     a, b = np.asarray(values, np.float64), np.asarray(reference, np.float64)
     differences = (a - b).tolist()
     mean, error, n = mean_over_seeds(differences)
-    if error is None or error <= _ROUNDING * float(np.abs([a, b]).max()):
-        return PairedDifference(mean, error, n, None, None, None)
+    if error is None:
+        return PairedDifference(mean, None, n, None, None, None)
+    if error <= _ROUNDING * float(np.abs([a, b]).max()):
+        return PairedDifference(mean, 0.0, n, None, None, None)
     p = paired_t_test(differences)
     if n >= BOOTSTRAP_PAIRS:
         return PairedDifference(mean, error, n, bootstrap_interval(differences), "bootstrap", p)

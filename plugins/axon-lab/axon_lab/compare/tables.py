@@ -25,7 +25,7 @@ def comparison_table(words: Words) -> tuple[list[str], list[list[str]]]:
     titles = [
         *(axis.path for axis in comparison.axes),
         f"{comparison.metric}{unit}",
-        "seeds",
+        "runs",
         "difference to the first",
         "parameters",
         "FLOPs",
@@ -33,7 +33,6 @@ def comparison_table(words: Words) -> tuple[list[str], list[list[str]]]:
         "memory",
         "decode tokens/s",
         "cache bytes/token",
-        "runs",
     ]
     rows: list[list[str]] = []
     for cell, summary in zip(comparison.cells, conclusions.cells, strict=True):
@@ -42,10 +41,9 @@ def comparison_table(words: Words) -> tuple[list[str], list[list[str]]]:
         if difference and difference.mean is not None:
             gap = words.with_error(difference.mean, difference.standard_error, signed=True)
         mean = "–" if summary.mean is None else words.with_error(summary.mean, summary.standard_error)
-        done = str(summary.statuses.get("done", 0))
-        rows.append([*cell.values, mean, done, gap, *_costs(cell, summary), _statuses(summary)])
-    empty = ["–"] * (len(titles) - len(comparison.axes) - 1)
-    rows += [[*each.values, *empty, "left out"] for each in comparison.left_out]
+        rows.append([*cell.values, mean, _statuses(summary), gap, *_costs(cell, summary)])
+    empty = ["–"] * (len(titles) - len(comparison.axes) - 2)
+    rows += [[*each.values, "–", "left out", *empty] for each in comparison.left_out]
     kept = [i for i in range(len(titles)) if i <= len(comparison.axes) or any(row[i] != "–" for row in rows)]
     return [titles[i] for i in kept], [[row[i] for i in kept] for row in rows]
 

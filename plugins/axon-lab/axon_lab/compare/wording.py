@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from html import escape
 from statistics import median
 
+from axon_core import printable
 from axon_lab.compare.conclusions import Conclusions, Difference, status_of
 from axon_lab.compare.results import Comparison
 
-__all__ = ["Words", "bytes_words", "count_words", "floating_words", "p_words", "plural"]
+__all__ = ["Words", "as_html", "bytes_words", "count_words", "floating_words", "p_words", "plural"]
 
 MINUS = "−"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def as_html(text: str) -> str:
+    r"""Return text of a recipe, a path or an error as HTML that shows it as it is, on one line.
+
+    >>> as_html("<b>\x1b")
+    '&lt;b&gt;\\x1b'
+    """
+    return escape(printable(text, line=True))
 
 
 def plural(number: int, noun: str) -> str:
@@ -130,7 +141,8 @@ class Words:
         if difference.pairs < 2:
             return f"{figure} ({self.pairs(difference)}, too few for an interval)"
         if difference.interval is None or difference.p_holm is None:
-            return f"{figure} in each pair ({self.pairs(difference)}; equal differences give no interval)"
+            same = f"{self.signed(difference.mean)} {self.comparison.unit}"
+            return f"{same} in each pair ({self.pairs(difference)}; equal differences give no interval)"
         interval = f"95 % interval {self.interval(difference)}"
         return f"{figure} ({interval}, {p_words(difference.p_holm)} after Holm, {self.pairs(difference)})"
 
