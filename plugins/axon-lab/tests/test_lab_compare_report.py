@@ -205,7 +205,7 @@ def test_a_comparison_that_has_not_begun_or_has_no_cell_can_be_shown(tmp_path: P
     axes = (Axis(path="model.attention.type", values=("MHA", "GQA")),)
     comparison = Comparison(recipe="tiny", axes=axes, seeds=(0, 1), cells=cells)
     text = write_report(comparison, tmp_path)
-    assert "No difference can be claimed." in text and "4 runs still to be made." in text
+    assert "So far: no difference can be claimed." in text and "4 runs still to be made." in text
     assert "GQA − MHA: no pair of finished runs (0 pairs, 2 left out)" in text
     text = write_report(comparison.model_copy(update={"cells": ()}), tmp_path)
     assert "There is nothing to compare: fewer than two cells fit the recipe." in text

@@ -139,9 +139,8 @@ def interval_span(intervals: Sequence[tuple[float, float, float]]) -> Span:
     """Return a scale, with zero, for intervals (low, mean, high): what is far off or very wide is cut off."""
     if not intervals:
         return Span(-1.0, 1.0)
-    most = max(
-        median([high - low for low, _, high in intervals]) * 2, median([abs(mean) for _, mean, _ in intervals]) * 5
-    )
+    wide = [high - low for low, _, high in intervals if high > low] or [0.0]
+    most = max(2 * median(wide), 5 * median([abs(mean) for _, mean, _ in intervals]))
     low = max(min(0.0, *(low for low, _, _ in intervals)), -most)
     high = min(max(0.0, *(high for _, _, high in intervals)), most)
     margin = 0.04 * (high - low) or 1e-6

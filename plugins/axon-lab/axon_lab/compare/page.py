@@ -92,7 +92,7 @@ def _problems(words: Words) -> str:
 
 
 def _forest(words: Words) -> str:
-    differences = words.conclusions.differences
+    differences = [each for each in words.conclusions.differences if each.mean is not None]
     if not differences:
         return ""
     comparison = words.comparison
@@ -107,7 +107,8 @@ def _forest(words: Words) -> str:
     rows: list[str] = []
     for title, group in words.groups():
         rows.append(f'<tr class="group"><th colspan="7">{as_html(title)}</th></tr>' if title else "")
-        rows += [_forest_row(words, span, each, short=bool(title) and each.axis is None) for each in group]
+        short = bool(title) and group[0].axis is None
+        rows += [_forest_row(words, span, each, each.mean, short=short) for each in group if each.mean is not None]
     methods = {each.method for each in differences}
     how = "Student's t interval" if "t" in methods or not methods - {None} else "the BCa bootstrap's"
     how = "Student's t interval, from 10 pairs the BCa bootstrap's" if methods >= {"t", "bootstrap"} else how
@@ -116,19 +117,21 @@ def _forest(words: Words) -> str:
         f"({how}); a filled mark is a claim: p of the paired t test, corrected by Holm's method for "
         f"{plural(sum(each.p is not None for each in differences), 'difference')}, is below 0.05."
     )
+    if hidden := len(words.conclusions.differences) - len(differences):
+        note += (
+            f" {plural(hidden, 'difference')} without a pair of finished runs stand{'s' * (hidden == 1)} above alone."
+        )
     table = f'<div class="box"><table class="forest">{head}<tbody>{"".join(rows)}</tbody></table></div>'
     return f'{table}<p class="soft">{as_html(note)}</p>'
 
 
-def _forest_row(words: Words, span: Span, difference: Difference, *, short: bool) -> str:
+def _forest_row(words: Words, span: Span, difference: Difference, value: float, *, short: bool) -> str:
     """Return a row of the forest plot; a `short` one does not name the reference, which its title does."""
     name = as_html(words.comparison.name(difference.values) if short else words.name(difference))
     pairs = as_html(words.pairs(difference))
-    if difference.mean is None:
-        return f'<tr><td class="name">{name}</td><td colspan="5">no pair of finished runs</td><td>{pairs}</td></tr>'
     claimed = difference.verdict in _CLAIMED
-    drawn = interval_svg(span, difference.mean, difference.interval, claimed)
-    mean = words.with_error(difference.mean, difference.standard_error, signed=True)
+    drawn = interval_svg(span, value, difference.interval, claimed)
+    mean = words.with_error(value, difference.standard_error, signed=True)
     ps = [
         "–" if p is None else p_words(p).removeprefix("p ").removeprefix("= ")
         for p in (difference.p, difference.p_holm)

@@ -89,9 +89,10 @@ class Words:
 
     def __init__(self, comparison: Comparison, conclusions: Conclusions) -> None:
         self.comparison, self.conclusions = comparison, conclusions
-        errors = [cell.standard_error for cell in conclusions.cells if cell.standard_error]
+        families = (conclusions.cells, conclusions.differences)
+        errors = [[each.standard_error for each in family if each.standard_error] for family in families]
         means = [abs(cell.mean) for cell in conclusions.cells if cell.mean]
-        scale = median(errors) if errors else (median(means) / 1000 if means else 1e-3)
+        scale = min((median(found) for found in errors if found), default=median(means) / 1000 if means else 1e-3)
         self._decimals = max(0, min(8, 1 - math.floor(math.log10(scale))))
 
     def number(self, value: float) -> str:
@@ -176,8 +177,11 @@ class Words:
             return "There is nothing to compare: fewer than two cells fit the recipe."
         claimed = sum(each.verdict in ("better", "worse") for each in differences)
         if len(differences) == 1:
-            return "A difference can be claimed." if claimed else "No difference can be claimed."
-        return f"{claimed or 'None'} of {len(differences)} differences can be claimed."
+            answer = "A difference can be claimed." if claimed else "No difference can be claimed."
+        else:
+            answer = f"{claimed or 'None'} of {len(differences)} differences can be claimed."
+        waiting = any("waiting" in cell.statuses for cell in self.conclusions.cells)
+        return f"So far: {answer[0].lower()}{answer[1:]}" if waiting else answer
 
     def measured(self) -> str:
         """Return what is measured, how often and with what budget."""
@@ -199,8 +203,9 @@ class Words:
         if cells and cells[0].values != first:
             name = self.comparison.name
             notes.append(f"{name(first)} does not fit, so cells are compared with {name(cells[0].values)}.")
-        for number in sorted({each.others_left_out for each in self.conclusions.differences} - {0}):
-            found = [self.name(each) for each in self.conclusions.differences if each.others_left_out == number]
+        incomplete = [each for each in self.conclusions.differences if each.others and each.others_left_out]
+        for number in sorted({each.others_left_out for each in incomplete}):
+            found = [self.name(each) for each in incomplete if each.others_left_out == number]
             where = plural(number, "choice") + " for the other axes, where more than half of the pairs are missing"
             notes.append(f"{', '.join(found)} {'leaves' if len(found) == 1 else 'leave'} out {where}.")
         differences = self.conclusions.differences
