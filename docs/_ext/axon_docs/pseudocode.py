@@ -30,7 +30,7 @@ def pages() -> dict[str, str]:
     """Return the pages of the algorithms, and their index, by path."""
     algorithms = load_algorithms()
     made = {f"pseudocode/{algorithm.id}.md": page(algorithm) for algorithm in algorithms}
-    rows = [f"| [{a.title}]({a.id}.md) | {typeset(a.call)} | {_linked(a.source)} | `{a.part}` |" for a in algorithms]
+    rows = [f"| [{a.title}]({a.id}.md) | {_cell(a.call)} | {_linked(a.source)} | `{a.part}` |" for a in algorithms]
     table = ["| algorithm | | stated in | part |", "|---|---|---|---|", *rows]
     tree = ["```{toctree}", ":hidden:", "", *(a.id for a in algorithms), "```", ""]
     made["pseudocode/index.md"] = "\n".join(["# Pseudocode beside code", "", _ABOUT, *table, "", *tree])
@@ -177,3 +177,7 @@ def _linked(source: str) -> str:
 
 def _raw(*lines: str) -> list[str]:
     return ["```{raw} html", *lines, "```", ""]
+
+
+def _cell(text: str) -> str:
+    return typeset(text).replace("|", "&#124;")  # a bar would end the cell

@@ -17,7 +17,6 @@ __all__ = [
     "BASES",
     "EPS",
     "LONG",
-    "as_array",
     "draw_attention",
     "draw_models",
     "draw_tensor",
