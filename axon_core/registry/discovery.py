@@ -35,6 +35,8 @@ __all__ = [
     "Problem",
     "discover",
     "forget",
+    "header",
+    "is_whole",
     "load_problem",
     "normalised_name",
     "scan",
@@ -203,7 +205,7 @@ def scan(*, thorough: bool = False) -> Discovered:
                     if points or thorough:
                         _examine(dist, name, folder, points, entries, problems)
                 elif os.path.realpath(used) != os.path.realpath(folder):
-                    if not _is_whole(dist):
+                    if not is_whole(dist):
                         problems.append(_hollow(name, folder))
                     elif points:
                         problems.append(_duplicate(name, used, folder))
@@ -216,12 +218,13 @@ def scan(*, thorough: bool = False) -> Discovered:
 def _used(copies: Mapping[str, Distribution]) -> str:
     """Return the folder of the copy in use: the first on `sys.path`, as in an import, that has its metadata."""
     first = next(iter(copies))
-    return first if len(copies) == 1 else next((folder for folder, dist in copies.items() if _is_whole(dist)), first)
+    return first if len(copies) == 1 else next((folder for folder, dist in copies.items() if is_whole(dist)), first)
 
 
-def _is_whole(dist: Distribution) -> bool:
+def is_whole(dist: Distribution) -> bool:
+    """Whether the metadata of a distribution are there; an interrupted installation leaves a folder without them."""
     try:
-        return _header(dist, "Version") is not None
+        return header(dist, "Version") is not None
     except Exception:  # whatever bytes are there
         return False
 
@@ -244,7 +247,7 @@ def _examine(
         remedy = f"Delete the folder {folder}"
         problems.append(Problem(name, f"{folder} is left over from an interrupted pip run", remedy))
         return
-    if (version := _header(dist, "Version")) is None or not (name := name or _header(dist, "Name") or ""):
+    if (version := header(dist, "Version")) is None or not (name := name or header(dist, "Name") or ""):
         problems.append(_hollow(name, folder))
         return
     seen: set[tuple[str, str]] = set()
@@ -267,8 +270,8 @@ def _examine(
             entries.append(Entry(point.name, name, version, point.value, group))
 
 
-def _header(dist: Distribution, name: str) -> str | None:
-    """Read one field of a distribution's metadata; `dist.version` parses the whole e-mail, 50 times slower."""
+def header(dist: Distribution, name: str) -> str | None:
+    """Return a field of a distribution's metadata, or None; `dist.version` parses the whole e-mail, 50 times slower."""
     for file in ("METADATA", "PKG-INFO", ""):  # the last if the .egg-info is itself the file
         if text := dist.read_text(file):
             found = re.search(rf"^{name}:[ \t]*(\S+)", text.partition("\n\n")[0], re.MULTILINE | re.IGNORECASE)

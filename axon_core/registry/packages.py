@@ -13,7 +13,7 @@ from axon_core.documents import parse_toml
 from axon_core.errors import PluginLoadError
 from axon_core.registry.discovery import Entry, discover
 
-__all__ = ["CARD", "command_line", "package_folders"]
+__all__ = ["CARD", "command_line", "find_module", "package_folders"]
 
 CARD = "paper.toml"
 """The card's name, beside the package's modules."""
@@ -46,7 +46,7 @@ def package_folders(entry: Entry) -> list[Path]:
     name, folders = "", None
     for part in entry.target.split("."):
         name = f"{name}.{part}" if name else part
-        if (spec := _find_spec(name, folders)) is None or spec.submodule_search_locations is None:
+        if (spec := find_module(name, folders)) is None or spec.submodule_search_locations is None:
             raise PluginLoadError(
                 f"the paper {entry.key!r} of {entry.source} names the package {entry.target}, but "
                 f"{'there is none' if spec is None else f'{name} is a module and not a package'}. "
@@ -66,6 +66,7 @@ def _line(paper: Entry, command: str) -> str | None:
         return None
 
 
-def _find_spec(name: str, path: list[str] | None) -> ModuleSpec | None:
+def find_module(name: str, path: list[str] | None = None) -> ModuleSpec | None:
+    """Return where `import` would find a module, below the folders `path` of its parent if it has one; or None."""
     finders = (finder.find_spec(name, path) for finder in sys.meta_path)
     return next((spec for spec in finders if spec is not None), None)
