@@ -38,7 +38,7 @@ from axon_core.processes import is_first, is_spread, together
 from axon_core.randomness import forked
 from axon_core.registries import MODELS
 from axon_core.registry import provenance
-from axon_core.registry.environment_lock import note_differences
+from axon_core.registry.lock_comparison import note_differences
 
 if TYPE_CHECKING:
     from axon_core.interfaces.model import Model, Vocabulary

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from axon_core.cli.examination import examine_environment
-from axon_core.cli.output import counted, echo, json_option, print_json
+from axon_core.cli.output import counted, echo, json_option, note_refused, print_json
 from axon_core.registry.discovery import Problem
 
 
@@ -39,19 +39,22 @@ def _examine(as_json: bool) -> bool:
     found, problems = examine_environment()
     entries = [entry for group in found.groups.values() for entry in group]
     if as_json:
-        print_json({"entries": len(entries), "problems": [asdict(problem) for problem in problems]})
+        refused = dict(found.refused)
+        print_json({"entries": len(entries), "problems": [asdict(each) for each in problems], "refused": refused})
     else:
         echo(f"axon-core {version('axon-core')}, Python {sys.version.split()[0]}, {sys.prefix}")
         _print(problems)
         plugins = counted(len({entry.distribution for entry in entries}), "plugin")
         verdict = counted(len(problems), "problem") if problems else "no problem"
+        note_refused(found.refused)
         echo(f"\n{plugins} with {counted(len(entries), 'entry', 'entries')}: {verdict}.")
     return bool(problems)
 
 
 def _compare(path: Path, as_json: bool) -> bool:
     """Print how what is installed differs from a lock, and return whether it does."""
-    from axon_core.registry.environment_lock import lock_differences, read_lock, restoring_command
+    from axon_core.registry.environment_lock import read_lock
+    from axon_core.registry.lock_comparison import lock_differences, restoring_command
 
     lock = read_lock(path)
     found = lock_differences(lock)

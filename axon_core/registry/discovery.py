@@ -141,7 +141,9 @@ class Discovered:
     groups: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict[str, tuple[Entry, ...]])
     """Entries by group, sorted by key and distribution."""
     disabled: tuple[Entry, ...] = ()
-    """Entries that AXON_PLUGINS or AXON_DISABLE_PLUGINS left out."""
+    """Entries that AXON_PLUGINS, AXON_DISABLE_PLUGINS or an administrator's allow-list left out."""
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The distributions that an allow-list refuses, each with the reason (`axon_core.registry.allowed`)."""
     problems: tuple[Problem, ...] = ()
     """What could not be used, and why."""
 
@@ -310,7 +312,7 @@ def _unreadable(dist: Distribution, name: str, folder: str, error: Exception) ->
 
 
 def _sorted_out(entries: list[Entry], problems: list[Problem]) -> Discovered:
-    """Apply AXON_PLUGINS and AXON_DISABLE_PLUGINS, and note entries in groups that nothing reads."""
+    """Apply the allow-lists, AXON_PLUGINS and AXON_DISABLE_PLUGINS; note entries in groups that nothing reads."""
     installed = {e.distribution for e in entries} | {p.distribution for p in problems}
     allowed, refused = _names("AXON_PLUGINS"), _names("AXON_DISABLE_PLUGINS")
     problems = [p for p in problems if p.distribution not in refused]
@@ -319,12 +321,16 @@ def _sorted_out(entries: list[Entry], problems: list[Problem]) -> Discovered:
             what = f"{variable} names it, but no plugin with that name is installed"
             problems.append(Problem(name, what, f"Correct {variable}; installed: {', '.join(sorted(installed))}"))
 
+    from axon_core.registry.allowed import judge  # here, because it needs this module
+
+    forbidden, unusable = judge({entry.distribution: entry.version for entry in entries})
+    problems += unusable
     groups: dict[str, list[Entry]] = {}
     disabled: list[Entry] = []
     for entry in sorted(entries, key=lambda e: (e.key, e.distribution)):
-        off = entry.distribution in refused or (allowed and entry.distribution not in allowed)
+        off = entry.distribution in {*refused, *forbidden} or (allowed and entry.distribution not in allowed)
         (disabled if off else groups.setdefault(entry.group, [])).append(entry)
-    found = Discovered({g: tuple(e) for g, e in groups.items()}, tuple(disabled), tuple(problems))
+    found = Discovered({g: tuple(e) for g, e in groups.items()}, tuple(disabled), forbidden, tuple(problems))
     for group in sorted(groups.keys() - found.served):
         for entry in groups[group]:
             if _is_optional(entry):

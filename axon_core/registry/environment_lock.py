@@ -7,7 +7,6 @@ with. It has nothing to do with the locks that keep two processes from writing t
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,11 +18,11 @@ from axon_core.config import Config, validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError
 from axon_core.escaping import shortened
-from axon_core.registry.discovery import DIST_NAME, Problem, discover, header, normalised_name
-from axon_core.registry.installed import files_digest, installed, is_editable, record_digest, requirements
-from axon_core.registry.suggest import known_papers
+from axon_core.registry.discovery import DIST_NAME, discover, header, normalised_name
+from axon_core.registry.installed import files_digest, installed, record_digest, requirements
 
 __all__ = [
+    "CORE",
     "LOCK",
     "EnvironmentLock",
     "LockedDistribution",
@@ -32,25 +31,22 @@ __all__ = [
     "find_lock",
     "installed_plugins",
     "is_by_hand",
-    "lock_differences",
     "lock_environment",
     "named_plugins",
-    "note_differences",
     "read_lock",
-    "restoring_command",
 ]
 
 LOCK = "lock.json"
 """The name of a lock in a run folder."""
 FORMAT = 1
 """The format written here, and the newest that is read."""
-_CORE = "axon-core"
+CORE = "axon-core"
+"""The distribution of the core."""
 _DEVELOPMENT = {"test", "tests", "docs", "bench", "dev", "lint"}  # extras that no run needs
 _WITHOUT_NUMBERS = {  # libraries that check, print, draw, log, transfer or serve
     *("click", "entrypoints", "jaxtyping", "pluggy", "pydantic", "rich", "tomli-w", "matplotlib", "tensorboard"),
     *("wandb", "huggingface-hub", "gradio", "prometheus-client", "starlette", "uvicorn", "httpx"),
 }
-_log = logging.getLogger("axon")
 
 _Name = Annotated[str, Field(pattern=rf"^{DIST_NAME}$", max_length=200)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$", max_length=200)]
@@ -119,7 +115,7 @@ def lock_environment(
     """
     parts = list(parts)
     plugins = installed_plugins()
-    names = [_CORE, *others, *(part["distribution"] for part in parts if not is_by_hand(part))]
+    names = [CORE, *others, *(part["distribution"] for part in parts if not is_by_hand(part))]
     libraries, distributions = set[str](), dict[str, LockedDistribution]()
     while names:
         if (name := normalised_name(names.pop())) in distributions:
@@ -150,8 +146,10 @@ def lock_environment(
 
 
 def installed_plugins() -> set[str]:
-    """Return the distributions that offer anything to Axon, the core among them."""
-    return {_CORE, *(entry.distribution for entries in discover().groups.values() for entry in entries)}
+    """Return the distributions that offer anything to Axon, the core and those that are left out among them."""
+    found = discover()
+    entries = [*found.disabled, *(entry for entries in found.groups.values() for entry in entries)]
+    return {CORE, *(entry.distribution for entry in entries)}
 
 
 def named_plugins(facts: Any) -> set[str]:
@@ -212,103 +210,3 @@ def read_lock(path: Path) -> EnvironmentLock:
         raise CheckpointError(f"there is no lock {file}; give a run folder or its {LOCK}") from None
     except (ConfigError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file} is damaged or not a lock: {shortened(str(error), 1000)}") from None
-
-
-def lock_differences(lock: EnvironmentLock, *, builds: bool = True) -> list[Problem]:
-    """Return how what is installed differs from a lock, sorted by distribution; empty if a run would be made alike.
-
-    Args:
-        lock: what a run was made with.
-        builds: whether the builds of libraries are compared too, which takes 20 ms more for torch.
-    """
-    found = [problem for locked in lock.distributions for problem in _distribution_differences(locked)]
-    found += [problem for locked in lock.libraries for problem in _library_differences(locked, builds)]
-    if (now := platform.python_version()).split(".")[:2] != lock.python.split(".")[:2]:
-        minor = ".".join(lock.python.split(".")[:2])
-        remedy = f"Make an environment of Python {minor}: python{minor} -m venv FOLDER"
-        found.append(Problem("python", f"the lock has Python {lock.python}, and this is {now}", remedy))
-    return sorted(found, key=lambda problem: problem.distribution)
-
-
-def _distribution_differences(locked: LockedDistribution) -> Iterable[Problem]:
-    if problem := _version_difference(locked):
-        yield problem
-        return
-    dist = installed(locked.name)
-    if dist is not None and files_digest(dist) != locked.files:
-        what = f"{locked.name} {locked.version} is installed with other files than the lock has"
-        remedy = f"Reinstall it: {_reinstall([locked])}"
-        if is_editable(dist):
-            remedy = (
-                f"It is installed from a checkout: check out the commit that the run was made with. Or r{remedy[1:]}"
-            )
-        yield Problem(locked.name, what, remedy)
-    for part in locked.parts:
-        yield from _rivals(locked.name, part)
-
-
-def _rivals(name: str, part: LockedPart) -> Iterable[Problem]:
-    """Yield a problem for each other plugin that offers a part of this name: the bare name then finds neither."""
-    for entry in discover().entries(part.group):
-        if entry.key == part.key and entry.distribution != name:
-            kind = part.group.replace("_", " ")
-            what = f"{entry.source} offers the {kind} {part.key!r} too, which the run took from {name}"
-            remedy = f"Uninstall it: pip uninstall {entry.distribution}; or write {name}:{part.key} in the recipe"
-            yield Problem(entry.distribution, what, remedy)
-
-
-def _library_differences(locked: LockedLibrary, builds: bool) -> Iterable[Problem]:
-    if problem := _version_difference(locked):
-        yield problem
-    elif builds and locked.build is not None:
-        dist = installed(locked.name)
-        if dist is not None and (build := record_digest(dist)) is not None and build != locked.build:
-            what = f"{locked.name} {locked.version} is another build of this version than the lock has"
-            yield Problem(locked.name, what, f"Install it from where the run's was: {_reinstall([locked])}")
-
-
-def _version_difference(locked: LockedDistribution | LockedLibrary) -> Problem | None:
-    """Return what is wrong if a distribution is missing or has another version."""
-    dist = installed(locked.name)
-    version = None if dist is None else header(dist, "Version")
-    if version == locked.version:
-        return None
-    state = "is not installed" if version is None else f"is installed in version {version}"
-    what = f"the lock has {locked.name} {locked.version}, which {state}"
-    remedy = f"Install it: {_reinstall([locked])}"
-    if locked.name in {_CORE, *(paper.distribution for paper in known_papers())}:
-        folder = "." if locked.name == _CORE else f"./plugins/{locked.name}"
-        remedy += f", or in a checkout of Axon at that version: pip install {folder}"
-    return Problem(locked.name, what, remedy)
-
-
-def restoring_command(lock: EnvironmentLock, differences: Iterable[Problem]) -> str | None:
-    """Return the `pip install` that restores whatever of a lock differs, or None if none would."""
-    named = {problem.distribution for problem in differences}
-    wanted = [locked for locked in (*lock.distributions, *lock.libraries) if locked.name in named]
-    return _reinstall(wanted) if wanted else None
-
-
-def _reinstall(wanted: Iterable[LockedDistribution | LockedLibrary]) -> str:
-    """Return the command that installs exactly these versions; names and versions are safe in a shell."""
-    wanted = list(wanted)
-    local = {w.version.partition("+")[2] for w in wanted if w.name == "torch"} - {""}
-    index = "".join(f" --extra-index-url https://download.pytorch.org/whl/{build}" for build in sorted(local))
-    return f"pip install --force-reinstall --no-deps{index} {' '.join(f'{w.name}=={w.version}' for w in wanted)}"
-
-
-def note_differences(folder: Path) -> None:
-    """Warn in one line if what is installed differs from the lock of a run or model that is about to be used.
-
-    Without a lock, nothing is said. Versions and the files of plugins are compared, but not the builds of libraries.
-    """
-    if (file := find_lock(folder)) is None:
-        return
-    try:
-        found = lock_differences(read_lock(file), builds=False)
-    except CheckpointError as error:
-        _log.warning("%s; so what it was made with is not known", error)
-        return
-    if found:
-        said = "; ".join(problem.what for problem in found[:3]) + (f"; and {len(found) - 3} more" if found[3:] else "")
-        _log.warning("made with other software: %s. To restore it: axon doctor --lock %s", said, file.parent)
