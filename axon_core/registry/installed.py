@@ -22,7 +22,7 @@ from importlib.metadata import Distribution
 from axon_core.registry.discovery import is_whole, normalised_name
 from axon_core.registry.packages import find_module
 
-__all__ = ["files_digest", "installed", "is_editable", "record_digest", "requirements"]
+__all__ = ["files_digest", "installed", "is_editable", "record_digest", "requirements", "top_level"]
 
 _MODULE = (".py", ".pyc", ".so", ".pyd")
 
@@ -85,7 +85,7 @@ def _contents(file: str) -> str:
 
 def _files(dist: Distribution) -> Iterator[tuple[str, str]]:
     """Yield name and path of every file that the distribution's packages and modules consist of."""
-    for package in sorted(_top_level(dist)):
+    for package in sorted(top_level(dist)):
         if (spec := find_module(package)) is None:
             continue
         if spec.submodule_search_locations is not None:
@@ -112,7 +112,7 @@ def _below(name: str, folder: str, above: set[str]) -> Iterator[tuple[str, str]]
             yield from _below(inner, entry.path, {*above, real})
 
 
-def _top_level(dist: Distribution) -> set[str]:
+def top_level(dist: Distribution) -> set[str]:
     """Return the packages and modules that a distribution installs, or that its entry points name."""
     roots = {path.partition("/")[0] for path, _ in _recorded(dist) if "/" in path or path.endswith(_MODULE)}
     names = {root.partition(".")[0] for root in roots if not root.endswith((".libs", ".data"))}
