@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -122,5 +123,6 @@ def note_differences(folder: Path) -> None:
         _log.warning("%s; so what it was made with is not known", error)
         return
     if found:
+        place = shlex.quote(str(file.parent))
         said = "; ".join(problem.what for problem in found[:3]) + (f"; and {len(found) - 3} more" if found[3:] else "")
-        _log.warning("made with other software: %s. To restore it: axon doctor --lock %s", said, file.parent)
+        _log.warning("made with other software: %s. To restore it: axon doctor --lock %s", said, place)
