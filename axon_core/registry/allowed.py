@@ -2,9 +2,9 @@
 
     # /etc/axon/plugins.toml
     [plugins]
-    axon-gqa = "*"                          # any version
-    axon-xllama = ["0.2.0", "0.2.1"]        # one of these
-    axon-dpo = "sha256:9f86d081884c7d65…"   # these files, as `axon lock` prints them
+    axon-kites = "*"                          # any version
+    axon-balls = ["0.2.0", "0.2.1"]           # one of these
+    axon-rings = "sha256:9f86d081884c7d65…"   # these files, as `axon lock` prints them
 
 If there is such a file, plugins that it does not name are refused before any of their code runs; the core itself needs
 no line. Environment variables cannot name another file, and can only leave out more plugins. A file that cannot be
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from axon_core.registry.discovery import DIST_NAME, Problem, normalised_name
+from axon_core.registry.distributions import DIST_NAME, normalised_name
 
 __all__ = ["AllowList", "allow_files", "judge", "read_allow_list"]
 
@@ -97,8 +97,8 @@ def _plugins(tables: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def judge(versions: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
-    """Return which of the installed plugins are refused, each with the reason and the remedy; and unusable files.
+def judge(versions: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return which of the installed plugins are refused, with the reason and the remedy; and why files are unusable.
 
     Args:
         versions: the version of each plugin by its normalised name.
@@ -108,9 +108,7 @@ def judge(versions: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
     for name, version in versions.items():
         if reason := next((reason for found in lists if (reason := _refusal(found, name, version))), None):
             refused[name] = reason
-    remedy = "Ask the administrator of this machine to correct it; until then no plugin is used"
-    problems = [Problem("allow-list", f"{f.file} cannot be used: {f.unusable}", remedy) for f in lists if f.unusable]
-    return refused, problems
+    return refused, [f"{found.file} cannot be used: {found.unusable}" for found in lists if found.unusable]
 
 
 def _refusal(found: AllowList, name: str, version: str) -> str | None:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from axon_core.errors import PluginLoadError
 from axon_core.escaping import shortened
+from axon_core.registry.allowed import judge
+from axon_core.registry.distributions import DIST_NAME, header, is_whole, normalised_name
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -35,8 +37,6 @@ __all__ = [
     "Problem",
     "discover",
     "forget",
-    "header",
-    "is_whole",
     "load_problem",
     "normalised_name",
     "scan",
@@ -53,9 +53,6 @@ GROUPS = (
 """The core's own groups; a plugin adds one by naming a registry of its own in group `registry`."""
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(\s*:\s*[^\W\d]\w*(\.[^\W\d]\w*)*)?")
-DIST_NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
-"""The names that a distribution may have (PEP 508)."""
-_DIST_NAME = re.compile(DIST_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +176,6 @@ def forget() -> None:
         _found = None
 
 
-def normalised_name(distribution: str) -> str:
-    """Return a distribution's name as package indexes compare it: `My_Plugin` is `my-plugin`."""
-    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
-
-
 def scan(*, thorough: bool = False) -> Discovered:
     """Read the entry points of every distribution on `sys.path`, one by one, so that a broken one affects no other.
 
@@ -223,14 +215,6 @@ def _used(copies: Mapping[str, Distribution]) -> str:
     return first if len(copies) == 1 else next((folder for folder, dist in copies.items() if is_whole(dist)), first)
 
 
-def is_whole(dist: Distribution) -> bool:
-    """Whether the metadata of a distribution are there; an interrupted installation leaves a folder without them."""
-    try:
-        return header(dist, "Version") is not None
-    except Exception:  # whatever bytes are there
-        return False
-
-
 # A file that importlib.metadata cannot parse breaks every call of its `entry_points`, which torch and pydantic call
 # on import. These keep them from calling it when it could not work anyway, so that plugins still load.
 _UNPLUGGED = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
@@ -245,7 +229,7 @@ def _examine(
     problems: list[Problem],
 ) -> None:
     """Add the Axon entry points of one distribution to `entries`, and what is wrong with it to `problems`."""
-    if folder and not _DIST_NAME.fullmatch(name):
+    if folder and not re.fullmatch(DIST_NAME, name):
         remedy = f"Delete the folder {folder}"
         problems.append(Problem(name, f"{folder} is left over from an interrupted pip run", remedy))
         return
@@ -270,16 +254,6 @@ def _examine(
         else:
             seen.add((group, point.name))
             entries.append(Entry(point.name, name, version, point.value, group))
-
-
-def header(dist: Distribution, name: str) -> str | None:
-    """Return a field of a distribution's metadata, or None; `dist.version` parses the whole e-mail, 50 times slower."""
-    for file in ("METADATA", "PKG-INFO", ""):  # the last if the .egg-info is itself the file
-        if text := dist.read_text(file):
-            found = re.search(rf"^{name}:[ \t]*(\S+)", text.partition("\n\n")[0], re.MULTILINE | re.IGNORECASE)
-            # A name appears in command lines to paste, so an invalid one is as good as missing.
-            return found and (found[1] if name != "Name" or _DIST_NAME.fullmatch(found[1]) else None)
-    return None
 
 
 def _hollow(name: str, folder: str) -> Problem:
@@ -321,10 +295,10 @@ def _sorted_out(entries: list[Entry], problems: list[Problem]) -> Discovered:
             what = f"{variable} names it, but no plugin with that name is installed"
             problems.append(Problem(name, what, f"Correct {variable}; installed: {', '.join(sorted(installed))}"))
 
-    from axon_core.registry.allowed import judge  # here, because it needs this module
-
     forbidden, unusable = judge({entry.distribution: entry.version for entry in entries})
-    problems += unusable
+    for what in unusable:
+        remedy = "Ask the administrator of this machine to correct it; until then no plugin is used"
+        problems.append(Problem("allow-list", what, remedy))
     groups: dict[str, list[Entry]] = {}
     disabled: list[Entry] = []
     for entry in sorted(entries, key=lambda e: (e.key, e.distribution)):

@@ -18,7 +18,8 @@ from axon_core.config import Config, validate
 from axon_core.documents import parse_json
 from axon_core.errors import CheckpointError, ConfigError
 from axon_core.escaping import shortened
-from axon_core.registry.discovery import DIST_NAME, discover, header, normalised_name
+from axon_core.registry.discovery import discover
+from axon_core.registry.distributions import DIST_NAME, header, normalised_name
 from axon_core.registry.installed import files_digest, installed, record_digest, requirements
 
 __all__ = [
@@ -198,7 +199,9 @@ def read_lock(path: Path) -> EnvironmentLock:
     """
     file = find_lock(path) if path.is_dir() else path
     if file is None:
-        raise CheckpointError(f"{path} has no {LOCK}; a run gets one when it begins if axon-lab is installed")
+        raise CheckpointError(
+            f"{path} has no {LOCK}; a run gets one when it begins if a plugin that writes locks is installed"
+        )
     try:
         facts: Any = parse_json(file.read_text("utf-8-sig"))
         if isinstance(facts, dict) and isinstance(found := facts.get("format"), int) and found > FORMAT:  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

@@ -17,12 +17,12 @@ import stat
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 
-from axon_core.registry.discovery import is_whole, normalised_name
-from axon_core.registry.packages import find_module
+from axon_core.registry.distributions import is_whole, normalised_name
 
-__all__ = ["files_digest", "installed", "is_editable", "record_digest", "requirements", "top_level"]
+__all__ = ["files_digest", "find_module", "installed", "is_editable", "record_digest", "requirements", "top_level"]
 
 _MODULE = (".py", ".pyc", ".so", ".pyd")
 
@@ -68,6 +68,12 @@ def files_digest(dist: Distribution) -> str:
         whole.update(os.fsencode(name) + b"\0" + _contents(file).encode() + b"\n")
     whole.update(b"entry_points.txt\0" + (_text(dist, "entry_points.txt") or "").encode("utf-8", "surrogateescape"))
     return f"sha256:{whole.hexdigest()}"
+
+
+def find_module(name: str, path: list[str] | None = None) -> ModuleSpec | None:
+    """Return where `import` would find a module, below the folders `path` of its parent if it has one; or None."""
+    finders = (finder.find_spec(name, path) for finder in sys.meta_path)
+    return next((spec for spec in finders if spec is not None), None)
 
 
 def _contents(file: str) -> str:

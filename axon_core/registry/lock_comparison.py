@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from axon_core.errors import CheckpointError
-from axon_core.registry.discovery import Problem, discover, header
+from axon_core.registry.discovery import Problem, discover
+from axon_core.registry.distributions import header
 from axon_core.registry.environment_lock import (
     CORE,
     EnvironmentLock,

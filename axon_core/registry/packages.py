@@ -5,15 +5,14 @@ What a listing needs quickly is here, without the libraries that check a card as
 
 from __future__ import annotations
 
-import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from axon_core.documents import parse_toml
 from axon_core.errors import PluginLoadError
 from axon_core.registry.discovery import Entry, discover
+from axon_core.registry.installed import find_module
 
-__all__ = ["CARD", "command_line", "find_module", "package_folders"]
+__all__ = ["CARD", "command_line", "package_folders"]
 
 CARD = "paper.toml"
 """The card's name, beside the package's modules."""
@@ -64,9 +63,3 @@ def _line(paper: Entry, command: str) -> str | None:
         return " ".join(line.split())
     except Exception:  # no card may break a listing: `axon papers` and `axon doctor` say what is wrong with it
         return None
-
-
-def find_module(name: str, path: list[str] | None = None) -> ModuleSpec | None:
-    """Return where `import` would find a module, below the folders `path` of its parent if it has one; or None."""
-    finders = (finder.find_spec(name, path) for finder in sys.meta_path)
-    return next((spec for spec in finders if spec is not None), None)
