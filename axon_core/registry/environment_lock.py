@@ -199,9 +199,7 @@ def read_lock(path: Path) -> EnvironmentLock:
     """
     file = find_lock(path) if path.is_dir() else path
     if file is None:
-        raise CheckpointError(
-            f"{path} has no {LOCK}; a run gets one when it begins if a plugin that writes locks is installed"
-        )
+        raise CheckpointError(f"{path} has no {LOCK}; a run gets one when it begins if a plugin writes locks")
     try:
         facts: Any = parse_json(file.read_text("utf-8-sig"))
         if isinstance(facts, dict) and isinstance(found := facts.get("format"), int) and found > FORMAT:  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
