@@ -43,7 +43,8 @@ def test_no_installed_part_is_left_out() -> None:
 
 def test_ids_name_part_and_check() -> None:
     assert "attention:GQA:causal" in {case.id for case in cases("axon-gqa")}
-    assert all(case.part.name.partition("[")[0] in ("attention:GQA", "attention:MQA") for case in cases("axon_gqa"))
+    parts = {case.part.name.partition("[")[0] for case in cases("axon_gqa")}
+    assert parts == {"attention:GQA", "attention:MQA", "plugin:axon-gqa"}
 
 
 def test_distribution_without_parts_is_refused() -> None:
@@ -62,7 +63,9 @@ def test_axon_check_explains_each_failure_and_exits_with_1(site) -> None:
     assert "found: 64 of 64 values are not finite, the first at [0, 0]" in rows
     assert "usual cause: a missing ε, or an ε added after the square root" in rows
     assert any("module 'axon_broken' has no attribute 'Gone'" in row for row in rows)
-    assert rows[-1] == "12 checks on 2 parts: 2 failed."
+    assert "plugin:axon-broken 13 of 13 -" in rows
+    assert any(row.startswith("axon-broken: its import took 0.") for row in rows)
+    assert rows[-1] == "25 checks on 3 parts: 2 failed."
 
 
 def test_axon_check_prints_json(site) -> None:
@@ -74,10 +77,31 @@ def test_axon_check_prints_json(site) -> None:
     assert failed[0]["input"] == "a vector of zeros"
 
 
+def test_every_installed_plugin_is_imported_also_those_without_parts() -> None:
+    known = {entry.distribution for entries in discover().groups.values() for entry in entries}
+    checked = {case.part.name.removeprefix("plugin:") for case in cases() if case.part.name.startswith("plugin:")}
+    assert checked == known and "axon-eet" in checked
+    assert {case.part.name for case in cases("axon-eet")} == {"plugin:axon-eet"}
+
+
+def test_a_plugin_whose_import_changes_torch_fails(site) -> None:
+    files = {"axon_loud.py": "import torch\ntorch.set_default_dtype(torch.float64)\ncommand = None\n"}
+    site.install("axon-loud", {"axon.v1.command": {"loud": "axon_loud:command"}}, files)
+    result = CliRunner().invoke(command, ["axon-loud", "--json"])
+    assert result.exit_code == 1
+    (failed,) = [entry for entry in json.loads(result.stdout) if not entry["passed"]]
+    assert (failed["part"], failed["check"], failed["input"]) == (
+        "plugin:axon-loud",
+        "torch_state",
+        "importing axon_loud",
+    )
+    assert failed["found"] == "the default dtype is torch.float64, and was torch.float32"
+
+
 def test_axon_check_takes_a_paper_and_exits_with_0() -> None:
     result = CliRunner().invoke(command, ["rmsnorm"])
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1].endswith("on 1 part: none failed.")
+    assert result.stdout.splitlines()[-1].endswith("on 2 parts: none failed.")
 
 
 def test_one_line_runs_the_kit_in_a_plugin_of_its_own(tmp_path: Path) -> None:

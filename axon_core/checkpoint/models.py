@@ -38,6 +38,7 @@ from axon_core.processes import is_first, is_spread, together
 from axon_core.randomness import forked
 from axon_core.registries import MODELS
 from axon_core.registry import provenance
+from axon_core.registry.lock_comparison import note_differences
 
 if TYPE_CHECKING:
     from axon_core.interfaces.model import Model, Vocabulary
@@ -238,13 +239,15 @@ def load_config(folder: Path, cls: type[M]) -> M:
     """Check a model folder and return its model without the weights, as `weightless` builds it.
 
     Only the header of the weights is read, which gives names, shapes, and whether the file is whole; `load_into` and
-    `check_weights` compare the checksum.
+    `check_weights` compare the checksum. A warning says what differs from the lock of the model's run, if it has one.
 
     Raises:
         CheckpointError: a file is missing or damaged, a part is not installed, or it is a model of another class.
     """
     saved = saved_model(folder)
     provenance.require([part.model_dump() for part in saved.parts], f"the model in {folder}")
+    if is_first():
+        note_differences(folder)
     found: type[Model] = cls if saved.type is None else MODELS[saved.type]
     if not issubclass(found, cls):
         raise CheckpointError(

@@ -67,8 +67,10 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if (command := self.get_command(ctx, args[0])) is None:
-            from axon_core.registry.suggest import nearest
+            from axon_core.registry.suggest import left_out, nearest
 
+            if why := left_out("command", args[0]):
+                raise UnknownKey(f"there is no command {args[0]!r}: {why}")
             near = nearest(args[0], self.list_commands(ctx))
             hint = f"did you mean {' or '.join(near)}?" if near else "`axon --help` lists the commands"
             raise UnknownKey(f"there is no command {args[0]!r}; {hint}")

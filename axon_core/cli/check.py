@@ -14,14 +14,17 @@ from axon_core.cli.output import echo, json_option, print_json, print_table
 def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
     """Run the conformance kit on the parts of PLUGIN, a distribution or a paper; by default on all installed parts.
 
-    Exits with 1 if a check fails.
+    It also imports the plugin in a process of its own, and checks that this only defines things. Exits with 1 if a
+    check fails.
     """
+    from axon_core.testing.imports import ImportedPlugin, report_of
     from axon_core.testing.kit import told
     from axon_core.testing.suites import cases
 
     distribution = _distribution(plugin)
     results = [(case, case.failure()) for case in cases(distribution)]
     failures = [failure for _, failure in results if failure]
+    imported = {case.part.name: report_of(case.part) for case, _ in results if case.part.cls is ImportedPlugin}
     if as_json:
         print_json(
             [
@@ -33,6 +36,7 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
                     "input": failure and failure.on,
                     "found": failure and failure.found,
                     "usual_cause": failure and case.check.cause,
+                    "seconds": imported[case.part.name].seconds if case.check.name == "import_time" else None,
                 }
                 for case, failure in results
             ]
@@ -48,6 +52,10 @@ def command(ctx: click.Context, plugin: str | None, as_json: bool) -> None:
         print_table(["part", "passed", "failed"], rows)
         for text in told(failures):
             echo(f"\n{text}")
+        echo()
+        for name, report in imported.items():
+            took = f"{report.seconds:.2f} s of CPU time, and torch {report.torch_seconds:.2f} s"
+            echo(f"{name.partition(':')[2]}: its import took {took}.")
         for draft in _drafts(distribution):
             echo(f"\n{draft}")
         many = f"{len(parts)} part{'s' * (len(parts) != 1)}"

@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from axon_core.cli.output import echo, json_option, note_problems, print_json, print_table
+from axon_core.cli.output import echo, json_option, note_problems, note_refused, print_json, print_table
 from axon_core.errors import UnknownKey
 from axon_core.registry.discovery import discover
 from axon_core.registry.suggest import unknown_name
@@ -32,4 +32,5 @@ def command(kind: str | None, as_json: bool) -> None:
         print_table(["kind", "key", "plugin"], rows)
     else:
         echo(f"No {kind or 'plugin'} is installed; `axon search` lists papers to install.")
+    note_refused(found.refused)
     note_problems(len(found.problems))

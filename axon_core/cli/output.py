@@ -10,7 +10,7 @@ import contextlib
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -128,3 +128,12 @@ def note_problems(number: int) -> None:
     """If some plugins could not be read, say so on the standard error."""
     if number:
         echo(f"{counted(number, 'problem')} with installed plugins: `axon doctor` explains.", err=True)
+
+
+def note_refused(refused: Mapping[str, str]) -> None:
+    """Say on the standard error which plugins an allow-list refuses, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in sorted(refused.items()):
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        echo(f"refused: {', '.join(names)}: {reason}", err=True)

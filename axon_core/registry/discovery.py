@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from axon_core.errors import PluginLoadError
 from axon_core.escaping import shortened
+from axon_core.registry.allowed import judge
+from axon_core.registry.distributions import DIST_NAME, header, is_whole, normalised_name
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -51,9 +53,6 @@ GROUPS = (
 """The core's own groups; a plugin adds one by naming a registry of its own in group `registry`."""
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(\s*:\s*[^\W\d]\w*(\.[^\W\d]\w*)*)?")
-DIST_NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
-"""The names that a distribution may have (PEP 508)."""
-_DIST_NAME = re.compile(DIST_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,9 @@ class Discovered:
     groups: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict[str, tuple[Entry, ...]])
     """Entries by group, sorted by key and distribution."""
     disabled: tuple[Entry, ...] = ()
-    """Entries that AXON_PLUGINS or AXON_DISABLE_PLUGINS left out."""
+    """Entries that AXON_PLUGINS, AXON_DISABLE_PLUGINS or an administrator's allow-list left out."""
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The distributions that an allow-list refuses, each with the reason (`axon_core.registry.allowed`)."""
     problems: tuple[Problem, ...] = ()
     """What could not be used, and why."""
 
@@ -175,11 +176,6 @@ def forget() -> None:
         _found = None
 
 
-def normalised_name(distribution: str) -> str:
-    """Return a distribution's name as package indexes compare it: `My_Plugin` is `my-plugin`."""
-    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
-
-
 def scan(*, thorough: bool = False) -> Discovered:
     """Read the entry points of every distribution on `sys.path`, one by one, so that a broken one affects no other.
 
@@ -203,7 +199,7 @@ def scan(*, thorough: bool = False) -> Discovered:
                     if points or thorough:
                         _examine(dist, name, folder, points, entries, problems)
                 elif os.path.realpath(used) != os.path.realpath(folder):
-                    if not _is_whole(dist):
+                    if not is_whole(dist):
                         problems.append(_hollow(name, folder))
                     elif points:
                         problems.append(_duplicate(name, used, folder))
@@ -216,14 +212,7 @@ def scan(*, thorough: bool = False) -> Discovered:
 def _used(copies: Mapping[str, Distribution]) -> str:
     """Return the folder of the copy in use: the first on `sys.path`, as in an import, that has its metadata."""
     first = next(iter(copies))
-    return first if len(copies) == 1 else next((folder for folder, dist in copies.items() if _is_whole(dist)), first)
-
-
-def _is_whole(dist: Distribution) -> bool:
-    try:
-        return _header(dist, "Version") is not None
-    except Exception:  # whatever bytes are there
-        return False
+    return first if len(copies) == 1 else next((folder for folder, dist in copies.items() if is_whole(dist)), first)
 
 
 # A file that importlib.metadata cannot parse breaks every call of its `entry_points`, which torch and pydantic call
@@ -240,11 +229,11 @@ def _examine(
     problems: list[Problem],
 ) -> None:
     """Add the Axon entry points of one distribution to `entries`, and what is wrong with it to `problems`."""
-    if folder and not _DIST_NAME.fullmatch(name):
+    if folder and not re.fullmatch(DIST_NAME, name):
         remedy = f"Delete the folder {folder}"
         problems.append(Problem(name, f"{folder} is left over from an interrupted pip run", remedy))
         return
-    if (version := _header(dist, "Version")) is None or not (name := name or _header(dist, "Name") or ""):
+    if (version := header(dist, "Version")) is None or not (name := name or header(dist, "Name") or ""):
         problems.append(_hollow(name, folder))
         return
     seen: set[tuple[str, str]] = set()
@@ -265,16 +254,6 @@ def _examine(
         else:
             seen.add((group, point.name))
             entries.append(Entry(point.name, name, version, point.value, group))
-
-
-def _header(dist: Distribution, name: str) -> str | None:
-    """Read one field of a distribution's metadata; `dist.version` parses the whole e-mail, 50 times slower."""
-    for file in ("METADATA", "PKG-INFO", ""):  # the last if the .egg-info is itself the file
-        if text := dist.read_text(file):
-            found = re.search(rf"^{name}:[ \t]*(\S+)", text.partition("\n\n")[0], re.MULTILINE | re.IGNORECASE)
-            # A name appears in command lines to paste, so an invalid one is as good as missing.
-            return found and (found[1] if name != "Name" or _DIST_NAME.fullmatch(found[1]) else None)
-    return None
 
 
 def _hollow(name: str, folder: str) -> Problem:
@@ -307,7 +286,7 @@ def _unreadable(dist: Distribution, name: str, folder: str, error: Exception) ->
 
 
 def _sorted_out(entries: list[Entry], problems: list[Problem]) -> Discovered:
-    """Apply AXON_PLUGINS and AXON_DISABLE_PLUGINS, and note entries in groups that nothing reads."""
+    """Apply the allow-lists, AXON_PLUGINS and AXON_DISABLE_PLUGINS; note entries in groups that nothing reads."""
     installed = {e.distribution for e in entries} | {p.distribution for p in problems}
     allowed, refused = _names("AXON_PLUGINS"), _names("AXON_DISABLE_PLUGINS")
     problems = [p for p in problems if p.distribution not in refused]
@@ -316,12 +295,16 @@ def _sorted_out(entries: list[Entry], problems: list[Problem]) -> Discovered:
             what = f"{variable} names it, but no plugin with that name is installed"
             problems.append(Problem(name, what, f"Correct {variable}; installed: {', '.join(sorted(installed))}"))
 
+    forbidden, unusable = judge({entry.distribution: entry.version for entry in entries})
+    for what in unusable:
+        remedy = "Ask the administrator of this machine to correct it; until then no plugin is used"
+        problems.append(Problem("allow-list", what, remedy))
     groups: dict[str, list[Entry]] = {}
     disabled: list[Entry] = []
     for entry in sorted(entries, key=lambda e: (e.key, e.distribution)):
-        off = entry.distribution in refused or (allowed and entry.distribution not in allowed)
+        off = entry.distribution in {*refused, *forbidden} or (allowed and entry.distribution not in allowed)
         (disabled if off else groups.setdefault(entry.group, [])).append(entry)
-    found = Discovered({g: tuple(e) for g, e in groups.items()}, tuple(disabled), tuple(problems))
+    found = Discovered({g: tuple(e) for g, e in groups.items()}, tuple(disabled), forbidden, tuple(problems))
     for group in sorted(groups.keys() - found.served):
         for entry in groups[group]:
             if _is_optional(entry):

@@ -5,13 +5,12 @@ What a listing needs quickly is here, without the libraries that check a card as
 
 from __future__ import annotations
 
-import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from axon_core.documents import parse_toml
 from axon_core.errors import PluginLoadError
 from axon_core.registry.discovery import Entry, discover
+from axon_core.registry.installed import find_module
 
 __all__ = ["CARD", "command_line", "package_folders"]
 
@@ -46,7 +45,7 @@ def package_folders(entry: Entry) -> list[Path]:
     name, folders = "", None
     for part in entry.target.split("."):
         name = f"{name}.{part}" if name else part
-        if (spec := _find_spec(name, folders)) is None or spec.submodule_search_locations is None:
+        if (spec := find_module(name, folders)) is None or spec.submodule_search_locations is None:
             raise PluginLoadError(
                 f"the paper {entry.key!r} of {entry.source} names the package {entry.target}, but "
                 f"{'there is none' if spec is None else f'{name} is a module and not a package'}. "
@@ -64,8 +63,3 @@ def _line(paper: Entry, command: str) -> str | None:
         return " ".join(line.split())
     except Exception:  # no card may break a listing: `axon papers` and `axon doctor` say what is wrong with it
         return None
-
-
-def _find_spec(name: str, path: list[str] | None) -> ModuleSpec | None:
-    finders = (finder.find_spec(name, path) for finder in sys.meta_path)
-    return next((spec for spec in finders if spec is not None), None)

@@ -9,6 +9,7 @@ from importlib import metadata
 from torch import nn
 
 from axon_core.errors import AxonError, CheckpointError
+from axon_core.registry.environment_lock import is_by_hand
 from axon_core.registry.registry import registries
 from axon_core.registry.suggest import known_papers
 
@@ -43,7 +44,7 @@ def class_of(module: nn.Module) -> type[nn.Module]:
 
 def key(part: Mapping[str, str]) -> str:
     """Return the key that looks up exactly this part, whatever else is installed."""
-    return part["key"] if _by_hand(part) else f"{part['distribution']}:{part['key']}"
+    return part["key"] if is_by_hand(part) else f"{part['distribution']}:{part['key']}"
 
 
 def require(parts: Iterable[Mapping[str, str]], what: str) -> None:
@@ -60,11 +61,7 @@ def require(parts: Iterable[Mapping[str, str]], what: str) -> None:
         raise CheckpointError(f"{what} needs parts that are not installed: pip install {' '.join(missing)}{checkout}")
 
 
-def _by_hand(part: Mapping[str, str]) -> bool:
-    return part["distribution"].startswith("(")  # "(this session)", which no distribution can be called
-
-
 def _installed(part: Mapping[str, str]) -> bool:
     """Whether a distribution is here; an empty metadata folder left by an interrupted installation is not one."""
     copies = metadata.distributions(name=part["distribution"])
-    return _by_hand(part) or any(copy.read_text("METADATA") or copy.read_text("PKG-INFO") for copy in copies)
+    return is_by_hand(part) or any(copy.read_text("METADATA") or copy.read_text("PKG-INFO") for copy in copies)

@@ -64,10 +64,21 @@ def unknown_name(kind: str, name: str, known: Mapping[str, str], *hints: str) ->
 
 def unknown_key(key: str, group: str, entries: Iterable[Entry]) -> str:
     """Say that nothing installed offers `key` in `group`, and what would provide it."""
-    bare, hints = key.rpartition(":")[2], list[str]()
-    if off := sorted({e.distribution for e in discover().disabled if (e.group, e.key) == (group, bare)}):
-        hints.append(f"{', '.join(off)} offers it, but AXON_PLUGINS or AXON_DISABLE_PLUGINS disables that plugin")
-    else:
+    bare = key.rpartition(":")[2]
+    hints = [hint] if (hint := left_out(group, bare)) else list[str]()
+    if not hints:
         brings = (p for p in known_papers() if bare in p.offers.get(group, ()))
         hints.extend(f"{p.title} (arXiv {p.arxiv}) offers it: {install_line(p.distribution)}" for p in brings)
     return unknown_name(group.replace("_", " "), key, {e.key: e.source for e in entries}, *hints)
+
+
+def left_out(group: str, key: str) -> str | None:
+    """Say which installed plugins offer `key` in `group` and are left out, why, and what to do; None if none does."""
+    found = discover()
+    offers = sorted({e.distribution: e for e in found.disabled if (e.group, e.key) == (group, key)}.items())
+    if asked := [f"{name} offers it, but {found.refused[name]}" for name, _ in offers if name in found.refused]:
+        return "; ".join(asked)
+    if offers:
+        names = ", ".join(name for name, _ in offers)
+        return f"{names} offers it, but AXON_PLUGINS or AXON_DISABLE_PLUGINS disables that plugin"
+    return None

@@ -10,36 +10,43 @@ from axon_core.errors import AxonError, ContractError, UsageError
 from axon_core.registry import discovery
 from axon_core.registry.discovery import Entry
 from axon_core.registry.registry import registry_of
-from axon_core.testing import division, norm, quantization, rotary_embedding, trainer
+from axon_core.testing import division, imports, norm, quantization, rotary_embedding, trainer
 from axon_core.testing.kit import Broken, Case, Check, PartUnderTest, Suite
 
 __all__ = ["cases", "cases_of", "suites"]
 
 
 def suites() -> list[Suite]:
-    """Return the suite of every interface."""
-    return [*division.SUITES, rotary_embedding.SUITE, norm.SUITE, quantization.SUITE, trainer.SUITE]
+    """Return the suite of every interface, and that of a plugin's import."""
+    return [*division.SUITES, rotary_embedding.SUITE, norm.SUITE, quantization.SUITE, trainer.SUITE, imports.SUITE]
 
 
 def cases(distribution: str | None = None) -> Iterator[Case]:
     """Yield every check on every part that `distribution` offers, or any installed distribution if it is None.
 
+    Then the import of each distribution is checked.
+
     Raises:
-        UsageError: the distribution offers no parts.
+        UsageError: the distribution offers nothing.
     """
     known = discovery.discover()
-    groups = sorted(known.groups.keys() - {"paper", "command", "hooks", "registry"})
-    entries = [entry for group in groups for entry in known.entries(group)]
+    every = [entry for group in sorted(known.groups) for entry in known.entries(group)]
     if distribution is not None:
         name = discovery.normalised_name(distribution)
-        entries = [entry for entry in entries if entry.distribution == name]
-        if not entries:
-            offer = ", ".join(sorted({entry.distribution for group in groups for entry in known.entries(group)}))
+        offer = ", ".join(sorted({entry.distribution for entry in every}))
+        every = [entry for entry in every if entry.distribution == name]
+        if not every:
             raise UsageError(f"no installed distribution {name!r} offers parts; these do: {offer or 'none'}")
+    groups = sorted(known.groups.keys() - {"paper", "command", "hooks", "registry"})
+    entries = [entry for entry in every if entry.group in groups]
     twice = [(entry.group, entry.key) for group in groups for entry in known.entries(group)]
     for entry in entries:
         key = entry.key if twice.count((entry.group, entry.key)) == 1 else entry.qualified
         yield from _cases_of_entry(entry, f"{entry.group}:{key}")
+    for name in sorted({entry.distribution for entry in every}):
+        served = [entry for entry in every if entry.distribution == name and entry.group in known.served]
+        part = imports.imported_plugin(name, served)
+        yield from (Case(part, check) for check in imports.SUITE.checks)
 
 
 def cases_of(cls: type[Any], options: Mapping[str, Any] | None = None, name: str | None = None) -> Iterator[Case]:

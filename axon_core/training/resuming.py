@@ -13,6 +13,7 @@ from axon_core.errors import CheckpointError
 from axon_core.interfaces.model import Model
 from axon_core.processes import first_does, from_first, is_first, together
 from axon_core.registry import provenance
+from axon_core.registry.lock_comparison import note_differences
 from axon_core.training.parallel.alike import describe_processes
 from axon_core.training.parallel.group import recall, remember
 from axon_core.training.run_folder import RunFolder
@@ -68,6 +69,7 @@ def opened_run(
         mine = together(lambda: opened() if is_first() else None)
         run = RunFolder.open(out, keep) if mine is None else mine
         if not new:
+            first_does(lambda: note_differences(out))
             _take_up(run, resume, state)
             run.facts.update(facts)
             first_does(run.write_facts)
