@@ -140,7 +140,7 @@ def interval_span(intervals: Sequence[tuple[float, float, float]]) -> Span:
     if not intervals:
         return Span(-1.0, 1.0)
     wide = [high - low for low, _, high in intervals if high > low] or [0.0]
-    most = max(2 * median(wide), 5 * median([abs(mean) for _, mean, _ in intervals]))
+    most = max(2 * median(wide), 8 * median([abs(mean) for _, mean, _ in intervals]))
     low = max(min(0.0, *(low for low, _, _ in intervals)), -most)
     high = min(max(0.0, *(high for _, _, high in intervals)), most)
     margin = 0.04 * (high - low) or 1e-6
