@@ -7,8 +7,8 @@ from importlib.resources import files
 
 from axon_lab.compare.conclusions import Difference
 from axon_lab.compare.drawing import (
+    DifferenceScale,
     Line,
-    Span,
     axis_svg,
     curves_svg,
     interval_span,
@@ -123,7 +123,7 @@ def _forest(words: Words) -> str:
     return f'{table}<p class="soft">{as_html(note)}</p>'
 
 
-def _forest_row(words: Words, span: Span, difference: Difference, value: float, *, short: bool) -> str:
+def _forest_row(words: Words, span: DifferenceScale, difference: Difference, value: float, *, short: bool) -> str:
     """Return a row of the forest plot; a `short` one does not name the reference, which its title does."""
     name = as_html(words.comparison.name(difference.values) if short else words.name(difference))
     pairs = as_html(words.pairs(difference))
