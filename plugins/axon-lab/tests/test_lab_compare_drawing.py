@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axon_lab.compare.drawing import (
+    DifferenceScale,
     Line,
-    Span,
     curves_svg,
     interval_span,
     interval_svg,
@@ -93,4 +93,4 @@ def test_what_is_far_off_is_cut_off_and_marked():
     assert span.high < 0.1
     assert "<circle" not in interval_svg(span, 0.9, (0.8, 1.0), True)  # an arrow
     assert "<circle" in interval_svg(span, 0.0, (-3.0, 3.0), False)
-    assert interval_span([]).place(0) == Span(-1, 1).place(0)
+    assert interval_span([]).place(0) == DifferenceScale(-1, 1).place(0)

@@ -14,9 +14,9 @@ from axon_core import Config
 from axon_lab.compare.results import CellResult, Comparison, RunResult, Status
 from axon_lab.compare.statistics import LEVEL, holm, mean_over_seeds, paired_difference
 
-__all__ = ["CellSummary", "Conclusions", "Difference", "Verdict", "conclude", "status_of"]
+__all__ = ["CellSummary", "Conclusions", "Difference", "Judgement", "conclude", "status_of"]
 
-Verdict = Literal["better", "worse", "not claimed", "not tested"]
+Judgement = Literal["better", "worse", "not claimed", "not tested"]
 
 
 class CellSummary(Config):
@@ -67,7 +67,7 @@ class Difference(Config):
     """The p-value of the paired t test, not corrected."""
     p_holm: NonNegativeFloat | None = None
     """The same after Holm's correction over all differences of the comparison; below 0.05 the difference is claimed."""
-    verdict: Verdict = "not tested"
+    verdict: Judgement = "not tested"
     """Whether what is compared is better or worse than the reference."""
 
 
@@ -98,7 +98,7 @@ def conclude(comparison: Comparison) -> Conclusions:
 
 def _judged(difference: Difference, p_holm: float, comparison: Comparison) -> Difference:
     """Return the difference with its corrected p-value, and the verdict that follows."""
-    verdict: Verdict = "not claimed"
+    verdict: Judgement = "not claimed"
     if p_holm < LEVEL:
         verdict = "better" if ((difference.mean or 0.0) > 0) == comparison.higher_is_better else "worse"
     return difference.model_copy(update={"p_holm": p_holm, "verdict": verdict})

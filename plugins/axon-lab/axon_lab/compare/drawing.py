@@ -11,7 +11,7 @@ import numpy as np
 
 from axon_lab.compare.wording import as_html
 
-__all__ = ["Line", "Span", "axis_svg", "curves_svg", "interval_span", "interval_svg", "swatch_svg", "ticks"]
+__all__ = ["DifferenceScale", "Line", "axis_svg", "curves_svg", "interval_span", "interval_svg", "swatch_svg", "ticks"]
 
 WIDTH, HEIGHT = 480, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 44
@@ -35,7 +35,7 @@ class Line(NamedTuple):
     """The mean over seeds: thick; empty if there is none."""
 
 
-class Span(NamedTuple):
+class DifferenceScale(NamedTuple):
     """A scale of differences, and how wide it is drawn."""
 
     low: float
@@ -135,19 +135,19 @@ def curves_svg(lines: Sequence[Line], x_title: str, y_title: str, last: float, s
     return f"{box}{''.join(parts)}{inside}{''.join(drawn)}</svg></svg>"
 
 
-def interval_span(intervals: Sequence[tuple[float, float, float]]) -> Span:
+def interval_span(intervals: Sequence[tuple[float, float, float]]) -> DifferenceScale:
     """Return a scale, with zero, for intervals (low, mean, high): what is far off or very wide is cut off."""
     if not intervals:
-        return Span(-1.0, 1.0)
+        return DifferenceScale(-1.0, 1.0)
     wide = [high - low for low, _, high in intervals if high > low] or [0.0]
-    most = max(2 * median(wide), 5 * median([abs(mean) for _, mean, _ in intervals]))
+    most = max(2 * median(wide), 8 * median([abs(mean) for _, mean, _ in intervals]))
     low = max(min(0.0, *(low for low, _, _ in intervals)), -most)
     high = min(max(0.0, *(high for _, _, high in intervals)), most)
     margin = 0.04 * (high - low) or 1e-6
-    return Span(low - margin, high + margin)
+    return DifferenceScale(low - margin, high + margin)
 
 
-def interval_svg(span: Span, mean: float, interval: tuple[float, float] | None, claimed: bool) -> str:
+def interval_svg(span: DifferenceScale, mean: float, interval: tuple[float, float] | None, claimed: bool) -> str:
     """Return one row of a forest plot: the mean and its interval, and a line at zero; arrows where it is cut off."""
     middle, zero = _ROW / 2, f"{span.place(0):.1f}"
     parts = [f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="{_ROW}"/>']
@@ -170,7 +170,7 @@ def interval_svg(span: Span, mean: float, interval: tuple[float, float] | None, 
     return f'<svg class="row" width="{span.width}" height="{_ROW}" aria-hidden="true">{"".join(parts)}</svg>'
 
 
-def axis_svg(span: Span, left: str, right: str) -> str:
+def axis_svg(span: DifferenceScale, left: str, right: str) -> str:
     """Return the scale of a forest plot: ticks, and in words what lies on its `left` and on its `right`."""
     parts: list[str] = []
     for value in ticks(span.low, span.high, 5):

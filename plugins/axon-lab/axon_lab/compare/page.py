@@ -7,8 +7,8 @@ from importlib.resources import files
 
 from axon_lab.compare.conclusions import Difference
 from axon_lab.compare.drawing import (
+    DifferenceScale,
     Line,
-    Span,
     axis_svg,
     curves_svg,
     interval_span,
@@ -118,14 +118,12 @@ def _forest(words: Words) -> str:
         f"{plural(sum(each.p is not None for each in differences), 'difference')}, is below 0.05."
     )
     if hidden := len(words.conclusions.differences) - len(differences):
-        note += (
-            f" {plural(hidden, 'difference')} without a pair of finished runs stand{'s' * (hidden == 1)} above alone."
-        )
+        note += f" {plural(hidden, 'difference')} without a pair of finished runs: not shown here."
     table = f'<div class="box"><table class="forest">{head}<tbody>{"".join(rows)}</tbody></table></div>'
     return f'{table}<p class="soft">{as_html(note)}</p>'
 
 
-def _forest_row(words: Words, span: Span, difference: Difference, value: float, *, short: bool) -> str:
+def _forest_row(words: Words, span: DifferenceScale, difference: Difference, value: float, *, short: bool) -> str:
     """Return a row of the forest plot; a `short` one does not name the reference, which its title does."""
     name = as_html(words.comparison.name(difference.values) if short else words.name(difference))
     pairs = as_html(words.pairs(difference))
@@ -146,10 +144,8 @@ def _table(words: Words) -> str:
     names = len(words.comparison.axes)
 
     def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=name' if i < names or i == len(titles) - 1 else ''}>{as_html(cell)}</{tag}>"
-            for i, cell in enumerate(cells)
-        )
+        kinds = [' class="name"' if i < names or i == names + 1 else "" for i in range(len(cells))]
+        return "".join(f"<{tag}{kind}>{as_html(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
     note = "± is the standard error over seeds; rates are means over runs, memory is the largest of a cell's processes."
