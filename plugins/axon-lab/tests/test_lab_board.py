@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from axon_core.cli import main
-from axon_core.errors import ConfigError, UsageError
+from axon_core.errors import ConfigError, Interrupted, UsageError
 from axon_core.training import Recipe
 from axon_lab.board.folders import find_task, read_tasks, recipe_digest
 from axon_lab.board.pages import board_page, record_curve
@@ -190,6 +190,21 @@ def test_what_finished_before_a_kill_is_not_trained_again(
     assert "seed 3 (1 of 2): finished before" in capsys.readouterr().err
 
 
+def test_an_interrupted_training_is_repeated_and_not_continued(
+    records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from axon_lab.board import running
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise Interrupted("interrupted after step 1; everything is saved. Resume with axon train")
+
+    monkeypatch.setattr(running, "fit", interrupted)
+    assert enter() == 130
+    err = capsys.readouterr().err
+    assert "interrupted during the training with seed 3" in err and "repeat the command" in err
+    assert "axon train" not in err
+
+
 def test_the_budget_is_of_the_processor_where_that_is_known():
     task = BoardTask(title="t", summary="s", metric="loss", unit="nats", tolerance=0, seconds=60, data={}, trainer={})
     assert not budget_problems(task, [(0, 500.0, 119.0), (1, 59.0, None)])
@@ -261,3 +276,42 @@ def test_the_repositorys_records_keep_the_rules_that_need_no_training():
             recipe = load_recipe(one.recipe)
             assert not entry_problems(folder, one.entry, recipe) + recipe_problems(folder.task, recipe), one.name
         assert len({one.entry.digest for one in folder.entries}) == len(folder.entries)
+
+
+def test_a_figure_may_be_from_the_trainers_own_evaluation_of_the_saved_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("src.txt").write_text("ab\nbc\n")
+    Path("ref.txt").write_text("ba\ncb\n")
+    data = '[data]\ntrain = { reverse = 40 }\nvalid = { reverse = 4 }\ntokenizer = "byte"\n'
+    model = '[model]\ntype = "transformer"\ndim = 16\nn_heads = 2\nencoder_layers = 1\ndecoder_layers = 1\n'
+    trainer = '[trainer]\ntype = "translation"\nsteps = 2\n'
+    Path("small.toml").write_text(f"{data}{model}{trainer}batch_size = 64\n")
+    Path("records/words").mkdir(parents=True)
+    Path("records/words/task.toml").write_text(
+        'title = "t"\nsummary = "s"\nmetric = "sentences"\nunit = "sentences"\nhigher_is_better = true\ntolerance = 0\n'
+        f'seeds = 1\n{data}{trainer}[evaluation]\nsrc = "src.txt"\nref = "ref.txt"\nbeam = 1\n'
+    )
+    words = ["board", "enter", "words", "small.toml", "--seeds", "3", *HOW]
+    assert main(words) == 0
+    assert find_task(Path("records"), "words").entries[0].entry.mean == 2
+    task = Path("records/words/task.toml")
+    task.write_text(task.read_text().replace('"sentences"\nunit', '"accuracy"\nunit'))
+    assert main(["board", "check", "words"]) == 2
+    assert "the evaluation has no number 'accuracy', but bleu, sentences" in capsys.readouterr().err
+
+
+def test_what_was_kept_of_earlier_trainings_is_compared_with(records: Path, capsys: pytest.CaptureFixture[str]):
+    assert enter() == 0
+    file = records / "letters/001-mine.toml"
+    values = [float(value) for value in re.findall(r"value = (\S+)", file.read_text())]
+    kept = file.read_text().partition("[[run]]")[0]
+    for lowest, code in ((min(values), 0), (max(values) - 1e-3, 1)):
+        spread = f"seeds = [3, 4]\nmean = 2.0\nlowest = {lowest}\nhighest = {max(values)}\nseconds = 1\n"
+        file.write_text(f"{kept}[spread]\n{spread}")
+        assert main(["board", "check", "letters", "--seeds", "3,4"]) == code
+    assert main(["board", "show", "letters"]) == 0
+    assert "(seeds 3, 4)" in capsys.readouterr().out
+    file.write_text(kept)
+    assert "give the trainings as [[run]]" in refused(capsys, "show", "letters")

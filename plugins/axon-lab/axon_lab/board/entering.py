@@ -72,16 +72,17 @@ def enter_candidate(
     with claimed_file(folder.path / "task.toml"):
         folder = find_task(folder.path.parent, folder.name)  # with what another process entered just now
         check_candidate(folder, name, recipe, seeds, chosen)
+        commit, plugins = _commit(folder.path), plugin_versions()  # of the code that trains, and not of later edits
         found = run_seeds(folder.task, recipe, seeds, runs / recipe_digest(plan)[:12], tell)
         entry = BoardEntry(
             title=plan.name,
             date=date.today().isoformat(),
-            commit=_commit(folder.path),
+            commit=commit,
             digest=recipe_digest(plan),
             changed=changed,
             hardware=hardware(),
             parameters=found[0].parameters,
-            plugins=plugin_versions(),
+            plugins=plugins,
             selection=chosen,
             run=tuple(SeedRun(**run.model_dump(include={*SeedRun.model_fields})) for run in found),
         )

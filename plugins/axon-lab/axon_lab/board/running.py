@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from axon_core import UsageError, build_trainer, parse_json, to_json, validate
+from axon_core import Interrupted, UsageError, build_trainer, parse_json, to_json, validate
 from axon_core.checkpoint import write_text, writing
 from axon_core.training import TRAINERS, Recipe, fit, hook
 from axon_lab.board.rules import budget_problems, recipe_problems, trained_parameters, trainer_problems
@@ -89,7 +89,11 @@ def run_seed(task: BoardTask, recipe: Recipe, folder: Path) -> MeasuredSeed:
         Interrupted: by Ctrl-C.
     """
     trainer, watch = build_trainer(recipe), _Stopwatch()
-    result = fit(trainer, folder, hooks=[watch], recipe={"name": recipe.name, **recipe.tables})
+    try:
+        result = fit(trainer, folder, hooks=[watch], recipe={"name": recipe.name, **recipe.tables})
+    except Interrupted:
+        rule = "its time is measured in one piece, so it is not continued: repeat the command to train it again"
+        raise Interrupted(f"interrupted during the training with seed {trainer.config.seed}; {rule}") from None
     found: Any = result.metrics
     if task.evaluation:
         options = validate(TRAINERS[recipe.trainer.type].Evaluation, task.evaluation)
