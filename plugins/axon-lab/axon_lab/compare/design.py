@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from axon_core import Config, Recipe, UsageError, parse_toml, to_json
 from axon_core.training import alternatives
@@ -71,8 +71,6 @@ class Design(Config):
     """All others."""
     hardware: str = ""
     """What it runs on."""
-    seconds: NonNegativeFloat = Field(default=0.0)
-    """Seconds that a run's training is meant to take; 0 if that is not the budget."""
 
     def changes(self, values: Sequence[str]) -> tuple[str, ...]:
         """Return the overrides of a cell: those of all runs, then its values."""
