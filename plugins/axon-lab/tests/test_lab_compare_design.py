@@ -10,7 +10,7 @@ import pytest
 from axon_core import Recipe, UsageError
 from axon_core.training import alternatives, build_bare_trainer, build_trainer
 from axon_lab.compare.cells import cache_bytes, check_cells
-from axon_lab.compare.design import Design, expand, grid, parse_axes, parse_budget, parse_seeds
+from axon_lab.compare.design import Design, choices_of, expand, parse_axes, parse_budget, parse_seeds
 from axon_lab.compare.measurements import points_at
 from axon_lab.compare.results import Axis, Budget
 
@@ -55,7 +55,7 @@ def test_commas_within_brackets_and_quotes_are_part_of_a_value():
 
 def test_the_first_axis_is_the_slowest():
     axes = (Axis(path="a", values=("1", "2")), Axis(path="b", values=("x", "y")))
-    assert list(grid(axes)) == [("1", "x"), ("1", "y"), ("2", "x"), ("2", "y")]
+    assert list(choices_of(axes)) == [("1", "x"), ("1", "y"), ("2", "x"), ("2", "y")]
 
 
 @pytest.mark.parametrize(("steps", "number"), [(60, 5), (7, 5), (100_000, 8), (3, 5)])

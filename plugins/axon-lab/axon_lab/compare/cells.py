@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from axon_core import AxonError, CausalLM, ConfigError, UsageError, first_line
 from axon_core.training import Trainer, build_bare_trainer, trace
-from axon_lab.compare.design import Cell, Design, grid
+from axon_lab.compare.design import Design, FittingCell, choices_of
 from axon_lab.compare.results import Budget, LeftOut
 
 __all__ = ["cache_bytes", "check_cells", "reason", "silenced"]
@@ -24,8 +24,8 @@ def check_cells(design: Design, progress: Callable[[int, int], None]) -> tuple[D
     Raises:
         UsageError: a value that was written fits in no cell, or the metric or the budget is not one of this training.
     """
-    cells, left_out, dropped = list[Cell](), list[LeftOut](), dict[str, None]()
-    choices = list(grid(design.axes))
+    cells, left_out, dropped = list[FittingCell](), list[LeftOut](), dict[str, None]()
+    choices = list(choices_of(design.axes))
     progress(0, len(choices))
     for done, values in enumerate(choices, 1):
         try:
@@ -41,7 +41,7 @@ def check_cells(design: Design, progress: Callable[[int, int], None]) -> tuple[D
     return design.model_copy(update={"cells": tuple(cells), "left_out": tuple(left_out)}), list(dropped)
 
 
-def _check_written(design: Design, cells: Sequence[Cell], left_out: Sequence[LeftOut]) -> None:
+def _check_written(design: Design, cells: Sequence[FittingCell], left_out: Sequence[LeftOut]) -> None:
     """Raise `UsageError` if a value that the user wrote fits nowhere, or if nothing fits at all."""
     for i, axis in enumerate(design.axes):
         fitting = {cell.values[i] for cell in cells}
@@ -51,12 +51,12 @@ def _check_written(design: Design, cells: Sequence[Cell], left_out: Sequence[Lef
                 raise UsageError(f"--vary {axis.path}={value} fits in no cell of the comparison: {why}")
 
 
-def _cell(design: Design, values: tuple[str, ...], trainer: Trainer) -> Cell:
+def _cell(design: Design, values: tuple[str, ...], trainer: Trainer) -> FittingCell:
     if type(trainer).evaluate is Trainer.evaluate:
         raise UsageError(f"{type(trainer).__name__} has no evaluation on held-out data, so nothing can be compared")
     flops, units = _work(trainer)
     trained = {id(p): p for role in trainer.trainable for p in trainer.models[role].parameters() if p.requires_grad}
-    return Cell(
+    return FittingCell(
         values=values,
         steps=_steps(design.budget, trainer, flops, units),
         parameters=sum(parameter.numel() for parameter in trained.values()),

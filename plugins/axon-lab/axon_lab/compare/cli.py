@@ -17,10 +17,10 @@ from axon_core import TRAINERS, CheckpointError, Interrupted, Recipe, UsageError
 from axon_core.checkpoint import lock_folder, writing
 from axon_core.cli import ProgressLine, echo, json_option, print_json
 from axon_core.training import choose_device, describe_device, evaluate
-from axon_lab.compare.bench import Bench
 from axon_lab.compare.cells import check_cells, silenced
 from axon_lab.compare.design import Design, differences, expand, parse_axes, parse_budget, parse_seeds
 from axon_lab.compare.folder import ComparisonFolder
+from axon_lab.compare.runs import ComparisonRuns
 
 __all__ = ["command"]
 
@@ -96,9 +96,9 @@ def command(
     asked = _design(recipe, axes, overrides, parse_seeds(seeds, seed_list), budget, metric, better, evaluations)
     with _claimed(out):
         folder = _continued(out, asked) if there else _begun(out, asked, max_runs)
-        bench = Bench(folder, jobs, retry)
+        runs = ComparisonRuns(folder, jobs, retry)
         try:
-            interrupted = bench.run()
+            interrupted = runs.run()
         except CheckpointError:
             with suppress(CheckpointError):  # the first error is the one to report
                 _report(folder, as_json)
@@ -106,7 +106,7 @@ def command(
         _report(folder, as_json)
     if interrupted:
         raise Interrupted("interrupted; all runs are saved. Continue with the same command")
-    bench.check()
+    runs.check()
 
 
 @contextmanager
@@ -193,8 +193,6 @@ def _described(design: Design) -> Design:
     """
     with silenced():
         recipe = design.recipe_of(design.cells[0].values)
-    unit = ""
-    trainer = None
     if design.metric != "loss":
         with silenced():
             trainer = build_trainer(recipe)
@@ -204,18 +202,18 @@ def _described(design: Design) -> Design:
                 f"--metric {design.metric}: the evaluation of {design.recipe} has no such number; choose one of "
                 f"{', '.join(names) or 'none'}"
             )
-    unit = _unit(design.metric, str(recipe.trainer.type))
+    counted = TRAINERS[recipe.trainer.type].unit
     device = str(recipe.trainer.options.get("device", "auto"))
     hardware = (
         f"{describe_device(choose_device(device))}, {os.cpu_count()} CPUs ({platform.machine()}), one thread a run"
     )
-    return design.model_copy(update={"unit": unit, "hardware": hardware})
+    return design.model_copy(update={"unit": _unit(design.metric, counted), "counted": counted, "hardware": hardware})
 
 
-def _unit(metric: str, trainer: str) -> str:
-    """Return a metric's unit, as far as its name tells."""
+def _unit(metric: str, counted: str) -> str:
+    """Return a metric's unit, as far as its name and what the training counts tell."""
     if metric == "loss":
-        return "nats" if TRAINERS[trainer].unit == "tokens" else ""
+        return "nats" if counted == "tokens" else ""
     return metric.replace("_", " ") if metric.startswith("bits_per_") else ""
 
 

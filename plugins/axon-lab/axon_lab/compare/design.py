@@ -14,7 +14,17 @@ from axon_core import Config, Recipe, UsageError, parse_toml, to_json
 from axon_core.training import alternatives
 from axon_lab.compare.results import Axis, Budget, LeftOut
 
-__all__ = ["ALL", "Cell", "Design", "differences", "expand", "grid", "parse_axes", "parse_budget", "parse_seeds"]
+__all__ = [
+    "ALL",
+    "Design",
+    "FittingCell",
+    "choices_of",
+    "differences",
+    "expand",
+    "parse_axes",
+    "parse_budget",
+    "parse_seeds",
+]
 
 ALL = "*"
 """The value that stands for every registered part that fits."""
@@ -23,7 +33,7 @@ _UNITS = ("steps", "seconds", "flops", "tokens")
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
-class Cell(Config):
+class FittingCell(Config):
     """A choice of values that fits, and what is known of it before it is trained."""
 
     values: tuple[str, ...]
@@ -65,7 +75,9 @@ class Design(Config):
     """The metric's unit, for sentences."""
     higher_is_better: bool = False
     """Whether more of it is better."""
-    cells: tuple[Cell, ...] = ()
+    counted: str = "tokens"
+    """What the speed of training counts: the trainer's unit."""
+    cells: tuple[FittingCell, ...] = ()
     """All cells that fit, the first axis slowest."""
     left_out: tuple[LeftOut, ...] = ()
     """All others."""
@@ -229,7 +241,7 @@ def expand(recipe: Recipe, axis: Axis) -> Axis:
     )
 
 
-def grid(axes: Sequence[Axis]) -> Iterator[tuple[str, ...]]:
+def choices_of(axes: Sequence[Axis]) -> Iterator[tuple[str, ...]]:
     """Yield every choice of values, the first axis slowest."""
     return product(*(axis.values for axis in axes))
 

@@ -181,6 +181,7 @@ class ComparisonFolder:
             metric=design.metric,
             unit=design.unit,
             higher_is_better=design.higher_is_better,
+            counted=design.counted,
             cells=tuple(map(self._cell, range(len(design.cells)))),
             left_out=design.left_out,
             versions=self._versions(),

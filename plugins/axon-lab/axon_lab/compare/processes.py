@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from axon_core import printable
 
-__all__ = ["Ended", "Job", "run_jobs"]
+__all__ = ["Ended", "WorkerJob", "run_jobs"]
 
 _POLL = 0.1  # seconds between two looks at the processes
 _GRACE = 120.0  # seconds for them to save and end
@@ -26,7 +26,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerJob:
     """A process to start.
 
     Attributes:
@@ -56,7 +56,7 @@ class Ended:
 class _Running:
     """A process that has started; it ends when its standard input is closed."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WorkerJob) -> None:
         self.job = job
         self._said: IO[bytes] = tempfile.TemporaryFile()
         environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")}
@@ -106,7 +106,7 @@ def _reason(code: int, said: str) -> str:
     return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
 
 
-def run_jobs(jobs: Sequence[Job], at_once: int, tell: Callable[[int, int], None]) -> bool:
+def run_jobs(jobs: Sequence[WorkerJob], at_once: int, tell: Callable[[int, int], None]) -> bool:
     """Run the jobs, so many at once, and return whether a signal ended them early.
 
     On SIGINT, SIGTERM or SIGHUP the processes are asked to save and end, and no more are begun; a second signal, or too

@@ -113,6 +113,8 @@ class Comparison(Config):
     """Its unit, for sentences."""
     higher_is_better: bool = False
     """Whether more of it is better."""
+    counted: str = "tokens"
+    """What the speed of training counts: the trainer's unit, `tokens` or `pictures`."""
     cells: tuple[CellResult, ...] = ()
     """All cells that fit, the first axis slowest."""
     left_out: tuple[LeftOut, ...] = ()

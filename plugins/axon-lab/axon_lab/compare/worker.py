@@ -28,7 +28,7 @@ from axon_lab.compare.folder import ComparisonFolder, RunKey
 from axon_lab.compare.measurements import Measurements, Pace, points_at
 from axon_lab.compare.results import RunResult
 
-__all__ = ["DISK", "decode_speed", "main", "recipe_of_run", "train"]
+__all__ = ["DISK", "decode_speed", "recipe_of_run", "train_run", "work"]
 
 DISK = 75
 """Exit code of a run that ended because something could not be written: it is tried again."""
@@ -50,7 +50,7 @@ def recipe_of_run(design: Design, key: RunKey, steps: int) -> TrainingRecipe:
         return TrainingRecipe.of(tables, recipe.name, recipe.source)
 
 
-def train(folder: ComparisonFolder, key: RunKey, steps: int) -> RunResult:
+def train_run(folder: ComparisonFolder, key: RunKey, steps: int) -> RunResult:
     """Train one run to its end, from its last checkpoint if there is one, and return what was measured.
 
     Raises:
@@ -158,7 +158,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(arguments: list[str]) -> int:
+def work(arguments: list[str]) -> int:
     """Do `run FOLDER CELL SEED STEPS`, or measure for `pace FOLDER CELL SECONDS`; return an exit code."""
     _end_with_parent()
     torch.set_num_threads(1)
@@ -169,7 +169,7 @@ def main(arguments: list[str]) -> int:
             folder.write_pace(int(cell), pace(folder, int(cell), float(rest[0])))
             return 0
         key = RunKey(int(cell), int(rest[0]))
-        result = train(folder, key, int(rest[1]))
+        result = train_run(folder, key, int(rest[1]))
         write_text(folder.result(key), result.model_dump_json())
         shutil.rmtree(folder.run(key) / "checkpoints", ignore_errors=True)  # the model stays
     except Interrupted:
@@ -184,4 +184,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(work(sys.argv[1:]))

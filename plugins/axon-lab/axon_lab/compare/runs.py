@@ -9,13 +9,13 @@ from datetime import timedelta
 from axon_core import AxonError, CheckpointError
 from axon_core.cli import echo, echo_renewed
 from axon_lab.compare.folder import ComparisonFolder, RunEnd, RunKey
-from axon_lab.compare.processes import Ended, Job, run_jobs
+from axon_lab.compare.processes import Ended, WorkerJob, run_jobs
 from axon_lab.compare.worker import DISK
 
-__all__ = ["Bench"]
+__all__ = ["ComparisonRuns"]
 
 
-class Bench:
+class ComparisonRuns:
     """Does the runs of a comparison that are not done.
 
     Runs that were killed, that a full disk ended or that were interrupted continue from their last checkpoint. A run
@@ -54,15 +54,15 @@ class Bench:
         end = self._folder.ends.get(self._folder.name(key))
         return end is None or end.again
 
-    def _runs(self) -> list[Job]:
-        place, found = str(self._folder.path), list[Job]()
+    def _runs(self) -> list[WorkerJob]:
+        place, found = str(self._folder.path), list[WorkerJob]()
         for key in self._open:
             if (steps := self._folder.steps(key.cell)) is not None:  # else its pace could not be measured
                 words = ["run", place, str(key.cell), str(key.seed), str(steps)]
-                found.append(Job(words, lambda end, key=key: self._note(key, end)))
+                found.append(WorkerJob(words, lambda end, key=key: self._note(key, end)))
         return found
 
-    def _pace(self, cell: int) -> Job:
+    def _pace(self, cell: int) -> WorkerJob:
         echo(f"measuring the pace of {' · '.join(self._folder.design.cells[cell].values)}", err=True)
         budget = self._folder.design.budget
         words = ["pace", str(self._folder.path), str(cell), str(budget.amount if budget else 1.0)]
@@ -70,7 +70,7 @@ class Bench:
         def note(end: Ended) -> bool:
             return end.code == 0 or all(self._note(RunKey(cell, seed), end) for seed in self._folder.design.seeds)
 
-        return Job(words, note)
+        return WorkerJob(words, note)
 
     def _note(self, key: RunKey, end: Ended) -> bool:
         """Keep how a run ended; return whether others may begin."""
