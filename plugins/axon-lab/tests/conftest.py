@@ -15,6 +15,7 @@ import pytest
 
 from axon_core.cli import main
 from axon_core.registry import refresh
+from axon_lab.compare.results import Comparison
 
 RECIPE = """
 [data]
@@ -52,7 +53,12 @@ def compare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs `axon compare` in this process, and returns its exit code."""
     if find_spec("axon_lab.compare.report") is None:
         double = ModuleType("axon_lab.compare.report")
-        vars(double)["write_report"] = lambda comparison, out: ""
+
+        def write_report(comparison: Comparison, out: Path) -> str:
+            (out / "compare.json").write_text(comparison.model_dump_json(), "utf-8")
+            return ""
+
+        vars(double)["write_report"] = write_report
         monkeypatch.setitem(sys.modules, double.__name__, double)
     return lambda *words: main(["compare", *map(str, words)])
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from axon_core import Recipe, UsageError
-from axon_core.training import alternatives, build_bare_trainer, build_trainer
+from axon_core import Recipe, UsageError, build_trainer, fit
+from axon_core.training import build_bare_trainer
 from axon_lab.compare.cells import cache_bytes, check_cells
 from axon_lab.compare.design import Design, choices_of, expand, parse_axes, parse_budget, parse_seeds
-from axon_lab.compare.measurements import points_at
+from axon_lab.compare.folder import ComparisonFolder
+from axon_lab.compare.measurements import Measurements, Pace, points_at
 from axon_lab.compare.results import Axis, Budget
 
 ATTENTION = "model.attention.type"
@@ -63,15 +65,6 @@ def test_the_number_of_evaluations_does_not_depend_on_what_a_run_may_use(steps: 
     points = points_at(steps, number)
     assert len(points) == min(steps, number)
     assert max(points) == steps
-
-
-def test_a_star_stands_for_the_registered_parts_the_recipes_own_first():
-    tables = {"model": {"type": "xllama", "attention": {"type": "MQA"}, "norm": "layernorm"}}
-    assert alternatives(tables, ["model", "attention"])[0] == "MQA"
-    assert {"GQA", "MHA", "SWA"} <= {*alternatives(tables, ["model", "attention"])}
-    assert alternatives(tables, ["model", "norm"])[:2] == ("layernorm", "rmsnorm")
-    assert alternatives(tables, ["model", "rotary"])[0] == "rotary"  # written nowhere: the model's default
-    assert alternatives(tables, ["model", "dim"]) == alternatives(tables, ["data", "nothing"]) == ()
 
 
 def test_a_star_finds_parts_outside_the_tree_and_says_why_others_do_not_fit(tiny_recipe, outside):
@@ -133,6 +126,52 @@ def test_budgets_become_steps(tiny_recipe):
     assert all(cell.steps * cell.flops <= 1e8 < (cell.steps + 1) * cell.flops for cell in flops.cells)
     seconds = checked(design(tiny_recipe, axis, budget=Budget(unit="seconds", amount=3)))
     assert [c.steps for c in seconds.cells] == [None, None]  # measured first
+
+
+def test_a_budget_of_seconds_becomes_steps_by_the_pace_of_the_cell(tiny_recipe, tmp_path):
+    asked = design(tiny_recipe, "model.attention.type=MHA,MQA", budget=Budget(unit="seconds", amount=3))
+    folder = ComparisonFolder.create(tmp_path, checked(asked))
+    assert folder.steps(0) is None
+    folder.write_pace(0, 0.07)
+    folder.write_pace(1, 50.0)
+    assert [folder.steps(0), folder.steps(1)] == [42, 1]  # at least one update
+    assert [cell.flops for cell in folder.comparison().cells] == [
+        42 * folder.design.cells[0].flops,
+        folder.design.cells[1].flops,
+    ]
+
+
+def test_a_pace_is_that_of_the_updates_without_the_first_two(tiny_recipe):
+    measured = Pace(0.0)
+    trainer = build_trainer(Recipe.load(tiny_recipe, ["trainer.steps=1000"]))
+    loss, waits = trainer.loss, iter([0.5, 0.5, 0.1, 0.1, 0.1])
+
+    def slowly(data):
+        time.sleep(next(waits))
+        return loss(data)
+
+    trainer.loss = slowly
+    result = fit(trainer, hooks=[measured], progress=False)
+    assert (result.status, result.step) == ("stopped", 5)
+    assert 0.1 <= measured.median < 0.4
+
+
+def test_evaluations_and_checkpoints_do_not_count_as_training(tiny_recipe, tmp_path, monkeypatch):
+    trainer = build_trainer(Recipe.load(tiny_recipe, ["trainer.steps=6"]))
+    evaluate = trainer.evaluate
+
+    def slowly():
+        time.sleep(1.0)
+        return evaluate()
+
+    monkeypatch.setattr(trainer, "evaluate", slowly)
+    measured = Measurements(tmp_path / "measurements.json", points_at(6, 3), "loss")
+    begun = time.perf_counter()
+    result = fit(trainer, tmp_path / "run", hooks=[measured], progress=False)
+    assert measured.seconds < time.perf_counter() - begun - 3.0
+    assert measured.units == 6 * 4 * 16  # windows of 16 tokens
+    assert [point.step for point in measured.curve] == [2, 4, 6]
+    assert measured.curve[-1].value == result.metrics["loss"]
 
 
 def test_a_former_design_is_read_as_it_was_written(tiny_recipe):

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from axon_core import TRAINERS, CheckpointError, Interrupted, Recipe, UsageError, build_trainer
+from axon_core import TRAINERS, CheckpointError, Interrupted, Recipe, UsageError, build_trainer, parse_json
 from axon_core.checkpoint import lock_folder, writing
 from axon_core.cli import ProgressLine, echo, json_option, print_json
 from axon_core.training import choose_device, describe_device, evaluate
@@ -219,11 +219,10 @@ def _unit(metric: str, counted: str) -> str:
 
 def _report(folder: ComparisonFolder, as_json: bool) -> None:
     """Write the report, and print it."""
-    comparison = folder.comparison()
     writer: Any = import_module("axon_lab.compare.report")
-    text = writer.write_report(comparison, folder.path)
+    text = writer.write_report(folder.comparison(), folder.path)
     if as_json:
-        print_json(comparison.model_dump(mode="json"))
+        print_json(parse_json((folder.path / "compare.json").read_text("utf-8")))
     else:
         echo(text)
         echo(f"Report: {folder.path / 'compare.html'}")

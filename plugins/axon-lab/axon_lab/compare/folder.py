@@ -161,7 +161,11 @@ class ComparisonFolder:
         write_text(self.path / "paces" / f"{cell:03d}.json", _Pace(seconds=seconds).model_dump_json())
 
     def steps(self, cell: int) -> int | None:
-        """Return how many updates each run of a cell makes; None if its pace is not measured yet."""
+        """Return how many updates each run of a cell makes; None if its pace is not measured yet.
+
+        Raises:
+            CheckpointError: the file of its pace is damaged.
+        """
         if (steps := self.design.cells[cell].steps) is not None:
             return steps
         file = self.path / "paces" / f"{cell:03d}.json"
