@@ -97,6 +97,7 @@ def test_a_linear_model_by_hand() -> None:
     assert work.forward == sum(products) and work.recomputed == sum(products[:2])
     assert work.backward == 2 * sum(products) - products[0]  # the data need no gradient
     x, hidden, difference = 6 * 4 * 4, 6 * 8 * 4, 6 * 2 * 4
+    assert work.flops == work.forward + work.backward + work.updates * work.update
     assert work.activations == x + 2 * hidden + difference
     assert work.checkpointed == work.activations  # linear layers keep nothing but their inputs
 

@@ -17,6 +17,7 @@ from axon_core.registry.spec import Spec
 from axon_core.text.records import Ranking
 from axon_core.training.optim import AdamW
 from axon_core.training.recipe import Recipe, override
+from axon_core.training.swapping import alternatives
 
 GQA = {"type": "GQA", "n_kv_heads": 2, "qk_norm": "rmsnorm"}
 MUON = {"type": "muon", "lr": 0.02, "betas": [0.8, 0.9], "momentum": 0.9}
@@ -232,3 +233,20 @@ def test_no_config_replaces_what_every_config_checks():
     names = {*decorators.field_validators, *decorators.model_validators}
     assert len(names) == 3 and Ranking in found
     assert not [(config, names & vars(config).keys()) for config in found - {Config} if names & vars(config).keys()]
+
+
+def test_alternatives_are_what_is_registered_beside_a_part_whose_own_key_is_first():
+    tables = {
+        "model": {"type": "xllama", "attention": {"type": "MQA"}, "norm": "layernorm"},
+        "trainer": {"optimizer": {}},
+    }
+    assert alternatives(tables, ["model", "attention"])[0] == "MQA"
+    assert sorted(alternatives(tables, ["model", "attention"])) == sorted(ATTENTIONS)
+    assert alternatives(tables, ["model", "norm"])[0] == "layernorm"  # the short form
+    assert sorted(alternatives(tables, ["model", "norm"])) == sorted(NORMS)
+    assert alternatives(tables, ["model", "rotary"])[0] == "rotary"  # written nowhere: the model's default
+    tables["model"]["attention"] = {"type": "axon-gqa:GQA"}
+    found = alternatives(tables, ["model", "attention"])
+    assert found[0] == "axon-gqa:GQA" and "GQA" not in found[1:]
+    assert alternatives(tables, ["model", "dim"]) == alternatives(tables, ["data", "nothing"]) == ()
+    assert alternatives({"model": {"type": "xllama", "attention": "Multihead"}}, ["model", "attention"]) == ()

@@ -5,11 +5,12 @@ from axon_core._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "build": ["build_trainer"],
+        "build": ["build_bare_trainer", "build_trainer"],
         "callbacks.curves": ["draw_curves"],
         "callbacks.log": ["Log"],
         "callbacks.tensorboard": ["TensorBoard"],
         "callbacks.wandb": ["Wandb"],
+        "capacity.tracing": ["TracedWork", "trace"],
         "devices": ["AUTO", "choose_device", "describe_device", "to_device", "works_apart"],
         "evaluation": [
             "TextEvaluation",
@@ -45,6 +46,7 @@ __getattr__, __dir__, __all__ = attach(
         "run_folder": ["RunFolder"],
         "recipe_sections": ["RECIPE_SECTIONS"],
         "sections": ["RecipeSection"],
+        "swapping": ["alternatives"],
         "trainer": ["Trainer"],
         "trainers": ["TRAINERS"],
     },

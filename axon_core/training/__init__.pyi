@@ -1,9 +1,12 @@
 # What `__init__.py` resolves lazily, for type checkers; a test compares the two.
+from axon_core.training.build import build_bare_trainer as build_bare_trainer
 from axon_core.training.build import build_trainer as build_trainer
 from axon_core.training.callbacks.curves import draw_curves as draw_curves
 from axon_core.training.callbacks.log import Log as Log
 from axon_core.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from axon_core.training.callbacks.wandb import Wandb as Wandb
+from axon_core.training.capacity.tracing import TracedWork as TracedWork
+from axon_core.training.capacity.tracing import trace as trace
 from axon_core.training.devices import AUTO as AUTO
 from axon_core.training.devices import choose_device as choose_device
 from axon_core.training.devices import describe_device as describe_device
@@ -42,5 +45,6 @@ from axon_core.training.recipe import override as override
 from axon_core.training.recipe_sections import RECIPE_SECTIONS as RECIPE_SECTIONS
 from axon_core.training.run_folder import RunFolder as RunFolder
 from axon_core.training.sections import RecipeSection as RecipeSection
+from axon_core.training.swapping import alternatives as alternatives
 from axon_core.training.trainer import Trainer as Trainer
 from axon_core.training.trainers import TRAINERS as TRAINERS

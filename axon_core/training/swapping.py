@@ -19,7 +19,7 @@ from axon_core.errors import AxonError, ConfigError
 from axon_core.registry.discovery import discover
 from axon_core.registry.registry import registries, registry_of
 
-__all__ = ["Swap", "Table", "current_path", "default_part", "report", "schemas_of", "swap"]
+__all__ = ["Swap", "Table", "alternatives", "current_path", "default_part", "report", "schemas_of", "swap"]
 
 Table = dict[str, Any]
 Schema = type[BaseModel]
@@ -97,6 +97,23 @@ def default_part(tables: Mapping[str, Any], path: Sequence[str]) -> Table | None
     """
     part, _ = _found(tables, path)
     return part if part and "type" in part else None
+
+
+def alternatives(tables: Mapping[str, Any], path: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of all that is registered in the place of the part at `path` of a recipe, that part's own first.
+
+    It is empty if no part stands there. A part that cannot be built there is a key too: only building it can tell.
+    """
+    node: Any = tables
+    for name in path:
+        node = cast("Mapping[str, Any]", node).get(name) if isinstance(node, Mapping) else None
+    default = str((default_part(tables, path) or {}).get("type", ""))
+    written: Any = cast("Mapping[str, Any]", node).get("type", default) if isinstance(node, Mapping) else node
+    own = written if isinstance(written, str) else default
+    found = list(_offering(own)) if own else []
+    beside = [catalogue for catalogue in found if default in catalogue] or found
+    keys = [key for catalogue in beside for key in catalogue if key not in (own, own.rpartition(":")[2])]
+    return tuple(dict.fromkeys([own, *keys])) if found else ()
 
 
 def current_path(tables: Mapping[str, Any], path: Sequence[str]) -> list[str]:

@@ -69,6 +69,11 @@ class TracedWork:
     activations: int
     checkpointed: int
 
+    @property
+    def flops(self) -> float:
+        """The rank's operations in a step, with the optimisers', where no activation is recomputed."""
+        return (self.forward + self.backward) * self.repeats + self.updates * self.update
+
 
 def first_rows(data: Mapping[str, Tensor], pieces: int) -> dict[str, Tensor]:
     """Return the first of so many near-equal pieces of the rows of `data`, the largest one; it has at least one row."""
