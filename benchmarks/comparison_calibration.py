@@ -27,7 +27,7 @@ from support.record import RESULTS, facts, save, say
 
 from axon_core.training import Recipe, build_trainer, fit
 from axon_lab.compare.conclusions import conclude
-from axon_lab.compare.results import Axis, CellResult, Comparison, RunResult
+from axon_lab.compare.results import Axis, CellResult, RecipeComparison, RunResult
 from axon_lab.compare.statistics import LEVEL
 
 NAME = "comparison-calibration-cpu"
@@ -60,7 +60,7 @@ def train_pools(results: dict[str, Any]) -> dict[str, list[float]]:
     return pools
 
 
-def comparison_of(samples: Sequence[Sequence[float]]) -> Comparison:
+def comparison_of(samples: Sequence[Sequence[float]]) -> RecipeComparison:
     """Return the comparison of values whose runs ended with these losses, one sample for each value."""
     seeds = tuple(range(len(samples[0])))
     cells = tuple(
@@ -74,7 +74,7 @@ def comparison_of(samples: Sequence[Sequence[float]]) -> Comparison:
         for i, sample in enumerate(samples)
     )
     axis = Axis(path="value", values=tuple(cell.values[0] for cell in cells))
-    return Comparison(recipe="xllama-tiny", axes=(axis,), seeds=seeds, cells=cells)
+    return RecipeComparison(recipe="xllama-tiny", axes=(axis,), seeds=seeds, cells=cells)
 
 
 def shares(draw: Callable[[], Sequence[Sequence[float]]]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import pytest
 
 from axon_core.cli import main
 from axon_core.registry import refresh
-from axon_lab.compare.results import Comparison
+from axon_lab.compare.results import RecipeComparison
 
 RECIPE = """
 [data]
@@ -54,7 +54,7 @@ def compare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     if find_spec("axon_lab.compare.report") is None:
         double = ModuleType("axon_lab.compare.report")
 
-        def write_report(comparison: Comparison, out: Path) -> str:
+        def write_report(comparison: RecipeComparison, out: Path) -> str:
             (out / "compare.json").write_text(comparison.model_dump_json(), "utf-8")
             return ""
 

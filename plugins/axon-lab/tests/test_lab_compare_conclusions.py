@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from axon_lab.compare.conclusions import conclude, status_of
-from axon_lab.compare.results import Axis, CellResult, Comparison, LeftOut, RunResult
+from axon_lab.compare.results import Axis, CellResult, LeftOut, RecipeComparison, RunResult
 from axon_lab.compare.wording import Words
 
 Values = dict[tuple[str, ...], dict[int, float | None]]
 
 
-def comparison_of(axes: dict[str, tuple[str, ...]], seeds: tuple[int, ...], values: Values, **fields) -> Comparison:
+def comparison_of(
+    axes: dict[str, tuple[str, ...]], seeds: tuple[int, ...], values: Values, **fields
+) -> RecipeComparison:
     """A comparison whose cells are those of `values`, each with its seeds' losses; None is a run that failed."""
     cells = []
     for key in product(*axes.values()):
@@ -31,17 +33,19 @@ def comparison_of(axes: dict[str, tuple[str, ...]], seeds: tuple[int, ...], valu
             cells.append(CellResult(values=key, runs=tuple(runs)))
     left_out = [LeftOut(values=key, reason="does not fit") for key in product(*axes.values()) if key not in values]
     made = tuple(Axis(path=path, values=choices) for path, choices in axes.items())
-    return Comparison(recipe="tiny", axes=made, seeds=seeds, cells=tuple(cells), left_out=tuple(left_out), **fields)
+    return RecipeComparison(
+        recipe="tiny", axes=made, seeds=seeds, cells=tuple(cells), left_out=tuple(left_out), **fields
+    )
 
 
-def one_axis(**losses: list[float | None]) -> Comparison:
+def one_axis(**losses: list[float | None]) -> RecipeComparison:
     seeds = tuple(range(len(next(iter(losses.values())))))
     values: Values = {(name,): dict(zip(seeds, found, strict=True)) for name, found in losses.items()}
     return comparison_of({"attention": tuple(losses)}, seeds, values)
 
 
 @pytest.fixture(scope="module")
-def grid() -> tuple[Comparison, Values]:
+def grid() -> tuple[RecipeComparison, Values]:
     """A grid with four seeds, of which the runs are stored in another order in every second cell."""
     rng = np.random.default_rng(3)
     axes = {"attention": ("MHA", "GQA", "MQA"), "norm": ("rmsnorm", "layernorm"), "rotary": ("rotary",)}
@@ -54,7 +58,7 @@ def grid() -> tuple[Comparison, Values]:
     return comparison_of(axes, (0, 1, 2, 3), values), values
 
 
-def test_every_difference_of_a_grid_is_scipys_paired_test(grid: tuple[Comparison, Values]):
+def test_every_difference_of_a_grid_is_scipys_paired_test(grid: tuple[RecipeComparison, Values]):
     comparison, values = grid
     found = conclude(comparison).differences
     pairs: list[tuple[list[float], list[float]]] = []
@@ -95,7 +99,7 @@ def test_every_difference_of_a_grid_is_scipys_paired_test(grid: tuple[Comparison
     assert {each.verdict for each in found} == {"worse", "not claimed"}  # else the line above says little
 
 
-def test_every_cell_of_a_grid_has_scipys_mean_and_error(grid: tuple[Comparison, Values]):
+def test_every_cell_of_a_grid_has_scipys_mean_and_error(grid: tuple[RecipeComparison, Values]):
     comparison, values = grid
     for cell in conclude(comparison).cells:
         losses = [loss for loss in values[cell.values].values() if loss is not None]
@@ -156,7 +160,7 @@ def test_a_value_that_is_not_finite_is_a_failed_run():
         for value in (math.nan, math.inf, None)
     ]
     cells = [CellResult.model_construct(values=(name,), runs=(run,)) for name, run in zip("ABC", runs, strict=True)]
-    comparison = Comparison(recipe="tiny", axes=(Axis(path="x", values=("A", "B", "C")),), seeds=(0,), cells=())
+    comparison = RecipeComparison(recipe="tiny", axes=(Axis(path="x", values=("A", "B", "C")),), seeds=(0,), cells=())
     comparison = comparison.model_copy(update={"cells": tuple(cells)})
     assert [status_of(cell.runs[0]) for cell in cells] == ["failed"] * 3
     conclusions = conclude(comparison)

@@ -15,7 +15,7 @@ import pytest
 from axon_core import CheckpointError, ConfigError, DataError
 from axon_lab.compare.conclusions import conclude
 from axon_lab.compare.report import read_comparison, write_report
-from axon_lab.compare.results import Axis, Budget, CellResult, Comparison, CurvePoint, LeftOut, RunResult
+from axon_lab.compare.results import Axis, Budget, CellResult, CurvePoint, LeftOut, RecipeComparison, RunResult
 
 VOID = {"meta", "br", "line", "rect", "circle", "path", "polyline"}
 EVIL = "<script>alert('x')</script>&\"\x1b[2J"
@@ -40,7 +40,9 @@ def result(seed: int, value: float | None, status: str = "done", reason: str = "
     )
 
 
-def grid(first: tuple[str, ...] = ("MHA", "GQA"), second: tuple[str, ...] = ("rms", "layer"), **fields) -> Comparison:
+def grid(
+    first: tuple[str, ...] = ("MHA", "GQA"), second: tuple[str, ...] = ("rms", "layer"), **fields
+) -> RecipeComparison:
     """A grid in which the last choice does not fit and one run of the third diverged."""
     cells = [
         CellResult(
@@ -59,7 +61,7 @@ def grid(first: tuple[str, ...] = ("MHA", "GQA"), second: tuple[str, ...] = ("rm
         for j, b in enumerate(second)
     ]
     last = cells.pop()
-    return Comparison(
+    return RecipeComparison(
         recipe="tiny",
         axes=(Axis(path="model.attention.type", values=first), Axis(path="model.norm.type", values=second)),
         seeds=(0, 1, 2),
@@ -203,7 +205,7 @@ def test_a_comparison_that_has_not_begun_or_has_no_cell_can_be_shown(tmp_path: P
     waiting = tuple(RunResult(seed=seed, status="waiting", folder="") for seed in (0, 1))
     cells = tuple(CellResult(values=(name,), runs=waiting) for name in ("MHA", "GQA"))
     axes = (Axis(path="model.attention.type", values=("MHA", "GQA")),)
-    comparison = Comparison(recipe="tiny", axes=axes, seeds=(0, 1), cells=cells)
+    comparison = RecipeComparison(recipe="tiny", axes=axes, seeds=(0, 1), cells=cells)
     text = write_report(comparison, tmp_path)
     assert "So far: no difference can be claimed." in text and "4 runs still to be made." in text
     assert "GQA − MHA: no pair of finished runs (0 pairs, 2 left out)" in text

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from axon_core import Config
-from axon_lab.compare.results import CellResult, Comparison, RunResult, Status
+from axon_lab.compare.results import CellResult, RecipeComparison, RunResult, Status
 from axon_lab.compare.statistics import LEVEL, holm, mean_over_seeds, paired_difference
 
 __all__ = ["CellSummary", "Conclusions", "Difference", "Judgement", "conclude", "status_of"]
@@ -85,7 +85,7 @@ def status_of(run: RunResult) -> Status:
     return "failed" if run.status == "done" and (run.value is None or not math.isfinite(run.value)) else run.status
 
 
-def conclude(comparison: Comparison) -> Conclusions:
+def conclude(comparison: RecipeComparison) -> Conclusions:
     """Return what the results of a comparison say.
 
     All differences are one family for Holm's correction. A difference without a p-value is not in it.
@@ -96,7 +96,7 @@ def conclude(comparison: Comparison) -> Conclusions:
     return Conclusions(cells=tuple(map(_summary, comparison.cells)), differences=tuple(judged))
 
 
-def _judged(difference: Difference, p_holm: float, comparison: Comparison) -> Difference:
+def _judged(difference: Difference, p_holm: float, comparison: RecipeComparison) -> Difference:
     """Return the difference with its corrected p-value, and the verdict that follows."""
     verdict: Judgement = "not claimed"
     if p_holm < LEVEL:
@@ -141,7 +141,7 @@ def _figures(values: Mapping[int, float], reference: Mapping[int, float], seeds:
     return found._asdict() | counts
 
 
-def _cell_differences(comparison: Comparison) -> Iterator[Difference]:
+def _cell_differences(comparison: RecipeComparison) -> Iterator[Difference]:
     """Yield each cell minus the first one that fits; which cells fit is known before any run."""
     for cell in comparison.cells[1:]:
         first = comparison.cells[0]
@@ -149,7 +149,7 @@ def _cell_differences(comparison: Comparison) -> Iterator[Difference]:
         yield Difference(values=cell.values, reference=first.values, **figures)
 
 
-def _axis_differences(comparison: Comparison) -> Iterator[Difference]:
+def _axis_differences(comparison: RecipeComparison) -> Iterator[Difference]:
     """Yield, for each axis of a grid, each value minus the first one that fits, averaged over the other axes."""
     if sum(len(axis.values) > 1 for axis in comparison.axes) < 2:
         return  # these would be the differences of the cells again
@@ -161,7 +161,11 @@ def _axis_differences(comparison: Comparison) -> Iterator[Difference]:
 
 
 def _axis_difference(
-    comparison: Comparison, cells: Mapping[tuple[str, ...], Mapping[int, float]], place: int, value: str, first: str
+    comparison: RecipeComparison,
+    cells: Mapping[tuple[str, ...], Mapping[int, float]],
+    place: int,
+    value: str,
+    first: str,
 ) -> Difference:
     """Return the main effect of a value of an axis: for each seed, the mean of its differences over the other axes.
 

@@ -22,7 +22,7 @@ from axon_core import CheckpointError, Config, ConfigError, UsageError, parse_js
 from axon_core.checkpoint import is_occupied, write_text, writing
 from axon_core.training import RunFolder
 from axon_lab.compare.design import Design
-from axon_lab.compare.results import CellResult, Comparison, RunResult
+from axon_lab.compare.results import CellResult, RecipeComparison, RunResult
 
 __all__ = ["ComparisonFolder", "RunEnd", "RunKey"]
 
@@ -173,10 +173,10 @@ class ComparisonFolder:
             return None
         return max(1, int(self.design.budget.amount / _read(_Pace, file).seconds))
 
-    def comparison(self) -> Comparison:
+    def comparison(self) -> RecipeComparison:
         """Return the results so far."""
         design = self.design
-        return Comparison(
+        return RecipeComparison(
             recipe=design.recipe,
             overrides=design.overrides,
             axes=design.axes,

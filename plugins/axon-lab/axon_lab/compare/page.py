@@ -18,7 +18,7 @@ from axon_lab.compare.drawing import (
     value_range,
 )
 from axon_lab.compare.heat_map import heat_maps
-from axon_lab.compare.results import CellResult, Comparison
+from axon_lab.compare.results import CellResult, RecipeComparison
 from axon_lab.compare.tables import comparison_table
 from axon_lab.compare.wording import Words, as_html, p_words, plural
 
@@ -153,7 +153,7 @@ def _table(words: Words) -> str:
     return f'<div class="box"><table>{head}<tbody>{body}</tbody></table></div><p class="soft">{note}</p>'
 
 
-def _curves(comparison: Comparison) -> str:
+def _curves(comparison: RecipeComparison) -> str:
     """Return the curves: in one plot if it can hold them, or in one for each value of the first axis."""
     by_seconds = comparison.budget is not None and comparison.budget.unit == "seconds"
     cells = [cell for cell in comparison.cells if any(run.curve for run in cell.runs)]
@@ -201,7 +201,7 @@ def _line(cell: CellResult, name: str, style: int, by_seconds: bool) -> Line:
     return Line(name, style, tuple(points for _, points in curves), mean_curve(finished))
 
 
-def _design(comparison: Comparison) -> str:
+def _design(comparison: RecipeComparison) -> str:
     budget = comparison.budget
     facts = [
         ("recipe", comparison.recipe),

@@ -10,7 +10,7 @@ from axon_core import Config, ConfigError, DataError, at, parse_json, printable,
 from axon_core.checkpoint import write_text
 from axon_lab.compare.conclusions import Conclusions, conclude
 from axon_lab.compare.page import comparison_page
-from axon_lab.compare.results import Comparison
+from axon_lab.compare.results import RecipeComparison
 from axon_lab.compare.tables import aligned, comparison_table, to_csv
 from axon_lab.compare.wording import Words
 
@@ -25,13 +25,13 @@ class _Stored(Config):
 
     format: int = Field(default=FORMAT, ge=1, le=FORMAT)
     """The version of this format."""
-    comparison: Comparison
+    comparison: RecipeComparison
     """The design and the results."""
     conclusions: Conclusions
     """What was computed from them; it is computed again by whoever reads the file."""
 
 
-def write_report(comparison: Comparison, out: Path) -> str:
+def write_report(comparison: RecipeComparison, out: Path) -> str:
     """Write `compare.json`, `compare.csv` and `compare.html` into the folder `out`, and return the text to print.
 
     Each file is replaced as a whole. The JSON file is first, since the others follow from it.
@@ -48,7 +48,7 @@ def write_report(comparison: Comparison, out: Path) -> str:
     return comparison_text(words)
 
 
-def read_comparison(out: Path) -> Comparison:
+def read_comparison(out: Path) -> RecipeComparison:
     """Return the comparison that `write_report` wrote into `out`.
 
     Raises:
@@ -64,7 +64,7 @@ def read_comparison(out: Path) -> Comparison:
         raise DataError(f"{file} cannot be read ({error}); run the comparison again with --out {out}") from None
     try:
         with at(source=str(file)):
-            return validate(Comparison, found["comparison"] if isinstance(found, dict) else found)
+            return validate(RecipeComparison, found["comparison"] if isinstance(found, dict) else found)
     except KeyError:
         raise ConfigError([((), f"{file} has no comparison; give a folder of axon compare")]) from None
 

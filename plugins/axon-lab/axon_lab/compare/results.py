@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from axon_core import Config
 
-__all__ = ["Axis", "Budget", "CellResult", "Comparison", "CurvePoint", "LeftOut", "RunResult", "Status"]
+__all__ = ["Axis", "Budget", "CellResult", "CurvePoint", "LeftOut", "RecipeComparison", "RunResult", "Status"]
 
 Status = Literal["waiting", "done", "failed", "killed"]
 
@@ -94,7 +94,7 @@ class LeftOut(Config):
     """Why it does not fit, in one line."""
 
 
-class Comparison(Config):
+class RecipeComparison(Config):
     """A comparison: its design and its results. `compare.json` holds it with what `conclusions` computes from it."""
 
     recipe: str

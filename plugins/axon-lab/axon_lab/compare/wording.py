@@ -9,7 +9,7 @@ from statistics import median
 
 from axon_core import printable
 from axon_lab.compare.conclusions import Conclusions, Difference, status_of
-from axon_lab.compare.results import Comparison
+from axon_lab.compare.results import RecipeComparison
 
 __all__ = ["Words", "as_html", "bytes_words", "count_words", "floating_words", "p_words", "plural"]
 
@@ -87,7 +87,7 @@ class Words:
         conclusions: what `conclude` computes from them.
     """
 
-    def __init__(self, comparison: Comparison, conclusions: Conclusions) -> None:
+    def __init__(self, comparison: RecipeComparison, conclusions: Conclusions) -> None:
         self.comparison, self.conclusions = comparison, conclusions
         families = (conclusions.cells, conclusions.differences)
         errors = [[each.standard_error for each in family if each.standard_error] for family in families]
