@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from axon_core.config import Config
+from axon_core import Config
 
 __all__ = ["Axis", "Budget", "CellResult", "Comparison", "CurvePoint", "LeftOut", "RunResult", "Status"]
 
