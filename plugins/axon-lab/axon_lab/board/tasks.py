@@ -19,30 +19,30 @@ from axon_core import Config
 
 __all__ = ["BoardEntry", "BoardTask", "Reference", "SeedRun", "SeedSpread", "Selection"]
 
-Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+TitleLine = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 
 
 class Reference(Config):
     """A figure to compare with, that no recipe of this repository reached."""
 
-    title: Line
+    title: TitleLine
     """What it is."""
     value: float
     """Its figure."""
-    source: Line
+    source: TitleLine
     """Where the figure is from."""
 
 
 class BoardTask(Config):
     """What is measured, and what an entry may not change."""
 
-    title: Line
+    title: TitleLine
     """Its name for people."""
-    summary: Line
+    summary: TitleLine
     """What is learned from what, in one sentence."""
-    metric: Line
+    metric: TitleLine
     """The name of the figure in the evaluation: `loss`."""
-    unit: Line
+    unit: TitleLine
     """Its unit: `nats per character`."""
     higher_is_better: bool = False
     """Whether more of it is better."""
@@ -103,7 +103,7 @@ class Selection(Config):
     part: Literal["validation", "none", "held-out", "unknown"]
     """What candidates were compared on: a validation part that is cut from the training part, nothing, or, in entries
     from before the rule, the held-out part, or what nobody recorded."""
-    how: Line
+    how: TitleLine
     """The choice in a sentence or two: which candidates, which measure."""
     candidates: NonNegativeInt | None = None
     """How many recipes were compared; left out where nobody counted."""
@@ -114,17 +114,17 @@ class Selection(Config):
 class BoardEntry(Config):
     """A recipe with its figures."""
 
-    title: Line
+    title: TitleLine
     """What it is called."""
     date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     """The day of its runs."""
-    commit: Line
+    commit: TitleLine
     """The commit that they were made with."""
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """The checksum of the recipe (`recipe_digest`), by which an edit is noticed."""
-    changed: Line
+    changed: TitleLine
     """What changed against the entry before."""
-    hardware: Line
+    hardware: TitleLine
     """What it ran on."""
     parameters: PositiveInt
     """Parameters that are trained."""

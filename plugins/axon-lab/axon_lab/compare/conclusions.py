@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from axon_core import Config
-from axon_lab.compare.results import CellResult, RecipeComparison, RunResult, Status
+from axon_lab.compare.results import CellResult, RecipeComparison, RunResult, RunStatus
 from axon_lab.compare.statistics import LEVEL, holm, mean_over_seeds, paired_difference
 
 __all__ = ["CellSummary", "Conclusions", "Difference", "Judgement", "conclude", "status_of"]
@@ -24,7 +24,7 @@ class CellSummary(Config):
 
     values: tuple[str, ...]
     """A value for each axis."""
-    statuses: dict[Status, int]
+    statuses: dict[RunStatus, int]
     """How many runs have each status; a run without a finite value counts as failed."""
     mean: float | None = None
     """The metric's mean."""
@@ -80,7 +80,7 @@ class Conclusions(Config):
     """First those of the axes, if two or more vary; then each cell minus the first cell that fits."""
 
 
-def status_of(run: RunResult) -> Status:
+def status_of(run: RunResult) -> RunStatus:
     """Return what became of a run; one that is done without a finite value failed."""
     return "failed" if run.status == "done" and (run.value is None or not math.isfinite(run.value)) else run.status
 
@@ -111,7 +111,7 @@ def _finished(cell: CellResult) -> dict[int, float]:
 
 def _summary(cell: CellResult) -> CellSummary:
     done = [run for run in cell.runs if status_of(run) == "done"]
-    statuses: dict[Status, int] = {}
+    statuses: dict[RunStatus, int] = {}
     for run in cell.runs:
         statuses[status_of(run)] = statuses.get(status_of(run), 0) + 1
     found = mean_over_seeds([*_finished(cell).values()]) if done else None

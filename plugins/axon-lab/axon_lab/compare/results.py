@@ -9,9 +9,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from axon_core import Config
 
-__all__ = ["Axis", "Budget", "CellResult", "CurvePoint", "LeftOut", "RecipeComparison", "RunResult", "Status"]
+__all__ = ["Axis", "Budget", "CellResult", "CurvePoint", "LeftOut", "RecipeComparison", "RunResult", "RunStatus"]
 
-Status = Literal["waiting", "done", "failed", "killed"]
+RunStatus = Literal["waiting", "done", "failed", "killed"]
 
 
 class Axis(Config):
@@ -48,7 +48,7 @@ class RunResult(Config):
 
     seed: int
     """The seed of the training."""
-    status: Status
+    status: RunStatus
     """What became of it."""
     folder: str
     """Its run folder, relative to the comparison's."""
