@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self, cast
 
 from jaxtyping import Bool, Float, Int
@@ -19,11 +19,14 @@ from axon_core.interfaces import (
     Norm,
     RotaryEmbedding,
     Scope,
+    StateSpec,
 )
 from axon_core.nn import Linear
 from axon_core.registry import Spec, part
+from axon_xllama.embedding import EMBEDDINGS
 from axon_xllama.feed_forward import FEED_FORWARDS, FeedForwardLayer
 from axon_xllama.layers import NO_ROTARY, LayerPattern, layer_part, unreached
+from axon_xllama.residual import RESIDUAL_STREAMS
 
 
 class Block(nn.Module):
@@ -68,6 +71,10 @@ class XLlama(CausalLM):
         """Query heads of each attention."""
         hidden_dim: PositiveInt = Field(default_factory=lambda given: _hidden_dim(given["dim"]))
         """Hidden features of the feed-forward; by default ⅔ · 4d (arXiv 2302.13971, Section 2.2), rounded up to 16."""
+        embedding: Spec = Spec(type="token")
+        """The embedding of tokens, in `EMBEDDINGS`: a table with a row for each."""
+        residual: Spec = Spec(type="plain")
+        """What each layer reads of those before it, in `RESIDUAL_STREAMS`: the last one's output."""
         attention: Spec = Spec(type="GQA")
         """The attention of every layer (arXiv 2307.09288, Section 2.2: grouped-query attention)."""
         rotary: Spec = Spec(type="rotary")
@@ -96,7 +103,7 @@ class XLlama(CausalLM):
         super().__init__(config)
         c = config
         self._shared: list[tuple[Spec, RotaryEmbedding]] = []
-        self.embedding = nn.Embedding(c.vocab_size, c.dim)
+        self.embedding = part(c, "embedding", EMBEDDINGS, vocab_size=c.vocab_size, dim=c.dim)
         self.blocks = nn.ModuleList(
             Block(
                 self._attention(layer),
@@ -106,6 +113,7 @@ class XLlama(CausalLM):
             )
             for layer in range(c.n_layers)
         )
+        self.residual = part(c, "residual", RESIDUAL_STREAMS, dim=c.dim, n_layers=c.n_layers)
         self.norm = part(c, "norm", NORMS, dim=c.dim)
         self.head = Linear(c.dim, c.vocab_size, bias=False)
         if c.tie_embeddings:
@@ -174,12 +182,15 @@ class XLlama(CausalLM):
         if valid is not None:
             tokens = tokens.masked_fill(~valid, 0)  # a padding id such as −1 has no embedding
         if cache is None:
-            step = CacheStep(tokens, Scope.over(tokens, valid=valid, documents=documents), [None] * len(self.blocks))
+            none = [None] * len(self._states())
+            step = CacheStep(tokens, Scope.over(tokens, valid=valid, documents=documents), none)
         else:
             step = cache.extend(tokens, valid)
-        x = self.embedding(step.tokens)
-        for block, layer in zip(self.blocks, step.layers, strict=True):
-            x = block(x, step.scope, layer)
+        layers, rest = step.layers[: len(self.blocks)], step.layers[len(self.blocks) :]
+        past: list[Tensor] = []
+        x = self.residual(self.embedding(step.tokens, step.scope, *rest), past)
+        for block, layer in zip(self.blocks, layers, strict=True):
+            x = self.residual(block(x, step.scope, layer), past)
         return self.norm(x[:, -n:])
 
     def logits(self, features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n v"]:
@@ -190,7 +201,7 @@ class XLlama(CausalLM):
         """Return an empty cache for `batch` rows of up to `capacity` tokens, in the model's dtype and device."""
         weight = self.embedding.weight
         return Cache(
-            [block.attention.state() for block in cast("Iterable[Block]", self.blocks)],
+            self._states(),
             batch,
             capacity,
             dtype=weight.dtype,
@@ -198,9 +209,16 @@ class XLlama(CausalLM):
             horizon=min((until for rotary in self.rotaries if (until := rotary.constant_until)), default=None),
         )
 
+    def _states(self) -> list[Mapping[str, StateSpec]]:
+        """The state of each layer while decoding, then that of the embedding if it has any."""
+        states = [block.attention.state() for block in cast("Iterable[Block]", self.blocks)]
+        own = self.embedding.state()
+        return [*states, own] if own else states
+
     def hidden_matrices(self) -> list[Tensor]:
-        """The weights of all linear layers inside the blocks."""
-        return [module.weight for module in self.blocks.modules() if isinstance(module, nn.Linear)]
+        """The weights of all linear layers inside the blocks, and of the embedding's."""
+        inside = (*self.blocks.modules(), *self.embedding.modules())
+        return [module.weight for module in inside if isinstance(module, nn.Linear)]
 
 
 def _hidden_dim(dim: int) -> int:
