@@ -28,11 +28,12 @@ BUILT_ON = {
     "axon-overtokenized": ["axon_xllama"],
     "axon-qlora": ["axon_lora"],
     "axon-transformer": ["axon_llamachat"],
+    "axon-tsm": ["axon_xllama"],
     "axon-yarn": ["axon_roformer"],
 }
 """What a plugin is made for, where no name could choose it: a server and its engine, pages and what shows them, the
-frequencies and attentions that another paper changes, and the model whose feed-forwards, embeddings, residual streams
-and checkpoints it adds, or whose matrices PEFT's files name; and the adapter that another paper puts on fewer bits."""
+frequencies and attentions that another paper changes, and the model whose feed-forwards, checkpoints and other parts it
+adds, or whose matrices PEFT's files name; and the adapter that another paper puts on fewer bits."""
 
 
 def project(folder: Path) -> dict:

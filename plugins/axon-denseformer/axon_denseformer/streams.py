@@ -14,7 +14,7 @@ __all__ = ["DepthWeightedAverage", "EmbeddingMix", "weighted_sum"]
 
 
 def weighted_sum(outputs: Sequence[Float[Tensor, "b n d"]], weights: Float[Tensor, " j"]) -> Float[Tensor, "b n d"]:
-    """Return Σ_j w_j X_j, computed in the dtype of the outputs."""
+    """Return Σ_j w_j X_j, computed in the dtype of the outputs (arXiv 2402.02622, Figure 1)."""
     weights = weights.to(outputs[-1].dtype)
     total = outputs[-1] * weights[-1]
     for x, weight in zip(outputs[:-1], weights[:-1], strict=True):
@@ -27,7 +27,7 @@ class DepthWeightedAverage(ResidualStream):
 
     X_0 are the embeddings and X_j the output of layer j. At first α_{i,i} is 1 and the others 0, so that the model
     starts as one with a plain residual stream; L layers have L (L + 3) / 2 weights. While a pass runs, all outputs are
-    kept. Source: arXiv 2402.02622.
+    kept. Source: arXiv 2402.02622, Figure 1.
     """
 
     def __init__(self, config: ResidualStream.Config) -> None:
@@ -47,7 +47,8 @@ class EmbeddingMix(ResidualStream):
     """The last output and the embeddings: after layer i the next one reads Y_i = a_i X_i + b_i X_0.
 
     It is `DepthWeightedAverage` whose other weights stay 0, at the cost of two products a layer; at first a_i is 1 and
-    b_i is 0. It follows the `x0_lambdas` and `resid_lambdas` of modded-nanogpt's speed runs, which no paper describes.
+    b_i is 0 (a special case of arXiv 2402.02622, Figure 1). It follows the `x0_lambdas` and `resid_lambdas` of
+    modded-nanogpt, a public speed run.
     """
 
     def __init__(self, config: ResidualStream.Config) -> None:

@@ -26,7 +26,7 @@ class NGramEmbedding(TokenEmbedding):
 
     E_k is a table of r rows and W_k a map from its `width` to d features, left out where both are equal. The tables
     of n-grams start at zero, so that the model starts as one without them. With a cache it keeps the ids of a row's
-    tokens. Source: over-encoding, the hierarchical n-gram input vocabulary of arXiv 2501.16975.
+    tokens. Source: arXiv 2501.16975, Abstract (multi-gram tokens of the input vocabulary), there called over-encoding.
     """
 
     class Config(TokenEmbedding.Config):

@@ -20,6 +20,8 @@ __all__ = ["EMBEDDINGS", "TokenEmbedding"]
 class TokenEmbedding(nn.Embedding):
     """The features of each token before the first layer, `(b n) -> (b n d)`: row t of a table for token t.
 
+    Source: arXiv 2307.09288, Section 2.2, whose embedding is that of Llama 1.
+
     An embedding of another paper derives from it, so that the head can share its table. One that depends on earlier
     tokens declares what it keeps of them in `state`, as an attention does; the model's cache then has it.
     """

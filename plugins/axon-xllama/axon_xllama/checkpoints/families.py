@@ -12,6 +12,7 @@ from axon_xllama.checkpoints.layout import Bias, Names, Settings, configured, re
 from axon_xllama.checkpoints.rope import rotary_from, rotary_to
 from axon_xllama.embedding import EMBEDDINGS
 from axon_xllama.feed_forward import FEED_FORWARDS
+from axon_xllama.mixing import TOKEN_MIXERS
 from axon_xllama.model import XLlama
 from axon_xllama.residual import RESIDUAL_STREAMS
 
@@ -136,6 +137,7 @@ class LlamaFamily(CheckpointFamily):
         for registry, spec, known in (
             (EMBEDDINGS, config.embedding, ("axon-xllama:token",)),
             (RESIDUAL_STREAMS, config.residual, ("axon-xllama:plain",)),
+            (TOKEN_MIXERS, config.token_mixer, ("axon-xllama:none",)),
             (ATTENTIONS, config.attention, self.attentions),
             (FEED_FORWARDS, config.feed_forward, self.feed_forwards),
         ):
