@@ -27,6 +27,7 @@ BUILT_ON = {
     "axon-mixtral": ["axon_xllama"],
     "axon-overtokenized": ["axon_xllama"],
     "axon-qlora": ["axon_lora"],
+    "axon-resformer": ["axon_gqa"],
     "axon-transformer": ["axon_llamachat"],
     "axon-tsm": ["axon_xllama"],
     "axon-yarn": ["axon_roformer"],
