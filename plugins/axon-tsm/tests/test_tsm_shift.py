@@ -38,6 +38,13 @@ def test_the_tokens_before_may_be_more_than_the_shifts_reach():
     assert torch.equal(shift_features(x, before, [2]), shift_features(x, before[:, -1:], [2]))
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_gradients_agree_with_finite_differences(n):
+    x = torch.randn(2, n, 5, dtype=torch.float64, requires_grad=True)
+    before = torch.randn(2, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, before: shift_features(x, before, [2, 1, 1]), (x, before))
+
+
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @torch.no_grad()
 def test_decoding_in_chunks_with_padding_equals_whole_rows(options):
