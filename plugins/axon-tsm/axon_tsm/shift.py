@@ -18,43 +18,45 @@ __all__ = ["TokenShift", "shift_features"]
 
 
 def shift_features(
-    x: Float[Tensor, "b n d"], before: Float[Tensor, "b r w"], widths: Sequence[int]
+    x: Float[Tensor, "b n d"], before: Float[Tensor, "b r w"] | None, widths: Sequence[int]
 ) -> Float[Tensor, "b n d"]:
     """Return x with its first `widths[0]` features taken from one token before, the next from two before, and so on.
 
     `before` holds the first w = Σ widths features of the r tokens before the first one of x, r at least the number of
-    widths. The features after w stay. Source: arXiv 1811.08383, Abstract: part of the channels is shifted along the
-    temporal dimension; here, as in its online setting, from earlier to later times alone.
+    widths; None for zeros. The features after w stay. Source: arXiv 1811.08383, Abstract: part of the channels is
+    shifted along the temporal dimension; here, as in its online setting, from earlier to later times alone.
     """
-    return cast(Tensor, _Shift.apply(x, before.to(x.dtype), tuple(widths)))
+    return cast(Tensor, _Shift.apply(x, None if before is None else before.to(x.dtype), tuple(widths)))
 
 
 class _Shift(torch.autograd.Function):
     """The shift, whose parts are written into one output and one gradient: half the time of a concatenation."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, before: Tensor, widths: tuple[int, ...]) -> Tensor:
-        ctx.widths, ctx.reach = widths, before.shape[1]
-        out, n = torch.empty_like(x), x.shape[1]
+    def forward(ctx: Any, x: Tensor, before: Tensor | None, widths: tuple[int, ...]) -> Tensor:
+        reach = 0 if before is None else before.shape[1]
+        ctx.widths, ctx.reach = widths, reach
+        out, n = x.clone(), x.shape[1]
         for places, features in _groups(widths):
             late = min(places, n)
             out[:, late:, features] = x[:, : n - late, features]
-            out[:, :late, features] = before[:, ctx.reach - places : ctx.reach - places + late, features]
-        out[..., sum(widths) :] = x[..., sum(widths) :]
+            if before is None:
+                out[:, :late, features] = 0
+            else:
+                out[:, :late, features] = before[:, reach - places : reach - places + late, features]
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (gradient,) = gradients
-        of_x, n, w = torch.empty_like(gradient), gradient.shape[1], sum(ctx.widths)
-        of_before = gradient.new_zeros(len(gradient), ctx.reach, w) if ctx.needs_input_grad[1] else None
+        of_x, (b, n, _) = gradient.clone(), gradient.shape
+        of_before = gradient.new_zeros(b, ctx.reach, sum(ctx.widths)) if ctx.needs_input_grad[1] else None
         for places, features in _groups(ctx.widths):
             late = min(places, n)
             of_x[:, : n - late, features] = gradient[:, late:, features]
             of_x[:, n - late :, features] = 0
             if of_before is not None:
                 of_before[:, ctx.reach - places : ctx.reach - places + late, features] = gradient[:, :late, features]
-        of_x[..., w:] = gradient[..., w:]
         return of_x, of_before, None
 
 
@@ -99,9 +101,9 @@ class TokenShift(TokenMixer):
         """Return the features, some of them shifted."""
         widths = self.config.widths
         w, r = sum(widths), len(widths)
-        before = x.new_zeros(len(x), r, w) if cache is None else cache["last"]
+        before = None if cache is None else cache["last"]
         y = shift_features(x, before, widths)
-        if cache is not None:
+        if cache is not None and before is not None:
             cache["last"] = torch.cat((before, x[..., :w].to(before.dtype)), 1)[:, -r:]
         if not scope.padded and scope.documents is None:
             return y

@@ -43,6 +43,8 @@ def test_gradients_agree_with_finite_differences(n):
     x = torch.randn(2, n, 5, dtype=torch.float64, requires_grad=True)
     before = torch.randn(2, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, before: shift_features(x, before, [2, 1, 1]), (x, before))
+    assert torch.autograd.gradcheck(lambda x: shift_features(x, None, [2, 1, 1]), (x,))
+    assert torch.equal(shift_features(x, None, [2, 1, 1]), shift_features(x, torch.zeros_like(before), [2, 1, 1]))
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
