@@ -20,17 +20,21 @@ MODULE_OF = {"axon-core": "axon_core"} | {path.name: path.name.replace("-", "_")
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
 BUILT_ON = {
     "axon-ddpm": ["axon_llamachat"],
+    "axon-denseformer": ["axon_xllama"],
     "axon-llamachat": ["axon_eet"],
     "axon-lora": ["axon_xllama"],
     "axon-mistral": ["axon_gqa", "axon_xllama"],
     "axon-mixtral": ["axon_xllama"],
+    "axon-overtokenized": ["axon_xllama"],
     "axon-qlora": ["axon_lora"],
+    "axon-resformer": ["axon_gqa"],
     "axon-transformer": ["axon_llamachat"],
+    "axon-tsm": ["axon_xllama"],
     "axon-yarn": ["axon_roformer"],
 }
 """What a plugin is made for, where no name could choose it: a server and its engine, pages and what shows them, the
-frequencies and attentions that another paper changes, and the model whose feed-forwards and checkpoints it adds,
-or whose matrices PEFT's files name; and the adapter that another paper puts on fewer bits."""
+frequencies and attentions that another paper changes, and the model whose feed-forwards, checkpoints and other parts it
+adds, or whose matrices PEFT's files name; and the adapter that another paper puts on fewer bits."""
 
 
 def project(folder: Path) -> dict:

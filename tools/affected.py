@@ -28,6 +28,7 @@ WALKS = (
         "imports",
         "initial",
         "install_line",
+        "model_parts",
         "names",
         "not_finite",
         "public_api",

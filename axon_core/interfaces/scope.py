@@ -47,6 +47,10 @@ class Scope:
     A key is visible to a query if it is not padding, belongs to the same document and, in a causal scope, does not
     come later. `positions` may have a batch axis of 1 if all rows are alike. Padding has position −1, and sees itself,
     so that no softmax is empty; its result is never seen by another token.
+
+    Attributes:
+        shared: what layers leave for later ones in this pass, each under a name of its own, such as the values of the
+            first; empty when the pass begins.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Scope:
         self.padded = padded
         self.documents = documents
         self.kernel = kernel
+        self.shared: dict[str, Tensor] = {}
         self._cross = False
         self._once: list[tuple[object, Any]] = []
 

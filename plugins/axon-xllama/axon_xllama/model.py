@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self, cast
 
 from jaxtyping import Bool, Float, Int
@@ -19,11 +19,15 @@ from axon_core.interfaces import (
     Norm,
     RotaryEmbedding,
     Scope,
+    StateSpec,
 )
 from axon_core.nn import Linear
 from axon_core.registry import Spec, part
+from axon_xllama.embedding import EMBEDDINGS
 from axon_xllama.feed_forward import FEED_FORWARDS, FeedForwardLayer
 from axon_xllama.layers import NO_ROTARY, LayerPattern, layer_part, unreached
+from axon_xllama.mixing import TOKEN_MIXERS, TokenMixer
+from axon_xllama.residual import RESIDUAL_STREAMS
 
 
 class Block(nn.Module):
@@ -32,18 +36,31 @@ class Block(nn.Module):
     attention: Attention
 
     def __init__(
-        self, attention: Attention, attention_norm: Norm, feed_forward: FeedForwardLayer, ff_norm: Norm
+        self,
+        attention: Attention,
+        attention_norm: Norm,
+        feed_forward: FeedForwardLayer,
+        ff_norm: Norm,
+        mixers: tuple[TokenMixer, TokenMixer],
     ) -> None:
         super().__init__()
         self.attention = attention
         self.attention_norm = attention_norm
         self.feed_forward = feed_forward
         self.feed_forward_norm = ff_norm
+        self.attention_mixer, self.feed_forward_mixer = mixers
 
-    def forward(self, x: Float[Tensor, "b n d"], scope: Scope, cache: LayerCache | None) -> Float[Tensor, "b n d"]:
-        """Return the tokens' features after this layer."""
-        h = x + self.attention(self.attention_norm(x), scope, cache=cache)
-        return h + self.feed_forward(self.feed_forward_norm(h), scope)
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        scope: Scope,
+        cache: LayerCache | None,
+        mixed: Sequence[LayerCache | None] = (None, None),
+    ) -> Float[Tensor, "b n d"]:
+        """Return the tokens' features after this layer; `mixed` are the caches of its two token mixers."""
+        y = self.attention_mixer(self.attention_norm(x), scope, mixed[0])
+        h = x + self.attention(y, scope, cache=cache)
+        return h + self.feed_forward(self.feed_forward_mixer(self.feed_forward_norm(h), scope, mixed[1]), scope)
 
 
 class XLlama(CausalLM):
@@ -68,6 +85,12 @@ class XLlama(CausalLM):
         """Query heads of each attention."""
         hidden_dim: PositiveInt = Field(default_factory=lambda given: _hidden_dim(given["dim"]))
         """Hidden features of the feed-forward; by default ⅔ · 4d (arXiv 2302.13971, Section 2.2), rounded up to 16."""
+        embedding: Spec = Spec(type="token")
+        """The embedding of tokens, in `EMBEDDINGS`: a table with a row for each."""
+        residual: Spec = Spec(type="plain")
+        """What each layer reads of those before it, in `RESIDUAL_STREAMS`: the last one's output."""
+        token_mixer: Spec = Spec(type="none")
+        """What the parts of every layer read of the tokens just before, in `TOKEN_MIXERS`: nothing."""
         attention: Spec = Spec(type="GQA")
         """The attention of every layer (arXiv 2307.09288, Section 2.2: grouped-query attention)."""
         rotary: Spec = Spec(type="rotary")
@@ -96,18 +119,21 @@ class XLlama(CausalLM):
         super().__init__(config)
         c = config
         self._shared: list[tuple[Spec, RotaryEmbedding]] = []
-        self.embedding = nn.Embedding(c.vocab_size, c.dim)
+        self.embedding = part(c, "embedding", EMBEDDINGS, vocab_size=c.vocab_size, dim=c.dim)
         self.blocks = nn.ModuleList(
             Block(
                 self._attention(layer),
                 part(c, "norm", NORMS, dim=c.dim),
                 self._feed_forward(layer),
                 part(c, "norm", NORMS, dim=c.dim),
+                (self._token_mixer(layer), self._token_mixer(layer)),
             )
             for layer in range(c.n_layers)
         )
+        self.residual = part(c, "residual", RESIDUAL_STREAMS, dim=c.dim, n_layers=c.n_layers)
         self.norm = part(c, "norm", NORMS, dim=c.dim)
         self.head = Linear(c.dim, c.vocab_size, bias=False)
+        self._keeping = [bool(state) for state in self._other_states()]
         if c.tie_embeddings:
             self.head.weight = self.embedding.weight
 
@@ -145,6 +171,10 @@ class XLlama(CausalLM):
         with at(*place):
             return FEED_FORWARDS.build(spec, dim=c.dim, hidden_dim=c.hidden_dim, layer=layer)
 
+    def _token_mixer(self, layer: int) -> TokenMixer:
+        c = self.config
+        return part(c, "token_mixer", TOKEN_MIXERS, dim=c.dim, layer=layer)
+
     @property
     def rotaries(self) -> list[RotaryEmbedding]:
         """The rotary embeddings of its layers, each once."""
@@ -177,9 +207,11 @@ class XLlama(CausalLM):
             step = CacheStep(tokens, Scope.over(tokens, valid=valid, documents=documents), [None] * len(self.blocks))
         else:
             step = cache.extend(tokens, valid)
-        x = self.embedding(step.tokens)
-        for block, layer in zip(self.blocks, step.layers, strict=True):
-            x = block(x, step.scope, layer)
+        own, *mixed = self._others(step.layers)
+        past: list[Tensor] = []
+        x = self.residual(self.embedding(step.tokens, step.scope, own), past)
+        for i, block in enumerate(self.blocks):
+            x = self.residual(block(x, step.scope, step.layers[i], mixed[2 * i : 2 * i + 2]), past)
         return self.norm(x[:, -n:])
 
     def logits(self, features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n v"]:
@@ -190,7 +222,7 @@ class XLlama(CausalLM):
         """Return an empty cache for `batch` rows of up to `capacity` tokens, in the model's dtype and device."""
         weight = self.embedding.weight
         return Cache(
-            [block.attention.state() for block in cast("Iterable[Block]", self.blocks)],
+            self._states(),
             batch,
             capacity,
             dtype=weight.dtype,
@@ -198,9 +230,28 @@ class XLlama(CausalLM):
             horizon=min((until for rotary in self.rotaries if (until := rotary.constant_until)), default=None),
         )
 
+    def _states(self) -> list[Mapping[str, StateSpec]]:
+        """The state of each attention while decoding, then those of the embedding and the mixers that have any."""
+        attentions = [block.attention.state() for block in cast("Iterable[Block]", self.blocks)]
+        return [*attentions, *filter(None, self._other_states())]
+
+    def _other_states(self) -> list[Mapping[str, StateSpec]]:
+        mixers = (
+            mixer.state()
+            for block in cast("Iterable[Block]", self.blocks)
+            for mixer in (block.attention_mixer, block.feed_forward_mixer)
+        )
+        return [self.embedding.state(), *mixers]
+
+    def _others(self, layers: Sequence[LayerCache | None]) -> list[LayerCache | None]:
+        """Return the caches of the embedding and of each block's mixers; None for those without a state."""
+        held = iter(layers[len(self.blocks) :])
+        return [next(held, None) if keeps else None for keeps in self._keeping]
+
     def hidden_matrices(self) -> list[Tensor]:
-        """The weights of all linear layers inside the blocks."""
-        return [module.weight for module in self.blocks.modules() if isinstance(module, nn.Linear)]
+        """The weights of all linear layers inside the blocks, and of the embedding's."""
+        inside = (*self.blocks.modules(), *self.embedding.modules())
+        return [module.weight for module in inside if isinstance(module, nn.Linear)]
 
 
 def _hidden_dim(dim: int) -> int:

@@ -10,8 +10,11 @@ from axon_core import ATTENTIONS, CheckpointError, config
 from axon_core.registry import Registry
 from axon_xllama.checkpoints.layout import Bias, Names, Settings, configured, real
 from axon_xllama.checkpoints.rope import rotary_from, rotary_to
+from axon_xllama.embedding import EMBEDDINGS
 from axon_xllama.feed_forward import FEED_FORWARDS
+from axon_xllama.mixing import TOKEN_MIXERS
 from axon_xllama.model import XLlama
+from axon_xllama.residual import RESIDUAL_STREAMS
 
 __all__ = ["CHECKPOINT_FAMILIES", "CheckpointFamily", "LlamaFamily", "Qwen2Family", "Qwen3Family"]
 
@@ -132,6 +135,9 @@ class LlamaFamily(CheckpointFamily):
         if not model.rotaries:
             return "there is a rotary embedding"
         for registry, spec, known in (
+            (EMBEDDINGS, config.embedding, ("axon-xllama:token",)),
+            (RESIDUAL_STREAMS, config.residual, ("axon-xllama:plain",)),
+            (TOKEN_MIXERS, config.token_mixer, ("axon-xllama:none",)),
             (ATTENTIONS, config.attention, self.attentions),
             (FEED_FORWARDS, config.feed_forward, self.feed_forwards),
         ):
