@@ -172,7 +172,7 @@ MALFORMED = {
         "'Bad' is in group axon.v1.nrom, which nothing reads. Use one of adapter, attention, auxiliary_loss, "
         "chat_template, checkpoint_family, command, environment, feed_forward, hooks, model, noise_schedule, norm, "
         "optimizer, page, paper, preference_loss, quantization, recipe_section, registry, reward, rotary_embedding, "
-        "sampler, stage, trainer, "
+        "sampler, stage, trainer, weight_decay, "
         "or install the plugin that defines that group.",
     ),
 }

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "callbacks.log": ["Log"],
         "callbacks.tensorboard": ["TensorBoard"],
         "callbacks.wandb": ["Wandb"],
+        "decay": ["WEIGHT_DECAYS", "WeightDecay"],
         "devices": ["AUTO", "choose_device", "describe_device", "to_device", "works_apart"],
         "evaluation": [
             "TextEvaluation",
@@ -24,6 +25,7 @@ __getattr__, __dir__, __all__ = attach(
         "hooks": ["hook"],
         "loop": ["Fit", "evaluate", "fit", "run_evaluation"],
         "initial": ["InitialModel", "new_model"],
+        "muon": ["COEFFICIENTS", "Coefficients", "MuonOptimizer", "orthogonalise"],
         "optim": [
             "OPTIMIZERS",
             "AdamW",

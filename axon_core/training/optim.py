@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -18,7 +18,7 @@ from axon_core.nn.linear import StackedLinear
 from axon_core.processes import by_mesh
 from axon_core.registry.registry import Registry
 from axon_core.registry.spec import Spec
-from axon_core.training.muon import COEFFICIENTS, MuonOptimizer
+from axon_core.training.muon import COEFFICIENTS, Coefficients, MuonOptimizer
 
 __all__ = [
     "OPTIMIZERS",
@@ -75,6 +75,8 @@ class OptimizerConfig(config.Config):
     """AdamW's decay of the first and second moment."""
     eps: PositiveFloat = 1e-8
     """AdamW's ε."""
+    decay: Spec | None = None
+    """The rule by which weights decay where `weight_decay` is not 0; left out, `decoupled`."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -142,10 +144,19 @@ class Muon(OptimizerConfig):
         if matrices:
             coefficients = tuple(COEFFICIENTS[self.iteration](i) for i in range(self.iterations))
             hidden = _groups(matrices, self.lr, weight_decay=self.weight_decay, momentum=self.momentum)
-            optimizers.append(MuonOptimizer(hidden, coefficients, _stacked(modules)))
+            optimizers.append(self.matrix_optimizer(hidden, coefficients, _stacked(modules)))
         if groups:
             optimizers.append(torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=0.0, fused=True))
         return optimizers
+
+    def matrix_optimizer(
+        self, groups: list[dict[str, Any]], coefficients: Sequence[Coefficients], rows: Mapping[Tensor, list[int]]
+    ) -> MuonOptimizer:
+        """Return the optimiser of the hidden matrices; arguments as for `MuonOptimizer`.
+
+        A class that derives from this one may return another.
+        """
+        return MuonOptimizer(groups, coefficients, rows)
 
 
 OPTIMIZERS: Registry[OptimizerConfig] = Registry("optimizer", OptimizerConfig)

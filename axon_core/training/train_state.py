@@ -19,6 +19,7 @@ from axon_core.checkpoint.row_order import keep_order, order_of
 from axon_core.checkpoint.trees import read_whole
 from axon_core.errors import CheckpointError, ContractError
 from axon_core.processes import agree, gather, local, together
+from axon_core.training.decay import WEIGHT_DECAYS
 from axon_core.training.trainer import Trainer
 
 __all__ = ["TrainState"]
@@ -61,7 +62,9 @@ class TrainState:
         self.parameters: dict[str, nn.Parameter] = dict(named.values())
         if not self.parameters:
             raise ContractError(f"nothing to train: no parameter of {', '.join(self.roles)} requires a gradient")
-        self.optimizers = trainer.config.optimizer.build(list(self.roles.values()))
+        self.optimizers = (optimizer := trainer.config.optimizer).build(list(self.roles.values()))
+        if optimizer.decay is not None:
+            WEIGHT_DECAYS.build(optimizer.decay).attach(self.optimizers)
         self.average: dict[str, Tensor] | None = None
         if trainer.config.ema is not None:
             self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
