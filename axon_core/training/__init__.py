@@ -34,6 +34,7 @@ __getattr__, __dir__, __all__ = attach(
             "OptimizerConfig",
             "matrices_and_vectors",
             "schedule",
+            "stacked_rows",
         ],
         "pretrained": [
             "Saved",

@@ -37,6 +37,7 @@ from axon_core.training.optim import Optimizer as Optimizer
 from axon_core.training.optim import OptimizerConfig as OptimizerConfig
 from axon_core.training.optim import matrices_and_vectors as matrices_and_vectors
 from axon_core.training.optim import schedule as schedule
+from axon_core.training.optim import stacked_rows as stacked_rows
 from axon_core.training.pretrained import Saved as Saved
 from axon_core.training.pretrained import load_pretrained as load_pretrained
 from axon_core.training.pretrained import model_folder as model_folder

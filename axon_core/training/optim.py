@@ -29,6 +29,7 @@ __all__ = [
     "matrices_and_vectors",
     "moment_bytes",
     "schedule",
+    "stacked_rows",
 ]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -144,7 +145,7 @@ class Muon(OptimizerConfig):
         if matrices:
             coefficients = tuple(COEFFICIENTS[self.iteration](i) for i in range(self.iterations))
             hidden = _groups(matrices, self.lr, weight_decay=self.weight_decay, momentum=self.momentum)
-            optimizers.append(self.matrix_optimizer(hidden, coefficients, _stacked(modules)))
+            optimizers.append(self.matrix_optimizer(hidden, coefficients, stacked_rows(modules)))
         if groups:
             optimizers.append(torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=0.0, fused=True))
         return optimizers
@@ -211,7 +212,7 @@ def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
     return list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
 
 
-def _stacked(modules: Sequence[nn.Module]) -> dict[Tensor, list[int]]:
+def stacked_rows(modules: Sequence[nn.Module]) -> dict[Tensor, list[int]]:
     """Return, for each weight that several matrices share, how many of its rows each has."""
     parts = [part for module in modules for part in module.modules() if isinstance(part, StackedLinear)]
     return {part.weight: part.rows for part in parts}

@@ -50,10 +50,12 @@ def agnostic() -> Outcome:
         _attach(optimizer)
         for _ in range(10):
             x = torch.randn(8, 8, generator=generator, dtype=torch.float64)
-            ours.data.copy_(x), bare.data.copy_(x)
+            ours.data.copy_(x)
+            bare.data.copy_(x)
             gradient = torch.randn(8, 8, generator=generator, dtype=torch.float64)
             ours.grad, bare.grad = gradient, gradient.clone()
-            optimizer.step(), plain.step()
+            optimizer.step()
+            plain.step()
             u = (x - bare.detach()) / _LR
             expected = x - _LR * (u + _DECAY * torch.where(u * x >= 0, x, 0))  # Algorithm 1
             worst = max(worst, (ours.detach() - expected).abs().max().item())

@@ -36,7 +36,8 @@ def test_any_optimiser_makes_the_update_written_out_plainly(name: str):
         free.data.copy_(x)  # the same weights and moments: the step alone is the other's
         ours.grad = torch.randn(start.shape, generator=generator)
         free.grad = ours.grad.clone()
-        optimizer.step(), plain.step()
+        optimizer.step()
+        plain.step()
         expected = free.detach().clone()
         for index in torch.cartesian_prod(torch.arange(6), torch.arange(8)).tolist():
             i = tuple(index)
