@@ -1,5 +1,5 @@
 """NorMuon (arXiv 2510.05491) for Axon: the optimiser `normuon`."""
 
-from axon_normuon.normuon import NorMuon, NorMuonOptimizer, balance_rows
+from axon_normuon.normuon import NorMuon, NorMuonOptimizer, row_factors
 
-__all__ = ["NorMuon", "NorMuonOptimizer", "balance_rows"]
+__all__ = ["NorMuon", "NorMuonOptimizer", "row_factors"]

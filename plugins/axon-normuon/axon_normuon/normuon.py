@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from axon_core import UsageError
 from axon_core.training import Coefficients, Muon, MuonOptimizer
 
-__all__ = ["NorMuon", "NorMuonOptimizer", "balance_rows"]
+__all__ = ["NorMuon", "NorMuonOptimizer", "row_factors"]
 
 
 class NorMuon(Muon):
@@ -38,25 +37,31 @@ class NorMuon(Muon):
         return NorMuonOptimizer(groups, coefficients, rows)
 
 
-def balance_rows(step: Float[Tensor, "r c"], mean_square: Float[Tensor, " r"], eps: float) -> Float[Tensor, "r c"]:
-    """Return a step whose rows are divided by their root mean squares √v, with the norm that it had before.
+def row_factors(squares: Float[Tensor, " r"], mean_square: Float[Tensor, " r"], eps: float) -> Float[Tensor, " r"]:
+    """Return what the rows of a step O are multiplied with: balanced, and of the norm that they had together before.
 
-        Ô = O / (√v + ε);   Ô ‖O‖ / ‖Ô‖
+        Ô = O / (√v + ε);   the result makes Ô ‖O‖ / ‖Ô‖ of O
 
     The paper gives Ô the root mean square 0.2 instead, which suits the learning rates of AdamW. Source: 2510.05491,
     Algorithm 1.
+
+    Args:
+        squares: the squared norm of each row of O.
+        mean_square: v.
+        eps: ε.
     """
-    balanced = step / (mean_square.sqrt() + eps)[:, None]
-    return balanced * (step.norm() / balanced.norm().clamp_min(torch.finfo(step.dtype).tiny))
+    factors = 1 / (mean_square.sqrt() + eps)
+    balanced = (squares * factors.square()).sum().clamp_min(torch.finfo(squares.dtype).tiny)
+    return factors * (squares.sum() / balanced).sqrt()
 
 
 class NorMuonOptimizer(MuonOptimizer):
     """NorMuon (2510.05491, Algorithm 1): Muon, then every row of a step divided by its running root mean square.
 
-        O = orthogonalise(…) as in Muon;   v ← β₂ v + (1 - β₂) mean_c(O²);   W ← (1 - η λ) W - η √max(1, r / c) Ô
+        O = √max(1, r / c) U as in Muon;   v ← β₂ v + (1 - β₂) mean_c(O²);   W ← (1 - η λ) W - η f O
 
-    with Ô as in `balance_rows`; a row is a neuron. v starts at 0 without correction, because the norm of the step does
-    not depend on its scale. It is kept for each row: r numbers for a matrix, beside Muon's momentum.
+    with f of `row_factors`, one for each row, which is a neuron. v starts at 0 without correction: its scale is no
+    matter, because the step has the norm of O. It is kept for each row: r numbers for a matrix, beside Muon's momentum.
 
     Args:
         groups: parameter groups with what Muon's have, `beta2` and `eps`.
@@ -85,16 +90,12 @@ class NorMuonOptimizer(MuonOptimizer):
 
     def _balanced(self, p: Tensor, update: Tensor, group: Mapping[str, Any]) -> Tensor:
         state, rows = self.state[p], self.matrix_rows(p)
-        # Of the orthogonal matrix itself: v must not depend on the factor √max(1, r / c), nor ε on the shape.
-        factors = [1 / math.sqrt(max(1.0, each / p.shape[1])) for each in rows]
-        mean_square = torch.cat(
-            [part.square().mean(1) * f**2 for part, f in zip(update.split(rows), factors, strict=True)]
-        )
+        squares = torch.linalg.vector_norm(update, dim=1).square()
         if "row_moment" not in state:
-            state["row_moment"] = torch.zeros_like(mean_square)
-        moment = cast(Tensor, state["row_moment"]).lerp_(mean_square, 1 - group["beta2"])
-        parts = zip(update.split(rows), moment.split(rows), strict=True)
-        return torch.cat([balance_rows(part, v, group["eps"]) for part, v in parts])
+            state["row_moment"] = torch.zeros_like(squares)
+        moment = cast(Tensor, state["row_moment"]).lerp_(squares / p.shape[1], 1 - group["beta2"])
+        parts = zip(squares.split(rows), moment.split(rows), strict=True)
+        return update * torch.cat([row_factors(part, v, group["eps"]) for part, v in parts])[:, None]
 
     def moment_bytes(self) -> int:
         """Return the bytes that the momenta and the mean squares take after the first update."""
