@@ -17,8 +17,10 @@ from axon_core.checkpoint.loading import load_module, placed
 from axon_core.checkpoint.overlays import own_state
 from axon_core.checkpoint.row_order import keep_order, order_of
 from axon_core.checkpoint.trees import read_whole
+from axon_core.config import at
 from axon_core.errors import CheckpointError, ContractError
 from axon_core.processes import agree, gather, local, together
+from axon_core.registry.parts import part
 from axon_core.training.decay import WEIGHT_DECAYS
 from axon_core.training.trainer import Trainer
 
@@ -40,6 +42,8 @@ class TrainState:
 
     Raises:
         ContractError: no parameter of the trainable models requires a gradient.
+        ConfigError: an option of the optimiser's `decay` breaks a rule.
+        UnknownKey: no installed plugin offers a weight decay of that name.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -64,7 +68,8 @@ class TrainState:
             raise ContractError(f"nothing to train: no parameter of {', '.join(self.roles)} requires a gradient")
         self.optimizers = (optimizer := trainer.config.optimizer).build(list(self.roles.values()))
         if optimizer.decay is not None:
-            WEIGHT_DECAYS.build(optimizer.decay).attach(self.optimizers)
+            with at("trainer", "optimizer"):
+                part(optimizer, "decay", WEIGHT_DECAYS).attach(self.optimizers)
         self.average: dict[str, Tensor] | None = None
         if trainer.config.ema is not None:
             self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
