@@ -48,6 +48,9 @@ class SOAPMuonOptimizer(MuonOptimizer):
     Then Muon orthogonalises U. L, R and the bases are SOAP's (2409.11321, Algorithm 3), with this gradient already.
     Source of the combination: github KellerJordan/modded-nanogpt, track 3, pull request 278.
 
+    It gives directions that gradients hardly have the size of all others, and so amplifies their rounding: runs that
+    sum gradients in another order (micro-batches, processes) part after a few steps of small batches.
+
     Args:
         groups: parameter groups with what Muon's have, `beta2`, `eps`, `every` and `largest`.
         coefficients: the Newton–Schulz polynomials, one for each iteration.
