@@ -172,7 +172,7 @@ MALFORMED = {
         "'Bad' is in group axon.v1.nrom, which nothing reads. Use one of adapter, attention, auxiliary_loss, "
         "chat_template, checkpoint_family, command, embedding, environment, feed_forward, hooks, model, "
         "noise_schedule, norm, optimizer, page, paper, preference_loss, quantization, recipe_section, registry, "
-        "residual, reward, rotary_embedding, sampler, stage, token_mixer, trainer, "
+        "residual, reward, rotary_embedding, sampler, stage, token_mixer, trainer, weight_decay, "
         "or install the plugin that defines that group.",
     ),
 }

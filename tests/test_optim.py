@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the toy that several test modules share
-from toy_trainer import Bigram
+from toy_trainer import Bigram, Toy
 
+from axon_core.errors import UnknownKey
+from axon_core.training.decay import WeightDecay
 from axon_core.training.muon import COEFFICIENTS, MuonOptimizer, orthogonalise
 from axon_core.training.optim import AdamW, Muon, schedule
+from axon_core.training.train_state import TrainState
 
 SHAPES = [(16, 16), (16, 16), (48, 16), (16, 48), (24, 16)]
 
@@ -122,6 +125,41 @@ def test_adamw_is_torchs_and_does_not_decay_vectors():
         mine.grad = its.grad = torch.randn(mine.shape, generator=torch.Generator().manual_seed(1))
     ours.step(), theirs.step()
     torch.testing.assert_close(model.head.weight, other.head.weight)
+
+
+class Halving(WeightDecay):
+    """A rule that halves the weights before each step."""
+
+    def attach(self, optimizers):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["weight_decay"] = 0.0
+            optimizer.register_step_pre_hook(self.halve)
+
+    def halve(self, optimizer, *_):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.data.mul_(0.5)
+
+
+def test_a_rule_of_weight_decay_replaces_the_optimisers_own():
+    def updated(rule=None, **options):
+        trainer = Toy.make(optimizer={"type": "adamw", "lr": 0.1, "weight_decay": 0.5, **options})
+        state = TrainState(trainer)
+        if rule is not None:
+            rule(rule.Config()).attach(state.optimizers)
+        for parameter in state.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        before = {name: parameter.detach().clone() for name, parameter in state.parameters.items()}
+        state.update(1.0)
+        name = "model.head.weight"
+        return (state.parameters[name].detach() / before[name]).mean().item()
+
+    assert updated() == updated(decay="decoupled") == pytest.approx(0.95)
+    assert updated(weight_decay=0.0) == 1
+    assert updated(Halving) == pytest.approx(0.5)
+    with pytest.raises(UnknownKey, match="no weight decay 'halvign' is installed"):
+        updated(decay="halvign")
 
 
 def test_schedules():

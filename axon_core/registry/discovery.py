@@ -47,7 +47,7 @@ API = "axon.v1"
 
 GROUPS = (
     *("attention", "rotary_embedding", "norm", "model", "trainer", "chat_template"),
-    *("quantization", "optimizer", "recipe_section"),
+    *("quantization", "optimizer", "weight_decay", "recipe_section"),
     *("paper", "command", "hooks", "registry"),
 )
 """The core's own groups; a plugin adds one by naming a registry of its own in group `registry`."""

@@ -295,6 +295,7 @@ OWN = {
     "recipe_section": "axon_core.training.recipe_sections",
     "quantization": "axon_core.nn.quantization",
     "optimizer": "axon_core.training.optim",
+    "weight_decay": "axon_core.training.decay",
     "trainer": "axon_core.training.trainers",
 }
 """Where the core's own registries are; like a plugin's, each is imported when it is asked for."""

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "callbacks.tensorboard": ["TensorBoard"],
         "callbacks.wandb": ["Wandb"],
         "capacity.tracing": ["TracedWork", "trace"],
+        "decay": ["WEIGHT_DECAYS", "WeightDecay"],
         "devices": ["AUTO", "choose_device", "describe_device", "to_device", "works_apart"],
         "evaluation": [
             "TextEvaluation",
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = attach(
         "hooks": ["hook"],
         "loop": ["Fit", "evaluate", "fit", "run_evaluation"],
         "initial": ["InitialModel", "new_model"],
+        "muon": ["COEFFICIENTS", "Coefficients", "MuonOptimizer", "orthogonalise"],
         "optim": [
             "OPTIMIZERS",
             "AdamW",
@@ -33,6 +35,7 @@ __getattr__, __dir__, __all__ = attach(
             "OptimizerConfig",
             "matrices_and_vectors",
             "schedule",
+            "stacked_rows",
         ],
         "pretrained": [
             "Saved",

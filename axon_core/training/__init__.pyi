@@ -7,6 +7,8 @@ from axon_core.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from axon_core.training.callbacks.wandb import Wandb as Wandb
 from axon_core.training.capacity.tracing import TracedWork as TracedWork
 from axon_core.training.capacity.tracing import trace as trace
+from axon_core.training.decay import WEIGHT_DECAYS as WEIGHT_DECAYS
+from axon_core.training.decay import WeightDecay as WeightDecay
 from axon_core.training.devices import AUTO as AUTO
 from axon_core.training.devices import choose_device as choose_device
 from axon_core.training.devices import describe_device as describe_device
@@ -27,6 +29,10 @@ from axon_core.training.loop import Fit as Fit
 from axon_core.training.loop import evaluate as evaluate
 from axon_core.training.loop import fit as fit
 from axon_core.training.loop import run_evaluation as run_evaluation
+from axon_core.training.muon import COEFFICIENTS as COEFFICIENTS
+from axon_core.training.muon import Coefficients as Coefficients
+from axon_core.training.muon import MuonOptimizer as MuonOptimizer
+from axon_core.training.muon import orthogonalise as orthogonalise
 from axon_core.training.optim import OPTIMIZERS as OPTIMIZERS
 from axon_core.training.optim import AdamW as AdamW
 from axon_core.training.optim import Muon as Muon
@@ -34,6 +40,7 @@ from axon_core.training.optim import Optimizer as Optimizer
 from axon_core.training.optim import OptimizerConfig as OptimizerConfig
 from axon_core.training.optim import matrices_and_vectors as matrices_and_vectors
 from axon_core.training.optim import schedule as schedule
+from axon_core.training.optim import stacked_rows as stacked_rows
 from axon_core.training.pretrained import Saved as Saved
 from axon_core.training.pretrained import load_pretrained as load_pretrained
 from axon_core.training.pretrained import model_folder as model_folder

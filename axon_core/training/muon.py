@@ -14,9 +14,10 @@ from axon_core.processes import local
 from axon_core.training.devices import multiplies_bf16
 from axon_core.training.owners import on_owners
 
-__all__ = ["COEFFICIENTS", "MuonOptimizer", "orthogonalise"]
+__all__ = ["COEFFICIENTS", "Coefficients", "MuonOptimizer", "orthogonalise"]
 
 Coefficients = tuple[float, float, float]
+"""a, b and c of one Newton–Schulz iteration, X ← a X + (b A + c A²) X with A = X Xᵀ."""
 
 # Polar Express (2505.16932), Algorithm 1: the best polynomials for singular values in [0.001, 1], without the paper's
 # safety factor; the last one serves all further iterations.
@@ -68,6 +69,8 @@ class MuonOptimizer(torch.optim.Optimizer):
     It is `torch.optim.Muon`, batched; wide and tall matrices of one shape go together, the tall ones transposed. Of
     several processes each orthogonalises whole matrices, those of its share of the parameters (`training.owners`).
 
+    A plugin derives from it to change the step before the orthogonalisation (`directions`) or after it (`finished`).
+
     Args:
         groups: parameter groups with `lr` η, `momentum` μ and `weight_decay` λ; all parameters are matrices.
         coefficients: the Newton–Schulz polynomials, one for each iteration.
@@ -89,12 +92,30 @@ class MuonOptimizer(torch.optim.Optimizer):
         """Update all parameters that have a gradient."""
         for group in self.param_groups:
             parameters = [p for p in cast(list[Tensor], group["params"]) if p.grad is not None]
-            steps = [self._advanced(p, group["momentum"]) for p in parameters]
-            for p, update in zip(parameters, on_owners(parameters, steps, self._orthogonalised), strict=True):
+            directions = self.directions(parameters, group)
+            updates = self.finished(parameters, on_owners(parameters, directions, self._orthogonalised), group)
+            for p, update in zip(parameters, updates, strict=True):
                 weight = local(p)
                 if group["weight_decay"]:
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update, alpha=-group["lr"])
+
+    def directions(self, parameters: Sequence[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
+        """Take the gradients into the momenta; return this process's part of what is orthogonalised of each parameter.
+
+        It is (1 - μ) G + μ M.
+        """
+        return [self._advanced(p, group["momentum"]) for p in parameters]
+
+    def finished(
+        self, parameters: Sequence[Tensor], updates: Sequence[Tensor], group: Mapping[str, Any]
+    ) -> Sequence[Tensor]:
+        """Return this process's part of the step of each parameter, given that of √max(1, r / c) U: the same."""
+        return updates
+
+    def matrix_rows(self, parameter: Float[Tensor, "r c"]) -> list[int]:
+        """Return how many rows of a parameter each matrix in it has."""
+        return self._rows.get(parameter, [len(parameter)])
 
     def _advanced(self, p: Tensor, decay: float) -> Tensor:
         """Take the gradient of a parameter into its momentum, and return this process's part of (1 - μ) G + μ M."""
@@ -106,7 +127,7 @@ class MuonOptimizer(torch.optim.Optimizer):
 
     def _orthogonalised(self, parameters: Sequence[Tensor], steps: Sequence[Tensor]) -> list[Tensor]:
         """Return √max(1, r / c) U of each matrix in the whole steps of parameters."""
-        rows = [self._rows.get(p, [len(p)]) for p in parameters]
+        rows = [self.matrix_rows(p) for p in parameters]
         parts = [part for step, each in zip(steps, rows, strict=True) for part in torch.split(step, each)]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, part in enumerate(parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -18,7 +18,7 @@ from axon_core.nn.linear import StackedLinear
 from axon_core.processes import by_mesh
 from axon_core.registry.registry import Registry
 from axon_core.registry.spec import Spec
-from axon_core.training.muon import COEFFICIENTS, MuonOptimizer
+from axon_core.training.muon import COEFFICIENTS, Coefficients, MuonOptimizer
 
 __all__ = [
     "OPTIMIZERS",
@@ -29,6 +29,7 @@ __all__ = [
     "matrices_and_vectors",
     "moment_bytes",
     "schedule",
+    "stacked_rows",
 ]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -75,6 +76,8 @@ class OptimizerConfig(config.Config):
     """AdamW's decay of the first and second moment."""
     eps: PositiveFloat = 1e-8
     """AdamW's ε."""
+    decay: Spec | None = None
+    """The rule by which weights decay where `weight_decay` is not 0; left out, `decoupled`."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -142,10 +145,19 @@ class Muon(OptimizerConfig):
         if matrices:
             coefficients = tuple(COEFFICIENTS[self.iteration](i) for i in range(self.iterations))
             hidden = _groups(matrices, self.lr, weight_decay=self.weight_decay, momentum=self.momentum)
-            optimizers.append(MuonOptimizer(hidden, coefficients, _stacked(modules)))
+            optimizers.append(self.matrix_optimizer(hidden, coefficients, stacked_rows(modules)))
         if groups:
             optimizers.append(torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=0.0, fused=True))
         return optimizers
+
+    def matrix_optimizer(
+        self, groups: list[dict[str, Any]], coefficients: Sequence[Coefficients], rows: Mapping[Tensor, list[int]]
+    ) -> MuonOptimizer:
+        """Return the optimiser of the hidden matrices; arguments as for `MuonOptimizer`.
+
+        A class that derives from this one may return another.
+        """
+        return MuonOptimizer(groups, coefficients, rows)
 
 
 OPTIMIZERS: Registry[OptimizerConfig] = Registry("optimizer", OptimizerConfig)
@@ -200,7 +212,7 @@ def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
     return list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
 
 
-def _stacked(modules: Sequence[nn.Module]) -> dict[Tensor, list[int]]:
+def stacked_rows(modules: Sequence[nn.Module]) -> dict[Tensor, list[int]]:
     """Return, for each weight that several matrices share, how many of its rows each has."""
     parts = [part for module in modules for part in module.modules() if isinstance(part, StackedLinear)]
     return {part.weight: part.rows for part in parts}

@@ -17,8 +17,11 @@ from axon_core.checkpoint.loading import load_module, placed
 from axon_core.checkpoint.overlays import own_state
 from axon_core.checkpoint.row_order import keep_order, order_of
 from axon_core.checkpoint.trees import read_whole
+from axon_core.config import at
 from axon_core.errors import CheckpointError, ContractError
 from axon_core.processes import agree, gather, local, together
+from axon_core.registry.parts import part
+from axon_core.training.decay import WEIGHT_DECAYS
 from axon_core.training.trainer import Trainer
 
 __all__ = ["TrainState"]
@@ -39,6 +42,8 @@ class TrainState:
 
     Raises:
         ContractError: no parameter of the trainable models requires a gradient.
+        ConfigError: an option of the optimiser's `decay` breaks a rule.
+        UnknownKey: no installed plugin offers a weight decay of that name.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -61,7 +66,10 @@ class TrainState:
         self.parameters: dict[str, nn.Parameter] = dict(named.values())
         if not self.parameters:
             raise ContractError(f"nothing to train: no parameter of {', '.join(self.roles)} requires a gradient")
-        self.optimizers = trainer.config.optimizer.build(list(self.roles.values()))
+        self.optimizers = (optimizer := trainer.config.optimizer).build(list(self.roles.values()))
+        if optimizer.decay is not None:
+            with at("trainer", "optimizer"):
+                part(optimizer, "decay", WEIGHT_DECAYS).attach(self.optimizers)
         self.average: dict[str, Tensor] | None = None
         if trainer.config.ema is not None:
             self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
