@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 
-from axon_docs import commands, papers, picture, pseudocode, reference  # noqa: E402
+from axon_docs import commands, lab, papers, picture, pseudocode, reference  # noqa: E402
 
 BEGIN, END = "<!-- papers: written by docs/generate.py --front -->", "<!-- end of papers -->"
 
@@ -34,7 +34,7 @@ def pages() -> dict[str, str]:
     about = "Every public name of the core and of the plugins, from the docstrings."
     made["reference/index.md"] = _index("Reference", about, api)
     made["commands.md"] = commands.page()
-    return made | pseudocode.pages()
+    return made | pseudocode.pages() | lab.pages(ROOT)
 
 
 def written() -> dict[str, str]:
@@ -54,6 +54,7 @@ def write(out: Path) -> None:
     for card in papers.installed(ROOT):
         for name, source in papers.pictures(card.entry.distribution, ROOT).items():
             shutil.copy(source, out / "papers" / name)
+    lab.write_files(ROOT, out)
     shutil.copytree(DOCS / "pictures", out / "pictures")
     drawn = out / "figures"
     drawn.mkdir()

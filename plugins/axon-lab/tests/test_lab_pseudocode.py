@@ -179,11 +179,11 @@ def gate_and_up_swapped(forward):
 
 
 def scaled(forward):
-    return lambda self, x: 1.0001 * forward(self, x)
+    return lambda self, x, *others: 1.0001 * forward(self, x, *others)
 
 
 def without_residual(forward):
-    return lambda self, x, scope, cache: forward(self, x, scope, cache) - x
+    return lambda self, x, *others: forward(self, x, *others) - x
 
 
 MUTANTS: dict[str, tuple[str, Callable, tuple[str, ...]]] = {
@@ -198,7 +198,7 @@ MUTANTS: dict[str, tuple[str, Callable, tuple[str, ...]]] = {
     "no gain": ("axon_rmsnorm.norm.rms_norm", without_gain, ("rmsnorm", ATTENTIVE[2])),
     "another group's keys": ("axon_gqa.attention.attend", next_group, ATTENTIVE[1:]),
     "gate and up swapped": ("axon_core.nn.GatedSiLU.forward", gate_and_up_swapped, ("swiglu", ATTENTIVE[2])),
-    "scaled embedding": ("torch.nn.Embedding.forward", scaled, ("token-embedding", ATTENTIVE[2])),
+    "scaled embedding": ("axon_xllama.embedding.TokenEmbedding.forward", scaled, ("token-embedding", ATTENTIVE[2])),
     "scaled logits": ("axon_xllama.model.XLlama.logits", scaled, ("unembedding", ATTENTIVE[2])),
     "no residual": ("axon_xllama.model.Block.forward", without_residual, (ATTENTIVE[2],)),
 }
@@ -249,7 +249,7 @@ def claimed(name: str):
 
 
 def test_a_claim_fails_where_its_part_is_wrong_and_where_a_line_is_gone(monkeypatch):
-    monkeypatch.setattr("axon_xllama.model.Block.forward", lambda self, x, scope, cache: x)
+    monkeypatch.setattr("axon_xllama.model.Block.forward", lambda self, x, *others: x)
     assert claimed("decoder-only-transformer").verdict == "failed"
     monkeypatch.setattr("axon_lab.claims.missing_lines", lambda algorithm: [f"{algorithm.id}, step 1: gone"])
     assert claimed("steps-have-lines").measured.startswith("token-embedding, step 1: gone")

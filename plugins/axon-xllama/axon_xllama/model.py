@@ -60,7 +60,8 @@ class Block(nn.Module):
         """Return the tokens' features after this layer; `mixed` are the caches of its two token mixers."""
         y = self.attention_mixer(self.attention_norm(x), scope, mixed[0])
         h = x + self.attention(y, scope, cache=cache)
-        return h + self.feed_forward(self.feed_forward_mixer(self.feed_forward_norm(h), scope, mixed[1]), scope)
+        z = self.feed_forward_mixer(self.feed_forward_norm(h), scope, mixed[1])
+        return h + self.feed_forward(z, scope)
 
 
 class XLlama(CausalLM):
