@@ -66,6 +66,7 @@ def clipping() -> Outcome:
         f"score {statistics.mean(clipped):.2f} clipped and {statistics.mean(free):.2f} (from {min(free):.2f} to "
         f"{max(free):.2f}) not; the difference",
         better,
+        _SEEDS,
     )
 
 

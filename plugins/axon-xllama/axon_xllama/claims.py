@@ -32,6 +32,7 @@ def context_length() -> Outcome:
         improved and early < 1.02,
         f"early tokens' loss changes by {early - 1:+.1%}; late tokens' falls, in nats, by",
         late,
+        _SEEDS,
     )
 
 
