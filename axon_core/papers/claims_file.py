@@ -17,6 +17,7 @@ from axon_core.config import Config, validate
 from axon_core.documents import parse_json
 from axon_core.errors import ConfigError, DataError
 from axon_core.json_text import to_json
+from axon_core.papers.card import Claim
 from axon_core.papers.claims import ClaimResult
 from axon_core.papers.taking_part import MeasuredWith
 
@@ -39,6 +40,11 @@ class MeasuredClaim(ClaimResult):
     """When it was measured."""
     environment: NonNegativeInt
     """Which of the file's environments it was measured in, from 0."""
+
+    def states(self, claim: Claim) -> bool:
+        """Whether it is a result of this claim as the card states it now."""
+        stated = (self.where, self.text, self.reported, self.scale, self.tolerance)
+        return stated == (claim.where, claim.text, claim.paper, claim.scale, claim.tolerance)
 
 
 class ClaimsFile(Config):

@@ -113,6 +113,4 @@ def is_current(contents: ClaimsFile, measured: MeasuredClaim, claim: Claim, now:
     then = contents.measured_with(measured)
     same_machine = then.model_dump(exclude={"packages"}) == now.model_dump(exclude={"packages"})
     same_versions = all(then.packages.get(name) == version for name, version in now.packages.items())
-    stated = (measured.where, measured.text, measured.reported, measured.scale, measured.tolerance)
-    same_claim = stated == (claim.where, claim.text, claim.paper, claim.scale, claim.tolerance)
-    return same_machine and same_versions and same_claim
+    return same_machine and same_versions and measured.states(claim)
