@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,12 @@ from axon_core.papers.measuring import Measuring, ToMeasure
 @click.option("--all", "everything", is_flag=True, help="Check the claims of every installed paper.")
 @click.option("--full", is_flag=True, help="Also check the claims that need a run of the paper's own size.")
 @click.option(
+    "--within",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Leave out claims whose card allows them more seconds; they are not run.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="PATH",
@@ -44,6 +51,7 @@ def command(
     name: str | None,
     everything: bool,
     full: bool,
+    within: float | None,
     out: Path | None,
     again: bool,
     diff: tuple[Path, Path] | None,
@@ -55,7 +63,7 @@ def command(
     command continues. Claims of other papers in the file stay. The figures are in a folder beside it.
     """
     if diff:
-        if name or everything or full or out or again:
+        if name or everything or full or within or out or again:
             raise click.UsageError("--diff compares two files and runs nothing; give it alone, or with --json")
         from axon_core.cli.claims_diff import show_differences
 
@@ -64,7 +72,8 @@ def command(
         raise click.UsageError("give either one paper or --all")
     out = out or Path("runs") / f"reproduce-{name or 'all'}".replace(":", "-")
     found = cards() if name is None else (find_card(name),)
-    measuring = _opened(ctx, out, full=full, again=again)
+    measuring = _opened(ctx, out, again)
+    measuring.full, measuring.within = full, within or math.inf
     _measure(measuring, found)
     results = list(measuring.results(found))
     if as_json:
@@ -77,7 +86,7 @@ def command(
     ctx.exit(1 if damaged or any(result.verdict == "failed" for result in results) else 0)
 
 
-def _opened(ctx: click.Context, out: Path, *, full: bool, again: bool) -> Measuring:
+def _opened(ctx: click.Context, out: Path, again: bool) -> Measuring:
     """Lock the folder or file of the results until the command ends, and read what the file has already.
 
     Raises:
@@ -90,7 +99,7 @@ def _opened(ctx: click.Context, out: Path, *, full: bool, again: bool) -> Measur
             out.parent.mkdir(parents=True, exist_ok=True)  # before the work, which takes minutes
         ctx.with_resource(claimed_file(out))
         contents = read_claims(out) if out.exists() else ClaimsFile.empty()
-        return Measuring(out, contents, out.with_suffix(""), full, again)
+        return Measuring(out, contents, out.with_suffix(""), again=again)
     if out.is_file():
         raise UsageError(f"--out must be a folder, or a file whose name ends in .json, got the file {out}")
     if again:
@@ -99,7 +108,7 @@ def _opened(ctx: click.Context, out: Path, *, full: bool, again: bool) -> Measur
         out.mkdir(parents=True, exist_ok=True)
         ctx.with_resource(lock_folder(out))
         remove_leftovers(out)
-    return Measuring(out / CLAIMS, ClaimsFile.empty(), out, full, again=True)
+    return Measuring(out / CLAIMS, ClaimsFile.empty(), out, again=True)
 
 
 def _measure(measuring: Measuring, found: Sequence[Card]) -> None:

@@ -11,6 +11,7 @@ The check chooses its own seeds, so running it twice gives the same result.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import traceback
@@ -102,16 +103,20 @@ class ClaimResult(Config):
     """File name of the figure in the output folder."""
 
 
-def check_claim(paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = False) -> ClaimResult:
+def check_claim(
+    paper: Paper, claim: Claim, *, out: Path | None = None, full: bool = False, within: float = math.inf
+) -> ClaimResult:
     """Run the check of one claim; a failure in the check becomes its result and raises no exception.
 
-    A claim of scale `full` runs only if `full` is set. If the check draws a figure and matplotlib is installed, the
-    figure is written to the folder `out`.
+    A claim of scale `full` runs only if `full` is set, and one whose budget is larger than `within` seconds not at all.
+    If the check draws a figure and matplotlib is installed, the figure is written to the folder `out`.
     """
     start = time.perf_counter()
     outcome, figure = None, None
     if claim.scale == "full" and not full:
         verdict, measured = "not run", "needs a run of the paper's own size; use --full"
+    elif claim.budget_s > within:
+        verdict, measured = "not run", f"its budget is {claim.budget_s:g} s, and --within {within:g} leaves it out"
     else:
         try:
             with _one_thread():
@@ -126,6 +131,7 @@ def check_claim(paper: Paper, claim: Claim, *, out: Path | None = None, full: bo
     seconds = time.perf_counter() - start
     if seconds > claim.budget_s:
         measured += f" (took {seconds:.1f} s; its budget is {claim.budget_s:g} s)"
+    numbers = map(float, outcome.values) if outcome else ()
     return ClaimResult(
         paper=paper.id,
         claim=claim.id,
@@ -135,9 +141,7 @@ def check_claim(paper: Paper, claim: Claim, *, out: Path | None = None, full: bo
         tolerance=claim.tolerance,
         reported=claim.paper,
         measured=shortened(measured.encode("utf-8", "backslashreplace").decode(), _LONGEST),
-        values=tuple(value if abs(value) <= LARGEST else None for value in map(float, outcome.values))
-        if outcome
-        else (),
+        values=tuple(value if abs(value) <= LARGEST else None for value in numbers),
         seeds=tuple(outcome.seeds) if outcome else (),
         verdict=verdict,
         seconds=round(seconds, 3),
@@ -194,7 +198,8 @@ def _verdict(claim: Claim, outcome: Outcome) -> Verdict:
 def _measured(claim: Claim, outcome: Outcome) -> str:
     text = outcome.measured
     if values := list(map(float, outcome.values)):
-        spread = f" ± {statistics.stdev(values):.3g}" if values[1:] else ""
+        finite = all(map(math.isfinite, values))  # of others `stdev` raises an error
+        spread = f" ± {statistics.stdev(values) if finite else math.nan:.3g}" if values[1:] else ""
         seeds = f"{len(values)} seeds" if values[1:] else "1 seed"
         text = f"{text} {statistics.fmean(values):.4g}{spread} ({seeds})"
     return f"{text} (scaled)" if claim.scale == "scaled" else text

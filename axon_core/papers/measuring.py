@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ class Measuring:
         contents: what it contains already.
         figures: the folder for figures.
         full: whether claims that need a run of the paper's own size are checked.
+        within: the largest budget in seconds of a claim that is checked.
         again: whether claims are measured although the file has them.
     """
 
@@ -44,6 +46,7 @@ class Measuring:
     contents: ClaimsFile
     figures: Path
     full: bool = False
+    within: float = math.inf
     again: bool = False
     _machines: dict[str, MeasuredWith] = field(default_factory=dict[str, MeasuredWith], init=False)
 
@@ -76,7 +79,7 @@ class Measuring:
         Raises:
             CheckpointError: the file or the figure cannot be written.
         """
-        result = check_claim(one.paper, one.claim, out=self.figures, full=self.full)
+        result = check_claim(one.paper, one.claim, out=self.figures, full=self.full, within=self.within)
         if result.figure:
             place = (self.figures / result.figure).relative_to(self.file.parent).as_posix()
             result = result.model_copy(update={"figure": place})
@@ -95,6 +98,8 @@ class Measuring:
         earlier = None if self.again else self.contents.find(paper.id, claim.id)
         if earlier is None or earlier.verdict == "not run":  # what was missing then may be there now
             return None
+        if claim.budget_s > self.within:  # an older result says more than none
+            return earlier
         current = is_current(self.contents, earlier, claim, self._machine(card))
         return earlier if current else None
 
