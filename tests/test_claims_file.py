@@ -162,7 +162,7 @@ def test_a_claim_of_a_larger_budget_is_left_out_and_an_older_result_stays(kites:
     assert kites.reproduce("holds", "--within", "60") == 0
     assert kites.written["claims"][0]["verdict"] == "reproduced" and kites.calls == ["holds"]
     monkeypatch.setattr(measuring, "distributions_of", lambda name: {"axon-kites": "1.1"})
-    assert kites.reproduce("holds", "--within", "59") == 0
+    assert kites.reproduce("holds", "--within", "59", "--again") == 0
     assert kites.written["claims"][0]["verdict"] == "reproduced" and kites.calls == ["holds"]
 
 

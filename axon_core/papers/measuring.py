@@ -95,11 +95,13 @@ class Measuring:
                     yield result
 
     def _kept(self, card: Card, paper: Paper, claim: Claim) -> MeasuredClaim | None:
-        earlier = None if self.again else self.contents.find(paper.id, claim.id)
+        earlier = self.contents.find(paper.id, claim.id)
         if earlier is None or earlier.verdict == "not run":  # what was missing then may be there now
             return None
         if claim.budget_s > self.within:  # an older result says more than none
             return earlier
+        if self.again:
+            return None
         current = is_current(self.contents, earlier, claim, self._machine(card))
         return earlier if current else None
 
