@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from axon_core.papers.card import Card, Claim, Paper
+from axon_core.papers.card import Card, Claim, LookUp
 from axon_core.papers.claims_file import CLAIMS, ClaimsFile, read_claims
 from axon_core.papers.scaffold import placeholders
 from axon_core.registry.packages import package_folders
@@ -74,8 +74,8 @@ def test_a_claim_that_is_missing_or_restated_is_found() -> None:
     assert missing([card], without) == [f"{name}/{first.id}"]
     restated = card.paper.model_copy(update={"claim": (first.model_copy(update={"text": "Other."}),)})
     assert missing([Card(card.entry, restated)], latest) == [f"{name}/{first.id}"]
-    draft = Card(card.entry, card.paper.model_copy(update={"look_up": ({"id": "x", "what": "y"},), "claim": ()}))
-    assert written([Card(card.entry, Paper.model_validate(draft.paper.model_dump()))]) == []
+    draft = card.paper.model_copy(update={"look_up": (LookUp(id="x", what="y"),), "claim": ()})
+    assert written([Card(card.entry, draft)]) == []
 
 
 def test_a_package_gets_its_own_claims_and_what_took_part_in_them() -> None:

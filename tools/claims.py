@@ -18,15 +18,16 @@ from axon_core.registry.packages import package_folders
 
 
 def of_package(contents: ClaimsFile, card: Card) -> ClaimsFile:
-    """Return the part of a file of claims that belongs into the package of `card`."""
+    """Return the part of a file of claims that belongs into the package of `card`; figures stay with the release."""
     own = contents.of_papers([card.entry.key])
+    claims = tuple(claim.model_copy(update={"figure": None}) for claim in own.claims)
     part = distributions_of(card.entry.distribution)
     environments = tuple(
         one.model_copy(update={"packages": {name: v for name, v in one.packages.items() if name in part}})
         for one in own.environments
     )
     date = max((claim.date for claim in own.claims), default=own.date)
-    return own.model_copy(update={"environments": environments, "date": date})
+    return own.model_copy(update={"environments": environments, "claims": claims, "date": date})
 
 
 def files(contents: ClaimsFile, root: Path) -> dict[Path, ClaimsFile]:

@@ -50,7 +50,11 @@ class NotRun(AxonError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a check."""
+    """The result of a check.
+
+    Raises:
+        ValueError: there are seeds, but not one for each value.
+    """
 
     passed: bool | Literal["direction"]
     """Whether the claim holds here; `"direction"` if the effect has the paper's sign but not its size."""
