@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from axon_core.papers.card import Card, Claim, LookUp
-from axon_core.papers.claims_file import CLAIMS, ClaimsFile, read_claims
+from axon_core.papers.claims_file import CLAIMS, ClaimsFile, read_claims, write_claims
 from axon_core.papers.scaffold import placeholders
 from axon_core.registry.packages import package_folders
 
@@ -86,6 +86,19 @@ def test_a_package_gets_its_own_claims_and_what_took_part_in_them() -> None:
     for environment in part.environments:
         assert {"axon-core", "axon-rmsnorm", "torch"} <= environment.packages.keys()
         assert "axon-gqa" not in environment.packages
+
+
+def test_the_tool_finds_a_file_that_is_out_of_date_and_changes_nothing(monkeypatch, capsys, tmp_path: Path) -> None:
+    release = ROOT / "docs" / "claims" / f"{next(reversed(RELEASES))}.json"
+    monkeypatch.setattr(sys, "argv", ["claims.py", str(release), "--check"])
+    assert tool.main() == 0
+    changed = tmp_path / "0.0.0.json"
+    write_claims(changed, RELEASES[release.stem].without("rmsnorm", ["invariances"]))
+    monkeypatch.setattr(sys, "argv", ["claims.py", str(changed), "--check"])
+    assert tool.main() == 1
+    assert "axon_rmsnorm/claims.json is out of date: python tools/claims.py" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["claims.py", str(tmp_path / "none.json")])
+    assert tool.main() == 1 and "cannot read" in capsys.readouterr().err
 
 
 def function(claim: Claim) -> tuple[ast.Module, ast.FunctionDef]:
