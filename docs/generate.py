@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 
-from axon_docs import commands, lab, papers, picture, pseudocode, reference  # noqa: E402
+from axon_docs import claims, commands, lab, papers, picture, pseudocode, reference  # noqa: E402
 
 BEGIN, END = "<!-- papers: written by docs/generate.py --front -->", "<!-- end of papers -->"
 
@@ -28,6 +28,7 @@ BEGIN, END = "<!-- papers: written by docs/generate.py --front -->", "<!-- end o
 def pages() -> dict[str, str]:
     """Return the generated pages by their path, but for those that show figures."""
     made = {f"papers/{card.entry.distribution}.md": papers.page(card, ROOT) for card in papers.installed(ROOT)}
+    made["papers/claims.md"] = claims.page(papers.installed(ROOT), claims.releases(DOCS / "claims"))
     made["papers/index.md"] = _index("Papers", papers.table(ROOT).replace("(plugins/", "("), made)
     api = {f"reference/{name}.md": text for name, text in reference.pages().items()}
     made |= api
@@ -55,6 +56,8 @@ def write(out: Path) -> None:
         for name, source in papers.pictures(card.entry.distribution, ROOT).items():
             shutil.copy(source, out / "papers" / name)
     lab.write_files(ROOT, out)
+    for name, text in claims.badges(papers.installed(ROOT), claims.releases(DOCS / "claims")).items():
+        _write(out / "papers" / name, text)
     shutil.copytree(DOCS / "pictures", out / "pictures")
     drawn = out / "figures"
     drawn.mkdir()

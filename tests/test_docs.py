@@ -23,9 +23,10 @@ import generate  # noqa: E402
 from forked_python import ForkedPython  # noqa: E402
 from new_user import environment_of_its_own  # noqa: E402
 
+from axon_core.escaping import in_markdown  # noqa: E402
 from axon_core.papers.card import recipes  # noqa: E402
 from axon_core.training.recipe import Recipe  # noqa: E402
-from axon_docs import docstrings, names, papers, reference  # noqa: E402
+from axon_docs import claims, docstrings, names, papers, reference  # noqa: E402
 
 WRITTEN = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
 PACKAGES = names.packages()
@@ -106,6 +107,7 @@ def of_the_site(made: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
     """The pages of the documentation by path, and its pictures."""
     shown = {"figures/axon.svg", "figures/visibility.svg", "figures/schedules.svg"}
     shown |= {file.relative_to(DOCS).as_posix() for file in DOCS.glob("pictures/*")}
+    shown |= {f"papers/{name}" for name in claims.badges(papers.installed(ROOT), claims.releases(DOCS / "claims"))}
     shown |= {f"papers/{name}" for card in papers.installed(ROOT)
               for name in papers.pictures(card.entry.distribution, ROOT)}  # fmt: skip
     return generate.written() | dict(made), shown
@@ -277,7 +279,7 @@ def test_the_reference_shows_what_a_class_is_made_of(made):
 def test_every_paper_has_a_page_with_its_claims(made):
     for card in papers.installed(ROOT):
         page = made[f"papers/{card.entry.distribution}.md"]
-        assert all(papers._cell(claim.text) in page for claim in card.paper.claim)
+        assert all(in_markdown(claim.text) in page for claim in card.paper.claim)
         offers_parts = any(entry.group != "command" for entry in papers.offers(card.entry.distribution))
         assert ("## Equation beside code" in page) == (":::{container} beside" in page) == offers_parts
 

@@ -251,11 +251,25 @@ def test_what_the_training_needs_is_installed_first(tmp_path: Path, monkeypatch,
 def test_a_card_is_a_draft_until_it_is_written() -> None:
     text = render(Project("paper", "norm"), standalone=False)["axon_paper/paper.toml"]
     written = tomllib.loads(text)
-    assert placeholders(validate(Paper, written)) == ["authors", "arxiv", "summary", "claim scale-invariance: where"]
+    wanted = ["look_up main-result", "look_up identity", "look_up ablation"]
+    left = ["authors", "arxiv", "summary", "claim scale-invariance: where", *wanted]
+    assert placeholders(validate(Paper, written)) == left
     written |= {"authors": ["Ada"], "arxiv": "2401.01234", "summary": "It is so."}
     written["claim"][0]["where"] = "Section 2, Eq. 3"
+    assert placeholders(validate(Paper, written)) == wanted
+    del written["look_up"]
     assert placeholders(validate(Paper, written)) == []
     assert all(card is None or not placeholders(card) for card in (c.paper for c in cards()))
+
+
+def test_what_is_to_be_looked_up_is_not_run(installed: Path, tmp_path: Path, capsys) -> None:
+    assert main(["reproduce", "bare", "--out", str(tmp_path), "--json"]) == 0
+    found = {result["claim"]: result for result in json.loads(capsys.readouterr().out)}
+    assert found.pop("scale-invariance")["verdict"] == "reproduced"
+    assert found.keys() == {"main-result", "identity", "ablation"}
+    assert {(result["verdict"], result["measured"]) for result in found.values()} == {("not run", "to be looked up")}
+    assert main(["check", "axon-bare"]) == 0
+    assert "look_up main-result, look_up identity, look_up ablation" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("there", ["empty folder", "full folder", "file", "dangling link"])

@@ -23,6 +23,7 @@ WALKS = (
     *(
         "affected",
         "architecture",
+        "claims_registry",
         "conformance",
         "curves",
         "imports",

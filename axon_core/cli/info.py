@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from axon_core.cli.output import echo, json_option, print_json, print_table
+from axon_core.cli.paper_info import paper_records, print_paper
 from axon_core.documents import to_toml
 from axon_core.errors import UnknownKey, UsageError
 from axon_core.papers.card import InstalledRecipe, cards, recipes
@@ -28,8 +29,9 @@ _NO_COMPONENTS = ("paper", "command", "hooks", "registry")
 def command(key: str, verify: bool, as_json: bool) -> None:
     """Describe KEY (or PLUGIN:KEY): a component with its options and its paper, or a recipe by name or TOML file.
 
-    KEY can also be a run folder; this shows its model and the names of its classes. For a component or a run the
-    plugin is imported; a recipe is only read. Of a folder of token shards it shows the counts.
+    KEY can also be a paper or a plugin; this shows its claims, with the verdicts that the plugin was released with. Of
+    a run folder it shows the model and the names of its classes. For a component or a run the plugin is imported; a
+    recipe and a paper are only read. Of a folder of token shards it shows the counts.
     """
     if (Path(key) / _INDEX).is_file():
         _show_shards(Path(key), verify, as_json)
@@ -37,7 +39,7 @@ def command(key: str, verify: bool, as_json: bool) -> None:
     if verify:
         raise UsageError(f"--verify needs a folder of token shards, but {key} has no {_INDEX}")
     described = _recipes(key)
-    records = [_recipe_record(recipe) for recipe in described]
+    records = [_recipe_record(recipe) for recipe in described] + paper_records(key)
     if (Path(key) / "run.json").is_file():
         records.append(_run_record(Path(key)))
     records += [_record(entry) for entry in _entries(key, needed=not records)]
@@ -45,7 +47,7 @@ def command(key: str, verify: bool, as_json: bool) -> None:
         print_json(records)
         return
     for record in records:
-        {"recipe": _print_recipe, "run": _print_run}.get(record["kind"], _print)(record)
+        {"recipe": _print_recipe, "run": _print_run, "paper": print_paper}.get(record["kind"], _print)(record)
 
 
 def _show_shards(path: Path, verify: bool, as_json: bool) -> None:

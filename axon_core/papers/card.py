@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, StringConstraints, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, StringConstraints, model_validator
 
 from axon_core.config import Config, at, validate
 from axon_core.documents import parse_toml
@@ -20,6 +20,7 @@ __all__ = [
     "Claim",
     "Equation",
     "InstalledRecipe",
+    "LookUp",
     "Paper",
     "cards",
     "find_card",
@@ -49,6 +50,21 @@ class Claim(Config):
     """The scale of the check: a proof or identity, a scaled-down run, or a run of the paper's size."""
     budget_s: PositiveFloat
     """Longest duration on two CPU cores, in seconds."""
+    tolerance: NonNegativeFloat | StrippedText | None = None
+    """What difference from the paper still counts as reproduced, as the check has it.
+
+    A number is the largest difference that the check accepts, in the unit of the value that the paper reports; a text
+    is the rule in words. Without it, the check's docstring says it.
+    """
+
+
+class LookUp(Config):
+    """What the author of a plugin has to look up in the paper before it is a claim."""
+
+    id: Identifier
+    """Its name within the paper, which the claim will have: `main-result`."""
+    what: StrippedText
+    """What to look for, in one sentence."""
 
 
 class Equation(Config):
@@ -81,12 +97,14 @@ class Paper(Config):
     """The equations that its plugin computes, the main one first."""
     claim: tuple[Claim, ...] = ()
     """The claims that can be checked."""
+    look_up: tuple[LookUp, ...] = ()
+    """What is to be looked up and then written as a claim; a card that has any is a draft."""
     command: dict[str, StrippedText] = Field(default_factory=dict)
     """Help of the plugin's commands in `axon --help`, one sentence each, by name."""
 
     @model_validator(mode="after")
     def _distinct_claims(self) -> Self:
-        ids = [claim.id for claim in self.claim]
+        ids = [one.id for one in (*self.claim, *self.look_up)]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"each claim needs a different id, but {', '.join(twice)} is given more than once")
         return self

@@ -15,6 +15,10 @@ _EXAMPLE = "Example: "
 
 
 def placeholders(paper: Paper) -> list[str]:
-    """Return the fields of a card that still have placeholders, such as `arxiv` or `claim uniform: where`."""
+    """Return the fields of a card that still have placeholders, such as `arxiv` or `claim uniform: where`.
+
+    What is to be looked up is one too: `look_up main-result`.
+    """
     fields = [name for name, text in _LEFT.items() if getattr(paper, name) in (text, (text,))]
-    return fields + [f"claim {claim.id}: where" for claim in paper.claim if claim.where.startswith(_EXAMPLE)]
+    fields += [f"claim {claim.id}: where" for claim in paper.claim if claim.where.startswith(_EXAMPLE)]
+    return fields + [f"look_up {wanted.id}" for wanted in paper.look_up]

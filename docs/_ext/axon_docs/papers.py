@@ -8,11 +8,12 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-from axon_core.papers.card import Card, Paper, cards, recipes
+from axon_core.papers.card import Card, cards, recipes
 from axon_core.registry.discovery import GROUPS, Entry, discover
 from axon_core.registry.registry import registry_of
 from axon_core.testing.model import SIZES
 from axon_core.training.trainer import Trainer
+from axon_docs import claims
 from axon_docs.docstrings import markdown
 from axon_docs.names import public
 
@@ -59,7 +60,7 @@ def page(card: Card, root: Path) -> str:
             *_swap(name),
             *_by_name(name),
             *_beside(card),
-            *_claimed(paper),
+            *claims.section(card, claims.releases(root / "docs" / "claims")),
             "## The plugin",
             "",
             re.sub(r"^(#+ )", r"#\1", readme, flags=re.MULTILINE),
@@ -75,22 +76,6 @@ def _equations(paper: Paper) -> list[str]:
     for equation in paper.equation:
         lines += [f"{equation.text} *{equation.where}*", "", "```{math}", equation.latex, "```", ""]
     return lines
-
-
-def _claimed(paper: Paper) -> list[str]:
-    """The section of the claims; a paper without any has none."""
-    if not paper.claim:
-        return []
-    about = f"`axon reproduce {paper.id}` checks these; the measured values are in the plugin's description below."
-    return ["## What the paper claims", "", about, "", *claims(paper), ""]
-
-
-def claims(paper: Paper) -> list[str]:
-    """Return the table of the card's claims."""
-    rows = [
-        f"| {_cell(c.text)} | {_cell(c.where)} | {_cell(c.paper)} | {c.scale} | {c.budget_s:g} s |" for c in paper.claim
-    ]
-    return ["| claim | where | the paper reports | the check is | and takes at most |", "|---|---|---|---|---|", *rows]
 
 
 def table(root: Path) -> str:

@@ -63,6 +63,7 @@ def prediction_and_loss() -> Outcome:
         better,
         f"Fréchet distance in a small classifier's features: {shown}; the first over the next best:",
         [a / min(rest) for a, *rest in zip(*found.values(), strict=True)],
+        _SEEDS,
     )
 
 

@@ -47,7 +47,7 @@ def mean_pooling() -> Outcome:
     losses = {name: [_converted(seed, 1, name)[1] for seed in SEEDS] for name in CONVERSIONS}
     first, fresh = statistics.fmean(losses["first"]), statistics.fmean(losses["random"])
     found = f"loss {fresh:.3f} from random heads, {first:.3f} from the first head, and from their mean"
-    return Outcome("direction" if statistics.fmean(losses["mean"]) < fresh else False, found, losses["mean"])
+    return Outcome("direction" if statistics.fmean(losses["mean"]) < fresh else False, found, losses["mean"], SEEDS)
 
 
 def conversion_alone() -> Outcome:
@@ -56,7 +56,7 @@ def conversion_alone() -> Outcome:
     rises = {k: [_converted(seed, k, "mean")[0] - whole[seed] for seed in SEEDS] for k in (1, HEADS // 2)}
     grouped, multi_query = statistics.fmean(rises[HEADS // 2]), statistics.fmean(rises[1])
     found = f"the loss rises by {multi_query:.3f} for MQA, and for GQA-{HEADS // 2} by"
-    return Outcome("direction" if grouped < multi_query else False, found, rises[HEADS // 2])
+    return Outcome("direction" if grouped < multi_query else False, found, rises[HEADS // 2], SEEDS)
 
 
 def uptraining() -> Outcome:
@@ -75,7 +75,7 @@ def uptraining() -> Outcome:
         f"conversion costs, MQA regains {statistics.fmean(regained[1]):.0f} % and GQA-{HEADS // 2}, in %,"
     )
     close = gqa < mqa and statistics.fmean(regained[HEADS // 2]) > 50
-    return Outcome("direction" if close else False, found, regained[HEADS // 2])
+    return Outcome("direction" if close else False, found, regained[HEADS // 2], SEEDS)
 
 
 def decoding_speed() -> Outcome:

@@ -103,6 +103,7 @@ def ptx() -> Outcome:
         f"{mixed.loss:.2f} after "
         f"PPO-ptx; vowels {before.reward:.2f}, {plain.reward:.2f} and {mixed.reward:.2f}; PPO loses more by:",
         [plain.after.loss - mixed.after.loss for plain, mixed in runs],
+        _SEEDS,
     )
 
 

@@ -62,7 +62,7 @@ def better_per_compute() -> Outcome:
         gains.append(losses["dense"][-1] - losses["moe"][-1])
     dense, moe = (sum(found) / len(found) for found in losses.values())
     found = f"loss {dense:.3f} with 64 hidden features, {moe:.3f} with 8 experts of 32, of which 2 are used: a gain of"
-    return Outcome("direction" if min(gains) > 0 else False, found, gains)
+    return Outcome("direction" if min(gains) > 0 else False, found, gains, _SEEDS)
 
 
 def _trained(seed: int, feed_forward: str, hidden_dim: int) -> float:

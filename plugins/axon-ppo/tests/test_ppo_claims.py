@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from axon_core.training import build_trainer
 from axon_ppo import claims
 
 
@@ -38,7 +39,7 @@ def test_an_advantage_that_is_shifted_is_found(monkeypatch):
     ],
 )
 def test_clipping_is_judged_by_every_seed_and_by_how_much(monkeypatch, free, verdict):
-    returns = {"0.2": (49.0, 49.2, 49.1), "inf": free}
+    returns = {claims._CLIPPED: (49.0, 49.2, 49.1), claims._FREE: free}
     monkeypatch.setattr(claims, "_returns", lambda seed, clip: (10.0, returns[clip][seed]))
     outcome = claims.clipping()
     assert outcome.passed == verdict
@@ -46,3 +47,8 @@ def test_clipping_is_judged_by_every_seed_and_by_how_much(monkeypatch, free, ver
         best = 49.2 - 10
         assert outcome.values == pytest.approx([19 / best, 4.2 / best, 9.1 / best])
         assert "score 1.00 clipped and 0.72 (from 0.51 to 0.89) not" in outcome.measured
+
+
+@pytest.mark.parametrize("clip", [claims._CLIPPED, claims._FREE])
+def test_both_trainings_of_the_claim_can_be_built(clip):
+    assert build_trainer(claims._recipe(0, clip)).config.clip_range == clip

@@ -42,7 +42,7 @@ def label_smoothing() -> Outcome:
     gains = [s[1] - p[1] for p, s in zip(plain, smoothed, strict=True)]
     before, after = (statistics.mean(scores[0] for scores in found) for found in (plain, smoothed))
     holds = hurts > 0 and statistics.mean(gains) > 0
-    return Outcome(holds, f"perplexity {before:.2f} without, {after:.2f} with; BLEU changes by", gains)
+    return Outcome(holds, f"perplexity {before:.2f} without, {after:.2f} with; BLEU changes by", gains, _SEEDS)
 
 
 def beam_search() -> Outcome:
@@ -53,7 +53,8 @@ def beam_search() -> Outcome:
     trainers = [_trained(0.1, seed)[0] for seed in _SEEDS]
     greedy, beam = ([_bleu(trainer, search) for trainer in trainers] for search in (Search(beam=1), Search()))
     gains = [b - g for g, b in zip(greedy, beam, strict=True)]
-    return Outcome(statistics.mean(gains) > 0, f"BLEU {statistics.mean(greedy):.2f} greedily; beam search gains", gains)
+    found = f"BLEU {statistics.mean(greedy):.2f} greedily; beam search gains"
+    return Outcome(statistics.mean(gains) > 0, found, gains, _SEEDS)
 
 
 def averaging() -> Outcome:
@@ -69,7 +70,7 @@ def averaging() -> Outcome:
         trainer.model.load_state_dict(mean_weights(latest))
         gains.append(_bleu(trainer, Search()) - last)
         trainer.model.load_state_dict(latest[-1])
-    return Outcome(statistics.mean(gains) > 0, "BLEU gained by averaging five checkpoints", gains)
+    return Outcome(statistics.mean(gains) > 0, "BLEU gained by averaging five checkpoints", gains, _SEEDS)
 
 
 @cache

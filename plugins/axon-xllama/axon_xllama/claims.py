@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from axon_core.checkpoint import weightless
 from axon_core.papers import Outcome
 from axon_core.text import TextData
 from axon_core.training import Muon, fit
@@ -32,6 +34,7 @@ def context_length() -> Outcome:
         improved and early < 1.02,
         f"early tokens' loss changes by {early - 1:+.1%}; late tokens' falls, in nats, by",
         late,
+        _SEEDS,
     )
 
 
@@ -41,6 +44,29 @@ def kv_cache() -> Outcome:
     exact = all(nbytes == 32 * 2 * 2 * n * 8 * 4 for n, nbytes in measured.items())
     listed = ", ".join(f"{n} heads {nbytes / 32:.0f}" for n, nbytes in measured.items())
     return Outcome(exact, f"bytes per token: {listed}")
+
+
+def sizes() -> Outcome:
+    """Count the parameters of models with the dimensions, heads and layers of Table 2, and a vocabulary of 32k.
+
+    The feed-forward has ⅔ · 4d features, which the reference code rounds up to a multiple of 256.
+    """
+    found: list[float] = []
+    for dim, n_heads, n_layers in ((4096, 32, 32), (5120, 40, 40), (6656, 52, 60), (8192, 64, 80)):
+        with weightless():
+            model = XLlama.build(
+                vocab_size=32000,
+                context=2048,
+                dim=dim,
+                n_layers=n_layers,
+                n_heads=n_heads,
+                hidden_dim=-(-8 * dim // 3 // 256) * 256,
+                attention="MHA",
+            )
+        found.append(model.n_parameters / 1e9)
+    cut = [math.floor(10 * billions) / 10 for billions in found]
+    listed = ", ".join(f"{billions:.3f}B" for billions in found)
+    return Outcome(cut == [6.7, 13.0, 32.5, 65.2], f"{listed}: a feed-forward of ⅔ · 4d features, rounded up to 256")
 
 
 def _model(n_kv_heads: int, vocab_size: int = 256, context: int = 32) -> XLlama:

@@ -69,6 +69,7 @@ def less_fine_tuning() -> Outcome:
         f"{_FINE_TUNING} steps {means['linear']:.3f} with position interpolation and {means['yarn']:.3f} with YaRN; "
         "gain in nats",
         values=gains,
+        seeds=_SEEDS,
     )
 
 
