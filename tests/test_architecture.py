@@ -27,7 +27,7 @@ BUILT_ON = {
     "axon-mixtral": ["axon_xllama"],
     "axon-overtokenized": ["axon_xllama"],
     "axon-qlora": ["axon_lora"],
-    "axon-resformer": ["axon_gqa"],
+    "axon-resformer": ["axon_gqa", "axon_xllama"],
     "axon-transformer": ["axon_llamachat"],
     "axon-tsm": ["axon_xllama"],
     "axon-yarn": ["axon_roformer"],
@@ -79,7 +79,7 @@ def test_the_core_names_no_paper():
     names = {entry for group, entries in groups if group in parts for entry in entries}
     # Words that are keys as well: these, and those of the core's own vocabulary, such as `cache` or `mask`.
     used = Counter(word for source in package(ROOT).rglob("*.py") for word in identifiers(source))
-    ordinary = {"linear", "dynamic", "rotary", "reward"} | {word for word, files in used.items() if files >= 5}
+    ordinary = {"linear", "dynamic", "rotary", "reward", "cwd"} | {word for word, files in used.items() if files >= 5}
     assert not ordinary & {"gqa", "xllama", "rmsnorm", "ddpm"}
     words = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names - ordinary)))})\b")
     found = [

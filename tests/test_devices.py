@@ -21,14 +21,27 @@ from axon_core.training import devices, muon, trainer
 from axon_core.training.devices import choose_device
 
 COMPUTES_NOT = {"adapter export", "adapter import", "merge"} | {
+    "board",
+    "board check",
+    "board enter",
+    "board page",
+    "board show",
+    "diary",
+    "diary add",
+    "diary export",
+    "diary list",
+    "diary pages",
+    "diary search",
+    "doctor",
     "export",
     "import",
     "info",
-    "doctor",
     "list",
+    "lock",
     "new",
     "papers",
     "plan",
+    "pseudocode",
     "recipes",
     "search",
     "tokenize",
@@ -105,7 +118,7 @@ def test_every_command_that_computes_takes_a_device():
     assert [name for name, found in options.items() if not found] == []
     defaults = {name: found[0].default for name, found in options.items()}
     by_recipe = {name for name, default in defaults.items() if default != "auto"}
-    assert by_recipe == {"train", "align"}
+    assert by_recipe == {"train", "align", "compare"}
     assert Toy.Config.model_json_schema()["properties"]["device"]["default"] == "auto"
 
 

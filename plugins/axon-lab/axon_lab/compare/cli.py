@@ -15,7 +15,7 @@ import click
 
 from axon_core import TRAINERS, CheckpointError, Interrupted, Recipe, UsageError, build_trainer, parse_json
 from axon_core.checkpoint import lock_folder, writing
-from axon_core.cli import ProgressLine, echo, json_option, print_json
+from axon_core.cli import ProgressLine, echo, json_option, print_json, training_device_option
 from axon_core.training import choose_device, describe_device, evaluate
 from axon_lab.compare.cells import check_cells, silenced
 from axon_lab.compare.design import Design, differences, expand, parse_axes, parse_budget, parse_seeds
@@ -57,6 +57,7 @@ _HIGHER = ("accuracy", "bleu", "chrf", "reward", "return", "win", "margin", "agr
 @click.option("--max-runs", type=int, default=1000, show_default=True, help="Refuse to begin more runs than this.")
 @click.option("--retry", is_flag=True, help="Also do runs again that failed; others are continued anyway.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Only write DIR's report again.")
+@training_device_option
 @json_option
 def command(
     recipe: str | None,
@@ -73,6 +74,7 @@ def command(
     max_runs: int,
     retry: bool,
     report: Path | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Train RECIPE with parts and options varied, over seeds, and say what can be concluded.
@@ -85,6 +87,8 @@ def command(
             raise UsageError("--report writes a comparison's report again, without training; give its folder alone")
         _report(ComparisonFolder.open(report), as_json)
         return
+    if device is not None:
+        overrides = [*overrides, f"trainer.device={device}"]
     if recipe is None:
         raise UsageError("name a recipe or a TOML file; `axon recipes` lists the installed ones")
     if out is None:
