@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "callbacks.tensorboard": ["TensorBoard"],
         "callbacks.wandb": ["Wandb"],
         "devices": ["AUTO", "choose_device", "describe_device", "to_device", "works_apart"],
+        "direct_trainer": ["DirectTrainer"],
         "evaluation": [
             "TextEvaluation",
             "coverage",
