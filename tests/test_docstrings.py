@@ -35,7 +35,7 @@ PACKAGES = names.packages()
 PRACTICAL = {"chat_template", "checkpoint_family", "environment", "page", "reward", "stage"}
 SOURCE = re.compile(
     r"(?P<arxiv>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}),? "
-    r"\(?(Sections?|Appendix|Algorithm|Eq\.|Table|Figure|section) ?\W?\w"
+    r"\(?((Sections?|Appendix|Algorithm|Eq\.|Table|Figure|section) ?\W?\w|Abstract)"
 )
 KEPT = {
     # What a block of `axon_core.checkpoint.atomic.writing` raises leaves it as a CheckpointError.

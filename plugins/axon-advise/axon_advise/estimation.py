@@ -1,7 +1,8 @@
 """How reliable each trainer is, from its answers alone: expectation maximisation, and variational inference.
 
 Trainer m is right with probability C_m (its consistency), independently for each answer. Which actions are optimal is
-hidden; answers of all trainers and a prior say how probable it is. Many independent trials are computed at once.
+hidden; answers of all trainers and a prior say how probable it is. Many independent trials are computed at once. The
+paper estimates each trainer's reliability (arXiv 2111.08596, Abstract); the formulas are those of its authors' code.
 """
 
 from __future__ import annotations

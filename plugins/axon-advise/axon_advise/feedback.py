@@ -1,4 +1,7 @@
-"""Sources of feedback, in a registry of their own: who says "good" or "bad" of an action, and how often."""
+"""Sources of feedback, in a registry of their own: who says "good" or "bad" of an action, and how often.
+
+Trainers have different skills, and some are adversarial (arXiv 2111.08596, Abstract).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class AnswerRates(NamedTuple):
 
 
 class FeedbackSource(ABC):
-    """Someone who watches and answers: a trainer, in the paper's words (arXiv 2111.08596).
+    """Someone who watches and answers: a trainer, in the paper's words (arXiv 2111.08596, Abstract).
 
     An answer depends on the state, the action and how many episodes the learner has seen, and on nothing else.
     """
@@ -52,7 +55,7 @@ class FeedbackSource(ABC):
 
 
 class Oracle(FeedbackSource):
-    """Answers with probability L, rightly with probability C: it says whether the action is an optimal one."""
+    """Answers with probability L, rightly with probability C: is the action optimal? (arXiv 2111.08596, Abstract)."""
 
     class Config(FeedbackSource.Config):
         """How often, and how well."""
@@ -76,7 +79,7 @@ class Oracle(FeedbackSource):
 
 
 class Contrary(Oracle):
-    """An oracle that always says the opposite of what is right."""
+    """An oracle that always says the opposite of what is right (arXiv 2111.08596, Abstract)."""
 
     class Config(FeedbackSource.Config):
         """How often."""
@@ -92,7 +95,7 @@ class Contrary(Oracle):
 
 
 class Changing(Oracle):
-    """An oracle whose consistency moves linearly from `right` to `later`, and stays there."""
+    """An oracle whose consistency moves linearly from `right` to `later` (arXiv 2111.08596, Abstract)."""
 
     class Config(Oracle.Config):
         """How it changes."""
@@ -111,7 +114,7 @@ class Changing(Oracle):
 
 
 class Silent(FeedbackSource):
-    """Never answers."""
+    """Never answers (arXiv 2111.08596, Abstract)."""
 
     def rates(self, optimal: Bool[ndarray, "s a"], episode: int) -> AnswerRates:
         """Return zeros."""

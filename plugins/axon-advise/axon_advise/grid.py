@@ -1,4 +1,7 @@
-"""Environment `grid`: a small grid world in which several actions of a state can be optimal."""
+"""Environment `grid`: a small grid world in which several actions of a state can be optimal.
+
+It is not from the paper (arXiv 2111.08596, Abstract), whose learner it serves.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,9 @@ _MOVES = {"north": (-1, 0), "south": (1, 0), "east": (0, 1), "west": (0, -1)}
 class Grid(TabularEnvironment):
     """Walk from the north-west corner to the south-east one; each step earns −1, the last one 10.
 
-    Away from the south and east walls, both south and east are optimal: from start to goal there are many shortest
-    ways. With probability `slip` a random move is made instead of the chosen one.
+    It is a test of the learner (arXiv 2111.08596, Abstract). Away from the south and east walls, both south and east
+    are optimal: from start to goal there are many shortest ways. With probability `slip` a random move is made instead
+    of the chosen one.
     """
 
     class Config(TabularEnvironment.Config):

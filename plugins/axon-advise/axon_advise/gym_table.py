@@ -1,4 +1,7 @@
-"""Environment `gymnasium_table`: Gymnasium's environments of discrete states; needs `axon-advise[control]`."""
+"""Environment `gymnasium_table`: Gymnasium's environments of discrete states; needs `axon-advise[control]`.
+
+They are not from the paper (arXiv 2111.08596, Abstract), whose learner they serve.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ __all__ = ["GymnasiumTable"]
 
 class GymnasiumTable(TabularEnvironment):
     """An environment of Gymnasium with discrete states and actions, which gives its dynamics as the table `P`.
+
+    It is another test of the learner (arXiv 2111.08596, Abstract).
 
     FrozenLake, Taxi and CliffWalking do, and so do many others: `P[state][action]` lists outcomes as
     `(probability, next state, reward, terminated)`, and `initial_state_distrib` says where an episode starts; without
@@ -39,7 +44,7 @@ class GymnasiumTable(TabularEnvironment):
     config: Config
 
     def build(self) -> tuple[TransitionTable, Float[ndarray, " s"]]:
-        """Return the table and the start. Raises as the class says."""
+        """Return the table and the start. Raises `ConfigError` or `UsageError` as the class says."""
         env = self._make()
         states, actions = (getattr(space, "n", None) for space in (env.observation_space, env.action_space))
         table = getattr(env.unwrapped, "P", None)

@@ -1,4 +1,7 @@
-"""Q-learning with shaped policies, of many learners at once: each acts, is answered, and updates its own tables."""
+"""Q-learning with shaped policies, of many learners at once: each acts, is answered, and updates its own tables.
+
+The learner of several trainers (arXiv 2111.08596, Abstract), with the update of its authors' code.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ class Learners:
         scores: Σ_m w_m Δ_m(s, a) with the present weights, kept up to date with each answer.
         good: h⁺.
         bad: h⁻.
+        answers: how many there are in a state, of all trainers.
         weight: w, what each trainer's answers count.
     """
 
@@ -45,6 +49,7 @@ class Learners:
     scores: Float[ndarray, "t s a"]
     good: Int[ndarray, "t s m a"]
     bad: Int[ndarray, "t s m a"]
+    answers: Int[ndarray, "t s"]
     weight: Float[ndarray, "t m"]
 
 
@@ -114,6 +119,7 @@ def play_episodes(
     t, s, a = learners.q.shape
     m = learners.weight.shape[1]
     q, scores = learners.q.reshape(t * s, a), learners.scores.reshape(t * s, a)
+    answers = learners.answers.reshape(-1)
     counts = learners.good.reshape(-1), learners.bad.reshape(-1)
     world = _Lookup(dynamics.table)
     said_good, said = dynamics.good.reshape(-1, m), dynamics.either.reshape(-1, m)
@@ -141,6 +147,7 @@ def play_episodes(
                 shaped = scores[row] - scores[row].max(1, keepdims=True)
                 answered &= (1 / np.exp(shaped).sum(1) <= dynamics.confidence[active])[:, None]
             if answered.any():
+                answers[row] += answered.sum(1)
                 _count(counts, scores, learners.weight, active, row, action, answered, u[2:].T < said_good[key])
         age[active] += 1
         earned[active] += reward

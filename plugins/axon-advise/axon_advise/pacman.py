@@ -1,4 +1,4 @@
-"""Environment `pacman`: the grids of the paper's experiments, as in its authors' code."""
+"""Environment `pacman`: the grids of the paper's experiments, as in its authors' code (arXiv 2111.08596)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TURNS = {"published": 0.0, "turning": 0.5}
 
 
 class PacMan(TabularEnvironment):
-    """Eat all pellets in a maze with a ghost (arXiv 2111.08596; rules and maps are those of its authors' code).
+    """Eat all pellets in a maze with a ghost: rules and maps of the paper's code (arXiv 2111.08596, Abstract).
 
     A step earns −1, or +10 where a pellet is eaten, +500 more for the last one; it earns −500 more, and is the last,
     where Pac-Man and the ghost share a cell or change places. The state is the cell and the heading of the ghost, the

@@ -1,4 +1,7 @@
-"""What the learner believes of its trainers' reliability, in a registry: learnt, known, or the same for all."""
+"""What the learner believes of its trainers' reliability, in a registry: learnt, known, or the same for all.
+
+The paper learns it (arXiv 2111.08596, Abstract); the others are what it is compared with.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class Reliability(ABC):
 
 
 class LearntByEM(Reliability):
-    """Most likely consistencies, by expectation maximisation from the ones before; see `expectation_maximisation`."""
+    """Most likely consistencies, by `expectation_maximisation` from the ones before (arXiv 2111.08596, Abstract)."""
 
     class Config(Reliability.Config):
         """Where it starts and ends."""
@@ -64,7 +67,7 @@ class LearntByEM(Reliability):
 
 
 class LearntByVI(LearntByEM):
-    """Distributions of the consistencies, by variational inference; see `variational_inference`."""
+    """Distributions of the consistencies, by `variational_inference` (arXiv 2111.08596, Abstract)."""
 
     class Config(LearntByEM.Config):
         """The prior, and where it starts and ends."""
@@ -88,7 +91,7 @@ class LearntByVI(LearntByEM):
 
 
 class Equal(Reliability):
-    """The same consistency for all trainers, whatever they answer: the majority decides."""
+    """The same consistency for all trainers, whatever they answer: a majority vote (arXiv 2111.08596, Abstract)."""
 
     class Config(Reliability.Config):
         """How much they are believed."""
@@ -108,7 +111,7 @@ class Equal(Reliability):
 
 
 class Known(Reliability):
-    """The true consistencies, as a bound on what can be learnt; ½ where the truth is not known."""
+    """The true consistencies, a bound on what can be learnt; ½ if not known (arXiv 2111.08596, Abstract)."""
 
     def start(self, truth: Sequence[float | None]) -> Float[ndarray, " m"]:
         """Return the true consistencies, not nearer to 0 and 1 than 0.001."""

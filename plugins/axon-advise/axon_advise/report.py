@@ -96,6 +96,8 @@ def _described(trainer: TrainerReport) -> str:
         verdict = ", answers tell little"
     else:
         verdict = ""
-    return (
-        f"reliability {trainer.reliability:.2f} ± {trainer.spread:.2f}{true}, {trainer.answers:,.0f} answers{verdict}"
-    )
+    return f"reliability {trainer.reliability:.2f} ± {trainer.spread:.2f}{true}, {_answers(trainer.answers)}{verdict}"
+
+
+def _answers(number: float) -> str:
+    return "1 answer" if number == 1 else f"{number:,.0f} answers"

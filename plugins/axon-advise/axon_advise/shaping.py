@@ -1,4 +1,7 @@
-"""Policy shaping: what counts of "good" and "bad" say about which action is right (arXiv 2111.08596)."""
+"""Policy shaping: what counts of "good" and "bad" say about which action is right.
+
+The setting is that of the paper (arXiv 2111.08596, Abstract); the formulas are those of its authors' code.
+"""
 
 from __future__ import annotations
 

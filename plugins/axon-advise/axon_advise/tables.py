@@ -1,4 +1,7 @@
-"""Model `advice`: the tables of many independent learners, their values and all answers about their actions."""
+"""Model `advice`: the tables of many independent learners, their values and all answers about their actions.
+
+They hold what a learner knows of actions and of trainers (arXiv 2111.08596, Abstract).
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ __all__ = ["AdviceTables"]
 
 
 class AdviceTables(Model):
-    """Tables of t learners with s states, a actions and m trainers; no number in them is trained by gradients.
+    """Tables of t learners with s states, a actions and m trainers (arXiv 2111.08596, Abstract); none has a gradient.
 
     Attributes:
         q: the value of each action, Q(s, a).
         good: h⁺, how often each trainer called an action good.
         bad: h⁻, how often it called it bad.
+        answers: how many answers there are in a state, of all trainers.
         consistency: what is believed of each trainer, C.
         weight: what its answers count.
     """
@@ -40,6 +44,7 @@ class AdviceTables(Model):
     q: Float[Tensor, "t s a"]
     good: Int[Tensor, "t s m a"]
     bad: Int[Tensor, "t s m a"]
+    answers: Int[Tensor, "t s"]
     consistency: Float[Tensor, "t m"]
     weight: Float[Tensor, "t m"]
 
@@ -49,6 +54,7 @@ class AdviceTables(Model):
         self.register_buffer("q", torch.zeros(t, s, a, dtype=torch.float64))
         self.register_buffer("good", torch.zeros(t, s, m, a, dtype=torch.int32))
         self.register_buffer("bad", torch.zeros(t, s, m, a, dtype=torch.int32))
+        self.register_buffer("answers", torch.zeros(t, s, dtype=torch.int32))
         self.register_buffer("consistency", torch.full((t, m), 0.5, dtype=torch.float64))
         self.register_buffer("weight", torch.zeros(t, m, dtype=torch.float64))
 

@@ -1,4 +1,7 @@
-"""Environments whose dynamics are tables: transitions, the values of all states, the optimal actions."""
+"""Environments whose dynamics are tables: transitions, the values of all states, the optimal actions.
+
+Values serve the trainers who know what is right, and measure what learners reach (arXiv 2111.08596, Abstract).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainer `advise`: Q-learning with feedback from several trainers of unknown reliability (arXiv 2111.08596)."""
+"""Trainer `advise`: Q-learning with feedback from several trainers of unknown reliability."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator
 from torch import Tensor
@@ -61,7 +61,7 @@ class AdviceData(config.Config):
 
 
 class AdviseTrainer(DirectTrainer):
-    """Learn an environment's values from rewards and feedback, and each trainer's reliability from the feedback.
+    """Learn values from rewards and feedback, and each trainer's reliability (arXiv 2111.08596, Abstract).
 
     In a step, every learner plays `episodes` episodes (`play_episodes`), and then judges its trainers by all answers
     so far (`Reliability.update`), with the prior softmax(Q / `temperature`). `batch_size` learners have each set of
@@ -101,13 +101,13 @@ class AdviseTrainer(DirectTrainer):
     config: Config
     trainable = ("tables",)
     unit = "episodes"
-    next_command = "advise play {run}"
+    next_command = "axon advise play {run}"
     examples = (
         {
             "trainer": {"type": "advise", "batch_size": 3, "episodes": 2, "steps": 2, "evaluated": 2},
             "data": {
                 "environment": {"type": "grid", "size": 3, "limit": 20},
-                "sets": {"none": {}, "two": {"trainers": [{"type": "oracle", "speaks": 0.5}, "contrary"]}},
+                "sets": {"none": {}, "two": {"trainers": ["oracle", "contrary"]}},
             },
         },
     )
@@ -116,9 +116,9 @@ class AdviseTrainer(DirectTrainer):
         self.environment, self.sets = environment, dict(sets)
         with at("data", "sets"):
             built = {name: _build(name, part) for name, part in self.sets.items()}
-        self.sources: Mapping[str, list[FeedbackSource]] = {name: sources for name, (sources, _) in built.items()}
+        self.feedback: Mapping[str, list[FeedbackSource]] = {name: sources for name, (sources, _) in built.items()}
         self.reliabilities = {name: reliability for name, (_, reliability) in built.items()}
-        most = max(len(sources) for sources in self.sources.values())
+        most = max(len(sources) for sources in self.feedback.values())
         table = environment.table
         size = {"states": table.n_states, "actions": table.n_actions, "trainers": most}
         self.tables = AdviceTables.build(learners=len(self.sets) * config.batch_size, **size)
@@ -143,7 +143,11 @@ class AdviseTrainer(DirectTrainer):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, saved: Path | None = None) -> Self:
-        """Build the trainer from a recipe: `data.environment`, and the sets of trainers in `data.sets`."""
+        """Build the trainer from a recipe: `data.environment`, and the sets of trainers in `data.sets`.
+
+        Raises:
+            ConfigError: a table breaks a rule, or the environment has no table.
+        """
         with at("trainer"):
             config = validate(cls.Config, recipe.trainer.options)
         with at("data"):
@@ -168,7 +172,7 @@ class AdviseTrainer(DirectTrainer):
 
     def truth(self, name: str, episode: int) -> list[float | None]:
         """Return the true consistencies of a set's trainers, where they are known."""
-        return [source.consistency(episode) for source in self.sources[name]]
+        return [source.consistency(episode) for source in self.feedback[name]]
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return numbers for the step's rows, one for each learner."""
@@ -204,17 +208,20 @@ class AdviseTrainer(DirectTrainer):
     def learners(self) -> Learners:
         """Return the tables as arrays that share their memory, with scores computed from the answers."""
         tables = self.tables
-        q, good, bad, weight = (x.numpy() for x in (tables.q, tables.good, tables.bad, tables.weight))
+        q, good, bad, answers, weight = (
+            x.numpy() for x in (tables.q, tables.good, tables.bad, tables.answers, tables.weight)
+        )
         scores = np.zeros_like(q)
-        trial, state = answered_states(good, bad)
-        delta = (good[trial, state] - bad[trial, state]).astype(np.float64)
+        trial, state = np.nonzero(answers)
+        delta = np.subtract(good[trial, state], bad[trial, state], dtype=np.float64)
         scores[trial, state] = trainer_scores(delta, weight[trial])
-        return Learners(q, scores, good, bad, weight)
+        return Learners(q, scores, good, bad, answers, weight)
 
     def answers(self, rows: slice) -> Answers:
         """Return all answers to the learners in these places, with the prior softmax(Q / temperature)."""
-        q, good, bad = (x[rows].numpy() for x in (self.tables.q, self.tables.good, self.tables.bad))
-        trial, state = answered_states(good, bad)
+        tables = self.tables
+        q, good, bad, answers = (x[rows].numpy() for x in (tables.q, tables.good, tables.bad, tables.answers))
+        trial, state = np.nonzero(answers)
         return Answers.of(
             good[trial, state],
             bad[trial, state],
@@ -231,18 +238,13 @@ class AdviseTrainer(DirectTrainer):
             table = type(table)(table.following, table.probability, np.zeros_like(table.reward), table.terminated)
         rates = np.zeros((2, len(self.sets), table.n_states, table.n_actions, trainers))
         for g, name in enumerate(self.sets):
-            for m, source in enumerate(self.sources[name]):
-                with at("data", "sets", name, "trainers", m):
+            for m, source in enumerate(self.feedback[name]):
+                with at("data", "sets", name, "trainers", str(m)):
                     rates[:, g, :, :, m] = checked_rates(source, self.optimal, episode)
         size = self.config.batch_size
         confidence = np.repeat([part.confidence for part in self.sets.values()], size)
         group = np.repeat(np.arange(len(self.sets)), size)
         return Dynamics(table, self.environment.start.cumsum(), rates[0], rates.sum(0), group, confidence)
-
-    def policy(self, row: int) -> Int[ndarray, " s"]:
-        """Return the most likely action of a learner in each state."""
-        part = self.learners()
-        return shaped_logits(part.q[row], part.scores[row], self.settings).argmax(1)
 
     def evaluate(self) -> dict[str, float]:
         """Return the expected return of the most likely actions, exactly, as the mean of `evaluated` learners.
@@ -253,6 +255,7 @@ class AdviseTrainer(DirectTrainer):
         learners, n = self.learners(), min(self.config.evaluated, self.config.batch_size)
         logits = shaped_logits(learners.q, learners.scores, self.settings)
         total = n * len(self.sets)
+        report_progress(0, total)
         for i, name in enumerate(self.sets if n else ()):
             values: list[float] = []
             for row in range(self.rows(name).start, self.rows(name).start + n):
@@ -267,7 +270,7 @@ class AdviseTrainer(DirectTrainer):
         """Return what is known of each set's trainers, see `report_set`."""
         episode = len(self.history["returns"]) * self.config.episodes
         found: dict[str, TrainerSetReport] = {}
-        for name, sources in self.sources.items():
+        for name, sources in self.feedback.items():
             rows, m = self.rows(name), len(sources)
             kinds = [spec.type for spec in self.sets[name].trainers]
             part = (x[rows].numpy()[..., :m, :] for x in (self.tables.good, self.tables.bad))
@@ -310,20 +313,11 @@ class AdviseTrainer(DirectTrainer):
         return {name: torch.tensor(float(value), dtype=torch.float64) for name, value in sums.items()}
 
 
-def answered_states(
-    good: Int[ndarray, "t s m a"], bad: Int[ndarray, "t s m a"]
-) -> tuple[Int[ndarray, " r"], Int[ndarray, " r"]]:
-    """Return the learners and states in which there is any answer, ordered by learner."""
-    flat = (x.reshape(*x.shape[:2], -1) for x in (good, bad))
-    trial, state = np.nonzero(np.logical_or(*(x.any(-1) for x in flat)))
-    return trial, state
-
-
 def _build(name: str, part: TrainerSet) -> tuple[list[FeedbackSource], Reliability]:
     """Return the parts of a set. Raises `ConfigError` if an option breaks a rule."""
     sources: list[FeedbackSource] = []
     for i, spec in enumerate(part.trainers):
-        with at(name, "trainers", i):
+        with at(name, "trainers", str(i)):
             sources.append(FEEDBACKS.build(spec))
     with at(name, "reliability"):
         return sources, RELIABILITIES.build(part.reliability)
