@@ -107,10 +107,11 @@ def _episode(trainer: AdviseTrainer, row: int, file: Path, names: tuple[str, ...
     answers = read_answers(file, env.table.n_states, env.table.n_actions)
     logits, _ = judge_people(trainer, row, answers)
     state, total = int(rng.choice(len(env.start), p=env.start)), 0.0
-    for step in range(env.config.limit):
+    step = 0
+    for step in range(1, env.config.limit + 1):
         weights = np.exp(logits[state] - logits[state].max())
         action = int(rng.choice(env.n_actions, p=weights / weights.sum()))
-        echo(f"\n{env.draw(state)}\naction {step + 1}: {env.actions[action]}")
+        echo(f"\n{env.draw(state)}\naction {step}: {env.actions[action]}")
         for name in names:
             key = _key(f"{name}, is it good? [y/n, Enter skips, q ends] ")
             if key in _QUIT:
@@ -124,7 +125,7 @@ def _episode(trainer: AdviseTrainer, row: int, file: Path, names: tuple[str, ...
         if env.table.terminated[state, action, k]:
             break
         state = int(env.table.following[state, action, k])
-    echo(f"The episode is over after {step + 1} actions; it earned {total:g}.")
+    echo(f"The episode is over after {step} actions; it earned {total:g}.")
     return True
 
 

@@ -57,8 +57,8 @@ class Answers:
         """Return the answers from the counts h⁺ and h⁻; without `trial`, they are of a single one."""
         trial = np.zeros(len(good), dtype=np.int64) if trial is None else trial
         delta = np.subtract(good, bad, dtype=np.float64)
-        totals = (_by_trial(counts.sum(-1, dtype=np.float64), trial, trials) for counts in (good, bad))
-        return cls(delta, *totals, log_softmax(log_prior), trial, several)
+        praise, blame = (_by_trial(counts.sum(-1, dtype=np.float64), trial, trials) for counts in (good, bad))
+        return cls(delta, praise, blame, log_softmax(log_prior), trial, several)
 
     def posterior(self, weight: Float[ndarray, "t m"]) -> Float[ndarray, "r a"]:
         """Return the probability that each action is optimal (the E step), given the trainers' weights."""

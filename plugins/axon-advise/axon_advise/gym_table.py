@@ -78,7 +78,8 @@ class GymnasiumTable(TabularEnvironment):
                 f"the environment is Gymnasium's, which is not installed: {install_line('axon-advise', 'control')}"
             ) from None
         try:
-            return gymnasium.make(self.config.id, **self.config.options)
+            options: dict[str, Any] = dict(self.config.options)
+            return gymnasium.make(self.config.id, **options)
         except (gymnasium.error.Error, TypeError) as error:
             message = f"must be an environment of Gymnasium, got {self.config.id!r} ({printable(str(error))})"
             raise ConfigError([(("id",), message)]) from None
