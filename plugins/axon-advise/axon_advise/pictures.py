@@ -70,7 +70,7 @@ def draw_advice(trainer: AdviseTrainer, file: Path) -> None:
         if truth is not None:
             right.axhline(truth, color=f"C{m % 10}", linestyle=":", linewidth=1)
     if trainer.feedback[name]:
-        right.legend(fontsize="small", ncols=2)
+        right.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     with atomic_file(file) as draft:
         figure.savefig(draft, dpi=120, format="png")
 
