@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from axon_advise.people import PersonalAnswer, append_answer, judge_people, read_answers
-from axon_advise.report import TrainerSetReport, report_lines
+from axon_advise.report import TrainerSetReport, describe_trainers
 from axon_advise.tables import AdviceTables
 from axon_advise.trainer import AdviseTrainer
 from axon_core import CheckpointError, UsageError
@@ -56,7 +56,7 @@ def play(run: Path, names: tuple[str, ...], learner: str | None, episodes: int, 
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--learner", metavar="SET", help="The set whose learner judges; by default the last one.")
 @json_option
-def report(run: Path, learner: str | None, as_json: bool) -> None:
+def report_people(run: Path, learner: str | None, as_json: bool) -> None:
     """Say how reliable the people are who gave feedback to the learner in RUN."""
     trainer, row = _opened(run, learner)
     found = _judged(trainer, row, run / _FILE)
@@ -98,7 +98,7 @@ def _judged(trainer: AdviseTrainer, row: int, file: Path) -> TrainerSetReport:
 
 
 def _people_lines(found: TrainerSetReport) -> list[str]:
-    return report_lines("people", found) if found.trainers else ["Nobody has answered yet."]
+    return describe_trainers("people", found) if found.trainers else ["Nobody has answered yet."]
 
 
 def _episode(trainer: AdviseTrainer, row: int, file: Path, names: tuple[str, ...], rng: np.random.Generator) -> bool:

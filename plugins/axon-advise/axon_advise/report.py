@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from axon_core import config
 
-__all__ = ["TrainerReport", "TrainerSetReport", "report_lines", "report_set"]
+__all__ = ["TrainerReport", "TrainerSetReport", "describe_trainers", "report_set"]
 
 _AGAINST = 0.4
 _WITH = 0.6
@@ -65,7 +65,7 @@ def report_set(
     return TrainerSetReport(trainers=tuple(found), contradictory=float(both.sum((1, 2)).mean()))
 
 
-def report_lines(name: str, report: TrainerSetReport) -> list[str]:
+def describe_trainers(name: str, report: TrainerSetReport) -> list[str]:
     """Return a report as lines of text: each trainer's reliability, and what to make of it."""
     if not report.trainers:
         return [f"{name}: no trainers"]

@@ -21,7 +21,7 @@ from axon_ppo import Environment, Transition
 __all__ = ["TabularEnvironment", "TransitionTable", "expected_return", "optimal_actions", "value_iteration"]
 
 _ROUNDING = 1e-9
-_SWEEPS = 100_000
+_SWEEPS = 20_000
 
 
 @dataclass(frozen=True)

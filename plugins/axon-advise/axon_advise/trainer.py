@@ -18,7 +18,7 @@ from axon_advise.estimation import Answers, Beliefs
 from axon_advise.feedback import FEEDBACKS, FeedbackSource, checked_rates
 from axon_advise.learning import Dynamics, Learners, Played, Settings, play_episodes, shaped_logits
 from axon_advise.reliability import RELIABILITIES, Reliability, first_beliefs
-from axon_advise.report import TrainerSetReport, report_lines, report_set
+from axon_advise.report import TrainerSetReport, describe_trainers, report_set
 from axon_advise.shaping import trainer_scores
 from axon_advise.tables import AdviceTables
 from axon_advise.tabular import TabularEnvironment, expected_return, optimal_actions, value_iteration
@@ -280,7 +280,7 @@ class AdviseTrainer(DirectTrainer):
 
     def sample(self) -> str:
         """Return the trainers of each set with their estimated reliabilities."""
-        return "\n".join(line for name, report in self.reports().items() for line in report_lines(name, report))
+        return "\n".join(line for name, report in self.reports().items() for line in describe_trainers(name, report))
 
     def export(self, folder: Path) -> None:
         """Write the tables of the first learner of each set."""

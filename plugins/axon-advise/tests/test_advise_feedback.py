@@ -10,7 +10,7 @@ import torch
 from axon_advise.feedback import FEEDBACKS, Changing, Contrary, Oracle, Silent, checked_rates
 from axon_advise.people import PersonalAnswer, append_answer, read_answers
 from axon_advise.reliability import RELIABILITIES
-from axon_advise.report import report_lines, report_set
+from axon_advise.report import describe_trainers, report_set
 from axon_advise.tabular import TabularEnvironment, TransitionTable
 from axon_core import ConfigError, ContractError, DataError
 from axon_core.training import Recipe, build_trainer, fit
@@ -87,9 +87,9 @@ def test_no_feedback_and_adversaries_alone_are_explained():
     assert "no trainer answered, so that learners had rewards alone" in said and "none: no trainers" in said
     zeros = np.zeros((1, 1, 2, 1), dtype=int)
     report = report_set(["a", "b"], [None, None], np.array([[0.1, 0.3]]), zeros + 3, zeros)
-    assert "their good and bad are swapped" in "\n".join(report_lines("x", report))
+    assert "their good and bad are swapped" in "\n".join(describe_trainers("x", report))
     contradictory = report_set(["a"], [None], np.array([[0.5]]), zeros[:, :, :1] + 1, zeros[:, :, :1] + 2)
-    assert "1 actions were called both good and bad" in "\n".join(report_lines("x", contradictory))
+    assert "1 actions were called both good and bad" in "\n".join(describe_trainers("x", contradictory))
 
 
 @pytest.mark.parametrize(
