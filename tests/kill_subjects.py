@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from axon_core.text.corpus import TextData
 from axon_core.text.tokenizer import SentencePieceTokenizer
+from axon_core.training.direct_trainer import DirectTrainer
 from axon_core.training.trainers import TRAINERS
 
 STEPS = {"steps": 3, "save_every": 1, "eval_every": 2, "keep_checkpoints": 1, "ema": 0.9}
@@ -58,7 +59,9 @@ def _training(key: str, inputs: Path, out: Path) -> Subject:
     examples = TRAINERS[key].examples
     example = examples[1 % len(examples)]  # the second: the first of `ddpm` trains a classifier in each evaluation
     recipe = inputs / f"{key}.toml"
-    tables = {**example, "trainer": {**example["trainer"], **STEPS}}
+    direct = issubclass(TRAINERS[key], DirectTrainer)  # which has no weights to average
+    steps = {name: value for name, value in STEPS.items() if name != "ema"} if direct else STEPS
+    tables = {**example, "trainer": {**example["trainer"], **steps}}
     recipe.write_text(tomli_w.dumps({"summary": "An example", **tables}), encoding="utf-8")
     line = ["train", str(recipe), "--out", str(out)]
     return Subject(line, [*line, "--resume"], moves=True, timed=frozenset({"run.json"}))

@@ -19,6 +19,7 @@ PROJECTS = [ROOT, *PLUGINS]
 MODULE_OF = {"axon-core": "axon_core"} | {path.name: path.name.replace("-", "_") for path in PLUGINS}
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
 BUILT_ON = {
+    "axon-advise": ["axon_ppo"],
     "axon-ddpm": ["axon_llamachat"],
     "axon-denseformer": ["axon_xllama"],
     "axon-llamachat": ["axon_eet"],
@@ -34,7 +35,8 @@ BUILT_ON = {
 }
 """What a plugin is made for, where no name could choose it: a server and its engine, pages and what shows them, the
 frequencies and attentions that another paper changes, and the model whose feed-forwards, checkpoints and other parts it
-adds, or whose matrices PEFT's files name; and the adapter that another paper puts on fewer bits."""
+adds, or whose matrices PEFT's files name; the adapter that another paper puts on fewer bits; and the environments in
+which a learner is advised."""
 
 
 def project(folder: Path) -> dict:

@@ -21,6 +21,8 @@ from axon_core.training import devices, muon, trainer
 from axon_core.training.devices import choose_device
 
 COMPUTES_NOT = {"adapter export", "adapter import", "merge"} | {
+    "advise play",
+    "advise report",
     "board",
     "board check",
     "board enter",
@@ -46,7 +48,7 @@ COMPUTES_NOT = {"adapter export", "adapter import", "merge"} | {
     "search",
     "tokenize",
 }
-"""Commands without a device: they list, or copy weights file by file."""
+"""Commands without a device: they list, copy weights file by file, or read tables and counts."""
 EXAMINES = {"check", "reproduce"}
 """Commands whose known answers are those of the CPU, or of what a claim's own recipe says."""
 

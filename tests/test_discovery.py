@@ -170,9 +170,9 @@ MALFORMED = {
     "unknown group": (
         "[axon.v1.nrom]\nBad = axon_bad:Bad\n",
         "'Bad' is in group axon.v1.nrom, which nothing reads. Use one of adapter, attention, auxiliary_loss, "
-        "chat_template, checkpoint_family, command, embedding, environment, feed_forward, hooks, model, "
+        "chat_template, checkpoint_family, command, embedding, environment, feed_forward, feedback, hooks, model, "
         "noise_schedule, norm, optimizer, page, paper, preference_loss, quantization, recipe_section, registry, "
-        "residual, reward, rotary_embedding, sampler, stage, token_mixer, trainer, weight_decay, "
+        "reliability, residual, reward, rotary_embedding, sampler, stage, token_mixer, trainer, weight_decay, "
         "or install the plugin that defines that group.",
     ),
 }

@@ -22,6 +22,7 @@ class Case(NamedTuple):
 
 
 CASES = {
+    "advise": Case("evaluated", None),
     "causal_lm": Case("eval_tokens", "tokens", {"held_out": 0.5}),
     "ddpm": Case("eval_images", "images"),
     "dpo": Case("eval_comparisons", "comparisons"),
@@ -94,7 +95,7 @@ def test_what_is_read_is_spread_evenly(n: int, most: int, numbers: list[int]) ->
     assert list(evenly_spaced(n, most)) == numbers
 
 
-@pytest.mark.parametrize("key", [key for key in CASES if key not in ("ppo_control", "translation")])
+@pytest.mark.parametrize("key", [key for key in CASES if key not in ("advise", "ppo_control", "translation")])
 def test_a_validation_part_is_the_only_one_evaluated_and_not_trained_on(key: str) -> None:
     def sizes(data: Any) -> tuple[int, int]:
         return len(data.train), len(data.held_out)

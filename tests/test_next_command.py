@@ -14,7 +14,13 @@ from axon_core.cli import main
 from axon_core.cli.app import cli
 from axon_core.training.recipe import Recipe
 
-OWN = {"ddpm": "sample", "ppo_control": "evaluate", "reward": "evaluate", "translation": "translate"}
+OWN = {
+    "advise": "advise play",
+    "ddpm": "sample",
+    "ppo_control": "evaluate",
+    "reward": "evaluate",
+    "translation": "translate",
+}
 OTHERS = "generate"
 
 
@@ -40,8 +46,9 @@ def test_what_comes_next_is_of_the_runs_kind_and_works(
     assert Recipe.load("small.toml").tables["trainer"] == example["trainer"]
     assert main(["train", "small.toml", "--out", "a run"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Next:")]
-    axon, command, folder, *rest = shlex.split(line.removeprefix("Next:"))
-    assert (axon, command, folder) == ("axon", OWN.get(key, OTHERS), "a run")
-    ran = CliRunner().invoke(cli, [command, folder, *rest], input="abc\n")
+    axon, *words = shlex.split(line.removeprefix("Next:"))
+    command = OWN.get(key, OTHERS).split()
+    assert (axon, words[: len(command) + 1]) == ("axon", [*command, "a run"])
+    ran = CliRunner().invoke(cli, words, input="abc\n")
     assert ran.exit_code == 0, ran.output
     assert ran.output.strip()

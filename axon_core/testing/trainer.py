@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from axon_core.randomness import Key
 from axon_core.testing import modules
 from axon_core.testing.kit import Broken, PartUnderTest, Suite, expect, same
+from axon_core.training.direct_trainer import DirectTrainer
 from axon_core.training.recipe import Recipe
 from axon_core.training.trainer import Trainer
 
@@ -44,6 +46,23 @@ def collected(trainer: Trainer, step: int = STEP) -> dict[str, Tensor]:
 def minibatch(trainer: Trainer) -> dict[str, Tensor]:
     """Return the first mini-batch of a step's data."""
     return next(iter(trainer.minibatches(collected(trainer), Key((trainer.config.seed, STEP))("minibatches"))))
+
+
+def terms_of(trainer: Trainer, data: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the sums of a mini-batch: of the loss, or of an update without gradients."""
+    if isinstance(trainer, DirectTrainer):
+        with torch.no_grad():
+            return trainer.update(data, Key((trainer.config.seed, STEP))("update"))
+    return trainer.loss(data)
+
+
+def updated(trainer: DirectTrainer) -> None:
+    """Make an update. Its sums have the names of the counts, and are finite."""
+    data = minibatch(trainer)
+    counts, sums = trainer.counts(data), terms_of(trainer, data)
+    expect(counts.keys() == sums.keys(), "the names of counts and of an update's sums", f"{[*counts]} and {[*sums]}")
+    for name, value in sums.items():
+        expect(bool(value.isfinite().all()), f"the sum {name!r} of an update", f"{value}")
 
 
 def pieces(data: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -126,6 +145,9 @@ def additive(part: PartUnderTest) -> None:
     """Losses and counts are sums over the examples, with the same names, so that micro-batches do not matter."""
     trainer = build(part)
     data = minibatch(trainer)
+    if isinstance(trainer, DirectTrainer):
+        updated(trainer)
+        return
     counts, losses = trainer.counts(data), trainer.loss(data)
     expect(counts.keys() == losses.keys(), "the names of counts and of losses", f"{[*counts]} and {[*losses]}")
     on = "a mini-batch, against its first example plus the rest"
@@ -149,7 +171,7 @@ def inputs_unchanged(part: PartUnderTest) -> None:
         ("collect", examples, lambda: trainer.collect(examples, key("collect"))),
         ("minibatches", data, lambda: list(trainer.minibatches(data, key("minibatches")))),
         ("counts", micro, lambda: trainer.counts(micro)),
-        ("loss", micro, lambda: trainer.loss(micro)),
+        ("loss", micro, lambda: terms_of(trainer, micro)),
     ):
         names = [*given]
         modules.unchanged(run, f"the input of {name}", given)
@@ -169,7 +191,7 @@ def modes(part: PartUnderTest) -> None:
         key = Key((trainer.config.seed, STEP))
         next(iter(trainer.minibatches(data, key("minibatches"))))
         trainer.counts(data)
-        trainer.loss(data)
+        terms_of(trainer, data)
         for role, model in trainer.models.items():
             expect(model.training == training, f"the mode of model {role!r}", f"training is {model.training}")
 
@@ -184,8 +206,16 @@ def positive_counts(part: PartUnderTest) -> None:
 
 @SUITE.check("a loss computed without gradients, or a trainable model that the loss does not use")
 def gradient(part: PartUnderTest) -> None:
-    """Every trainable model has a finite gradient."""
+    """Every trainable model has a finite gradient, or is changed by an update without gradients."""
     trainer = build(part)
+    if isinstance(trainer, DirectTrainer):
+        before = {role: copy.deepcopy(trainer.models[role].state_dict()) for role in trainer.trainable}
+        updated(trainer)
+        for role, old in before.items():
+            new = trainer.models[role].state_dict()
+            alike = all(torch.equal(new[name], value) for name, value in old.items())
+            expect(not alike, f"model {role!r} after an update", "nothing in it has changed")
+        return
     for role, model in trainer.models.items():  # as the loop does
         model.requires_grad_(role in trainer.trainable)
     terms = trainer.loss(minibatch(trainer))
@@ -217,7 +247,7 @@ def state_dict(part: PartUnderTest) -> None:
     """The trainer's own state consists of tensors, numbers and strings, and another instance can load it."""
     trainer, other = build(part), build(part)
     for step in range(2):
-        trainer.loss(next(iter(trainer.minibatches(collected(trainer, step), Key((step,))))))
+        terms_of(trainer, next(iter(trainer.minibatches(collected(trainer, step), Key((step,))))))
     state = trainer.state_dict()
     _plain(state, "state_dict")
     other.load_state_dict(copy.deepcopy(state))

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = attach(
         "capacity.tracing": ["TracedWork", "trace"],
         "decay": ["WEIGHT_DECAYS", "WeightDecay"],
         "devices": ["AUTO", "choose_device", "describe_device", "to_device", "works_apart"],
+        "direct_trainer": ["DirectTrainer"],
         "evaluation": [
             "TextEvaluation",
             "coverage",

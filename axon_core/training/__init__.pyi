@@ -14,6 +14,7 @@ from axon_core.training.devices import choose_device as choose_device
 from axon_core.training.devices import describe_device as describe_device
 from axon_core.training.devices import to_device as to_device
 from axon_core.training.devices import works_apart as works_apart
+from axon_core.training.direct_trainer import DirectTrainer as DirectTrainer
 from axon_core.training.evaluation import TextEvaluation as TextEvaluation
 from axon_core.training.evaluation import coverage as coverage
 from axon_core.training.evaluation import evenly_spaced as evenly_spaced

@@ -238,7 +238,8 @@ class Fit:
                 metrics[name] = metrics.get(name, 0.0) + value
         self.state.step = step + 1
         metrics = {name: value / len(updates) for name, value in metrics.items()}
-        return {**metrics, "learning_rate": self.state.optimizers[0].param_groups[0]["lr"]}
+        rates = [group["lr"] for optimizer in self.state.optimizers for group in optimizer.param_groups]
+        return {**metrics, "learning_rate": rates[0]} if rates else metrics
 
     def _check_measured(self, metrics: Mapping[str, float]) -> None:
         """Raise `TrainingError` if the loss of an update, or the norm of its gradients, is not finite."""

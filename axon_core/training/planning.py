@@ -13,6 +13,7 @@ from axon_core import config
 from axon_core.documents import to_toml
 from axon_core.interfaces.model import Model
 from axon_core.text.language_data import SourcePlan
+from axon_core.training.direct_trainer import DirectTrainer
 from axon_core.training.muon import MuonOptimizer
 from axon_core.training.optim import moment_bytes
 from axon_core.training.recipe import Recipe
@@ -161,7 +162,8 @@ def memory_of(trainer: Trainer) -> MemoryPlan:
         id(p): p for role in trainer.trainable for p in trainer.models[role].parameters() if p.requires_grad
     }.values()
     everything = [t for model in trainer.models.values() for t in (*model.parameters(), *model.buffers())]
-    optimizers = trainer.config.optimizer.build([trainer.models[role] for role in trainer.trainable])
+    roles = [] if isinstance(trainer, DirectTrainer) else [trainer.models[role] for role in trainer.trainable]
+    optimizers = trainer.config.optimizer.build(roles) if roles else []
     return MemoryPlan(
         weights=_size(everything),
         gradients=_size(trained),

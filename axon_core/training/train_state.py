@@ -22,6 +22,7 @@ from axon_core.errors import CheckpointError, ContractError
 from axon_core.processes import agree, gather, local, together
 from axon_core.registry.parts import part
 from axon_core.training.decay import WEIGHT_DECAYS
+from axon_core.training.direct_trainer import DirectTrainer
 from axon_core.training.trainer import Trainer
 
 __all__ = ["TrainState"]
@@ -44,6 +45,7 @@ class TrainState:
         ContractError: no parameter of the trainable models requires a gradient.
         ConfigError: an option of the optimiser's `decay` breaks a rule.
         UnknownKey: no installed plugin offers a weight decay of that name.
+        UsageError: a `DirectTrainer` has settings for updates by gradients.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -64,12 +66,16 @@ class TrainState:
             if parameter.requires_grad
         }
         self.parameters: dict[str, nn.Parameter] = dict(named.values())
-        if not self.parameters:
+        if isinstance(trainer, DirectTrainer):
+            trainer.check_settings()
+            self.optimizers: list[torch.optim.Optimizer] = []
+        elif not self.parameters:
             raise ContractError(f"nothing to train: no parameter of {', '.join(self.roles)} requires a gradient")
-        self.optimizers = (optimizer := trainer.config.optimizer).build(list(self.roles.values()))
-        if optimizer.decay is not None:
-            with at("trainer", "optimizer"):
-                part(optimizer, "decay", WEIGHT_DECAYS).attach(self.optimizers)
+        else:
+            self.optimizers = (optimizer := trainer.config.optimizer).build(list(self.roles.values()))
+            if optimizer.decay is not None:
+                with at("trainer", "optimizer"):
+                    part(optimizer, "decay", WEIGHT_DECAYS).attach(self.optimizers)
         self.average: dict[str, Tensor] | None = None
         if trainer.config.ema is not None:
             self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
@@ -132,14 +138,21 @@ class TrainState:
 
         It waits for the device once, and needs hardly any memory. All processes call it alike, and get the same name.
         """
-        tensors = {f"the weight {name}": parameter for name, parameter in self.parameters.items()}
+        tensors: dict[str, Tensor] = {f"the weight {name}": weight for name, weight in self.parameters.items()}
+        if isinstance(self.trainer, DirectTrainer):
+            tensors = {
+                f"{role}.{name}": buffer
+                for role, model in self.roles.items()
+                for name, buffer in model.named_buffers()
+                if buffer.is_floating_point()
+            }
         tensors |= {f"the average of {name}": average for name, average in (self.average or {}).items()}
         for name, moments in self._moments().items():
             found = {key: value for key, value in moments.items() if isinstance(value, Tensor)}
             tensors |= {f"the optimiser's {key} of {name}": value for key, value in found.items()}
         tensors = {name: local(tensor) for name, tensor in tensors.items()}
         names = [name for name, tensor in tensors.items() if tensor.numel()]
-        device = next(iter(self.parameters.values())).device
+        device = tensors[names[0]].device if names else torch.device("cpu")
         # The extremes of a tensor are finite if all of it is: they are NaN if one of its numbers is.
         extremes = [torch.stack(tensors[name].aminmax()).isfinite().all().to(device) for name in names]
         finite = torch.stack(extremes).tolist() if extremes else []

@@ -15,6 +15,7 @@ from axon_core.nn.dropout import dropout_rows
 from axon_core.processes import sum_numbers, sum_tensors, workers
 from axon_core.randomness import Key
 from axon_core.training.devices import works_apart
+from axon_core.training.direct_trainer import DirectTrainer
 from axon_core.training.examples import Share, size
 from axon_core.training.parallel.strategies import clip_gradients
 from axon_core.training.parallel.strategy import AUXILIARY, Strategy
@@ -113,6 +114,8 @@ class Updater:
             ContractError: the trainer's losses and counts have different names, or no loss has a gradient.
             TrainingError: the loss, or the norm of the gradients, is not finite.
         """
+        if isinstance(self._trainer, DirectTrainer):
+            return self._direct(self._trainer, given, key)
         config, data, spare = self._trainer.config, given.rows, given.spare
         mine = {**self._trainer.counts(data), _EXAMPLES: float(size(data))}
         counts = dict(_summed(mine))
@@ -145,6 +148,16 @@ class Updater:
         self._state.update(factor)
         return update
 
+    def _direct(self, trainer: DirectTrainer, given: Share, key: Key) -> Update:
+        """Let the trainer make its own update."""
+        counts = trainer.counts(given.rows)
+        with torch.no_grad(), autocast(trainer.config):
+            sums = trainer.update(given.rows, key)
+        self._check_names(sums, counts)
+        update = Update(sums, counts, tuple(name for name in sums if name == "loss"), None)
+        self._check(fetch([update])[0].metrics)
+        return update
+
     def _terms(self, micro: dict[str, Tensor], spare: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the terms of the loss; a spare example counts as nothing."""
         with autocast(self._trainer.config):
@@ -154,15 +167,19 @@ class Updater:
 
     def _losses(self, terms: Mapping[str, Tensor], counts: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
         """Return what is minimised. Raises `ContractError` if the trainer's terms are not as agreed."""
-        kind = type(self._trainer).__name__
-        if terms.keys() != counts.keys():
-            raise ContractError(
-                f"{kind}.loss and .counts must name the same terms, got {sorted(terms)} and {sorted(counts)}"
-            )
+        self._check_names(terms, counts)
         losses = {name: per(term, counts[name]) for name, term in terms.items() if term.requires_grad}
         if not losses:
-            raise ContractError(f"no term of {kind}.loss has a gradient")
+            raise ContractError(f"no term of {type(self._trainer).__name__}.loss has a gradient")
         return losses
+
+    def _check_names(self, terms: Mapping[str, Tensor], counts: Mapping[str, float | Tensor]) -> None:
+        if terms.keys() != counts.keys():
+            method = "update" if isinstance(self._trainer, DirectTrainer) else "loss"
+            raise ContractError(
+                f"{type(self._trainer).__name__}.{method} and .counts must name the same terms, got {sorted(terms)} "
+                f"and {sorted(counts)}"
+            )
 
 
 def autocast(config: Trainer.Config) -> torch.autocast:

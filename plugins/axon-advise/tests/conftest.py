@@ -1,0 +1,6 @@
+"""The naive loop, which several test modules import, is beside them."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
