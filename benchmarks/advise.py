@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from support.record import facts, save, say
 
-from axon_advise.learning import Settings
+from axon_advise.learning import LearningSettings
 from axon_advise.pacman import PacMan
 from axon_advise.tabular import value_iteration
 from axon_core import Key
@@ -105,7 +105,7 @@ def naive(episodes: int) -> Callable[[], int]:
         rng = np.random.default_rng(0)
         drawn = rng.random((500 * episodes, 2 + len(TRUTH)))
         start = rng.random(episodes)
-        loop(env.table, env.start.cumsum(), rates, weight, Settings(), episodes, 1.0, lambda n: drawn[n], start)
+        loop(env.table, env.start.cumsum(), rates, weight, LearningSettings(), episodes, 1.0, lambda n: drawn[n], start)
         return episodes
 
     return run

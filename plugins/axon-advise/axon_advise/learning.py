@@ -16,13 +16,13 @@ from numpy import ndarray
 from axon_advise.shaping import log_sigmoid
 from axon_advise.tabular import TransitionTable
 
-__all__ = ["Dynamics", "Learners", "Played", "Settings", "play_episodes", "shaped_logits"]
+__all__ = ["Dynamics", "Learners", "LearningSettings", "Played", "play_episodes", "shaped_logits"]
 
 _AHEAD = 64  # steps whose random numbers are drawn at once
 
 
 @dataclass(frozen=True)
-class Settings:
+class LearningSettings:
     """How learners act and learn; see `AdviseTrainer.Config`."""
 
     gamma: float = 0.9
@@ -87,7 +87,7 @@ class Dynamics:
 
 
 def shaped_logits(
-    q: Float[ndarray, "... a"], scores: Float[ndarray, "... a"], settings: Settings
+    q: Float[ndarray, "... a"], scores: Float[ndarray, "... a"], settings: LearningSettings
 ) -> Float[ndarray, "... a"]:
     """Return ln π up to a constant, where π ∝ softmax(Q / temperature) · π_F.
 
@@ -99,7 +99,7 @@ def shaped_logits(
 def play_episodes(
     learners: Learners,
     dynamics: Dynamics,
-    settings: Settings,
+    settings: LearningSettings,
     episodes: int,
     uniform: Callable[[tuple[int, ...]], Float[ndarray, ...]],
 ) -> Played:
@@ -215,7 +215,7 @@ def _count(
 
 
 def _read(
-    q: Float[ndarray, "n a"], scores: Float[ndarray, "n a"], row: Int[ndarray, " b"], settings: Settings
+    q: Float[ndarray, "n a"], scores: Float[ndarray, "n a"], row: Int[ndarray, " b"], settings: LearningSettings
 ) -> tuple[ndarray, ndarray]:
     values = q[row]
     return values, shaped_logits(values, scores[row], settings)

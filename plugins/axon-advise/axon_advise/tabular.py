@@ -127,14 +127,14 @@ class TabularEnvironment(Environment):
         """Start another episode in one row."""
         self._generators[row] = np.random.default_rng(seed)
         self._age[row] = 0
-        self._state[row] = int(choose(np.cumsum(self.start), self._generators[row].random()))
+        self._state[row] = int(draw_outcome(np.cumsum(self.start), self._generators[row].random()))
         return self.observe(self._state[row : row + 1])[0]
 
     def step(self, actions: Int[Tensor, " b"]) -> Transition:
         """Act in all rows."""
         state, action = self._state.numpy(), actions.numpy()
         uniform = np.array([generator.random() for generator in self._generators])
-        outcome = choose(np.cumsum(self.table.probability[state, action], -1), uniform)
+        outcome = draw_outcome(np.cumsum(self.table.probability[state, action], -1), uniform)
         at = (state, action, outcome)
         self._state, self._age = torch.from_numpy(self.table.following[at].copy()), self._age + 1
         terminated = torch.from_numpy(self.table.terminated[at].copy())
@@ -146,7 +146,7 @@ class TabularEnvironment(Environment):
         )
 
 
-def choose(cumulative: Float[ndarray, "... k"], uniform: Float[ndarray, ...] | float) -> Int[ndarray, ...]:
+def draw_outcome(cumulative: Float[ndarray, "... k"], uniform: Float[ndarray, ...] | float) -> Int[ndarray, ...]:
     """Return the index that a number from [0, 1) selects; `cumulative` need not end with exactly its total."""
     total = cumulative[..., -1:]
     return (cumulative <= np.asarray(uniform)[..., None] * total).sum(-1)

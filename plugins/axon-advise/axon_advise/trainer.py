@@ -16,7 +16,7 @@ from torch import Tensor
 
 from axon_advise.estimation import Answers, Beliefs
 from axon_advise.feedback import FEEDBACKS, FeedbackSource, checked_rates
-from axon_advise.learning import Dynamics, Learners, Played, Settings, play_episodes, shaped_logits
+from axon_advise.learning import Dynamics, Learners, LearningSettings, Played, play_episodes, shaped_logits
 from axon_advise.reliability import RELIABILITIES, Reliability, first_beliefs
 from axon_advise.report import TrainerSetReport, describe_trainers, report_set
 from axon_advise.shaping import trainer_scores
@@ -160,10 +160,10 @@ class AdviseTrainer(DirectTrainer):
         return cls(config, environment, data.sets)
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> LearningSettings:
         """How learners act and learn."""
         c = self.config
-        return Settings(c.gamma, c.alpha, c.temperature, self.environment.config.limit, c.several_optimal)
+        return LearningSettings(c.gamma, c.alpha, c.temperature, self.environment.config.limit, c.several_optimal)
 
     def rows(self, name: str) -> slice:
         """Return the places of a set's learners."""

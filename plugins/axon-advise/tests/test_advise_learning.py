@@ -7,7 +7,7 @@ from naive_advise import naive_learner
 
 from axon_advise.feedback import Oracle
 from axon_advise.grid import Grid
-from axon_advise.learning import Dynamics, Learners, Settings, play_episodes
+from axon_advise.learning import Dynamics, Learners, LearningSettings, play_episodes
 from axon_advise.pacman import PacMan
 from axon_advise.shaping import log_odds
 from axon_advise.tabular import optimal_actions, value_iteration
@@ -29,7 +29,7 @@ class Recorder:
 @pytest.mark.parametrize("confidence", [1.0, 0.8])
 @pytest.mark.parametrize("env", [PacMan(PacMan.Config(ghost="turning", limit=60)), Grid(Grid.Config(slip=0.2))])
 def test_learning_equals_the_naive_loop(env, confidence, several):
-    settings = Settings(limit=env.config.limit, several=several)
+    settings = LearningSettings(limit=env.config.limit, several=several)
     table, learners, episodes = env.table, 3, 6
     right = np.array([0.9, 0.3])
     weight = np.tile(log_odds(right), (learners, 1))
