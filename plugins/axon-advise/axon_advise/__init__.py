@@ -1,0 +1,1 @@
+"""Feedback from several trainers of unknown reliability (arXiv 2111.08596)."""
