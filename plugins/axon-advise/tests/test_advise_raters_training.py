@@ -87,7 +87,7 @@ def test_it_learns_from_the_held_out_differences_at_its_steps_alone():
     loss.learn(5, compare)
     assert calls == [1]
     torch.testing.assert_close(loss.reliability, torch.tensor([29 / 30, 9 / 30, 0.999], dtype=torch.float64))
-    assert [rating.verdict for rating in loss.ratings()] == ["reliable", "careless", "trusted"]
+    assert [rating.verdict for rating in loss.ratings()] == ["reliable", "answers against the others", "trusted"]
     other = loss_of(["Ada", "Bo", "gold"], trusted=("gold",))
     other.load_state_dict(loss.state_dict())
     assert torch.equal(other.reliability, loss.reliability) and torch.equal(other.error, loss.error)
@@ -97,14 +97,14 @@ def test_it_learns_from_the_held_out_differences_at_its_steps_alone():
 
 @pytest.mark.parametrize("kind", ["reward", "dpo"])
 def test_a_liar_is_found_while_it_trains(trainer, tmp_path, kind):
-    options = {"steps": 60, "loss": {"type": "raters", "every": 10}}
-    made = trainer(kind, rows(160), **options)
+    options = {"steps": 50, "optimizer": {"lr": 1e-2}, "loss": {"type": "raters", "every": 10, "beta": 0.5}}
+    made = trainer(kind, rows(400), **options)
     assert made.batch(0)["rater"].shape == (8,)
     fit(made, tmp_path / "run")
     ratings = {one.name: one for one in read_ratings(tmp_path / "run" / "model")}
     assert ratings[HONEST].reliability > 0.85 and ratings[LIAR].reliability < 0.3
     assert ratings[LIAR].verdict == "answers against the others"
-    assert ratings[HONEST].labels + ratings[LIAR].labels == 160
+    assert ratings[HONEST].labels + ratings[LIAR].labels == 400
 
 
 @pytest.mark.parametrize("kind", ["reward", "dpo"])
