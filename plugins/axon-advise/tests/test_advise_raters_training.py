@@ -13,7 +13,7 @@ from axon_advise.raters.report import raters_page
 from axon_core import MODELS, CheckpointError, ConfigError, DataError, Key, fit
 from axon_core.text import ByteTokenizer, Comparison, Ranking, read_comparisons, read_records
 from axon_core.training import Recipe, build_trainer
-from axon_dpo import PREFERENCE_LOSSES, Judgement
+from axon_dpo import PREFERENCE_LOSSES, StatedPreference
 
 LLAMA = {"type": "xllama", "dim": 16, "n_layers": 1, "n_heads": 2, "context": 24}
 HONEST, LIAR = "Ada", "Dora"
@@ -60,7 +60,7 @@ def trainer(tmp_path):
 
 def loss_of(raters, held_out=10, **options):
     loss = PREFERENCE_LOSSES.build({"type": "raters", "beta": 1.0, **options})
-    told = [Judgement(f"row {m}", m, (m, 0), (m, 1)) for m in range(len(raters))]
+    told = [StatedPreference(f"row {m}", m, (m, 0), (m, 1)) for m in range(len(raters))]
     loss.introduce(raters, told, told * held_out)
     return loss
 

@@ -4,7 +4,7 @@ from axon_dpo.data import PreferenceConfig, PreferenceData
 from axon_dpo.feedback import FeedbackConfig, FeedbackData
 from axon_dpo.kto import KTOTrainer
 from axon_dpo.losses import PREFERENCE_LOSSES, PreferenceLoss
-from axon_dpo.raters import Judgement, number_raters, rater_column
+from axon_dpo.raters import StatedPreference, number_raters, rater_column
 from axon_dpo.trainer import DPOTrainer
 
 __all__ = [
@@ -12,11 +12,11 @@ __all__ = [
     "DPOTrainer",
     "FeedbackConfig",
     "FeedbackData",
-    "Judgement",
     "KTOTrainer",
     "PreferenceConfig",
     "PreferenceData",
     "PreferenceLoss",
+    "StatedPreference",
     "number_raters",
     "rater_column",
 ]

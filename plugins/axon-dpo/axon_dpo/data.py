@@ -23,7 +23,7 @@ from axon_core.text import (
     read_comparisons,
     split_records,
 )
-from axon_dpo.raters import Judgement, number_raters, rater_column
+from axon_dpo.raters import StatedPreference, number_raters, rater_column
 
 __all__ = ["Pairs", "PreferenceConfig", "PreferenceData"]
 
@@ -69,11 +69,11 @@ class Pairs(tuple[Pair, ...]):
         rows = {name: rows.unflatten(0, (-1, 2)) for name, rows in vars(Sequences.of(both)).items()}
         return {**rows, **rater_column(pair.rater for pair in pairs)}
 
-    def judgements(self) -> Generator[Judgement]:
+    def judgements(self) -> Generator[StatedPreference]:
         """Yield who preferred what; all are by one rater if the data do not name theirs."""
         for pair in self:
             better, worse = ((*pair.prompt, -1, *text) for text in (pair.chosen, pair.rejected))
-            yield Judgement(pair.name, pair.rater or 0, better, worse)
+            yield StatedPreference(pair.name, pair.rater or 0, better, worse)
 
 
 @dataclass(frozen=True)

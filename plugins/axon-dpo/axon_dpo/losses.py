@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from axon_core import config
 from axon_core.registry import Registry
-from axon_dpo.raters import Judgement
+from axon_dpo.raters import StatedPreference
 
 __all__ = [
     "IPO",
@@ -137,7 +137,7 @@ class PreferenceLoss(ABC):
     # What follows is for losses that learn about raters; all others trust everybody alike.
 
     def introduce(  # noqa: B027
-        self, raters: Sequence[str], train: Iterable[Judgement], held_out: Iterable[Judgement]
+        self, raters: Sequence[str], train: Iterable[StatedPreference], held_out: Iterable[StatedPreference]
     ) -> None:
         """Take note, before training, of the raters' names, and of who preferred what; by default do nothing.
 

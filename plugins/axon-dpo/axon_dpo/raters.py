@@ -11,10 +11,10 @@ from torch import Tensor
 
 from axon_core import DataError
 
-__all__ = ["Judgement", "Rated", "number_raters", "rater_column"]
+__all__ = ["Rated", "StatedPreference", "number_raters", "rater_column"]
 
 
-class Judgement(NamedTuple):
+class StatedPreference(NamedTuple):
     """Who preferred what: a comparison as a loss is told of it before training."""
 
     name: str

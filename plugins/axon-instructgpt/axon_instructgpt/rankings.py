@@ -28,7 +28,7 @@ from axon_core.text import (
     line_names,
     split_records,
 )
-from axon_dpo import Judgement, number_raters, rater_column
+from axon_dpo import StatedPreference, number_raters, rater_column
 
 __all__ = ["Ranked", "RankedConfig", "RankedData", "collate_ranked"]
 
@@ -63,10 +63,10 @@ class Ranked(NamedTuple):
     rater: int | None = None
     """The number of who ranked them, if the data name their raters."""
 
-    def judgements(self) -> Generator[Judgement]:
+    def judgements(self) -> Generator[StatedPreference]:
         """Yield who preferred what, by pairs; all are by one rater if the data do not name theirs."""
         for pair in combinations([(*self.prompt, -1, *answer) for answer in self.answers], 2):
-            yield Judgement(self.name, self.rater or 0, *pair)
+            yield StatedPreference(self.name, self.rater or 0, *pair)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from axon_advise.raters.mixture import label_logprob, reliability_posterior
 from axon_advise.raters.ratings import RATERS_FILE, Rating, write_ratings
 from axon_core import CheckpointError, ConfigError, DataError, printable
-from axon_dpo import Judgement, PreferenceLoss
+from axon_dpo import PreferenceLoss, StatedPreference
 
 __all__ = ["RatersLoss"]
 
@@ -69,14 +69,16 @@ class RatersLoss(PreferenceLoss):
         super().__init__(config)
         self._set((_ALL,), Counter(), Counter())
 
-    def introduce(self, raters: Sequence[str], train: Iterable[Judgement], held_out: Iterable[Judgement]) -> None:
+    def introduce(
+        self, raters: Sequence[str], train: Iterable[StatedPreference], held_out: Iterable[StatedPreference]
+    ) -> None:
         """Take note of the raters, and of how many labels each gave; see `PreferenceLoss.introduce`."""
         names = tuple(raters) or (_ALL,)
         if unknown := [name for name in self.config.trusted if name not in names]:
             shown = ", ".join(printable(name, line=True) for name in names[:10])
             raise ConfigError([(("trusted",), f"must name raters of the data ({shown}), got {unknown[0]!r}")])
         trusted = {number for number, name in enumerate(names) if name in self.config.trusted}
-        counts, gold = (Counter[int](), Counter[int]()), dict[tuple[Hashable, Hashable], Judgement]()
+        counts, gold = (Counter[int](), Counter[int]()), dict[tuple[Hashable, Hashable], StatedPreference]()
         for part, count in zip((train, held_out), counts, strict=True):
             for told in part:
                 count[told.rater] += 1
@@ -179,7 +181,9 @@ class RatedLoss(PreferenceLoss):
         return -label_logprob(self.config.beta * delta, self._reliability.to(delta.device, delta.dtype))
 
 
-def _check_gold(told: Judgement, gold: dict[tuple[Hashable, Hashable], Judgement], names: Sequence[str]) -> None:
+def _check_gold(
+    told: StatedPreference, gold: dict[tuple[Hashable, Hashable], StatedPreference], names: Sequence[str]
+) -> None:
     """Take note of a trusted label. Raises `DataError` if another one says the opposite."""
     gold[told.better, told.worse] = told
     if (other := gold.get((told.worse, told.better))) is not None:

@@ -82,7 +82,7 @@ class RaterReport(Stage):
         wins = None
         if c.policies is not None:
             found = _facts(c.policies, "report.json")["policies"]
-            wins = {name: [each["win_rate"], each["win_rate_error"]] for name, each in found.items()}
+            wins = {name: (each["win_rate"], each["win_rate_error"]) for name, each in found.items()}
         facts = {
             "truth": truth,
             "runs": {name: [{**asdict(one), "verdict": one.verdict} for one in found] for name, found in runs.items()},
