@@ -19,7 +19,9 @@ PROJECTS = [ROOT, *PLUGINS]
 MODULE_OF = {"axon-core": "axon_core"} | {path.name: path.name.replace("-", "_") for path in PLUGINS}
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
 BUILT_ON = {
+    "axon-advise": ["axon_dpo", "axon_instructgpt"],
     "axon-ddpm": ["axon_llamachat"],
+    "axon-instructgpt": ["axon_dpo"],
     "axon-llamachat": ["axon_eet"],
     "axon-lora": ["axon_xllama"],
     "axon-mistral": ["axon_gqa", "axon_xllama"],
@@ -30,7 +32,8 @@ BUILT_ON = {
 }
 """What a plugin is made for, where no name could choose it: a server and its engine, pages and what shows them, the
 frequencies and attentions that another paper changes, and the model whose feed-forwards and checkpoints it adds,
-or whose matrices PEFT's files name; and the adapter that another paper puts on fewer bits."""
+or whose matrices PEFT's files name; the adapter that another paper puts on fewer bits; and losses of preferences,
+which reward models share, and the stages of a pipeline to which raters add theirs."""
 
 
 def project(folder: Path) -> dict:
