@@ -36,7 +36,8 @@ class RatersLoss(PreferenceLoss):
     (r, C) and (−r, 1 − C) make all labels equally probable. The prior chooses: a rater is taken to be right until the
     others say otherwise. Where most labels are wrong, only `trusted` raters can tell.
 
-    Source: Crowd-BT (Chen et al., WSDM 2013) has this model of a label; section and equation unverified.
+    Source: with every C = 1 it is the loss of arXiv 2305.18290, Section 4, Eq. 7. Crowd-BT (Chen et al., 2013) has this
+    model of a label; section and equation unverified.
 
     Raises:
         ConfigError: a trusted rater is not in the data.
@@ -72,7 +73,12 @@ class RatersLoss(PreferenceLoss):
     def introduce(
         self, raters: Sequence[str], train: Iterable[StatedPreference], held_out: Iterable[StatedPreference]
     ) -> None:
-        """Take note of the raters, and of how many labels each gave; see `PreferenceLoss.introduce`."""
+        """Take note of the raters, and of how many labels each gave; see `PreferenceLoss.introduce`.
+
+        Raises:
+            ConfigError: a trusted rater is not in the data.
+            DataError: trusted raters contradict each other.
+        """
         names = tuple(raters) or (_ALL,)
         if unknown := [name for name in self.config.trusted if name not in names]:
             shown = ", ".join(printable(name, line=True) for name in names[:10])
@@ -94,7 +100,7 @@ class RatersLoss(PreferenceLoss):
         return RatedLoss(self.config, self.reliability.to(raters.device)[raters])
 
     def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Return the loss at Δ of comparisons by the first rater."""
+        """Return the loss at Δ of comparisons by the first rater: arXiv 2305.18290, Section 4, Eq. 7, if C = 1."""
         return self.by(None).of(delta)
 
     def learn(self, step: int, compare: Callable[[], tuple[Float[Tensor, " n"], Int[Tensor, " n"]]]) -> None:
@@ -177,7 +183,7 @@ class RatedLoss(PreferenceLoss):
         self._reliability = reliability
 
     def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Return the loss at Δ."""
+        """Return the loss at Δ: that of arXiv 2305.18290, Section 4, Eq. 7, if C = 1."""
         return -label_logprob(self.config.beta * delta, self._reliability.to(delta.device, delta.dtype))
 
 

@@ -1,7 +1,8 @@
 """Labels of raters who are not always right, as a mixture of right and wrong answers: pure functions.
 
 Rater m is right with probability C_m (the reliability). Δ = r_w − r_l is by how much the reward of the text that was
-preferred is higher.
+preferred is higher; without wrong answers it is preferred with probability σ(Δ), the Bradley–Terry model (arXiv
+2305.18290, Section 3, Eq. 1).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A reward for each of a few items, from comparisons by raters of unknown reliability: Bradley–Terry with a mixture."""
+"""A reward for each of a few items, from comparisons by raters of unknown reliability.
+
+The probability of a right answer is that of the Bradley–Terry model (arXiv 2305.18290, Section 3, Eq. 1).
+"""
 
 from __future__ import annotations
 
