@@ -19,9 +19,10 @@ PROJECTS = [ROOT, *PLUGINS]
 MODULE_OF = {"axon-core": "axon_core"} | {path.name: path.name.replace("-", "_") for path in PLUGINS}
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
 BUILT_ON = {
-    "axon-advise": ["axon_ppo"],
+    "axon-advise": ["axon_dpo", "axon_instructgpt", "axon_ppo"],
     "axon-ddpm": ["axon_llamachat"],
     "axon-denseformer": ["axon_xllama"],
+    "axon-instructgpt": ["axon_dpo"],
     "axon-llamachat": ["axon_eet"],
     "axon-lora": ["axon_xllama"],
     "axon-mistral": ["axon_gqa", "axon_xllama"],
@@ -35,8 +36,9 @@ BUILT_ON = {
 }
 """What a plugin is made for, where no name could choose it: a server and its engine, pages and what shows them, the
 frequencies and attentions that another paper changes, and the model whose feed-forwards, checkpoints and other parts it
-adds, or whose matrices PEFT's files name; the adapter that another paper puts on fewer bits; and the environments in
-which a learner is advised."""
+adds, or whose matrices PEFT's files name; the adapter that another paper puts on fewer bits; the environments in which a
+learner is advised; and losses of preferences, which reward models share, and the stages of a pipeline to which raters
+add theirs."""
 
 
 def project(folder: Path) -> dict:

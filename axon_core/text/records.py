@@ -4,6 +4,7 @@
 {"prompt": "2 + 2 =", "completion": " 4"}
 {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5", "margin": 1.0}
 {"prompt": "2 + 2 =", "responses": [" 5", " 4", " four"], "ranking": [1, 2, 0]}
+{"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5", "rater": "Ada"}
 {"prompt": "2 + 2 =", "completion": " 4", "label": true}
 {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
 
@@ -51,6 +52,10 @@ T = TypeVar("T")
 
 Text = Annotated[str, Field(min_length=1)]
 """A text of at least one character."""
+
+
+Rater = Annotated[str, Field(min_length=1, max_length=200)]
+"""The name of who gave a preference, at most 200 characters."""
 
 
 class _Record(Config):
@@ -150,6 +155,8 @@ class Comparison(_Record):
     """By how much, on the data's own scale; 0 if nobody said."""
     unfinished: Annotated[tuple[Literal["chosen", "rejected"], ...], Field(strict=False)] = ()
     """Which of them were cut off before their end, so that no end-of-text token follows."""
+    rater: Rater | None = None
+    """Who preferred it; None if nobody said."""
 
     @model_validator(mode="after")
     def _different(self) -> Self:
@@ -175,6 +182,8 @@ class Ranking(_Record):
     """Their numbers, counted from 0, the best first."""
     unfinished: Annotated[tuple[int, ...], Field(strict=False)] = ()
     """The numbers of those that were cut off before their end, so that no end-of-text token follows."""
+    rater: Rater | None = None
+    """Who ranked them; None if nobody said."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -217,6 +217,7 @@ class Fit:
         with self._rescued():
             given = self._examples.build(step)
         with self._rescued(shared=False):
+            trainer.before_step(step)
             given = self._examples.collect(given, step)
         factor = schedule(
             config.schedule, step, steps=config.steps, warmup=config.warmup, final=config.final_lr_fraction

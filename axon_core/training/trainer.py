@@ -217,6 +217,13 @@ class Trainer(ABC):
         """
         return str(getattr(getattr(self, "data", None), "digest", ""))
 
+    def before_step(self, step: int) -> None:  # noqa: B027  (by default there is nothing to do)
+        """Do what a step needs before its examples are collected, such as an estimate from held-out data.
+
+        All processes call it alike. What uses the models goes through `axon_core.training.run_evaluation`. What it
+        changes belongs to `state_dict`. By default it does nothing.
+        """
+
     def collect(self, batch: dict[str, Tensor], key: Key) -> dict[str, Tensor]:
         """Return what the step learns from: roll-outs, noise, everything drawn before the loss. By default the batch.
 

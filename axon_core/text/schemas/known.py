@@ -55,12 +55,16 @@ def _dialogues(values: Callable[[Fields], dict[str, Any]]) -> Gives:
 
 
 def _preferences(values: Callable[[Fields], dict[str, Any]], prompts: Made | None = None) -> Gives:
-    """Comparisons; their two answers as feedback, the chosen one desirable; their prompts."""
+    """Comparisons, with their rater; their two answers as feedback, the chosen one desirable; their prompts."""
     return {
-        "preference": Made(Comparison, lambda row: [values(row)]),
+        "preference": Made(Comparison, lambda row: [{**values(row), **_rater(row)}]),
         "feedback": Made(Feedback, lambda row: _judged(values(row))),
         "prompt": prompts or _prompts_of(values),
     }
+
+
+def _rater(row: Fields) -> dict[str, Any]:
+    return {"rater": row["rater"]} if "rater" in row else {}
 
 
 def _judged(pair: Fields) -> Iterable[Fields]:
@@ -90,7 +94,7 @@ def _conversation(row: Fields) -> dict[str, Any]:
 
 def _ranking(row: Fields) -> dict[str, Any]:
     kept = {name: row[name] for name in ("responses", "ranking", "unfinished") if name in row}
-    return {**_prompt(row), **kept}
+    return {**_prompt(row), **kept, **_rater(row)}
 
 
 _MESSAGES = _dialogues(lambda row: {"messages": messages(row["messages"], "messages")})
@@ -112,13 +116,13 @@ SCHEMAS: tuple[RowSchema, ...] = (
         "comparison",
         frozenset({"prompt", "chosen", "rejected"}),
         _preferences(explicit_pair, _PROMPT),
-        frozenset({"margin", "unfinished"}),
+        frozenset({"margin", "unfinished", "rater"}),
     ),
     RowSchema(
         "ranking",
         frozenset({"prompt", "responses", "ranking"}),
         {"preference": Made(Ranking, lambda row: [_ranking(row)]), "prompt": _PROMPT},
-        frozenset({"unfinished"}),
+        frozenset({"unfinished", "rater"}),
     ),
     RowSchema(
         "feedback",

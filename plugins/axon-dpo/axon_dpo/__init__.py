@@ -4,6 +4,7 @@ from axon_dpo.data import PreferenceConfig, PreferenceData
 from axon_dpo.feedback import FeedbackConfig, FeedbackData
 from axon_dpo.kto import KTOTrainer
 from axon_dpo.losses import PREFERENCE_LOSSES, PreferenceLoss
+from axon_dpo.raters import StatedPreference, number_raters, rater_column
 from axon_dpo.trainer import DPOTrainer
 
 __all__ = [
@@ -15,4 +16,7 @@ __all__ = [
     "PreferenceConfig",
     "PreferenceData",
     "PreferenceLoss",
+    "StatedPreference",
+    "number_raters",
+    "rater_column",
 ]

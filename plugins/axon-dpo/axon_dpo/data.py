@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -23,6 +23,7 @@ from axon_core.text import (
     read_comparisons,
     split_records,
 )
+from axon_dpo.raters import StatedPreference, number_raters, rater_column
 
 __all__ = ["Pairs", "PreferenceConfig", "PreferenceData"]
 
@@ -34,7 +35,8 @@ class PreferenceConfig(RowsConfig):
     """Rows of `{"prompt", "chosen", "rejected"}` or of another known schema: JSON lines, also as `.gz`, a `.json`
     array, or parquet; `~` and `$VARIABLES` are filled in.
 
-    A `margin` is not used by this paper's losses. A ranking counts as all its pairs."""
+    A `margin` is not used by this paper's losses. A ranking counts as all its pairs. Either all rows name their
+    `rater`, or none does."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """The share of the comparisons, at the file's end, that is held out of training and used for evaluation."""
 
@@ -50,15 +52,28 @@ class Pair(NamedTuple):
     """How the preferred text continues."""
     rejected: list[int]
     """How the other text continues."""
+    rater: int | None = None
+    """The number of who said so, if the data name their raters."""
 
 
 class Pairs(tuple[Pair, ...]):
     """Comparisons, ready for a model."""
 
-    def rows(self, picks: Iterable[int]) -> dict[str, Int[Tensor, "b 2 n"]]:
-        """Return `tokens`, `valid` and `scored` (`Sequences`) of some comparisons, the chosen text before the other."""
-        both = [(pair.prompt, text) for pair in map(self.__getitem__, picks) for text in (pair.chosen, pair.rejected)]
-        return {name: rows.unflatten(0, (-1, 2)) for name, rows in vars(Sequences.of(both)).items()}
+    def rows(self, picks: Iterable[int]) -> dict[str, Int[Tensor, "b ..."]]:
+        """Return `tokens`, `valid` and `scored` (`Sequences`) of some comparisons, the chosen text before the other.
+
+        If the data name their raters, `rater` `(b)` is the number of each one's.
+        """
+        pairs = [self[i] for i in picks]
+        both = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+        rows = {name: rows.unflatten(0, (-1, 2)) for name, rows in vars(Sequences.of(both)).items()}
+        return {**rows, **rater_column(pair.rater for pair in pairs)}
+
+    def judgements(self) -> Generator[StatedPreference]:
+        """Yield who preferred what; all are by one rater if the data do not name theirs."""
+        for pair in self:
+            better, worse = ((*pair.prompt, -1, *text) for text in (pair.chosen, pair.rejected))
+            yield StatedPreference(pair.name, pair.rater or 0, better, worse)
 
 
 @dataclass(frozen=True)
@@ -69,11 +84,13 @@ class PreferenceData:
         tokenizer: what turned the texts into tokens.
         train: the first of them.
         held_out: the rest.
+        raters: the names of those who compared, by number; empty if the data do not name them.
     """
 
     tokenizer: Tokenizer
     train: Pairs
     held_out: Pairs
+    raters: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, settings: PreferenceConfig, tokenizer: Tokenizer, context: int) -> Self:
@@ -111,20 +128,29 @@ class PreferenceData:
             validation: the share of the rest that is held out instead, the first share left out.
 
         Raises:
-            DataError: a text cannot be encoded, both are the same tokens, or there are fewer than two comparisons.
+            DataError: a text cannot be encoded, both are the same tokens, there are fewer than two comparisons, or
+                some name their rater and others do not.
             ContextError: a prompt and its continuation are longer than the context.
         """
         names = names or [f"comparison {i}" for i in range(1, len(records) + 1)]
-        pairs = [_encoded(record, tokenizer, template, name) for record, name in zip(records, names, strict=True)]
+        raters, numbers = number_raters(records, names)
+        pairs = [
+            _encoded(record, tokenizer, template, name)._replace(rater=number)
+            for record, name, number in zip(records, names, numbers, strict=True)
+        ]
         train, rest = split_records(pairs, held_out, "comparisons", validation)
         for pair in pairs:
-            Sequences.of(((pair.prompt, text) for text in pair[2:]), context=context, names=[pair.name] * 2)
-        return cls(tokenizer, Pairs(train), Pairs(rest))
+            Sequences.of(
+                ((pair.prompt, text) for text in (pair.chosen, pair.rejected)), context=context, names=[pair.name] * 2
+            )
+        return cls(tokenizer, Pairs(train), Pairs(rest), raters)
 
     @property
     def digest(self) -> str:
         """A checksum that changes with the comparisons or their tokens."""
-        return digest(*([pair[1:] for pair in part] for part in (self.train, self.held_out)))
+        parts = (self.train, self.held_out)
+        rated = [(self.raters, [[pair.rater for pair in part] for part in parts])] if self.raters else []
+        return digest(*([pair[1:4] for pair in part] for part in parts), *rated)
 
 
 def _pairs(record: Comparison | Ranking) -> list[Comparison]:
@@ -135,7 +161,8 @@ def _pairs(record: Comparison | Ranking) -> list[Comparison]:
     for better, worse in record.pairs():
         both = {"chosen": record.responses[better], "rejected": record.responses[worse]}
         cut_off = [name for name, i in zip(both, (better, worse), strict=True) if i in record.unfinished]
-        found.append(validate(Comparison, {"prompt": record.prompt, **both, "unfinished": cut_off}))
+        rest = {"unfinished": cut_off, "rater": record.rater}
+        found.append(validate(Comparison, {"prompt": record.prompt, **both, **rest}))
     return found
 
 

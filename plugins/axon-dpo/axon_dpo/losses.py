@@ -7,6 +7,9 @@ y_l the rejected one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from axon_core import config
 from axon_core.registry import Registry
+from axon_dpo.raters import StatedPreference
 
 __all__ = [
     "IPO",
@@ -129,6 +133,38 @@ class PreferenceLoss(ABC):
     @abstractmethod
     def of(self, delta: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """Return the loss at Δ."""
+
+    # What follows is for losses that learn about raters; all others trust everybody alike.
+
+    def introduce(  # noqa: B027
+        self, raters: Sequence[str], train: Iterable[StatedPreference], held_out: Iterable[StatedPreference]
+    ) -> None:
+        """Take note, before training, of the raters' names, and of who preferred what; by default do nothing.
+
+        Without names, all comparisons are by one rater, number 0.
+        """
+
+    def by(self, raters: Int[Tensor, "*b"] | None) -> PreferenceLoss:
+        """Return the loss of comparisons by these raters, by number; None if the data do not name them."""
+        return self
+
+    def learn(  # noqa: B027
+        self, step: int, compare: Callable[[], tuple[Float[Tensor, " n"], Int[Tensor, " n"]]]
+    ) -> None:
+        """Learn before a step what `compare` shows, the Δ of held-out comparisons and their raters' numbers.
+
+        To call it costs an evaluation. By default nothing is learnt.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been learnt; by default nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Restore what `state_dict` returned. Raises `CheckpointError` if it belongs to other raters."""
+
+    def export(self, folder: Path) -> None:  # noqa: B027
+        """Write into a model's folder what has been learnt; by default nothing."""
 
 
 class Sigmoid(PreferenceLoss):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import at, sum_numbers, validate
+from axon_core import assembled, at, sum_numbers, validate
 from axon_core.registry import Spec
-from axon_core.training import Recipe, coverage, evenly_spaced, track_own
+from axon_core.training import Recipe, coverage, evenly_spaced, run_evaluation, track_own
 from axon_dpo.data import PreferenceConfig, PreferenceData
 from axon_dpo.losses import PREFERENCE_LOSSES
 from axon_dpo.reference import ReferenceTrainer, pair_logprobs
@@ -64,6 +64,7 @@ class DPOTrainer(ReferenceTrainer):
         super().__init__(config, models, data, "dpo")
         with at("trainer", "loss"):
             self.objective = PREFERENCE_LOSSES.build(config.loss)
+            self.objective.introduce(data.raters, data.train.judgements(), data.held_out.judgements())
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
@@ -99,16 +100,56 @@ class DPOTrainer(ReferenceTrainer):
         Raises:
             TrainingError: the reference gives a text zero probability.
         """
-        pairs, totals = self.data.held_out, dict.fromkeys(_NAMES, 0.0)
-        self._measure_reference()
-        chosen = torch.tensor(evenly_spaced(len(pairs), self.config.eval_comparisons))
-        for picks in track_own(chosen.split(self._rows), len(chosen), len):
-            batch = {**pairs.rows(picks.tolist()), "number": picks}
-            data = self._with_reference({name: rows.to(self.config.device) for name, rows in batch.items()}, "held_out")
+        chosen, totals = self._evaluated(), dict.fromkeys(_NAMES, 0.0)
+        for _, data in self._held_out(chosen):
             for name, values in self._terms(data).items():
                 totals[name] += values.double().sum().item()
         means = {name: total / len(chosen) for name, total in sum_numbers(totals).items()}
-        return {**means, **coverage("comparisons", len(chosen), len(pairs))}
+        return {**means, **coverage("comparisons", len(chosen), len(self.data.held_out))}
+
+    def before_step(self, step: int) -> None:
+        """Let the loss learn about the raters from held-out comparisons, at most `eval_comparisons` of them.
+
+        Raises:
+            TrainingError: the reference gives a text zero probability.
+        """
+        self.objective.learn(step, lambda: run_evaluation(self, self._compare))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `ReferenceTrainer` keeps, and what the loss has learnt."""
+        learnt = self.objective.state_dict()
+        return {**super().state_dict(), **({"loss": learnt} if learnt else {})}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned. Raises `CheckpointError` if it belongs to another run."""
+        super().load_state_dict(state)
+        self.objective.load_state_dict(state.get("loss", {}))
+
+    def export(self, folder: Path) -> None:
+        """Write the policy, its tokenizer, and what the loss has learnt; see `Trainer.export`."""
+        super().export(folder)
+        self.objective.export(folder)
+
+    def _compare(self) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+        """Return Δ and the rater of held-out comparisons."""
+        chosen, found = self._evaluated(), torch.zeros(len(self.data.held_out), dtype=torch.float64)
+        raters = torch.tensor([self.data.held_out[i].rater or 0 for i in chosen.tolist()])
+        for picks, data in self._held_out(chosen):
+            better, worse = (pair_logprobs(self.policy, data) - data["reference"]).double().cpu().unbind(1)
+            found[picks] = better - worse
+        return assembled(found)[chosen], raters
+
+    def _evaluated(self) -> Int[Tensor, " n"]:
+        """Return the numbers of the held-out comparisons that an evaluation reads."""
+        return torch.tensor(evenly_spaced(len(self.data.held_out), self.config.eval_comparisons))
+
+    def _held_out(self, chosen: Int[Tensor, " n"]) -> Generator[tuple[Int[Tensor, " b"], dict[str, Tensor]]]:
+        """Yield numbers of held-out comparisons, and these as data; of several processes to each its own part."""
+        self._measure_reference()
+        for picks in track_own(chosen.split(self._rows), len(chosen), len):
+            batch = {**self.data.held_out.rows(picks.tolist()), "number": picks}
+            rows = {name: rows.to(self.config.device) for name, rows in batch.items()}
+            yield picks, self._with_reference(rows, "held_out")
 
     def _terms(self, data: dict[str, Tensor]) -> dict[str, Float[Tensor, " b"]]:
         """Return the loss and the metrics of each comparison."""
@@ -116,7 +157,7 @@ class DPOTrainer(ReferenceTrainer):
         ratios = logps - data["reference"]
         chosen, rejected = (self.objective.config.beta * ratios.detach()).unbind(1)
         values = (
-            self.objective(ratios, data["scored"].sum(2)),
+            self.objective.by(data.get("rater"))(ratios, data["scored"].sum(2)),
             chosen,
             rejected,
             (chosen > rejected).to(chosen.dtype),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple, Self
 
 import torch
@@ -27,6 +28,7 @@ from axon_core.text import (
     line_names,
     split_records,
 )
+from axon_dpo import StatedPreference, number_raters, rater_column
 
 __all__ = ["Ranked", "RankedConfig", "RankedData", "collate_ranked"]
 
@@ -36,7 +38,8 @@ class RankedConfig(RowsConfig):
 
     path: str
     """Rows of `{"prompt", "chosen", "rejected"[, "margin"]}`, of `{"prompt", "responses", "ranking"}`, or of another
-    known schema: JSON lines, also as `.gz`, a `.json` array, or parquet."""
+    known schema: JSON lines, also as `.gz`, a `.json` array, or parquet. Either all rows name their `rater`, or none
+    does."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """The share of them, at the file's end, that is held out of training and used for evaluation."""
     demonstrations: str | None = None
@@ -57,6 +60,13 @@ class Ranked(NamedTuple):
     """How they continue, the best first."""
     margin: float
     """By how much a better answer's score should be higher."""
+    rater: int | None = None
+    """The number of who ranked them, if the data name their raters."""
+
+    def judgements(self) -> Generator[StatedPreference]:
+        """Yield who preferred what, by pairs; all are by one rater if the data do not name theirs."""
+        for pair in combinations([(*self.prompt, -1, *answer) for answer in self.answers], 2):
+            yield StatedPreference(self.name, self.rater or 0, *pair)
 
 
 @dataclass(frozen=True)
@@ -68,12 +78,14 @@ class RankedData:
         train: the first of the rankings.
         held_out: the rest.
         demonstrations: prompts and completions as tokens.
+        raters: the names of those who ranked, by number; empty if the data do not name them.
     """
 
     tokenizer: Tokenizer
     train: tuple[Ranked, ...]
     held_out: tuple[Ranked, ...]
     demonstrations: tuple[tuple[list[int], list[int]], ...]
+    raters: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -87,12 +99,17 @@ class RankedData:
         """Tokenize rankings and split them; a finished text ends with `eos`, where the tokenizer has one.
 
         Raises:
-            DataError: a text cannot be encoded, two answers are the same tokens, or there are fewer than two rankings.
+            DataError: a text cannot be encoded, two answers are the same tokens, there are fewer than two rankings, or
+                some name their rater and others do not.
             ContextError: a prompt and an answer are longer than the context.
         """
-        named = zip(records, line_names(records, settings.path), strict=True)
+        names = line_names(records, settings.path)
+        raters, numbers = number_raters(records, names)
         template = settings.chat_template([*records, *demonstrations], tokenizer)
-        ranked = [_encoded(record, tokenizer, template, name) for record, name in named]
+        ranked = [
+            _encoded(record, tokenizer, template, name)._replace(rater=number)
+            for record, name, number in zip(records, names, numbers, strict=True)
+        ]
         for one in ranked:
             pairs = ((one.prompt, answer) for answer in one.answers)
             Sequences.of(pairs, context=context, names=[one.name] * len(one.answers))
@@ -108,19 +125,21 @@ class RankedData:
             given.append((prompt, completion))
         if given:
             Sequences.of(given, context=context, names=names)
-        return cls(tokenizer, train, held_out, tuple(given or best))
+        return cls(tokenizer, train, held_out, tuple(given or best), raters)
 
     @property
     def digest(self) -> str:
         """A checksum that changes with the rankings and demonstrations or their tokens."""
-        rankings = ([ranked[1:] for ranked in part] for part in (self.train, self.held_out))
-        return digest(*rankings, self.demonstrations)
+        parts = (self.train, self.held_out)
+        rated = [(self.raters, [[ranked.rater for ranked in part] for part in parts])] if self.raters else []
+        return digest(*([ranked[1:4] for ranked in part] for part in parts), self.demonstrations, *rated)
 
 
 def collate_ranked(ranked: Sequence[Ranked]) -> dict[str, Tensor]:
     """Return `tokens` and `valid` `(b k n)` of the answers after their prompts, the best first, and `margin` `(b)`.
 
-    Where a prompt has fewer answers than others, nothing is valid.
+    Where a prompt has fewer answers than others, nothing is valid. If the data name their raters, `rater` `(b)` is the
+    number of each one's.
     """
     rows = Sequences.of((one.prompt, answer) for one in ranked for answer in one.answers)
     size = max(len(one.answers) for one in ranked)
@@ -132,6 +151,7 @@ def collate_ranked(ranked: Sequence[Ranked]) -> dict[str, Tensor]:
         "tokens": tokens,
         "valid": valid,
         "margin": torch.tensor([one.margin for one in ranked], dtype=torch.float32),
+        **rater_column(one.rater for one in ranked),
     }
 
 

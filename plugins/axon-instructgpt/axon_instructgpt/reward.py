@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
-from jaxtyping import Bool, Float
-from pydantic import PositiveInt
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from axon_core import ContractError, Key, at, sum_numbers, validate
+from axon_core import ContractError, Key, assembled, at, sum_numbers, validate
 from axon_core.alignment import Sequences, require_role
 from axon_core.generation import evaluation_mode
 from axon_core.interfaces import CausalLM
+from axon_core.registry import Spec
 from axon_core.text import Order, read_comparisons, read_demonstrations
-from axon_core.training import InitialModel, Recipe, Trainer, coverage, evenly_spaced, to_device, track_own
+from axon_core.training import (
+    InitialModel,
+    Recipe,
+    Trainer,
+    coverage,
+    evenly_spaced,
+    run_evaluation,
+    to_device,
+    track_own,
+)
+from axon_dpo import PREFERENCE_LOSSES
 from axon_instructgpt.ranking import mean_over_pairs, ranking_loss
-from axon_instructgpt.rankings import RankedConfig, RankedData, collate_ranked
+from axon_instructgpt.rankings import Ranked, RankedConfig, RankedData, collate_ranked
 from axon_instructgpt.reward_model import RewardModel
 from axon_instructgpt.start import begin
 
@@ -42,6 +54,9 @@ class RewardTrainer(Trainer):
     class Config(Trainer.Config):
         """Settings of reward models, in addition to those of every trainer."""
 
+        loss: Spec = Field(default_factory=lambda: Spec(type="sigmoid"), validate_default=True)
+        """The preference loss of a pair by `type`, as for the trainer `dpo`, at Δ = r_i − r_j − m, with `beta` 1 where
+        it is left out."""
         eval_prompts: PositiveInt = 5_000
         """The most held-out prompts that an evaluation reads; if there are more, they are evenly spaced."""
 
@@ -62,11 +77,17 @@ class RewardTrainer(Trainer):
         self.model = require_role(models, "model", RewardModel, "reward")
         self.data = data
         self._order = Order(len(data.train), Key((config.seed, "order")))
+        with at("trainer", "loss"):
+            self.objective = PREFERENCE_LOSSES.build(_unscaled(config.loss))
+            told = ((pair for one in part for pair in one.judgements()) for part in (data.train, data.held_out))
+            self.objective.introduce(data.raters, *told)
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
-        """Check the tables `model` and `data` too; see `Trainer.check_recipe`."""
+        """Check the loss, and the tables `model` and `data`, too; see `Trainer.check_recipe`."""
         super().check_recipe(recipe)
+        with at("trainer", "loss"):
+            PREFERENCE_LOSSES.config(_unscaled(validate(cls.Config, recipe.trainer.options).loss))
         with at("model"):
             InitialModel.check(recipe.model)
         with at("data"):
@@ -111,7 +132,8 @@ class RewardTrainer(Trainer):
         """Return the loss and the metrics, summed over the prompts."""
         scores, present = self.scores(data)
         gaps = (scores[:, :, None] - scores[:, None, :]).detach()
-        loss = ranking_loss(scores, present, data["margin"])
+        raters = data["rater"][:, None, None] if "rater" in data else None
+        loss = ranking_loss(scores, present, data["margin"], self.objective.by(raters).of)
         terms = (loss, mean_over_pairs((gaps > 0).to(gaps.dtype), present), mean_over_pairs(gaps, present))
         return {name: values.sum() for name, values in zip(_NAMES, terms, strict=True)}
 
@@ -126,17 +148,52 @@ class RewardTrainer(Trainer):
 
         If those are not all, `prompts` says how many were read, and `held_out_prompts` how many there are.
         """
-        rankings = self.data.held_out
-        held_out = [rankings[i] for i in evenly_spaced(len(rankings), self.config.eval_prompts)]
+        held_out = self._evaluated()
         totals: dict[str, float] = dict.fromkeys(_NAMES, 0.0)
-        firsts = range(0, len(held_out), self.config.batch_size)
-        for first in track_own(firsts, len(held_out), lambda _: self.config.batch_size):
-            batch = collate_ranked(held_out[first : first + self.config.batch_size])
-            data = {k: to_device(part, self.config.device, self.config.dtype) for k, part in batch.items()}
+        for _, data in self._batches(held_out):
             for name, total in self.loss(data).items():
                 totals[name] += total.double().item()
         means = {name: total / len(held_out) for name, total in sum_numbers(totals).items()}
-        return {**means, **coverage("prompts", len(held_out), len(rankings))}
+        return {**means, **coverage("prompts", len(held_out), len(self.data.held_out))}
+
+    def before_step(self, step: int) -> None:
+        """Let the loss learn about the raters from held-out prompts, at most `eval_prompts` of them."""
+        self.objective.learn(step, lambda: run_evaluation(self, self._compare))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the loss has learnt."""
+        learnt = self.objective.state_dict()
+        return {"loss": learnt} if learnt else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned. Raises `CheckpointError` if it belongs to other raters."""
+        self.objective.load_state_dict(state.get("loss", {}))
+
+    def _compare(self) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+        """Return r_i − r_j of all pairs of the held-out prompts' answers, i the better one, and their raters."""
+        held_out = self._evaluated()
+        sizes = [len(one.answers) for one in held_out]
+        scores = torch.zeros(len(held_out), max(sizes), dtype=torch.float64)
+        for first, data in self._batches(held_out):
+            found, _ = self.scores(data)
+            scores[first : first + len(found), : found.shape[1]] = found.double().cpu()
+        scores = assembled(scores)
+        pairs = [(n, i, j) for n, size in enumerate(sizes) for i, j in combinations(range(size), 2)]
+        number, i, j = torch.tensor(pairs).unbind(1)
+        raters = torch.tensor([one.rater or 0 for one in held_out])
+        return scores[number, i] - scores[number, j], raters[number]
+
+    def _evaluated(self) -> list[Ranked]:
+        """Return the held-out prompts that an evaluation reads."""
+        rankings = self.data.held_out
+        return [rankings[i] for i in evenly_spaced(len(rankings), self.config.eval_prompts)]
+
+    def _batches(self, ranked: Sequence[Ranked]) -> Generator[tuple[int, dict[str, Tensor]]]:
+        """Yield the first one's place, and data of the prompts; of several processes to each its own part."""
+        size = self.config.batch_size
+        for first in track_own(range(0, len(ranked), size), len(ranked), lambda _: size):
+            batch = collate_ranked(ranked[first : first + size])
+            yield first, {k: to_device(part, self.config.device, self.config.dtype) for k, part in batch.items()}
 
     def export(self, folder: Path) -> None:
         """Write the model, whose demonstrations then have a mean score of 0, and its tokenizer."""
@@ -144,6 +201,7 @@ class RewardTrainer(Trainer):
         try:  # the weights in training stay as they are, so that it resumes exactly
             self.model.bias.copy_(self._mean_of_demonstrations())
             super().export(folder)
+            self.objective.export(folder)
         finally:
             self.model.bias.copy_(before)
 
@@ -155,3 +213,8 @@ class RewardTrainer(Trainer):
                 rows = Sequences.of(demonstrations[first : first + self.config.batch_size]).to(self.config.device)
                 total += self.model.whole(rows.tokens, rows.valid).double().sum().cpu()
         return total / len(demonstrations)
+
+
+def _unscaled(loss: Spec) -> Spec:
+    """Return a preference loss whose β is 1 unless it is given: scores are rewards already."""
+    return Spec.of({"type": loss.type, "beta": 1.0, **loss.options})
