@@ -36,8 +36,8 @@ BUILT_ON = {
 }
 """What a plugin is made for, where no name could choose it: a server and its engine, pages and what shows them, the
 frequencies and attentions that another paper changes, and the model whose feed-forwards, checkpoints and other parts it
-adds, or whose matrices PEFT's files name; the adapter that another paper puts on fewer bits; the environments in which a
-learner is advised; and losses of preferences, which reward models share, and the stages of a pipeline to which raters
+adds, or whose matrices PEFT's files name; the adapter that another paper puts on fewer bits; the environments in which
+a learner is advised; and losses of preferences, which reward models share, and the stages of a pipeline to which raters
 add theirs."""
 
 
