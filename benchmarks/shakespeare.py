@@ -1,9 +1,10 @@
-"""Learning at a small budget: recipe `xllama-shakespeare` beside a GPT of nanoGPT's CPU example, in one run.
+"""Learning at a small budget: recipes beside a GPT of nanoGPT's CPU example, in one run.
 
-Both have 4 layers, 4 heads, dim 128 and context 64, and make 2,000 updates on batches of 12 windows of Tiny
-Shakespeare (nanoGPT: github karpathy/nanoGPT, README, "I only have a macbook"; float32, AdamW 1e-3, cosine to 1e-4).
-They train in turn, a block of steps each, so that both see the same machine; times are medians over the blocks, and
-losses are means over the whole held-out part.
+The GPT and `xllama-shakespeare` have 4 layers, 4 heads, dim 128 and context 64; the board's record is a recipe of its
+own, with the same context. All make 2,000 updates on batches of 12 windows of Tiny Shakespeare (nanoGPT: github
+karpathy/nanoGPT, README, "I only have a macbook"; float32, AdamW 1e-3, cosine to 1e-4). They train in turn, a block of
+steps each, so that all see the same machine; times are medians over the blocks, and losses are means over the whole
+held-out part.
 
     AXON_DATA_DIR=... python benchmarks/shakespeare.py --seeds 1337 1 2
 """
@@ -14,6 +15,7 @@ import argparse
 import math
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from support.plain import GPT
@@ -27,6 +29,7 @@ from axon_core.training.loop import Fit
 from axon_core.training.recipe import Recipe
 from axon_core.training.train_state import TrainState
 
+RECORDS = Path(__file__).parents[1] / "records" / "shakespeare" / "recipes"
 LAYERS, HEADS, DIM, CONTEXT, BATCH, STEPS, BLOCK = 4, 4, 128, 64, 12, 2000, 100
 
 
@@ -71,6 +74,12 @@ class GPTTraining:
         return total / count
 
 
+def started(recipe: str, seed: int, overrides: list[str]) -> Fit:
+    """Return a training of a recipe, before its first step."""
+    trainer = build_trainer(Recipe.load(recipe, [f"trainer.seed={seed}", *overrides]))
+    return Fit(trainer, TrainState(trainer), None, Hooks(()))
+
+
 def timed(run_to: object, end: int) -> float:
     """Return the milliseconds a step took until `end`."""
     start = time.perf_counter()
@@ -83,28 +92,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1337, 1, 2])
     parser.add_argument("--set", action="append", default=[], help="an override of the recipe, such as a.b=c")
+    recipes = ["xllama-shakespeare", str(max(RECORDS.glob("*.toml")))]
+    parser.add_argument("--recipes", nargs="+", default=recipes, help="installed recipes, or TOML files")
     options = parser.parse_args()
-    losses: dict[str, list[float]] = {"X-Llama": [], "GPT": []}
-    times: dict[str, list[float]] = {"X-Llama": [], "GPT": []}
+    names = [Path(recipe).stem for recipe in options.recipes]
+    losses: dict[str, list[float]] = {name: [] for name in (*names, "GPT")}
+    times: dict[str, list[float]] = {name: [] for name in (*names, "GPT")}
+    sizes: dict[str, int] = {}
     for seed in options.seeds:
-        trainer = build_trainer(Recipe.load("xllama-shakespeare", [f"trainer.seed={seed}", *options.set]))
-        ours = Fit(trainer, TrainState(trainer), None, Hooks(()))
-        theirs = GPTTraining(trainer.data, seed)  # type: ignore[attr-defined]
+        ours = dict(zip(names, (started(recipe, seed, options.set) for recipe in options.recipes), strict=True))
+        theirs = GPTTraining(ours[names[0]].trainer.data, seed)  # type: ignore[attr-defined]
         for end in range(BLOCK, STEPS + 1, BLOCK):
             times["GPT"].append(timed(theirs.run_to, end))
             if end < STEPS:  # the last block of ours evaluates too, and is not timed
-                times["X-Llama"].append(timed(ours.run_to, end))
-        losses["X-Llama"].append(ours.run_to(STEPS).metrics["loss"])
+                for name, fit in ours.items():
+                    times[name].append(timed(fit.run_to, end))
+        for name, fit in ours.items():
+            losses[name].append(fit.run_to(STEPS).metrics["loss"])
+            sizes[name] = sum(p.numel() for p in fit.trainer.models["model"].parameters())
         losses["GPT"].append(theirs.evaluate())
-        sizes = [sum(p.numel() for p in model.parameters()) for model in (trainer.models["model"], theirs.model)]
-        print(f"seed {seed}: X-Llama {losses['X-Llama'][-1]:.4f}, GPT {losses['GPT'][-1]:.4f}", flush=True)
-    print(f"\n{'':10}{'parameters':>12}{'loss, mean':>12}{'min':>8}{'max':>8}{'ms/step':>10}{'2,000 steps':>13}")
-    for name, size in zip(losses, sizes, strict=True):
-        found, ms = losses[name], statistics.median(times[name])
-        row = f"{name:10}{size:12,}{statistics.mean(found):12.4f}{min(found):8.4f}{max(found):8.4f}"
-        print(f"{row}{ms:10.1f}{ms * STEPS / 1e3:11.1f} s")
-    ratio = statistics.median(times["X-Llama"]) / statistics.median(times["GPT"])
-    print(f"\nX-Llama's step takes {ratio:.2f} of GPT's; {torch.get_num_threads()} threads, torch {torch.__version__}")
+        sizes["GPT"] = sum(p.numel() for p in theirs.model.parameters())
+        print(f"seed {seed}: {', '.join(f'{name} {found[-1]:.4f}' for name, found in losses.items())}", flush=True)
+    head = f"{'':20}{'parameters':>12}{'loss, mean':>12}{'min':>8}{'max':>8}"
+    print(f"\n{head}{'ms/step':>10}{'2,000 steps':>13}{'of GPT':>8}")
+    for name, found in losses.items():
+        ms = statistics.median(times[name])
+        row = f"{name:20}{sizes[name]:12,}{statistics.mean(found):12.4f}{min(found):8.4f}{max(found):8.4f}"
+        print(f"{row}{ms:10.1f}{ms * STEPS / 1e3:11.1f} s{ms / statistics.median(times['GPT']):8.2f}")
+    print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}")
 
 
 if __name__ == "__main__":
