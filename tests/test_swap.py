@@ -32,7 +32,8 @@ def test_swap(attention, rotary, norm, tmp_path, short_text):
 
     facts = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     # The recipe's norm of queries and keys stays: another attention changes nothing else.
-    assert {part["key"] for part in facts["parts"]} == {"xllama", attention, rotary, norm, "rmsnorm", "swiglu"}
+    plain = {"token", "plain", "none", "swiglu"}  # what the recipe does not name
+    assert {part["key"] for part in facts["parts"]} == {"xllama", attention, rotary, norm, "rmsnorm", *plain}
     assert facts["config"]["attention"]["qk_norm"] == "rmsnorm"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["value"] for line in lines if (line["split"], line["name"]) == ("train", "loss")]
