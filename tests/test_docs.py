@@ -26,6 +26,7 @@ from new_user import environment_of_its_own  # noqa: E402
 from axon_core.escaping import in_markdown  # noqa: E402
 from axon_core.papers.card import recipes  # noqa: E402
 from axon_core.training.recipe import Recipe  # noqa: E402
+from axon_lab.board import read_tasks  # noqa: E402
 from axon_docs import claims, docstrings, names, papers, reference  # noqa: E402
 
 WRITTEN = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
@@ -110,6 +111,7 @@ def of_the_site(made: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
     shown |= {f"papers/{name}" for name in claims.badges(papers.installed(ROOT), claims.releases(DOCS / "claims"))}
     shown |= {f"papers/{name}" for card in papers.installed(ROOT)
               for name in papers.pictures(card.entry.distribution, ROOT)}  # fmt: skip
+    shown |= {f"lab/board-{task.name}.svg" for task in read_tasks(ROOT / "records") if task.entries}
     return generate.written() | dict(made), shown
 
 

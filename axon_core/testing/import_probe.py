@@ -253,7 +253,8 @@ def _serve() -> None:
         if "ended" not in first:
             libraries = first.pop("libraries")
             result |= _in_child(path, lambda modules=modules, libraries=libraries: _watch(modules, libraries))
-        print(json.dumps(result), file=answers, flush=True)
+        answers.write(json.dumps(result) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def _report(modules: tuple[str, ...], own: tuple[str, ...], path: tuple[str, ...
     server = _server()
     assert server.stdin and server.stdout
     try:
-        server.stdin.write(json.dumps({"modules": modules, "own": own, "path": path}) + "\n")
+        server.stdin.write(to_json({"modules": modules, "own": own, "path": path}) + "\n")
         server.stdin.flush()
         return validate(ImportReport, json.loads(server.stdout.readline()))
     except (OSError, ValueError) as error:

@@ -36,6 +36,7 @@ def write_files(root: Path, out: Path) -> None:
         if task.entries:
             (out / "lab" / f"board-{task.name}.svg").write_text(record_curve(task), "utf-8")
     for folder in _comparisons(root):
+        (out / "lab" / folder.name).mkdir(parents=True, exist_ok=True)
         write_report(read_comparison(folder), out / "lab" / folder.name)
 
 

@@ -43,7 +43,7 @@ def read_answers(file: Path, states: int, actions: int) -> list[PersonalAnswer]:
     try:
         if file.exists() and file.stat().st_size > _MOST_BYTES:
             raise DataError(f"{file} must have at most {_MOST_BYTES:,} bytes; split it")
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        text = file.read_text(encoding="utf-8-sig") if file.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file}: {error}") from None
     lines = text.split("\n")

@@ -204,12 +204,12 @@ class Failing(torch.nn.Module):
     def __init__(self, embedding):
         super().__init__()
         self.embedding = embedding
-        self.weight = embedding.weight
+        self.weight, self.state = embedding.weight, embedding.state
 
-    def forward(self, tokens):
+    def forward(self, tokens, *others):
         if (tokens == 99).any():
             raise RuntimeError("no token 99, please")
-        return self.embedding(tokens)
+        return self.embedding(tokens, *others)
 
 
 def test_a_step_that_fails_ends_its_answers_alone(build, alone):

@@ -62,7 +62,7 @@ def test_no_end_is_learned_where_there_was_none_and_the_context_is_enough(folder
     answers = [answer for one in (*ranked.train, *ranked.held_out) for answer in one.answers]
     comparisons = read_records(folder / "comparisons" / "comparisons.jsonl", Comparison)
     pairs = PreferenceData.of(comparisons, tokenizer, PROMPT + LENGTH)
-    answers += [text for pair in (*pairs.train, *pairs.held_out) for text in pair[2:]]
+    answers += [text for pair in (*pairs.train, *pairs.held_out) for text in pair[2:4]]
     for answer in answers:
         assert (answer[-1] == EOS) == (len(tokenizer.decode(answer)) < LENGTH)
     assert {answer[-1] == EOS for answer in answers} == {True, False}

@@ -125,7 +125,7 @@ def run_seeds(
         place, file = folder / f"seed-{seed}", folder / f"seed-{seed}.json"
         if file.exists():
             tell(f"seed {seed} ({number} of {len(seeds)}): finished before, in {file}")
-            results.append(validate(MeasuredSeed, parse_json(file.read_text("utf-8"))))
+            results.append(validate(MeasuredSeed, parse_json(file.read_text("utf-8-sig"))))
             continue
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def hardware() -> str:
     """Return what this machine computes with: processor, cores, threads, torch's version."""
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8-sig").splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass

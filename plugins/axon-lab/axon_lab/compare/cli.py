@@ -226,7 +226,7 @@ def _report(folder: ComparisonFolder, as_json: bool) -> None:
     writer: Any = import_module("axon_lab.compare.report")
     text = writer.write_report(folder.comparison(), folder.path)
     if as_json:
-        print_json(parse_json((folder.path / "compare.json").read_text("utf-8")))
+        print_json(parse_json((folder.path / "compare.json").read_text("utf-8-sig")))
     else:
         echo(text)
         echo(f"Report: {folder.path / 'compare.html'}")

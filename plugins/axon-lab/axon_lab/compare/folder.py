@@ -226,6 +226,6 @@ class ComparisonFolder:
 
 def _read(config: type[C], file: Path) -> C:
     try:
-        return validate(config, parse_json(file.read_text("utf-8")))
+        return validate(config, parse_json(file.read_text("utf-8-sig")))
     except (OSError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{file} is damaged or cannot be read: {error}") from None

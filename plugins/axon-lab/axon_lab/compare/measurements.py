@@ -109,7 +109,7 @@ class Measurements:
 
     def _read(self) -> tuple[_Point, ...]:
         try:
-            return validate(_Points, parse_json(self._file.read_text("utf-8"))).points
+            return validate(_Points, parse_json(self._file.read_text("utf-8-sig"))).points
         except (OSError, ValueError, ConfigError):
             return ()
 

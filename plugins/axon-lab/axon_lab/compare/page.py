@@ -41,7 +41,7 @@ def comparison_page(words: Words) -> str:
         _section("Over the training", _curves(comparison)),
         _section("Design", _design(comparison)),
     ]
-    style = (files(__package__ or "") / "page.css").read_text(encoding="utf-8")
+    style = (files(__package__ or "") / "page.css").read_text(encoding="utf-8-sig")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -57,7 +57,7 @@ def read_comparison(out: Path) -> RecipeComparison:
     """
     file = out / "compare.json"
     try:
-        found = parse_json(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{out} holds no comparison: compare.json is missing; give a folder of axon compare") from None
     except (OSError, ValueError) as error:

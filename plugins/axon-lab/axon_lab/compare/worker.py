@@ -175,10 +175,10 @@ def work(arguments: list[str]) -> int:
     except Interrupted:
         return 130
     except (CheckpointError, OSError) as error:
-        print(f"Error: {reason(error)}", file=sys.stderr)
+        echo(f"Error: {reason(error)}", err=True)
         return DISK
     except Exception as error:
-        print(f"Error: {reason(error)}", file=sys.stderr)
+        echo(f"Error: {reason(error)}", err=True)
         return error.exit_code if isinstance(error, AxonError) else 1
     return 0
 

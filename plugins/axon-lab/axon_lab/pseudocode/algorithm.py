@@ -75,7 +75,7 @@ def load_algorithms() -> tuple[PseudocodeAlgorithm, ...]:
         pydantic.ValidationError: a file of the package breaks a rule.
     """
     found = [
-        PseudocodeAlgorithm.model_validate(tomllib.loads(file.read_text("utf-8")))
+        PseudocodeAlgorithm.model_validate(tomllib.loads(file.read_text("utf-8-sig")))
         for file in (files("axon_lab.pseudocode") / "algorithms").iterdir()
         if file.name.endswith(".toml")
     ]

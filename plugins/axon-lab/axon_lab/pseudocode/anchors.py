@@ -70,7 +70,7 @@ def find_definition(at: str, locate: Locate = module_file) -> Definition:
     """
     module, _, name = at.partition(":")
     file = locate(module)
-    text = file.read_text("utf-8")
+    text = file.read_text("utf-8-sig")
     node: ast.AST = ast.parse(text)
     for part in name.split("."):
         body: Sequence[ast.stmt] = getattr(node, "body", ())
