@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from axon_core import TRAINERS
 from axon_core.checkpoint.weights import dtypes
 from axon_core.registry.discovery import discover
+from axon_core.training.direct_trainer import DirectTrainer
 from axon_core.training.hooks import hook
 from axon_core.training.loop import fit
 from axon_core.training.recipe import Recipe
@@ -25,6 +26,7 @@ STEPS = 10
 EXAMPLES = {
     f"{entry.key}-{number}": (entry.qualified, options)
     for entry in discover().entries("trainer")
+    if not issubclass(TRAINERS[entry.qualified], DirectTrainer)
     for number, options in enumerate(TRAINERS[entry.qualified].examples)
 }
 examples = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)

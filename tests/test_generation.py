@@ -16,7 +16,7 @@ from axon_core.registry.discovery import discover
 from axon_core.text.tokenizer import ByteTokenizer
 
 GREEDY = Sampling(temperature=0)
-PARTS = ("GQA MHA MQA SWA", "rotary linear dynamic yarn llama3", "rmsnorm layernorm")
+PARTS = ("GQA MHA MQA SWA VR", "rotary linear dynamic yarn llama3", "rmsnorm layernorm")
 SHIPPED = list(itertools.product(*map(str.split, PARTS)))
 
 

@@ -222,7 +222,7 @@ def _in_child(path: Sequence[str], work: Callable[[], dict[str, Any]]) -> dict[s
                 signal.alarm(LONGEST)
                 sys.path[:], sys.dont_write_bytecode = path, True
                 os.chdir(folder)
-                result = json.dumps(work())
+                result = json.dumps(work(), allow_nan=False)
                 signal.alarm(0)
                 answer.write_text(result)
             except BaseException:
@@ -253,7 +253,7 @@ def _serve() -> None:
         if "ended" not in first:
             libraries = first.pop("libraries")
             result |= _in_child(path, lambda modules=modules, libraries=libraries: _watch(modules, libraries))
-        answers.write(json.dumps(result) + "\n")
+        answers.write(json.dumps(result, allow_nan=False) + "\n")
         answers.flush()
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from axon_core.config import validate
 from axon_core.errors import UsageError
+from axon_core.json_text import to_json
 from axon_core.registry.discovery import Entry
 from axon_core.registry.installed import installed, top_level
 from axon_core.testing.kit import Broken, PartUnderTest, Suite

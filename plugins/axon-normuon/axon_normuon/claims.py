@@ -91,15 +91,19 @@ def _moves() -> Mapping[str, list[list[Tensor]]]:
     coefficients = [COEFFICIENTS["quintic"](i) for i in range(5)]
     for seed in SEEDS:
         generator = torch.Generator().manual_seed(seed)
-        activity = torch.randn(256, 1, generator=generator).exp()
-        lasting = torch.randn(256, 64, generator=generator) @ torch.randn(64, 64, generator=generator) / 8
+        activity = torch.randn(256, 1, generator=generator, dtype=torch.float32).exp()
+        lasting = (
+            torch.randn(256, 64, generator=generator, dtype=torch.float32)
+            @ torch.randn(64, 64, generator=generator, dtype=torch.float32)
+            / 8
+        )
         weights = {name: torch.nn.Parameter(torch.zeros(256, 64)) for name in ("Muon", "NorMuon")}
         group = {"lr": 1.0, "momentum": 0.95, "weight_decay": 0.0}
         muon = MuonOptimizer([{"params": [weights["Muon"]], **group}], coefficients)
         ours = NorMuon(lr=1.0).matrix_optimizer([{"params": [weights["NorMuon"]], **group}], coefficients, {})
         steps: dict[str, list[Tensor]] = {name: [] for name in found}
         for _ in range(40):
-            noise = torch.randn(256, 64, generator=generator)
+            noise = torch.randn(256, 64, generator=generator, dtype=torch.float32)
             for name, optimizer in (("Muon", muon), ("NorMuon", ours)):
                 before = weights[name].detach().clone()
                 weights[name].grad = activity * (lasting + 2 * noise)

@@ -47,7 +47,10 @@ def labelled(n: int, raters: Mapping[str, KnownRater], key: Key) -> list[_Answer
         bounds.append(round(n * rater.share / total) + (bounds[-1] if bounds else 0))
     bounds[-1] = n
     generator = key.generator()
-    places, draws = torch.randperm(n, generator=generator).tolist(), torch.rand(n, generator=generator).tolist()
+    places, draws = (
+        torch.randperm(n, generator=generator).tolist(),
+        torch.rand(n, generator=generator, dtype=torch.float32).tolist(),
+    )
     found = [_Answer("", True)] * n
     for (name, rater), first, end in zip(raters.items(), [0, *bounds], bounds, strict=False):
         for place in places[first:end]:

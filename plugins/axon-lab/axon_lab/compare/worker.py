@@ -20,6 +20,7 @@ import torch
 from axon_core import AxonError, CausalLM, CheckpointError, Interrupted, Sampling, Trainer, UsageError, build_trainer
 from axon_core import Recipe as TrainingRecipe
 from axon_core.checkpoint import lock_folder, write_text
+from axon_core.cli import echo
 from axon_core.generation import decode
 from axon_core.training import RunFolder, fit
 from axon_lab.compare.cells import reason, silenced
