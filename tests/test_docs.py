@@ -283,7 +283,7 @@ def test_every_paper_has_a_page_with_its_claims(made):
         page = made[f"papers/{card.entry.distribution}.md"]
         assert all(in_markdown(claim.text) in page for claim in card.paper.claim)
         offers_parts = any(
-            entry.group not in ("command", "optimizer", "environment")
+            entry.group not in ("command", "optimizer", "weight_decay", "environment")
             for entry in papers.offers(card.entry.distribution)
         )
         if offers_parts:  # pages of packages without parts may have it too, for functions of equations

@@ -31,6 +31,7 @@ __all__ = [
 
 StrippedText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Rule = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"\S\s+\S")]  # words: no number is one
+Tolerance = Annotated[NonNegativeFloat, Field(allow_inf_nan=False)] | Rule
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
 
@@ -51,7 +52,7 @@ class Claim(Config):
     """The scale of the check: a proof or identity, a scaled-down run, or a run of the paper's size."""
     budget_s: PositiveFloat
     """Longest duration on two CPU cores, in seconds."""
-    tolerance: Annotated[NonNegativeFloat, Field(allow_inf_nan=False)] | Rule | None = None
+    tolerance: Tolerance | None = None
     """What difference from the paper still counts as reproduced, as the check has it.
 
     A number is the largest difference that the check accepts, in the unit of the value that the paper reports; a text

@@ -28,7 +28,7 @@ from axon_core.checkpoint.atomic import atomic_file
 from axon_core.config import LARGEST, Config
 from axon_core.errors import AxonError
 from axon_core.escaping import shortened
-from axon_core.papers.card import Claim, Identifier, LookUp, Paper, StrippedText
+from axon_core.papers.card import Claim, Identifier, LookUp, Paper, StrippedText, Tolerance
 from axon_core.registry.optional import new_figure
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class ClaimResult(Config):
     """The statement."""
     scale: Literal["exact", "scaled", "full", "unknown"]
     """`exact`, `scaled` or `full`; `unknown` for what is to be looked up."""
-    tolerance: NonNegativeFloat | StrippedText | None = None
+    tolerance: Tolerance | None = None
     """What difference from the paper still counts as reproduced (`Claim.tolerance`)."""
     reported: StrippedText
     """The value that the paper reports."""
