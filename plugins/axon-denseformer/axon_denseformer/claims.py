@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from axon_core.checkpoint import weightless
 from axon_core.papers import Outcome
-from axon_core.text import read_text
 from axon_denseformer.streams import DepthWeightedAverage
-from axon_xllama import XLlama
+from axon_xllama import XLlama, short_run_loss
 
-_CONTEXT, _BATCH, _STEPS, _SEEDS = 32, 16, 400, (0, 1, 2)
+_CONTEXT, _STEPS, _SEEDS = 32, 400, (0, 1, 2)
 
 
 @torch.no_grad()
@@ -47,33 +47,10 @@ def few_parameters() -> Outcome:
 
 def better() -> Outcome:
     """Train small, deep models of characters on the same batches, with and without the averages."""
-    losses = {residual: [_trained(seed, residual) for seed in _SEEDS] for residual in ("plain", "dwa")}
+    sizes = {"vocab_size": 128, "context": _CONTEXT, "dim": 32, "n_layers": 6, "n_heads": 4}
+    builds = {kind: partial(XLlama.build, **sizes, residual=kind) for kind in ("plain", "dwa")}
+    losses = {kind: [short_run_loss(build, seed, _STEPS) for seed in _SEEDS] for kind, build in builds.items()}
     plain, dense = (sum(found) / len(found) for found in losses.values())
     gains = [a - b for a, b in zip(losses["plain"], losses["dwa"], strict=True)]
     found = f"loss {plain:.3f} with a plain residual stream, {dense:.3f} with weighted averages: a gain of"
     return Outcome("direction" if min(gains) > 0 else False, found, gains)
-
-
-def _trained(seed: int, residual: str) -> float:
-    """Return the held-out loss of a small model after some steps, in nats per character."""
-    text = torch.tensor(list(read_text()[:400_000].encode("ascii", "ignore")))
-    train, held_out = text[:-40_000], text[-40_000:]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        sizes = {"vocab_size": 128, "context": _CONTEXT, "dim": 32, "n_layers": 6, "n_heads": 4}
-        model = XLlama.build(**sizes, residual=residual)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(_STEPS):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / _STEPS)
-        optimizer.zero_grad()
-        _loss(model, train, _BATCH, generator).backward()
-        optimizer.step()
-    with torch.no_grad():
-        return _loss(model, held_out, 256, torch.Generator().manual_seed(1)).item()
-
-
-def _loss(model: XLlama, text: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-    starts = torch.randint(len(text) - _CONTEXT, (batch, 1), generator=generator)
-    passages = text[starts + torch.arange(_CONTEXT + 1)]
-    return cross_entropy(model(passages[:, :-1]).flatten(0, 1), passages[:, 1:].flatten())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from axon_core.papers import Outcome
-from axon_core.text import read_text
-from axon_xllama import XLlama
+from axon_xllama import XLlama, short_run_loss
 
-_CONTEXT, _BATCH, _STEPS, _SEEDS = 32, 16, 250, (0, 1)
+_CONTEXT, _STEPS, _SEEDS = 32, 250, (0, 1)
 _SIZES = {"vocab_size": 128, "context": _CONTEXT, "dim": 48, "n_layers": 2, "n_heads": 4}
 _KINDS = ("none", "shift")
 
@@ -45,32 +44,9 @@ def online() -> Outcome:
 
 def better() -> Outcome:
     """Train small models of characters on the same batches, with and without the shift."""
-    losses = {kind: [_trained(seed, kind) for seed in _SEEDS] for kind in _KINDS}
+    builds = {kind: partial(XLlama.build, **_SIZES, token_mixer=kind) for kind in _KINDS}
+    losses = {kind: [short_run_loss(build, seed, _STEPS) for seed in _SEEDS] for kind, build in builds.items()}
     plain, shifted = (sum(found) / len(found) for found in losses.values())
     gains = [a - b for a, b in zip(losses["none"], losses["shift"], strict=True)]
     found = f"loss {plain:.3f} without the shift, {shifted:.3f} with it: a gain of"
     return Outcome("direction" if min(gains) > 0 else False, found, gains)
-
-
-def _trained(seed: int, kind: str) -> float:
-    """Return the held-out loss of a small model after some steps, in nats per character."""
-    text = torch.tensor(list(read_text()[:400_000].encode("ascii", "ignore")))
-    train, held_out = text[:-40_000], text[-40_000:]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = XLlama.build(**_SIZES, token_mixer=kind)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(_STEPS):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / _STEPS)
-        optimizer.zero_grad()
-        _loss(model, train, _BATCH, generator).backward()
-        optimizer.step()
-    with torch.no_grad():
-        return _loss(model, held_out, 256, torch.Generator().manual_seed(1)).item()
-
-
-def _loss(model: XLlama, text: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-    starts = torch.randint(len(text) - _CONTEXT, (batch, 1), generator=generator)
-    passages = text[starts + torch.arange(_CONTEXT + 1)]
-    return cross_entropy(model(passages[:, :-1]).flatten(0, 1), passages[:, 1:].flatten())
